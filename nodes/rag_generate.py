@@ -1,0 +1,49 @@
+"""`rag_generate`: the policy model answers with the samples in the prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rttc_graph.answering import AnswerUpdate, answer, failed_answer, room_for_answer
+from rttc_graph.errors import BudgetExceeded
+from rttc_graph.ledger import entry
+from rttc_graph.prompts import rag_messages
+from rttc_graph.protocols import PolicyModel
+from rttc_graph.scope import RunScope
+from rttc_graph.state import ChatTurn, RttcState
+from rttc_graph.survival import Failure, survive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RagGenerate:
+    """Answers with as many of the nearest samples as fit."""
+
+    policy_model: PolicyModel
+
+    async def __call__(self, state: RttcState, scope: RunScope) -> AnswerUpdate:
+        """Add a candidate of arm `rag`."""
+        fitted = await survive(self._fitting_prompt(state, scope), deadline=scope.deadline)
+        if isinstance(fitted, Failure):
+            return failed_answer(fitted, state, scope, node="rag_generate", attempt="rag")
+        messages, used = fitted
+        dropped = len(state["samples"]) - used
+        if dropped:
+            note = entry("rag_generate", "shortened", since=scope.started, samples_dropped=dropped)
+            state = {**state, "ledger": [*state["ledger"], note]}
+        return await answer(
+            self.policy_model, messages, state, scope, node="rag_generate", attempt="rag"
+        )
+
+    async def _fitting_prompt(
+        self, state: RttcState, scope: RunScope
+    ) -> tuple[tuple[ChatTurn, ...], int]:
+        """Return the prompt with the most samples that leave room for a whole answer."""
+        task, wanted = state["task"], scope.settings.max_new_tokens
+        for used in range(len(state["samples"]), 0, -1):
+            messages = rag_messages(task["query"], state["samples"][:used], task["history"])
+            if await room_for_answer(self.policy_model, messages, scope) >= wanted:
+                return messages, used
+        raise BudgetExceeded(
+            f"not one of {len(state['samples'])} samples fits beside the question and an answer of "
+            f"max_new_tokens={wanted} tokens; lower it, or raise budget_tokens"
+        )

@@ -1,0 +1,254 @@
+"""`reward_judge`: scores the unscored candidates, writes the decision, and closes the run.
+
+The run ends only here, so this is where the best answer is chosen, the query's state is
+remembered, and the ledger is stored.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from langchain_core.messages import AIMessage, AnyMessage
+from typing_extensions import TypedDict
+
+from rttc_graph.budget import added
+from rttc_graph.errors import NoAnswerError, RewardModelError
+from rttc_graph.ledger import entry, record
+from rttc_graph.policies import Choice, best_candidate, decide
+from rttc_graph.protocols import (
+    LedgerStore,
+    QueryState,
+    QueryStateCache,
+    RewardModel,
+    RunRecord,
+)
+from rttc_graph.scope import RunScope
+from rttc_graph.state import (
+    Arm,
+    Attempt,
+    Candidate,
+    Decision,
+    LedgerEntry,
+    RttcState,
+    Spent,
+)
+from rttc_graph.survival import GRACE_SECONDS, Failure, survive
+
+
+class JudgeUpdate(TypedDict, total=False):
+    """What `reward_judge` writes."""
+
+    candidates: list[Candidate]
+    decision: Decision
+    attempt: Attempt
+    answer: str
+    arm: Arm
+    reward: float | None
+    seconds: float
+    messages: list[AnyMessage]
+    spent: Spent
+    ledger: list[LedgerEntry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardJudge:
+    """Judges what was answered and decides what comes next."""
+
+    arms: frozenset[Attempt]
+    reward_model: RewardModel
+    cache: QueryStateCache | None = None
+    ledger_store: LedgerStore | None = None
+
+    async def __call__(self, state: RttcState, scope: RunScope) -> JudgeUpdate:
+        """Fill in the rewards and write `decision`; with `finish`, also the answer.
+
+        Raises:
+            NoAnswerError: The run ends and no arm has produced an answer.
+        """
+        candidates, entries = await self._judge(state, scope)
+        judged: RttcState = {
+            **state,
+            "candidates": candidates,
+            "spent": added(state["spent"], since=scope.started),
+        }
+        choice = decide(judged, scope.settings, arms=self.arms)
+        entries.append(
+            entry(
+                "reward_judge",
+                "decided",
+                since=scope.started,
+                decision=choice.decision,
+                attempt=choice.attempt,
+                reason=choice.reason,
+            )
+        )
+        update: JudgeUpdate = {
+            "candidates": candidates,
+            "decision": choice.decision,
+            "attempt": choice.attempt,
+        }
+        if (best := best_candidate(candidates)) is not None:
+            update |= {"answer": best["answer"], "arm": best["arm"], "reward": best["reward"]}
+        if choice.decision == "finish":
+            update |= await self._close(judged, scope, best, choice, entries)
+        spent = added(state["spent"], since=scope.started)
+        ledger = record(state, scope, entries)
+        return update | {"spent": spent, "seconds": spent["seconds"], "ledger": ledger}
+
+    async def _judge(
+        self, state: RttcState, scope: RunScope
+    ) -> tuple[list[Candidate], list[LedgerEntry]]:
+        waiting = [c for c in state["candidates"] if c["reward"] is None]
+        if not waiting:
+            return state["candidates"], []
+        scored = await survive(
+            self._score(state["task"]["query"], waiting), deadline=scope.deadline
+        )
+        if isinstance(scored, Failure):
+            failed = entry("reward_judge", "failed", since=scope.started, error=scored.reason)
+            return state["candidates"], [failed]
+        rewards = iter(scored)
+        candidates: list[Candidate] = [
+            c if c["reward"] is not None else {**c, "reward": next(rewards)}
+            for c in state["candidates"]
+        ]
+        judged = entry(
+            "reward_judge",
+            "judged",
+            since=scope.started,
+            reward_model=self.reward_model.name,
+            arms=[c["arm"] for c in waiting],
+            rewards=scored,
+            tau_r=scope.settings.tau_r,
+        )
+        return candidates, [judged]
+
+    async def _score(self, query: str, waiting: Sequence[Candidate]) -> list[float]:
+        rewards = await self.reward_model.score(query, waiting)
+        if len(rewards) != len(waiting):
+            raise RewardModelError(
+                f"{self.reward_model.name} gave {len(rewards)} rewards for {len(waiting)} answers"
+            )
+        for reward in rewards:
+            if not (math.isfinite(reward) and 0 <= reward <= 1):
+                raise RewardModelError(
+                    f"{self.reward_model.name} gave reward {reward!r}, it must be in [0, 1]"
+                )
+        return rewards
+
+    async def _close(
+        self,
+        state: RttcState,
+        scope: RunScope,
+        best: Candidate | None,
+        choice: Choice,
+        entries: list[LedgerEntry],
+    ) -> JudgeUpdate:
+        """Remember and record the run; nothing that fails here costs the answer."""
+        if best is None:
+            raise NoAnswerError(_why_no_answer(state), ledger=[*state["ledger"], *entries])
+        if self.cache and scope.settings.use_cache and state["samples"]:
+            entries.extend(await self._remember(self.cache, state, scope, best))
+        if self.ledger_store:
+            stored = await survive(
+                self.ledger_store.append(_run_record(state, scope, best, entries)),
+                deadline=scope.deadline,
+                grace_seconds=GRACE_SECONDS,
+            )
+            if isinstance(stored, Failure):
+                entries.append(
+                    entry(
+                        "reward_judge",
+                        "failed",
+                        since=scope.started,
+                        what="store the ledger",
+                        error=stored.reason,
+                    )
+                )
+        if not state["task"]["from_messages"]:
+            return {}
+        return {"messages": [AIMessage(best["answer"], name="rttc")]}
+
+    async def _remember(
+        self, cache: QueryStateCache, state: RttcState, scope: RunScope, best: Candidate
+    ) -> list[LedgerEntry]:
+        """Keep the adapter that gave the best answer, drop one that did not raise the reward."""
+        since = scope.started
+        rejected = _rejected_adapter(state, best)
+        done = await survive(
+            _store_state(cache, _query_state(state, scope, best), rejected),
+            deadline=scope.deadline,
+            grace_seconds=GRACE_SECONDS,
+        )
+        if isinstance(done, Failure):
+            return [
+                entry("reward_judge", "failed", since=since, what="remember", error=done.reason)
+            ]
+        remembered = entry("reward_judge", "remembered", since=since, adapter_key=best["adapter"])
+        if rejected is None:
+            return [remembered]
+        return [remembered, entry("reward_judge", "discarded", since=since, adapter_key=rejected)]
+
+
+async def _store_state(cache: QueryStateCache, kept: QueryState, rejected: str | None) -> None:
+    await cache.remember(kept)
+    if rejected is not None:
+        await cache.discard_adapter(rejected)
+
+
+def _query_state(state: RttcState, scope: RunScope, best: Candidate) -> QueryState:
+    return QueryState(
+        query=state["task"]["query"],
+        vector=state["vector"],
+        domain=state["task"]["domain"],
+        tenant=scope.settings.tenant,
+        k=scope.settings.k,
+        samples=state["samples"],
+        revision=state["revision"] or 0,
+        adapter=best["adapter"],
+        training_fingerprint=scope.settings.ttt.fingerprint(),
+        reward=best["reward"],
+    )
+
+
+def _rejected_adapter(state: RttcState, best: Candidate) -> str | None:
+    """Return the adapter that this run trained, if another candidate is at least as good."""
+    adapted = state.get("adapted")
+    if adapted is None or adapted["origin"] != "trained" or best["reward"] is None:
+        return None
+    answered = any(
+        c["adapter"] == adapted["key"] and c["reward"] is not None for c in state["candidates"]
+    )
+    return adapted["key"] if answered and best["adapter"] != adapted["key"] else None
+
+
+def _run_record(
+    state: RttcState, scope: RunScope, best: Candidate, entries: list[LedgerEntry]
+) -> RunRecord:
+    reward, settings = best["reward"], scope.settings
+    return RunRecord(
+        run_id=uuid.uuid4().hex,
+        tenant=settings.tenant,
+        domain=state["task"]["domain"],
+        query=state["task"]["query"],
+        policy=settings.policy,
+        tau_r=settings.tau_r,
+        arm=best["arm"],
+        reward=reward,
+        accepted=reward is not None and reward >= settings.tau_r,
+        seconds=added(state["spent"], since=scope.started)["seconds"],
+        tokens=state["spent"]["tokens"],
+        entries=[*state["ledger"], *entries],
+    )
+
+
+def _why_no_answer(state: RttcState) -> str:
+    errors = [
+        f"{e['detail'].get('arm') or e['detail'].get('what') or e['node']}: {e['detail']['error']}"
+        for e in state["ledger"]
+        if e["event"] == "failed"
+    ]
+    return "no arm produced an answer (" + ("; ".join(errors) or "nothing was tried") + ")"

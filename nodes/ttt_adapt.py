@@ -1,0 +1,159 @@
+"""`ttt_adapt`: trains a LoRA adapter on the samples, or finds the one that was made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from typing_extensions import TypedDict
+
+from rttc_graph.adapters import adapter_key
+from rttc_graph.budget import added
+from rttc_graph.errors import AdaptationError, BudgetExceeded, QueryStateCacheError
+from rttc_graph.ledger import entry, record
+from rttc_graph.policies import decide
+from rttc_graph.prompts import training_examples
+from rttc_graph.protocols import (
+    AdapterLookup,
+    AdapterTrainer,
+    PolicyModel,
+    QueryStateCache,
+    TrainedAdapter,
+    TrainingExample,
+)
+from rttc_graph.scope import RunScope
+from rttc_graph.state import (
+    Adapted,
+    Attempt,
+    CacheReport,
+    ChatTurn,
+    Decision,
+    LedgerEntry,
+    RttcState,
+    Spent,
+)
+from rttc_graph.survival import GRACE_SECONDS, Failure, survive
+
+
+class AdaptUpdate(TypedDict, total=False):
+    """What `ttt_adapt` writes."""
+
+    adapted: Adapted | None
+    tried: list[Attempt]
+    cache: CacheReport
+    decision: Decision
+    attempt: Attempt
+    spent: Spent
+    ledger: list[LedgerEntry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TttAdapt:
+    """Gets the adapter of the samples in hand."""
+
+    arms: frozenset[Attempt]
+    policy_model: PolicyModel
+    trainer: AdapterTrainer
+    cache: QueryStateCache | None = None
+
+    async def __call__(self, state: RttcState, scope: RunScope) -> AdaptUpdate:
+        """Leave the adapter in `adapted` and send the run on to `generate`."""
+        notes: list[LedgerEntry] = []
+        found = await survive(
+            self._adapt(state, scope, notes), deadline=scope.deadline, grace_seconds=GRACE_SECONDS
+        )
+        if isinstance(found, Failure):
+            return self._failed(found, state, scope, notes)
+        spent = added(state["spent"], since=scope.started, tokens=_new_tokens(found))
+        adapted: Adapted = {
+            "key": found.adapter.key,
+            "origin": found.origin,
+            "seconds": spent["seconds"] - state["spent"]["seconds"],
+            "trained_tokens": _new_tokens(found),
+        }
+        if found.origin != "trained":
+            state = {**state, "cache": {**state["cache"], "adapter": "hit"}}
+        event = "trained" if found.origin == "trained" else "reused"
+        detail = {**adapted, "steps": found.adapter.steps, "losses": list(found.adapter.losses)}
+        return {
+            "adapted": adapted,
+            "cache": state["cache"],
+            "decision": "generate",
+            "attempt": "ttt",
+            "spent": spent,
+            "ledger": record(
+                state, scope, [*notes, entry("ttt_adapt", event, since=scope.started, **detail)]
+            ),
+        }
+
+    async def _adapt(
+        self, state: RttcState, scope: RunScope, notes: list[LedgerEntry]
+    ) -> AdapterLookup:
+        """Return the adapter of the samples, resident, whatever it takes to get it."""
+        examples = training_examples(state["samples"])
+        if not examples:
+            raise AdaptationError("there are no samples to train on")
+        base = await self.trainer.base_fingerprint()
+        key = adapter_key(base, examples, scope.settings.ttt)
+        if any(c["adapter"] == key for c in state["candidates"]):
+            raise AdaptationError("the adapter of these samples was recalled and has answered")
+        await self._check_tokens(examples, scope)
+
+        async def train() -> TrainedAdapter:
+            return await self.trainer.train(
+                key,
+                examples,
+                scope.settings.ttt,
+                on_step=lambda step: scope.emit({"event": "ttt_step", **asdict(step)}),
+                deadline=scope.deadline,
+            )
+
+        if self.cache is None or not scope.settings.use_cache:
+            return AdapterLookup(adapter=await train(), origin="trained")
+        try:
+            found = await self.cache.get_or_train(
+                key, base_fingerprint=base, train=train, deadline=scope.deadline
+            )
+        except QueryStateCacheError as exc:  # a lost database costs the cache, not the arm
+            notes.append(
+                entry("ttt_adapt", "failed", since=scope.started, what="cache", error=str(exc))
+            )
+            return AdapterLookup(adapter=await train(), origin="trained")
+        if not await self.trainer.is_resident(key):
+            await self.trainer.load(found.adapter)
+        return found
+
+    async def _check_tokens(self, examples: Sequence[TrainingExample], scope: RunScope) -> None:
+        """Refuse a training that would go through more tokens than the budget has left."""
+        epoch = 0
+        for example in examples:
+            solved: ChatTurn = {"role": "assistant", "content": example.answer}
+            epoch += await self.policy_model.count_tokens([*example.messages, solved])
+        needed = epoch * scope.settings.ttt_epochs
+        if needed > scope.allowance.tokens:
+            raise BudgetExceeded(
+                f"training would take about {needed} tokens, {scope.allowance.tokens} are left of "
+                f"budget_tokens={scope.settings.budget_tokens}; raise it, or lower k or ttt_epochs"
+            )
+
+    def _failed(
+        self, failure: Failure, state: RttcState, scope: RunScope, notes: list[LedgerEntry]
+    ) -> AdaptUpdate:
+        seen: RttcState = {
+            **state,
+            "tried": [*state["tried"], "ttt"],
+            "spent": added(state["spent"], since=scope.started),
+        }
+        choice = decide(seen, scope.settings, arms=self.arms)
+        failed = entry("ttt_adapt", "failed", since=scope.started, arm="ttt", error=failure.reason)
+        return {
+            "tried": seen["tried"],
+            "decision": "reward_judge" if choice.decision == "finish" else choice.decision,
+            "attempt": choice.attempt,
+            "spent": seen["spent"],
+            "ledger": record(state, scope, [*notes, failed]),
+        }
+
+
+def _new_tokens(found: AdapterLookup) -> int:
+    return found.adapter.trained_tokens if found.origin == "trained" else 0

@@ -1,0 +1,154 @@
+"""Getting one candidate from the policy model within the budget; for all answering nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from typing_extensions import TypedDict
+
+from rttc_graph.budget import NOTHING_SPENT, added
+from rttc_graph.errors import BudgetExceeded, PolicyModelError
+from rttc_graph.ledger import entry, record
+from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel
+from rttc_graph.scope import RunScope
+from rttc_graph.state import (
+    Adapted,
+    Arm,
+    Attempt,
+    Candidate,
+    ChatTurn,
+    LedgerEntry,
+    RttcState,
+    Spent,
+)
+from rttc_graph.survival import GRACE_SECONDS, Failure, survive
+
+
+class AnswerUpdate(TypedDict):
+    """What `generate` and `rag_generate` write."""
+
+    candidates: list[Candidate]
+    tried: list[Attempt]
+    spent: Spent
+    ledger: list[LedgerEntry]
+
+
+async def answer(
+    policy_model: PolicyModel,
+    messages: Sequence[ChatTurn],
+    state: RttcState,
+    scope: RunScope,
+    *,
+    node: str,
+    attempt: Attempt,
+    adapted: Adapted | None = None,
+) -> AnswerUpdate:
+    """Generate one candidate; a failure leaves a ledger entry in its place."""
+    made = await survive(
+        _generate(policy_model, messages, scope, adapter=adapted["key"] if adapted else None),
+        deadline=scope.deadline,
+        grace_seconds=GRACE_SECONDS,
+    )
+    if isinstance(made, Failure):
+        return failed_answer(made, state, scope, node=node, attempt=attempt)
+    candidate = _candidate(made, attempt, adapted, seconds=_elapsed(scope))
+    tokens = made.prompt_tokens + made.completion_tokens
+    return {
+        "candidates": [*state["candidates"], candidate],
+        "tried": [*state["tried"], attempt],
+        "spent": added(state["spent"], since=scope.started, tokens=tokens, arms=1),
+        "ledger": record(
+            state,
+            scope,
+            [
+                entry(
+                    node,
+                    "answered",
+                    since=scope.started,
+                    arm=candidate["arm"],
+                    attempt=attempt,
+                    prompt_tokens=made.prompt_tokens,
+                    completion_tokens=made.completion_tokens,
+                    finish_reason=made.finish_reason,
+                )
+            ],
+        ),
+    }
+
+
+def failed_answer(
+    failure: Failure, state: RttcState, scope: RunScope, *, node: str, attempt: Attempt
+) -> AnswerUpdate:
+    """Return the update of an attempt that gave no candidate."""
+    arm = _arm(attempt)
+    failed = entry(node, "failed", since=scope.started, arm=arm, error=failure.reason)
+    return {
+        "candidates": state["candidates"],
+        "tried": [*state["tried"], attempt],
+        "spent": added(state.get("spent", NOTHING_SPENT), since=scope.started),
+        "ledger": record(state, scope, [failed]),
+    }
+
+
+async def room_for_answer(
+    policy_model: PolicyModel, messages: Sequence[ChatTurn], scope: RunScope
+) -> int:
+    """Return how many tokens an answer may have after this prompt; below 1 there is no room."""
+    prompt = await policy_model.count_tokens(messages)
+    context = await policy_model.context_tokens()
+    limits = [scope.settings.max_new_tokens, scope.allowance.tokens - prompt]
+    if context is not None:
+        limits.append(context - prompt)
+    return min(limits)
+
+
+async def _generate(
+    policy_model: PolicyModel, messages: Sequence[ChatTurn], scope: RunScope, *, adapter: str | None
+) -> Generation:
+    room = await room_for_answer(policy_model, messages, scope)
+    if room < 1:
+        raise BudgetExceeded(
+            f"the prompt leaves no room for an answer: {scope.allowance.tokens} tokens are left of "
+            f"budget_tokens={scope.settings.budget_tokens} and the model's context is "
+            f"{await policy_model.context_tokens()}; raise the budget or shorten the question"
+        )
+    request = GenerationRequest(
+        messages=tuple(messages),
+        max_new_tokens=room,
+        temperature=scope.settings.temperature,
+        seed=scope.settings.seed,
+        adapter=adapter,
+    )
+    made = await policy_model.generate([request], deadline=scope.deadline)
+    if len(made) != 1:
+        raise PolicyModelError(f"{policy_model.name} returned {len(made)} answers to 1 prompt")
+    if made[0].finish_reason == "budget" and not made[0].text.strip():
+        raise BudgetExceeded(
+            f"no text came within budget_seconds={scope.settings.budget_seconds}; raise it"
+        )
+    return made[0]
+
+
+def _candidate(
+    made: Generation, attempt: Attempt, adapted: Adapted | None, *, seconds: float
+) -> Candidate:
+    return {
+        "arm": _arm(attempt),
+        "answer": made.text.strip(),
+        "reward": None,
+        "seconds": seconds + (adapted["seconds"] if adapted else 0.0),
+        "prompt_tokens": made.prompt_tokens,
+        "completion_tokens": made.completion_tokens,
+        "trained_tokens": adapted["trained_tokens"] if adapted else 0,
+        "mean_logprob": made.mean_logprob,
+        "finish_reason": made.finish_reason,
+        "adapter": adapted["key"] if adapted else None,
+    }
+
+
+def _arm(attempt: Attempt) -> Arm:
+    return "ttt" if attempt == "recalled" else attempt
+
+
+def _elapsed(scope: RunScope) -> float:
+    return added(NOTHING_SPENT, since=scope.started)["seconds"]

@@ -1,0 +1,176 @@
+"""Joins the nodes into the state machine; every conditional edge reads `decision` and nothing else.
+
+The one idea: a node decides and writes, an edge only reads. So a run can be edited and forked at
+any checkpoint, and each choice stands in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Required, Unpack
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Checkpointer
+from typing_extensions import TypedDict
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.nodes.generate import Generate
+from rttc_graph.nodes.prepare import Prepare
+from rttc_graph.nodes.rag_generate import RagGenerate
+from rttc_graph.nodes.retrieve import Retrieve
+from rttc_graph.nodes.reward_judge import RewardJudge
+from rttc_graph.nodes.ttt_adapt import TttAdapt
+from rttc_graph.protocols import (
+    AdapterTrainer,
+    Embedder,
+    KnowledgeBase,
+    LedgerStore,
+    PolicyModel,
+    QueryStateCache,
+    RewardModel,
+)
+from rttc_graph.scope import Node, two_faced
+from rttc_graph.settings import RttcSettings
+from rttc_graph.state import Attempt, Decision, RttcInput, RttcOutput, RttcState
+
+RttcBuilder = StateGraph[RttcState, RttcSettings, RttcInput, RttcOutput]
+RttcGraph = CompiledStateGraph[RttcState, RttcSettings, RttcInput, RttcOutput]
+
+
+class RttcParts(TypedDict, total=False):
+    """What a graph is made of; the parts that are given decide which arms it has."""
+
+    policy_model: Required[PolicyModel]
+    """Answers."""
+    reward_model: Required[RewardModel]
+    """Judges the answers."""
+    embedder: Embedder | None
+    """Needed together with `knowledge_base` for the arms `rag` and `ttt`."""
+    knowledge_base: KnowledgeBase | None
+    """Solved questions."""
+    trainer: AdapterTrainer | None
+    """Trains adapters for `policy_model`; without it there is no arm `ttt`."""
+    cache: QueryStateCache | None
+    """Query-state cache; without it nothing is recalled or remembered."""
+    ledger_store: LedgerStore | None
+    """Where finished runs are recorded, if anywhere."""
+    settings: RttcSettings | None
+    """What holds where a run's context says nothing."""
+
+
+def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
+    """Return the state machine uncompiled, for hosts that compile it in their own way.
+
+    Raises:
+        ConfigurationError: The parts do not go together.
+    """
+    arms = _arms(parts)
+    defaults = parts.get("settings") or RttcSettings()
+    builder: RttcBuilder = StateGraph(
+        RttcState, context_schema=RttcSettings, input_schema=RttcInput, output_schema=RttcOutput
+    )
+    nodes = _nodes(parts, arms)
+    for name, node in nodes.items():
+        does = (type(node).__doc__ or "").strip()
+        builder.add_node(name, two_faced(name, node, defaults), metadata={"does": does})
+    _connect(builder, frozenset(nodes))
+    return builder
+
+
+def create_rttc_graph(
+    *,
+    checkpointer: Checkpointer = None,
+    name: str = "rttc",
+    **parts: Unpack[RttcParts],
+) -> RttcGraph:
+    """Return the compiled graph, ready for `invoke`, `ainvoke` and as a node of another graph.
+
+    Args:
+        checkpointer: None inherits the host's; a graph that is exported to the LangGraph server
+            must not carry one.
+        name: Of the run in traces, and of the assistant in Studio.
+        parts: See `RttcParts`.
+
+    Raises:
+        ConfigurationError: The parts do not go together.
+    """
+    return build_rttc_graph(**parts).compile(checkpointer=checkpointer, name=name)
+
+
+def _arms(parts: RttcParts) -> frozenset[Attempt]:
+    """Return the attempts that the parts allow."""
+    arms: set[Attempt] = {"direct"}
+    embedder, knowledge_base = parts.get("embedder"), parts.get("knowledge_base")
+    if (embedder is None) != (knowledge_base is None):
+        raise ConfigurationError("embedder and knowledge_base go together: give both or neither")
+    if embedder is None:
+        if parts.get("trainer") is not None:
+            raise ConfigurationError(
+                "a trainer needs samples: give an embedder and a knowledge_base with it"
+            )
+        return frozenset(arms)
+    arms.add("rag")
+    if parts.get("trainer") is not None:
+        arms.add("ttt")
+        if parts.get("cache") is not None:
+            arms.add("recalled")
+    return frozenset(arms)
+
+
+def _nodes(parts: RttcParts, arms: frozenset[Attempt]) -> dict[str, Node]:
+    policy_model, cache, trainer = parts["policy_model"], parts.get("cache"), parts.get("trainer")
+    embedder, knowledge_base = parts.get("embedder"), parts.get("knowledge_base")
+    nodes: dict[str, Node] = {
+        "prepare": Prepare(arms=arms),
+        "generate": Generate(policy_model=policy_model),
+        "reward_judge": RewardJudge(
+            arms=arms,
+            reward_model=parts["reward_model"],
+            cache=cache,
+            ledger_store=parts.get("ledger_store"),
+        ),
+    }
+    if embedder is not None and knowledge_base is not None:
+        nodes["retrieve"] = Retrieve(
+            arms=arms,
+            embedder=embedder,
+            knowledge_base=knowledge_base,
+            cache=cache,
+            trainer=trainer,
+        )
+        nodes["rag_generate"] = RagGenerate(policy_model=policy_model)
+    if trainer is not None:
+        nodes["ttt_adapt"] = TttAdapt(
+            arms=arms, policy_model=policy_model, trainer=trainer, cache=cache
+        )
+    return nodes
+
+
+def _read_decision(state: RttcState) -> Decision:
+    """Return what the last node decided; the only thing that an edge reads."""
+    return state["decision"]
+
+
+_STEPS: Mapping[str, Sequence[Decision]] = {
+    "prepare": ("generate", "retrieve"),
+    "reward_judge": ("generate", "retrieve", "rag_generate", "ttt_adapt", "finish"),
+    "retrieve": ("rag_generate", "ttt_adapt", "generate", "reward_judge"),
+    "ttt_adapt": ("generate", "rag_generate", "reward_judge"),
+}
+"""Where each deciding node may send a run."""
+
+
+def _connect(builder: RttcBuilder, nodes: frozenset[str]) -> None:
+    """Draw the edges between the nodes that this graph has."""
+    builder.add_edge(START, "prepare")
+    builder.add_edge("generate", "reward_judge")
+    if "rag_generate" in nodes:
+        builder.add_edge("rag_generate", "reward_judge")
+    for source in _STEPS.keys() & nodes:
+        targets: dict[Hashable, str] = {
+            step: END if step == "finish" else step
+            for step in _STEPS[source]
+            if step == "finish" or step in nodes
+        }
+        builder.add_conditional_edges(source, _read_decision, targets)

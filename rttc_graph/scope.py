@@ -1,0 +1,111 @@
+"""What a node may know of the run around it, and the two faces, sync and async, of a node.
+
+Nodes are coroutines that never block. Their sync face runs the same coroutine on one event loop in
+a thread of our own, so that `invoke` works everywhere, also where a loop is already running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+from langchain_core.runnables import RunnableLambda
+from langgraph.runtime import get_runtime
+
+from rttc_graph.budget import Allowance
+from rttc_graph.settings import RttcSettings
+from rttc_graph.state import RttcState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunScope:
+    """Settings, clock and event stream of one step of one run."""
+
+    settings: RttcSettings
+    allowance: Allowance
+    """What was left of the budget when the step began."""
+    started: float
+    """Reading of `time.monotonic()` when the step began."""
+    emit: Callable[[dict[str, Any]], None]
+    """Send a custom event to whoever streams the run; may be called from any thread."""
+
+    @property
+    def deadline(self) -> float:
+        """Reading of `time.monotonic()` at which the budget of seconds ends."""
+        return self.started + self.allowance.seconds
+
+
+class Node(Protocol):
+    """A node of the machine."""
+
+    async def __call__(self, state: RttcState, scope: RunScope) -> Any:
+        """Return the update of the state."""
+        ...
+
+
+def open_scope(state: RttcState, defaults: RttcSettings) -> RunScope:
+    """Read the settings from LangGraph's runtime; called in the context of a node."""
+    runtime = get_runtime()
+    settings = RttcSettings.of(cast("object", runtime.context), defaults=defaults)
+    spent = state.get("spent") or {"seconds": 0.0, "tokens": 0, "arms": 0}
+    return RunScope(
+        settings=settings,
+        allowance=Allowance.of(spent, settings),
+        started=time.monotonic(),
+        emit=runtime.stream_writer,
+    )
+
+
+def two_faced(name: str, node: Node, defaults: RttcSettings) -> RunnableLambda[RttcState, Any]:
+    """Return a node that works under `invoke` and under `ainvoke`."""
+
+    def run_sync(state: RttcState) -> Any:
+        return run_blocking(node(state, open_scope(state, defaults)))
+
+    async def run_async(state: RttcState) -> Any:
+        return await node(state, open_scope(state, defaults))
+
+    return RunnableLambda(run_sync, afunc=run_async, name=name)
+
+
+def run_blocking(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from synchronous code, in the caller's context variables.
+
+    An interrupt of the waiting thread cancels the coroutine.
+
+    Raises:
+        RuntimeError: It was called from the very loop that would have to do the work.
+    """
+    loop = _own_loop()
+    if threading.current_thread().name == _THREAD_NAME:
+        work.close()
+        raise RuntimeError("the graph's synchronous face was called inside its own loop; await it")
+    future = asyncio.run_coroutine_threadsafe(_within(contextvars.copy_context(), work), loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+_THREAD_NAME = "rttc-sync"
+
+
+async def _within(context: contextvars.Context, work: Coroutine[Any, Any, T]) -> T:
+    return await asyncio.get_running_loop().create_task(work, context=context)
+
+
+@functools.cache
+def _own_loop() -> asyncio.AbstractEventLoop:
+    """Start the loop behind every synchronous face, once per process, at the first use."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=_THREAD_NAME, daemon=True).start()
+    return loop

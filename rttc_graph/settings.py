@@ -1,0 +1,207 @@
+"""Run-scoped settings, given through LangGraph's runtime context.
+
+Flat on purpose: LangGraph Studio shows one form field for each, on the node it belongs to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rttc_graph.errors import ConfigurationError
+
+PolicyName = Literal["cascade", "compare", "direct", "rag", "ttt"]
+
+
+def _on(*nodes: str) -> dict[str, Any]:
+    """Name the nodes on which Studio shows a field."""
+    return {"langgraph_nodes": list(nodes)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TttSettings:
+    """How an adapter is trained; everything here is part of the adapter's key."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    """The adapter's output is scaled by `alpha / rank`."""
+    learning_rate: float = 2e-3
+    epochs: int = 5
+    """One epoch is one optimiser step over all samples in one batch."""
+    stop_loss: float = 0.05
+    """Training stops early once a step's loss, in nats per answer token, is below this."""
+    seed: int = 0
+
+    def fingerprint(self) -> str:
+        """Return a digest of all fields, 16 hexadecimal characters."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+class RttcSettings(BaseModel):
+    """What one run may do; every field has a default, a bound and a description."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    policy: PolicyName = Field(
+        default="cascade",
+        description="Which arm comes next: cascade (direct, RAG, TTT, stop at τr), compare (RAG "
+        "and TTT, the better one), or always direct, rag or ttt.",
+        json_schema_extra=_on("reward_judge"),
+    )
+    tau_r: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Reward at or above which an answer is accepted.",
+        json_schema_extra=_on("reward_judge"),
+    )
+    k: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="Samples to retrieve.",
+        json_schema_extra=_on("retrieve"),
+    )
+    tenant: str = Field(
+        default="default",
+        min_length=1,
+        max_length=200,
+        description="Whose samples and cache to use; tenants never see each other's.",
+        json_schema_extra=_on("retrieve"),
+    )
+    budget_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        le=86_400,
+        description="Wall time of the whole run.",
+        json_schema_extra=_on("generate"),
+    )
+    budget_tokens: int = Field(
+        default=200_000,
+        ge=1,
+        description="Prompt, completion and trained tokens of the whole run.",
+        json_schema_extra=_on("generate"),
+    )
+    budget_arms: int = Field(
+        default=4,
+        ge=1,
+        le=16,
+        description="Answers that may be generated.",
+        json_schema_extra=_on("generate"),
+    )
+    max_new_tokens: int = Field(
+        default=256,
+        ge=1,
+        le=32_768,
+        description="Longest answer.",
+        json_schema_extra=_on("generate", "rag_generate"),
+    )
+    temperature: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="0 is greedy.",
+        json_schema_extra=_on("generate", "rag_generate"),
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="Of sampling and training.",
+        json_schema_extra=_on("generate", "ttt_adapt"),
+    )
+    samples_similarity: float = Field(
+        default=0.97,
+        ge=0,
+        le=1,
+        description="Lowest cosine similarity at which another query's samples are recalled.",
+        json_schema_extra=_on("retrieve"),
+    )
+    adapter_similarity: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Lowest cosine similarity at which another query's adapter is recalled.",
+        json_schema_extra=_on("retrieve"),
+    )
+    use_cache: bool = Field(
+        default=True,
+        description="Whether to recall from and store in the query-state cache.",
+        json_schema_extra=_on("retrieve", "ttt_adapt"),
+    )
+    ttt_rank: int = Field(
+        default=8, ge=1, le=256, description="LoRA rank.", json_schema_extra=_on("ttt_adapt")
+    )
+    ttt_alpha: float = Field(
+        default=16.0, gt=0, le=1024, description="LoRA alpha.", json_schema_extra=_on("ttt_adapt")
+    )
+    ttt_learning_rate: float = Field(
+        default=2e-3, gt=0, le=1, description="Of AdamW.", json_schema_extra=_on("ttt_adapt")
+    )
+    ttt_epochs: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="Passes over the samples.",
+        json_schema_extra=_on("ttt_adapt"),
+    )
+    ttt_stop_loss: float = Field(
+        default=0.05,
+        ge=0,
+        description="Training stops once the loss is below this, nats per answer token.",
+        json_schema_extra=_on("ttt_adapt"),
+    )
+
+    @property
+    def ttt(self) -> TttSettings:
+        """The training's part of the settings."""
+        return TttSettings(
+            rank=self.ttt_rank,
+            alpha=self.ttt_alpha,
+            learning_rate=self.ttt_learning_rate,
+            epochs=self.ttt_epochs,
+            stop_loss=self.ttt_stop_loss,
+            seed=self.seed,
+        )
+
+    @classmethod
+    def of(cls, context: object, *, defaults: RttcSettings | None = None) -> RttcSettings:
+        """Read settings from whatever a host put into LangGraph's context.
+
+        Args:
+            context: `None`, our own type, a mapping, or an object of the host's, of which only
+                attributes with our names are read.
+            defaults: What holds where `context` says nothing.
+
+        Raises:
+            ConfigurationError: A value is out of its bounds.
+        """
+        if isinstance(context, cls):
+            return context
+        given = _fields_of(context, cls)
+        if not given:
+            return defaults or cls()
+        base = defaults.model_dump() if defaults else {}
+        try:
+            return cls.model_validate({**base, **given})
+        except ValidationError as exc:
+            raise ConfigurationError(_first_problem(exc)) from exc
+
+
+def _fields_of(context: object, cls: type[RttcSettings]) -> dict[str, Any]:
+    if context is None:
+        return {}
+    if isinstance(context, Mapping):
+        return {k: context[k] for k in cls.model_fields if k in context}
+    return {k: getattr(context, k) for k in cls.model_fields if hasattr(context, k)}
+
+
+def _first_problem(exc: ValidationError) -> str:
+    problem = exc.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"]) or "settings"
+    return f"{name}={problem['input']!r}: {problem['msg'].lower()}"

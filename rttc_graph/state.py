@@ -1,0 +1,153 @@
+"""What flows through the graph: plain serialisable data, never tensors or connections.
+
+The TypedDicts come from `typing_extensions`, since pydantic refuses `typing.TypedDict` on
+Python 3.11 when LangGraph builds the JSON schema of the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from langchain_core.messages import AnyMessage
+from langgraph.graph.message import add_messages
+from typing_extensions import TypedDict
+
+Arm = Literal["direct", "rag", "ttt"]
+"""A way to answer: the plain model, samples in the prompt, or an adapter trained on samples."""
+
+Attempt = Literal["direct", "recalled", "rag", "ttt"]
+"""A way to get one candidate: the arms, and `recalled` for the arm `ttt` without a training."""
+
+Decision = Literal["generate", "retrieve", "rag_generate", "ttt_adapt", "reward_judge", "finish"]
+"""The next node, written by a node and read by the conditional edge behind it."""
+
+FinishReason = Literal["stop", "length", "budget"]
+
+
+class ChatTurn(TypedDict):
+    """One message of a prompt."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sample(TypedDict):
+    """A solved question from the knowledge base."""
+
+    id: str
+    """Hexadecimal content hash; the same question, answer and domain always have the same id."""
+    question: str
+    answer: str
+    domain: str
+    similarity: float
+    """Cosine similarity to the query in [-1, 1]."""
+    metadata: NotRequired[dict[str, Any]]
+
+
+class Candidate(TypedDict):
+    """One answer, how it was made and what it cost."""
+
+    arm: Arm
+    answer: str
+    reward: float | None
+    """Judge's score in [0, 1]; `None` until judged, or when the reward model failed."""
+    seconds: float
+    """Wall time of the arm: generation, and for `ttt` also training or loading the adapter."""
+    prompt_tokens: int
+    completion_tokens: int
+    trained_tokens: int
+    """Tokens that went through the optimiser, all epochs counted; 0 when nothing was trained."""
+    mean_logprob: float | None
+    """Mean log-probability of the answer's tokens in nats; `None` when the model reports none."""
+    finish_reason: FinishReason
+    adapter: str | None
+    """Key of the adapter that was on, for the `ttt` arm."""
+
+
+class LedgerEntry(TypedDict):
+    """One event of a run, for people and for statistics."""
+
+    node: str
+    event: str
+    """`answered`, `judged`, `retrieved`, `recalled`, `trained`, `kept`, `skipped`, `failed`, …"""
+    seconds: float
+    detail: dict[str, Any]
+
+
+class CacheReport(TypedDict):
+    """Whether the query-state cache had what the run asked it for."""
+
+    samples: Literal["hit", "miss"]
+    adapter: Literal["hit", "miss"]
+
+
+class Spent(TypedDict):
+    """What the run has used of its budget so far."""
+
+    seconds: float
+    tokens: int
+    """Prompt, completion and trained tokens of all arms."""
+    arms: int
+
+
+class RttcInput(TypedDict, total=False):
+    """Either `query` (with `domain` where known) or `messages` that end with a human message."""
+
+    query: str
+    domain: str | None
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class RttcOutput(TypedDict, total=False):
+    """What the run returns."""
+
+    answer: str
+    arm: Arm
+    reward: float | None
+    candidates: list[Candidate]
+    ledger: list[LedgerEntry]
+    cache: CacheReport
+    seconds: float
+    messages: Annotated[list[AnyMessage], add_messages]
+    """The input's messages with the answer behind them, when the question came as messages."""
+
+
+class Task(TypedDict):
+    """The question of this run, taken out of the input when the run starts."""
+
+    query: str
+    domain: str | None
+    history: list[ChatTurn]
+    """Turns before the query, when the input was a conversation."""
+    from_messages: bool
+    """Whether the question came as the last message, so that the answer is appended there."""
+
+
+class Adapted(TypedDict):
+    """The adapter that the next `generate` answers with, and what it cost to get it."""
+
+    key: str
+    origin: Literal["recalled", "cache", "trained", "waited"]
+    """Recalled by the meaning of the query; else found in the cache under the digest of the
+    samples, trained by this run, or trained by another one meanwhile."""
+    seconds: float
+    trained_tokens: int
+
+
+class RttcState(RttcInput, RttcOutput, total=False):
+    """The whole state; the first node resets every key but `messages`, since threads keep them."""
+
+    task: Task
+    vector: list[float]
+    """Embedding of the query, unit length; empty until `retrieve` has run."""
+    samples: list[Sample]
+    retrieved: bool
+    """Whether `retrieve` has run, with or without success."""
+    revision: int | None
+    """Revision of the knowledge base's domain that `samples` belong to."""
+    adapted: Adapted | None
+    tried: list[Attempt]
+    attempt: Attempt
+    """What the next answering node is to do, written together with `decision`."""
+    decision: Decision
+    spent: Spent

@@ -1,0 +1,298 @@
+"""Scripted parts for tests of the graph: each does what the test wrote down, and counts its calls."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from rttc_graph.graph import RttcParts
+from rttc_graph.protocols import (
+    AdapterLookup,
+    Generation,
+    GenerationRequest,
+    NewSample,
+    QueryState,
+    RecalledState,
+    RecallRequest,
+    RunRecord,
+    SearchResult,
+    TrainedAdapter,
+    TrainingExample,
+    TrainStep,
+    Vector,
+)
+from rttc_graph.settings import TttSettings
+from rttc_graph.state import Candidate, ChatTurn, Sample
+
+
+def sample(number: int, *, domain: str = "math") -> Sample:
+    return {
+        "id": f"{number:064x}",
+        "question": f"question {number}",
+        "answer": f"answer {number}",
+        "domain": domain,
+        "similarity": 0.9,
+    }
+
+
+@dataclass
+class ScriptedPolicyModel:
+    """Answers `direct`, `rag` or `ttt`, by what the prompt looks like; one token a word."""
+
+    fails: dict[str, Exception] = field(default_factory=dict[str, Exception])
+    context: int | None = None
+    seconds: float = 0.0
+    requests: list[GenerationRequest] = field(default_factory=list[GenerationRequest])
+    finish_reason: str = "stop"
+    texts: dict[str, str] = field(default_factory=dict[str, str])
+    cancelled: int = 0
+    name: str = "scripted"
+
+    async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
+        return sum(len(turn["content"].split()) for turn in messages)
+
+    async def context_tokens(self) -> int | None:
+        return self.context
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], *, deadline: float | None = None
+    ) -> list[Generation]:
+        del deadline
+        self.requests.extend(requests)
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return [await self._answer(request) for request in requests]
+
+    async def _answer(self, request: GenerationRequest) -> Generation:
+        arm = "ttt" if request.adapter else "direct"
+        if any(turn["role"] == "assistant" for turn in request.messages):
+            arm = "rag"
+        if arm in self.fails:
+            raise self.fails[arm]
+        return Generation(
+            text=self.texts.get(arm, arm),
+            prompt_tokens=await self.count_tokens(request.messages),
+            completion_tokens=1,
+            mean_logprob=-0.1,
+            finish_reason="stop" if self.finish_reason == "stop" else "budget",
+        )
+
+
+@dataclass
+class ScriptedRewardModel:
+    """Rewards by answer text."""
+
+    rewards: dict[str, float] = field(default_factory=dict[str, float])
+    error: Exception | None = None
+    name: str = "scripted"
+
+    async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
+        del query
+        if self.error:
+            raise self.error
+        return [self.rewards.get(c["answer"], 0.0) for c in candidates]
+
+
+@dataclass
+class ScriptedEmbedder:
+    error: Exception | None = None
+    name: str = "scripted"
+
+    async def fingerprint(self) -> str:
+        return "embedder"
+
+    async def dimension(self) -> int:
+        return 2
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        if self.error:
+            raise self.error
+        return [[math.cos(len(t)), math.sin(len(t))] for t in texts]
+
+
+@dataclass
+class ScriptedKnowledgeBase:
+    samples: list[Sample] = field(default_factory=lambda: [sample(1), sample(2)])
+    error: Exception | None = None
+    searches: list[tuple[int, str | None, str]] = field(
+        default_factory=list[tuple[int, str | None, str]]
+    )
+
+    async def search(
+        self, vector: Vector, *, k: int, domain: str | None, tenant: str
+    ) -> SearchResult:
+        del vector
+        self.searches.append((k, domain, tenant))
+        if self.error:
+            raise self.error
+        return SearchResult(samples=self.samples[:k], revision=1)
+
+    async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
+        raise AssertionError("the graph never writes to the knowledge base")
+
+    async def ingest(
+        self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
+    ) -> int:
+        raise AssertionError("the graph never writes to the knowledge base")
+
+    async def delete(self, *, domain: str, tenant: str) -> int:
+        raise AssertionError("the graph never writes to the knowledge base")
+
+    async def stats(self, *, tenant: str) -> list[object]:  # type: ignore[override]
+        raise AssertionError("the graph never asks for the size of the knowledge base")
+
+
+@dataclass
+class ScriptedCache:
+    recalled: RecalledState = field(
+        default_factory=lambda: RecalledState(
+            samples=None,
+            samples_similarity=None,
+            revision=None,
+            adapter=None,
+            adapter_similarity=None,
+        )
+    )
+    error: Exception | None = None
+    stored: dict[str, TrainedAdapter] = field(default_factory=dict[str, TrainedAdapter])
+    states: list[QueryState] = field(default_factory=list[QueryState])
+    discarded: list[str] = field(default_factory=list[str])
+    requests: list[RecallRequest] = field(default_factory=list[RecallRequest])
+
+    def _check(self) -> None:
+        if self.error:
+            raise self.error
+
+    async def recall(self, request: RecallRequest) -> RecalledState:
+        self.requests.append(request)
+        self._check()
+        return self.recalled
+
+    async def remember(self, state: QueryState) -> None:
+        self._check()
+        self.states.append(state)
+
+    async def load_adapter(self, key: str, *, base_fingerprint: str) -> TrainedAdapter | None:
+        del base_fingerprint
+        self._check()
+        return self.stored.get(key)
+
+    async def get_or_train(
+        self,
+        key: str,
+        *,
+        base_fingerprint: str,
+        train: Callable[[], Awaitable[TrainedAdapter]],
+        deadline: float | None = None,
+    ) -> AdapterLookup:
+        del base_fingerprint, deadline
+        self._check()
+        if key in self.stored:
+            return AdapterLookup(adapter=self.stored[key], origin="cache")
+        self.stored[key] = await train()
+        return AdapterLookup(adapter=self.stored[key], origin="trained")
+
+    async def discard_adapter(self, key: str) -> None:
+        self._check()
+        self.stored.pop(key, None)
+        self.discarded.append(key)
+
+
+def trained_adapter(key: str) -> TrainedAdapter:
+    return TrainedAdapter(
+        key=key,
+        weights=b"weights",
+        base_fingerprint="base",
+        trained_tokens=40,
+        steps=2,
+        losses=(1.0, 0.5),
+        seconds=0.1,
+        provenance={},
+    )
+
+
+@dataclass
+class ScriptedTrainer:
+    error: Exception | None = None
+    seconds: float = 0.0
+    resident: set[str] = field(default_factory=set[str])
+    trainings: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    cancelled: int = 0
+
+    async def base_fingerprint(self) -> str:
+        return "base"
+
+    async def train(
+        self,
+        key: str,
+        examples: Sequence[TrainingExample],
+        settings: TttSettings,
+        *,
+        on_step: Callable[[TrainStep], None],
+        deadline: float | None = None,
+    ) -> TrainedAdapter:
+        del settings, deadline
+        if self.error:
+            raise self.error
+        self.trainings.append((key, len(examples)))
+        for step in (1, 2):
+            on_step(TrainStep(step=step, steps=2, loss=1.0 / step))
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        self.resident.add(key)
+        return trained_adapter(key)
+
+    async def is_resident(self, key: str) -> bool:
+        return key in self.resident
+
+    async def load(self, adapter: TrainedAdapter) -> None:
+        if self.error:
+            raise self.error
+        self.resident.add(adapter.key)
+
+
+@dataclass
+class ScriptedLedgerStore:
+    runs: list[RunRecord] = field(default_factory=list[RunRecord])
+    error: Exception | None = None
+
+    async def append(self, run: RunRecord) -> None:
+        if self.error:
+            raise self.error
+        self.runs.append(run)
+
+
+@dataclass
+class Parts:
+    """One of each part; change what the test is about, then take `parts()`."""
+
+    policy_model: ScriptedPolicyModel = field(default_factory=ScriptedPolicyModel)
+    reward_model: ScriptedRewardModel = field(default_factory=ScriptedRewardModel)
+    embedder: ScriptedEmbedder = field(default_factory=ScriptedEmbedder)
+    knowledge_base: ScriptedKnowledgeBase = field(default_factory=ScriptedKnowledgeBase)
+    cache: ScriptedCache = field(default_factory=ScriptedCache)
+    trainer: ScriptedTrainer = field(default_factory=ScriptedTrainer)
+    ledger_store: ScriptedLedgerStore = field(default_factory=ScriptedLedgerStore)
+
+    def rewarding(self, **rewards: float) -> Parts:
+        self.reward_model.rewards = rewards
+        return self
+
+    def parts(self) -> RttcParts:
+        return {
+            "policy_model": self.policy_model,
+            "reward_model": self.reward_model,
+            "embedder": self.embedder,
+            "knowledge_base": self.knowledge_base,
+            "cache": self.cache,
+            "trainer": self.trainer,
+            "ledger_store": self.ledger_store,
+        }
