@@ -31,8 +31,6 @@ MAX_QUERY_CHARACTERS = 100_000
 class PrepareUpdate(TypedDict):
     """The state of a run that has just begun."""
 
-    query: str
-    domain: str | None
     task: Task
     vector: list[float]
     samples: list[Sample]
@@ -60,9 +58,6 @@ class Prepare:
     async def __call__(self, state: RttcState, scope: RunScope) -> PrepareUpdate:
         """Return a fresh state with the first decision in it.
 
-        `query` and `domain` are emptied, so that they cannot be taken for the input of the next
-        run on the same thread.
-
         Raises:
             ConfigurationError: The input has no question, or the policy needs an arm that this
                 graph was built without.
@@ -76,8 +71,6 @@ class Prepare:
             )
         choice = decide({}, scope.settings, arms=self.arms)
         return {
-            "query": "",
-            "domain": None,
             "task": _task(state),
             "vector": [],
             "samples": [],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rttc_graph.answering import AnswerUpdate, answer, failed_answer, room_for_answer
 from rttc_graph.errors import BudgetExceeded
-from rttc_graph.ledger import entry
+from rttc_graph.ledger import entry, record
 from rttc_graph.prompts import rag_messages
 from rttc_graph.protocols import PolicyModel
 from rttc_graph.scope import RunScope
@@ -29,7 +29,7 @@ class RagGenerate:
         dropped = len(state["samples"]) - used
         if dropped:
             note = entry("rag_generate", "shortened", since=scope.started, samples_dropped=dropped)
-            state = {**state, "ledger": [*state["ledger"], note]}
+            state = {**state, "ledger": record(state, scope, [note])}
         return await answer(
             self.policy_model, messages, state, scope, node="rag_generate", attempt="rag"
         )

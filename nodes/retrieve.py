@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing_extensions import TypedDict
 
 from rttc_graph.budget import added
+from rttc_graph.errors import EmbeddingError
 from rttc_graph.ledger import entry, record
 from rttc_graph.policies import decide
 from rttc_graph.protocols import (
@@ -104,14 +105,18 @@ class Retrieve:
         }
 
     async def _embed(self, state: RttcState, scope: RunScope, found: _Found) -> bool:
-        vectors = await survive(
-            self.embedder.embed([state["task"]["query"]]), deadline=scope.deadline
-        )
-        if isinstance(vectors, Failure):
-            found.failed("embed the query", vectors, since=scope.started)
+        vector = await survive(self._vector_of(state["task"]["query"]), deadline=scope.deadline)
+        if isinstance(vector, Failure):
+            found.failed("embed the query", vector, since=scope.started)
             return False
-        found.vector = vectors[0]
+        found.vector = vector
         return True
+
+    async def _vector_of(self, query: str) -> list[float]:
+        vectors = await self.embedder.embed([query])
+        if len(vectors) != 1:
+            raise EmbeddingError(f"{self.embedder.name} gave {len(vectors)} vectors for 1 text")
+        return vectors[0]
 
     async def _recall(
         self, cache: QueryStateCache, state: RttcState, scope: RunScope, found: _Found

@@ -137,7 +137,7 @@ class RewardJudge:
                 raise RewardModelError(
                     f"{self.reward_model.name} gave reward {reward!r}, it must be in [0, 1]"
                 )
-        return rewards
+        return [float(reward) for reward in rewards]  # numpy's numbers are no plain data
 
     async def _close(
         self,

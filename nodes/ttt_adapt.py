@@ -11,7 +11,6 @@ from rttc_graph.adapters import adapter_key
 from rttc_graph.budget import added
 from rttc_graph.errors import AdaptationError, BudgetExceeded, QueryStateCacheError
 from rttc_graph.ledger import entry, record
-from rttc_graph.policies import decide
 from rttc_graph.prompts import training_examples
 from rttc_graph.protocols import (
     AdapterLookup,
@@ -51,13 +50,12 @@ class AdaptUpdate(TypedDict, total=False):
 class TttAdapt:
     """Gets the adapter of the samples in hand."""
 
-    arms: frozenset[Attempt]
     policy_model: PolicyModel
     trainer: AdapterTrainer
     cache: QueryStateCache | None = None
 
     async def __call__(self, state: RttcState, scope: RunScope) -> AdaptUpdate:
-        """Leave the adapter in `adapted` and send the run on to `generate`."""
+        """Leave the adapter in `adapted` for `generate`, or let `reward_judge` decide what next."""
         notes: list[LedgerEntry] = []
         found = await survive(
             self._adapt(state, scope, notes), deadline=scope.deadline, grace_seconds=GRACE_SECONDS
@@ -98,15 +96,20 @@ class TttAdapt:
         if any(c["adapter"] == key for c in state["candidates"]):
             raise AdaptationError("the adapter of these samples was recalled and has answered")
         await self._check_tokens(examples, scope)
+        made: list[TrainedAdapter] = []
 
         async def train() -> TrainedAdapter:
-            return await self.trainer.train(
-                key,
-                examples,
-                scope.settings.ttt,
-                on_step=lambda step: scope.emit({"event": "ttt_step", **asdict(step)}),
-                deadline=scope.deadline,
-            )
+            if not made:  # a cache that fails after the training does not cost a second one
+                made.append(
+                    await self.trainer.train(
+                        key,
+                        examples,
+                        scope.settings.ttt,
+                        on_step=lambda step: scope.emit({"event": "ttt_step", **asdict(step)}),
+                        deadline=scope.deadline,
+                    )
+                )
+            return made[0]
 
         if self.cache is None or not scope.settings.use_cache:
             return AdapterLookup(adapter=await train(), origin="trained")
@@ -139,18 +142,11 @@ class TttAdapt:
     def _failed(
         self, failure: Failure, state: RttcState, scope: RunScope, notes: list[LedgerEntry]
     ) -> AdaptUpdate:
-        seen: RttcState = {
-            **state,
-            "tried": [*state["tried"], "ttt"],
-            "spent": added(state["spent"], since=scope.started),
-        }
-        choice = decide(seen, scope.settings, arms=self.arms)
         failed = entry("ttt_adapt", "failed", since=scope.started, arm="ttt", error=failure.reason)
         return {
-            "tried": seen["tried"],
-            "decision": "reward_judge" if choice.decision == "finish" else choice.decision,
-            "attempt": choice.attempt,
-            "spent": seen["spent"],
+            "tried": [*state["tried"], "ttt"],
+            "decision": "reward_judge",
+            "spent": added(state["spent"], since=scope.started),
             "ledger": record(state, scope, [*notes, failed]),
         }
 

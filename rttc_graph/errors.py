@@ -17,6 +17,7 @@ RttcError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 __all__ = (
@@ -53,9 +54,16 @@ class BadSampleError(RttcError, ValueError):
     """
 
     def __init__(self, message: str, *, source: str, line: int) -> None:
-        super().__init__(f"{source}:{line}: {message}")
+        super().__init__(message)
         self.source = source
         self.line = line
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}: {self.args[0]}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes with the arguments that have no default."""
+        return partial(type(self), source=self.source, line=self.line), self.args
 
 
 class BudgetExceeded(RttcError):

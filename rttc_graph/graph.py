@@ -65,6 +65,7 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
     Raises:
         ConfigurationError: The parts do not go together.
     """
+    _check_names(parts)
     arms = _arms(parts)
     defaults = parts.get("settings") or RttcSettings()
     builder: RttcBuilder = StateGraph(
@@ -96,6 +97,15 @@ def create_rttc_graph(
         ConfigurationError: The parts do not go together.
     """
     return build_rttc_graph(**parts).compile(checkpointer=checkpointer, name=name)
+
+
+def _check_names(parts: RttcParts) -> None:
+    """Refuse a misspelt part, which would otherwise be a graph without it."""
+    known = RttcParts.__annotations__.keys()
+    if unknown := sorted(parts.keys() - known):
+        raise ConfigurationError(f"unknown parts {unknown}: a graph is made of {sorted(known)}")
+    if missing := sorted({"policy_model", "reward_model"} - parts.keys()):
+        raise ConfigurationError(f"a graph cannot be made without {missing}")
 
 
 def _arms(parts: RttcParts) -> frozenset[Attempt]:
@@ -141,9 +151,7 @@ def _nodes(parts: RttcParts, arms: frozenset[Attempt]) -> dict[str, Node]:
         )
         nodes["rag_generate"] = RagGenerate(policy_model=policy_model)
     if trainer is not None:
-        nodes["ttt_adapt"] = TttAdapt(
-            arms=arms, policy_model=policy_model, trainer=trainer, cache=cache
-        )
+        nodes["ttt_adapt"] = TttAdapt(policy_model=policy_model, trainer=trainer, cache=cache)
     return nodes
 
 
@@ -156,7 +164,7 @@ _STEPS: Mapping[str, Sequence[Decision]] = {
     "prepare": ("generate", "retrieve"),
     "reward_judge": ("generate", "retrieve", "rag_generate", "ttt_adapt", "finish"),
     "retrieve": ("rag_generate", "ttt_adapt", "generate", "reward_judge"),
-    "ttt_adapt": ("generate", "rag_generate", "reward_judge"),
+    "ttt_adapt": ("generate", "reward_judge"),
 }
 """Where each deciding node may send a run."""
 

@@ -52,7 +52,7 @@ def compare(view: RunView) -> Attempt | None:
     """Below τr after the direct answer, run RAG and TTT whatever they score."""
     if "direct" not in view.tried:
         return "direct"
-    if view.tried == {"direct"} and view.accepted:
+    if len(view.tried) == 1 and view.accepted:
         return None
     adapted = view.first_open("recalled", "ttt") if not view.tried & {"recalled", "ttt"} else None
     return view.first_open("rag") or adapted

@@ -73,15 +73,18 @@ def split_conversation(messages: Sequence[AnyMessage]) -> tuple[str, list[ChatTu
             f"messages must end with a human message, got {last.type!r} last: "
             "append the question as a HumanMessage"
         )
-    return last.text, [turn for turn in map(_turn, messages[:-1]) if turn is not None]
+    return str(last.text), [turn for turn in map(_turn, messages[:-1]) if turn is not None]
 
 
 def _turn(message: AnyMessage) -> ChatTurn | None:
-    """Return a message as a turn; `None` for what a prompt has no place for, such as tool calls."""
+    """Return a message as a turn; `None` for what a prompt has no place for, such as tool calls.
+
+    `message.text` is a subclass of `str`, and the state holds plain data only.
+    """
     if isinstance(message, SystemMessage):
-        return {"role": "system", "content": message.text}
+        return {"role": "system", "content": str(message.text)}
     if isinstance(message, HumanMessage):
-        return {"role": "user", "content": message.text}
+        return {"role": "user", "content": str(message.text)}
     if isinstance(message, AIMessage) and message.text:
-        return {"role": "assistant", "content": message.text}
+        return {"role": "assistant", "content": str(message.text)}
     return None

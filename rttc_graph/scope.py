@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -84,7 +85,7 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     Raises:
         RuntimeError: It was called from the very loop that would have to do the work.
     """
-    loop = _own_loop()
+    loop = _own_loop(os.getpid())
     if threading.current_thread().name == _THREAD_NAME:
         work.close()
         raise RuntimeError("the graph's synchronous face was called inside its own loop; await it")
@@ -104,8 +105,12 @@ async def _within(context: contextvars.Context, work: Coroutine[Any, Any, T]) ->
 
 
 @functools.cache
-def _own_loop() -> asyncio.AbstractEventLoop:
-    """Start the loop behind every synchronous face, once per process, at the first use."""
+def _own_loop(process: int) -> asyncio.AbstractEventLoop:
+    """Start the loop behind every synchronous face, once per process, at the first use.
+
+    A forked process has a copy of the loop of its parent but no thread that runs it, hence the id.
+    """
+    del process
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name=_THREAD_NAME, daemon=True).start()
     return loop

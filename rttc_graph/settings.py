@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -46,6 +46,19 @@ class RttcSettings(BaseModel):
     """What one run may do; every field has a default, a bound and a description."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+    if not TYPE_CHECKING:  # type checkers are to see the fields, which pydantic puts in its place
+
+        def __init__(self, **given: Any) -> None:
+            """Check the values; LangGraph calls this with a context that is given as a dict.
+
+            Raises:
+                ConfigurationError: A value is out of its bounds.
+            """
+            try:
+                super().__init__(**given)
+            except ValidationError as exc:
+                raise ConfigurationError(_first_problem(exc)) from exc
 
     policy: PolicyName = Field(
         default="cascade",
@@ -175,30 +188,34 @@ class RttcSettings(BaseModel):
 
         Args:
             context: `None`, our own type, a mapping, or an object of the host's, of which only
-                attributes with our names are read.
+                attributes with our names are read. A `None` in it says nothing.
             defaults: What holds where `context` says nothing.
 
         Raises:
             ConfigurationError: A value is out of its bounds.
         """
-        if isinstance(context, cls):
-            return context
         given = _fields_of(context, cls)
         if not given:
             return defaults or cls()
         base = defaults.model_dump() if defaults else {}
-        try:
-            return cls.model_validate({**base, **given})
-        except ValidationError as exc:
-            raise ConfigurationError(_first_problem(exc)) from exc
+        return cls(**{**base, **given})
 
 
 def _fields_of(context: object, cls: type[RttcSettings]) -> dict[str, Any]:
+    """Return what a context says, under our names.
+
+    Of our own type only what was set counts: LangGraph makes one from every dict, and its defaults
+    must not hide those of the graph.
+    """
     if context is None:
         return {}
-    if isinstance(context, Mapping):
-        return {k: context[k] for k in cls.model_fields if k in context}
-    return {k: getattr(context, k) for k in cls.model_fields if hasattr(context, k)}
+    if isinstance(context, cls):
+        said = {k: getattr(context, k) for k in cls.model_fields if k in context.model_fields_set}
+    elif isinstance(context, Mapping):
+        said = {k: context[k] for k in cls.model_fields if k in context}
+    else:
+        said = {k: getattr(context, k) for k in cls.model_fields if hasattr(context, k)}
+    return {k: value for k, value in said.items() if value is not None}
 
 
 def _first_problem(exc: ValidationError) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, NotRequired
 
 from langchain_core.messages import AnyMessage
+from langgraph.channels import EphemeralValue
 from langgraph.graph.message import add_messages
 from typing_extensions import TypedDict
 
@@ -91,10 +92,14 @@ class Spent(TypedDict):
 
 
 class RttcInput(TypedDict, total=False):
-    """Either `query` (with `domain` where known) or `messages` that end with a human message."""
+    """Either `query` (with `domain` where known) or `messages` that end with a human message.
 
-    query: str
-    domain: str | None
+    `query` and `domain` are forgotten after the first step, also when that fails: on a thread they
+    must never be taken for the input of a later run.
+    """
+
+    query: Annotated[str, EphemeralValue]
+    domain: Annotated[str | None, EphemeralValue]
     messages: Annotated[list[AnyMessage], add_messages]
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from langgraph.errors import GraphBubbleUp
 
-from rttc_graph.errors import BudgetExceeded
+from rttc_graph.errors import BackendError, BudgetExceeded
 
 T = TypeVar("T")
 
@@ -49,7 +49,17 @@ async def survive(
             return await work
     except GraphBubbleUp:
         raise
+    except asyncio.CancelledError:
+        if _is_being_cancelled():
+            raise
+        return Failure(BackendError("the work was cancelled from within, not by this run"))
     except Exception as exc:  # noqa: BLE001 - components are the user's; no failure may lose the answer
         if limit.expired():
             return Failure(BudgetExceeded(f"the run's budget of seconds ended after {left:.1f} s"))
         return Failure(exc)
+
+
+def _is_being_cancelled() -> bool:
+    """Tell a wish to end this run from a component that cancelled a future of its own."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""Scripted parts for tests of the graph: each does what the test wrote down, and counts its calls."""
+"""Scripted parts for tests of graphs: each does what a test wrote down and counts its calls."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from rttc_graph.graph import RttcParts
 from rttc_graph.protocols import (
     AdapterLookup,
+    DomainStats,
     Generation,
     GenerationRequest,
     NewSample,
@@ -24,7 +25,12 @@ from rttc_graph.protocols import (
     Vector,
 )
 from rttc_graph.settings import TttSettings
-from rttc_graph.state import Candidate, ChatTurn, Sample
+from rttc_graph.state import Arm, Candidate, ChatTurn, Sample
+
+
+async def take(seconds: float) -> None:
+    """Be busy for some time; a test may put another clock in its place."""
+    await asyncio.sleep(seconds)
 
 
 def sample(number: int, *, domain: str = "math") -> Sample:
@@ -37,9 +43,27 @@ def sample(number: int, *, domain: str = "math") -> Sample:
     }
 
 
+def candidate(arm: Arm, reward: float | None = None, *, adapter: str | None = None) -> Candidate:
+    return {
+        "arm": arm,
+        "answer": arm,
+        "reward": reward,
+        "seconds": 0.1,
+        "prompt_tokens": 5,
+        "completion_tokens": 1,
+        "trained_tokens": 0,
+        "mean_logprob": None,
+        "finish_reason": "stop",
+        "adapter": adapter,
+    }
+
+
 @dataclass
 class ScriptedPolicyModel:
-    """Answers `direct`, `rag` or `ttt`, by what the prompt looks like; one token a word."""
+    """Answers `direct`, `rag` or `ttt`, by what the prompt looks like; one token a word.
+
+    Samples and earlier turns look alike in a prompt, so an answer in a conversation is `rag` too.
+    """
 
     fails: dict[str, Exception] = field(default_factory=dict[str, Exception])
     context: int | None = None
@@ -62,7 +86,7 @@ class ScriptedPolicyModel:
         del deadline
         self.requests.extend(requests)
         try:
-            await asyncio.sleep(self.seconds)
+            await take(self.seconds)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -89,10 +113,14 @@ class ScriptedRewardModel:
 
     rewards: dict[str, float] = field(default_factory=dict[str, float])
     error: Exception | None = None
+    seconds: float = 0.0
+    scored: list[str] = field(default_factory=list[str])
     name: str = "scripted"
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         del query
+        self.scored.extend(c["answer"] for c in candidates)
+        await take(self.seconds)
         if self.error:
             raise self.error
         return [self.rewards.get(c["answer"], 0.0) for c in candidates]
@@ -101,6 +129,8 @@ class ScriptedRewardModel:
 @dataclass
 class ScriptedEmbedder:
     error: Exception | None = None
+    seconds: float = 0.0
+    texts: list[str] = field(default_factory=list[str])
     name: str = "scripted"
 
     async def fingerprint(self) -> str:
@@ -110,6 +140,8 @@ class ScriptedEmbedder:
         return 2
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        self.texts.extend(texts)
+        await take(self.seconds)
         if self.error:
             raise self.error
         return [[math.cos(len(t)), math.sin(len(t))] for t in texts]
@@ -119,6 +151,7 @@ class ScriptedEmbedder:
 class ScriptedKnowledgeBase:
     samples: list[Sample] = field(default_factory=lambda: [sample(1), sample(2)])
     error: Exception | None = None
+    seconds: float = 0.0
     searches: list[tuple[int, str | None, str]] = field(
         default_factory=list[tuple[int, str | None, str]]
     )
@@ -128,6 +161,7 @@ class ScriptedKnowledgeBase:
     ) -> SearchResult:
         del vector
         self.searches.append((k, domain, tenant))
+        await take(self.seconds)
         if self.error:
             raise self.error
         return SearchResult(samples=self.samples[:k], revision=1)
@@ -143,43 +177,40 @@ class ScriptedKnowledgeBase:
     async def delete(self, *, domain: str, tenant: str) -> int:
         raise AssertionError("the graph never writes to the knowledge base")
 
-    async def stats(self, *, tenant: str) -> list[object]:  # type: ignore[override]
+    async def stats(self, *, tenant: str) -> list[DomainStats]:
         raise AssertionError("the graph never asks for the size of the knowledge base")
 
 
 @dataclass
 class ScriptedCache:
-    recalled: RecalledState = field(
-        default_factory=lambda: RecalledState(
-            samples=None,
-            samples_similarity=None,
-            revision=None,
-            adapter=None,
-            adapter_similarity=None,
-        )
-    )
+    """Remembers in memory; `fails` maps a method's name, or `store`, to what it raises."""
+
+    recalled: RecalledState = field(default_factory=lambda: recalling())
     error: Exception | None = None
+    fails: dict[str, Exception] = field(default_factory=dict[str, Exception])
+    seconds: float = 0.0
     stored: dict[str, TrainedAdapter] = field(default_factory=dict[str, TrainedAdapter])
     states: list[QueryState] = field(default_factory=list[QueryState])
     discarded: list[str] = field(default_factory=list[str])
     requests: list[RecallRequest] = field(default_factory=list[RecallRequest])
 
-    def _check(self) -> None:
-        if self.error:
-            raise self.error
+    async def _call(self, method: str) -> None:
+        await take(self.seconds)
+        if error := self.error or self.fails.get(method):
+            raise error
 
     async def recall(self, request: RecallRequest) -> RecalledState:
         self.requests.append(request)
-        self._check()
+        await self._call("recall")
         return self.recalled
 
     async def remember(self, state: QueryState) -> None:
-        self._check()
+        await self._call("remember")
         self.states.append(state)
 
     async def load_adapter(self, key: str, *, base_fingerprint: str) -> TrainedAdapter | None:
         del base_fingerprint
-        self._check()
+        await self._call("load_adapter")
         return self.stored.get(key)
 
     async def get_or_train(
@@ -191,16 +222,28 @@ class ScriptedCache:
         deadline: float | None = None,
     ) -> AdapterLookup:
         del base_fingerprint, deadline
-        self._check()
+        await self._call("get_or_train")
         if key in self.stored:
             return AdapterLookup(adapter=self.stored[key], origin="cache")
-        self.stored[key] = await train()
+        made = await train()
+        await self._call("store")
+        self.stored[key] = made
         return AdapterLookup(adapter=self.stored[key], origin="trained")
 
     async def discard_adapter(self, key: str) -> None:
-        self._check()
+        await self._call("discard_adapter")
         self.stored.pop(key, None)
         self.discarded.append(key)
+
+
+def recalling(*, samples: list[Sample] | None = None, adapter: str | None = None) -> RecalledState:
+    return RecalledState(
+        samples=samples,
+        samples_similarity=0.99 if samples else None,
+        revision=1 if samples else None,
+        adapter=adapter,
+        adapter_similarity=0.95 if adapter else None,
+    )
 
 
 def trained_adapter(key: str) -> TrainedAdapter:
@@ -243,7 +286,7 @@ class ScriptedTrainer:
         for step in (1, 2):
             on_step(TrainStep(step=step, steps=2, loss=1.0 / step))
         try:
-            await asyncio.sleep(self.seconds)
+            await take(self.seconds)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -263,8 +306,10 @@ class ScriptedTrainer:
 class ScriptedLedgerStore:
     runs: list[RunRecord] = field(default_factory=list[RunRecord])
     error: Exception | None = None
+    seconds: float = 0.0
 
     async def append(self, run: RunRecord) -> None:
+        await take(self.seconds)
         if self.error:
             raise self.error
         self.runs.append(run)

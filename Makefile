@@ -1,0 +1,53 @@
+# make demo   answers from real models on this machine, after installing all they need
+# make test   the whole gate: format, lint, types, tests with coverage
+# make        the same as make test
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := test
+.PHONY: demo test format lint types tests clean help
+
+help:  ## show the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo  ## install, get the models, start Postgres, ask questions of every route
+	@$(BIN)/rttc demo
+
+test: $(VENV)/.dev  ## the whole gate
+	@$(MAKE) --no-print-directory lint types tests
+
+format: $(VENV)/.dev  ## rewrite the code in the project's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.dev  ## format check and lint
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+
+types: $(VENV)/.dev  ## mypy and pyright, both strict
+	@$(BIN)/mypy
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+tests: $(VENV)/.dev  ## tests with coverage
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+clean:  ## remove the environment and caches; data in RTTC_HOME stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV): torch and the rest, some minutes the first time"
+	@$(PIP) -e '.[postgres,local,cli,demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "installing the tools for tests"
+	@$(PIP) -e '.[dev]'
+	@touch $@

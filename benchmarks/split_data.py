@@ -1,0 +1,88 @@
+"""Split a file of solved questions into samples for the knowledge base and questions to ask.
+
+No question is among the samples, not even in other letter case or spacing; the same file
+and seed give the same split.
+
+    python benchmarks/split_data.py banking77.train.jsonl build/banking --samples 9000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rttc_graph.data import read_samples
+from rttc_graph.errors import RttcError
+from rttc_graph.evaluation.scorers import normalised
+from rttc_graph.protocols import NewSample
+
+
+def split(
+    rows: Iterable[NewSample], *, samples: int, questions: int, seed: int
+) -> tuple[list[NewSample], list[NewSample]]:
+    """Return samples and questions; rows with the same question all go to one side.
+
+    Raises:
+        ValueError: There are too few rows.
+    """
+    groups: dict[str, list[NewSample]] = {}
+    for row in rows:
+        groups.setdefault(normalised(row.question), []).append(row)
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    asked = [groups[text][0] for text in order[:questions]]
+    solved = [row for text in order[questions:] for row in groups[text]][:samples]
+    if len(asked) < questions or len(solved) < samples:
+        raise ValueError(
+            f"{len(groups)} different questions make at most {len(asked)} questions and "
+            f"{len(solved)} samples: ask for fewer than {questions} and {samples}"
+        )
+    return solved, asked
+
+
+def write_rows(path: Path, rows: Sequence[NewSample]) -> None:
+    """Write JSONL that `rttc kb ingest` and `rttc eval` read."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            fields = {
+                "id": row.external_id,
+                "domain": row.domain,
+                "question": row.question,
+                "answer": row.answer,
+                "metadata": row.metadata,
+            }
+            present = {name: value for name, value in fields.items() if value}
+            file.write(json.dumps(present, ensure_ascii=False) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 2 for a misuse."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n    ")[0])
+    parser.add_argument("file", help="JSONL, CSV or Parquet file of solved questions")
+    parser.add_argument("out", type=Path, help="folder for samples.jsonl and questions.jsonl")
+    parser.add_argument("--samples", type=int, default=9_000, help="default: %(default)s")
+    parser.add_argument("--questions", type=int, default=200, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    given = parser.parse_args(arguments)
+    if min(given.samples, given.questions) < 1:
+        parser.error("--samples and --questions must be at least 1")
+    try:
+        rows = read_samples(given.file)
+        solved, asked = split(
+            rows, samples=given.samples, questions=given.questions, seed=given.seed
+        )
+    except (RttcError, ValueError) as exc:
+        parser.error(str(exc))
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_rows(given.out / "samples.jsonl", solved)
+    write_rows(given.out / "questions.jsonl", asked)
+    print(f"{len(solved)} samples and {len(asked)} questions in {given.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Store three solved questions, ask a fourth, and print how the answer came about.
+
+Run it with: python examples/quickstart.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from rttc_graph.ingest import ingest
+from rttc_graph.local import LocalRttc, open_local
+from rttc_graph.protocols import NewSample
+
+SOLVED = [
+    ("How do I get a replacement for my cracked card?", "card replacement"),
+    ("My card has not come in the post yet.", "card arrival"),
+    ("Someone took money that I did not spend.", "disputed payment"),
+]
+
+
+async def main(local: LocalRttc) -> None:
+    samples = [
+        NewSample(question=question, answer=answer, domain="quickstart")
+        for question, answer in SOLVED
+    ]
+    knowledge = local.knowledge
+    await ingest(samples, knowledge.knowledge_base, knowledge.embedder)
+
+    result = await local.ask("I am still waiting for my new card.", domain="quickstart")
+
+    print("answer: ", result["answer"])
+    print("arm:    ", result["arm"])
+    print("reward: ", result["reward"])
+    for entry in result["ledger"]:
+        print(f"  {entry['node']:13} {entry['event']:9} {entry['seconds']:.3f} s")
+
+
+if __name__ == "__main__":
+    with open_local() as opened:
+        asyncio.run(main(opened))

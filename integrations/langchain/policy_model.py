@@ -1,0 +1,222 @@
+"""Any LangChain chat model as our `PolicyModel`, without adapters.
+
+What a model takes and reports differs from vendor to vendor: settings are passed as far as the
+model's own constructor knows their names, and counts that it does not report are estimated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, cast
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.messages.utils import count_tokens_approximately
+
+from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.integrations.langchain.chat_calls import (
+    ChatCall,
+    ChatCalls,
+    ChatReply,
+    accepted_fields,
+    model_name,
+)
+from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
+from rttc_graph.protocols import Generation, GenerationRequest
+from rttc_graph.state import ChatTurn, FinishReason
+
+LIMIT_NAMES: Final = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_new_tokens",
+    "max_output_tokens",
+    "num_predict",
+)
+"""What vendors call the longest answer; the first that the model knows is used."""
+
+_LENGTH_REASONS: Final = ("length", "max_tokens", "max_output_tokens")
+
+CallOptions = Callable[[GenerationRequest], Mapping[str, Any]]
+"""Keyword arguments of the chat model for one request."""
+
+
+class ChatPolicyModel:
+    """Generates with a LangChain chat model.
+
+    Args:
+        chat_model: Any chat model, with a synchronous or an asynchronous face.
+        name: For people; what the model calls itself by default.
+        context_tokens: Tokens that prompt and answer may have together; what LangChain knows
+            about the model by default.
+        concurrency: Requests at the same time, over all runs.
+        call_options: Replaces `known_options`, for a model that takes other names or refuses
+            some values.
+    """
+
+    def __init__(
+        self,
+        chat_model: BaseChatModel,
+        *,
+        name: str | None = None,
+        context_tokens: int | None = None,
+        concurrency: int = 8,
+        call_options: CallOptions | None = None,
+    ) -> None:
+        if context_tokens is not None and context_tokens < 1:
+            raise ConfigurationError(f"context_tokens must be at least 1, got {context_tokens!r}")
+        self._name = name or model_name(chat_model)
+        self._context_tokens = context_tokens or _profile_tokens(chat_model)
+        self._call_options = call_options or known_options(chat_model)
+        self._counts_pieces = call_options is None and _limit_name(chat_model) is None
+        self._calls = ChatCalls(chat_model, concurrency=concurrency)
+
+    @property
+    def name(self) -> str:
+        """Name for people."""
+        return self._name
+
+    async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
+        """Return an estimate: a token for four characters, and three for each message."""
+        return estimated_tokens(messages)
+
+    async def context_tokens(self) -> int | None:
+        """Return how many tokens prompt and answer may have together; `None` if unknown."""
+        return self._context_tokens
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], *, deadline: float | None = None
+    ) -> list[Generation]:
+        """Return one generation for each request, in order.
+
+        With a deadline the answers are streamed. At the deadline, what has come is returned with
+        `finish_reason="budget"`; of a model that cannot stream that is an empty text.
+
+        Raises:
+            PolicyModelError: The model failed, a prompt leaves no room in the context, or a
+                request names an adapter.
+        """
+        calls = [self._call(request, deadline) for request in requests]
+        try:
+            replies = await self._calls.replies(calls)
+        except Exception as exc:  # vendors share no base class, and any of them may be behind this
+            raise PolicyModelError(
+                f"{self._name!r} could not generate: {describe(exc)}", retryable=is_retryable(exc)
+            ) from exc
+        return [
+            _generation(request, reply) for request, reply in zip(requests, replies, strict=True)
+        ]
+
+    def _call(self, request: GenerationRequest, deadline: float | None) -> ChatCall:
+        if request.adapter is not None:
+            raise PolicyModelError(
+                f"{self._name!r} has no adapters, but the request names {request.adapter!r}: "
+                "use an in-process model for test-time training"
+            )
+        request = self._fitted(request)
+        return ChatCall(
+            turns=request.messages,
+            stop=request.stop,
+            options=self._call_options(request),
+            deadline=deadline,
+            max_chunks=request.max_new_tokens if self._counts_pieces else None,
+        )
+
+    def _fitted(self, request: GenerationRequest) -> GenerationRequest:
+        """Return the request with no longer an answer than the context has room for."""
+        if self._context_tokens is None:
+            return request
+        prompt = estimated_tokens(request.messages)
+        room = self._context_tokens - prompt
+        if room < 1:
+            raise PolicyModelError(
+                f"the prompt has about {prompt} tokens, but the context of {self._name!r} is "
+                f"{self._context_tokens}: shorten the query, or show fewer samples"
+            )
+        return replace(request, max_new_tokens=min(request.max_new_tokens, room))
+
+
+def known_options(chat_model: BaseChatModel) -> CallOptions:
+    """Return how a request becomes keyword arguments that the chat model's class declares."""
+    names = accepted_fields(chat_model)
+    limit = _limit_name(chat_model)
+
+    def options(request: GenerationRequest) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"temperature": request.temperature}
+        if request.temperature > 0:
+            wanted |= {"top_p": request.top_p}
+            wanted |= {} if request.seed is None else {"seed": request.seed}
+        given = {name: value for name, value in wanted.items() if name in names}
+        return given if limit is None else {**given, limit: request.max_new_tokens}
+
+    return options
+
+
+def estimated_tokens(messages: Sequence[ChatTurn]) -> int:
+    """Return about how many tokens a prompt has, without the model's tokenizer."""
+    return count_tokens_approximately([dict(turn) for turn in messages])
+
+
+def _limit_name(chat_model: BaseChatModel) -> str | None:
+    names = accepted_fields(chat_model)
+    return next((name for name in LIMIT_NAMES if name in names), None)
+
+
+def _profile_tokens(chat_model: BaseChatModel) -> int | None:
+    return (chat_model.profile or {}).get("max_input_tokens")
+
+
+def _generation(request: GenerationRequest, reply: ChatReply) -> Generation:
+    message = reply.message
+    text, was_stopped = _before_stop(str(message.text), request.stop)
+    prompt_tokens, completion_tokens = _token_counts(request, reply)
+    return Generation(
+        text=text,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        mean_logprob=_mean_logprob(message),
+        finish_reason="stop" if was_stopped else _finish_reason(reply),
+    )
+
+
+def _before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """Return the text up to the first stop string; some models ignore `stop`, some keep it."""
+    ends = [end for stop in stops if stop and (end := text.find(stop)) >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)
+
+
+def _token_counts(request: GenerationRequest, reply: ChatReply) -> tuple[int, int]:
+    """Return prompt and completion tokens; a cut stream has not reported its last count."""
+    usage = reply.message.usage_metadata
+    estimated = math.ceil(len(str(reply.message.text)) / 4)  # as in `estimated_tokens`
+    if not usage or not usage["input_tokens"]:
+        return estimated_tokens(request.messages), estimated
+    return usage["input_tokens"], estimated if reply.cut else usage["output_tokens"]
+
+
+def _finish_reason(reply: ChatReply) -> FinishReason:
+    if reply.cut is not None:
+        return "budget" if reply.cut == "deadline" else "length"
+    metadata = reply.message.response_metadata
+    for key in ("finish_reason", "stop_reason", "done_reason"):
+        if str(metadata.get(key)).lower() in _LENGTH_REASONS:
+            return "length"
+    return "stop"
+
+
+def _mean_logprob(message: AIMessage) -> float | None:
+    """Read OpenAI's form, `{"content": [{"logprob": …}, …]}`, which servers like vLLM share."""
+    found: object = message.response_metadata.get("logprobs")
+    if not isinstance(found, Mapping):
+        return None
+    tokens = cast(Mapping[str, object], found).get("content")
+    if not isinstance(tokens, list):
+        return None
+    values = [
+        cast(Mapping[str, object], token).get("logprob")
+        for token in cast(list[object], tokens)
+        if isinstance(token, Mapping)
+    ]
+    numbers = [value for value in values if isinstance(value, (int, float))]
+    return math.fsum(numbers) / len(numbers) if numbers else None

@@ -1,0 +1,43 @@
+"""Whether a failure of somebody else's model may pass when the call is made again.
+
+LangChain's models raise their vendors' errors, which share no base class. What they do share is
+read here: LangChain's own error family, HTTP status codes, and the built-in connection and
+timeout errors at the end of the chain of causes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from langchain_core.exceptions import ModelError
+
+RETRYABLE_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+"""HTTP status codes of a server that is busy, restarting or too slow; 529 is 'overloaded'."""
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Tell whether the same call may succeed when it is simply made again."""
+    return any(_is_passing(link) for link in _chain(error))
+
+
+def describe(error: BaseException) -> str:
+    """Return class and message in one line; some vendors' timeouts have an empty message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
+def _is_passing(error: BaseException) -> bool:
+    if isinstance(error, ModelError):
+        return error.is_retryable
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    status: object = getattr(error, "status_code", None)  # OpenAI, Anthropic, Mistral, Ollama, …
+    return status in RETRYABLE_STATUS if isinstance(status, int) else False
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)

@@ -1,0 +1,1 @@
+"""Test-time training: LoRA adapters trained, kept resident and applied row by row."""

@@ -1,0 +1,139 @@
+"""Adapters in memory: bounded in bytes, least recently used ones go first, those in use stay."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from rttc_graph.errors import AdaptationError, ConfigurationError
+from rttc_graph.integrations.lora.adapted import AdaptedModel
+from rttc_graph.integrations.lora.layout import Adapter
+
+__all__ = ("ResidentAdapters",)
+
+
+class ResidentAdapters:
+    """Adapters by key, and forward passes that use them row by row.
+
+    `rows` and `adapted` belong to the model's lane; everything else may be called from any thread.
+
+    Args:
+        model: The base model, already in evaluation mode.
+        max_bytes: Memory for the tensors of all adapters together.
+
+    Raises:
+        ConfigurationError: `max_bytes` is not positive.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, max_bytes: int) -> None:
+        if max_bytes <= 0:
+            raise ConfigurationError(f"max_bytes must be above 0, got {max_bytes!r}")
+        self._model = model
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._adapters: OrderedDict[str, Adapter] = OrderedDict()
+        self._pins: Counter[str] = Counter()
+        self._bytes = 0
+
+    @cached_property
+    def adapted(self) -> AdaptedModel:
+        """The model with LoRA terms, made at first use."""
+        return AdaptedModel(self._model)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all adapters."""
+        return self._bytes
+
+    def has(self, key: str) -> bool:
+        """Tell whether `key` is resident; if so it counts as just used."""
+        with self._lock:
+            if key not in self._adapters:
+                return False
+            self._adapters.move_to_end(key)
+            return True
+
+    def put(self, key: str, adapter: Adapter) -> None:
+        """Keep an adapter, dropping the least recently used ones that are not in use.
+
+        Raises:
+            AdaptationError: It does not fit beside the adapters in use.
+        """
+        with self._lock:
+            self._evict(self._max_bytes - adapter.bytes, replaced=key)
+            self._remove(key)
+            self._adapters[key] = adapter
+            self._bytes += adapter.bytes
+
+    def drop(self, key: str) -> bool:
+        """Forget an adapter and tell whether it was there.
+
+        A forward pass that has it already goes on with it.
+        """
+        with self._lock:
+            return self._remove(key)
+
+    @contextmanager
+    def rows(self, keys: Sequence[str | None]) -> Generator[Callable[..., Any]]:
+        """Yield a forward pass that applies to batch row i the adapter `keys[i]`, `None` for base.
+
+        The adapters are pinned until the context is left. Without any adapter this is the base
+        model's own forward pass.
+
+        Raises:
+            AdaptationError: A key is not resident.
+        """
+        named = {key for key in keys if key is not None}
+        if not named:
+            yield self._model.forward
+            return
+        held = self._pin(named)
+        try:
+            yield self.adapted.forward_rows([None if key is None else held[key] for key in keys])
+        finally:
+            with self._lock:
+                self._pins.subtract(named)
+                self._pins += Counter()  # forget keys whose count is 0
+
+    def _pin(self, keys: set[str]) -> dict[str, Adapter]:
+        with self._lock:
+            missing = sorted(keys - self._adapters.keys())
+            if missing:
+                raise AdaptationError(f"adapter {missing[0]!r} is not resident: load it first")
+            self._pins.update(keys)
+            for key in sorted(keys):
+                self._adapters.move_to_end(key)
+            return {key: self._adapters[key] for key in keys}
+
+    def _evict(self, room: int, *, replaced: str) -> None:
+        """Drop adapters until all but `replaced` take `room` bytes at most."""
+        old = self._adapters.get(replaced)
+        excess = self._bytes - (old.bytes if old else 0) - room
+        victims: list[str] = []
+        for key, adapter in self._adapters.items():
+            if excess <= 0:
+                break
+            if key != replaced and not self._pins[key]:
+                victims.append(key)
+                excess -= adapter.bytes
+        if excess > 0:
+            raise AdaptationError(
+                f"adapter {replaced!r} needs {excess} bytes more than the {self._max_bytes} that "
+                f"adapters may take with {len(self._pins)} in use: raise max_resident_bytes or "
+                "lower the rank",
+                retryable=bool(self._pins) and room >= 0,
+            )
+        for key in victims:
+            self._remove(key)
+
+    def _remove(self, key: str) -> bool:
+        adapter = self._adapters.pop(key, None)
+        if adapter is not None:
+            self._bytes -= adapter.bytes
+        return adapter is not None

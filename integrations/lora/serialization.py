@@ -1,0 +1,118 @@
+"""Adapters to bytes and back: peft's `adapter_model.safetensors`, and nothing beside it.
+
+The bytes depend on the tensors alone (safetensors writes several metadata entries in random
+order, so there is one), which is why `alpha` and the rest of peft's configuration are kept apart.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from rttc_graph.errors import AdaptationError
+from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout
+from rttc_graph.protocols import TrainedAdapter
+
+__all__ = ("PEFT_CONFIG", "from_bytes", "to_bytes", "write_peft_folder")
+
+PEFT_CONFIG = "peft_config"
+"""Where an adapter's provenance holds the content of peft's `adapter_config.json`."""
+
+
+def to_bytes(adapter: Adapter, layout: AdapterLayout) -> bytes:
+    """Return the adapter as safetensors with peft's names; the same tensors give the same bytes."""
+    tensors: dict[str, Tensor] = {}
+    for target, pair in zip(layout.targets, adapter.pairs, strict=True):
+        tensors.update(zip(target.keys, (half.cpu().contiguous() for half in pair), strict=True))
+    return save(tensors, metadata={"format": "pt"})
+
+
+def from_bytes(
+    weights: bytes, config: object, layout: AdapterLayout, *, device: torch.device
+) -> Adapter:
+    """Read an adapter for a base model.
+
+    Args:
+        weights: As `to_bytes` made them.
+        config: Content of peft's `adapter_config.json`.
+        layout: Of the base model.
+        device: Where the tensors go.
+
+    Raises:
+        AdaptationError: The bytes are damaged, or names, shapes or numbers do not fit the base.
+    """
+    rank, alpha = _rank_and_alpha(config)
+    try:
+        tensors = load(weights)
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as exc:
+        raise AdaptationError(f"the adapter's bytes are damaged: {exc}") from exc
+    wanted = {
+        key: shape
+        for target in layout.targets
+        for key, shape in zip(target.keys, target.shapes(rank), strict=True)
+    }
+    _check_names(tensors, wanted)
+    for key, shape in wanted.items():
+        _check_tensor(key, tensors[key], shape)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for target in layout.targets:
+        a, b = (tensors[key].to(device=device, dtype=torch.float32) for key in target.keys)
+        pairs.append((a, b))
+    return Adapter(rank=rank, alpha=alpha, pairs=tuple(pairs))
+
+
+def write_peft_folder(adapter: TrainedAdapter, folder: Path) -> None:
+    """Write an adapter so that `peft.PeftModel.from_pretrained` reads it; the folder is made.
+
+    Raises:
+        AdaptationError: The provenance lacks peft's configuration.
+    """
+    config = adapter.provenance.get(PEFT_CONFIG)
+    _rank_and_alpha(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    (folder / "adapter_model.safetensors").write_bytes(adapter.weights)
+
+
+def _rank_and_alpha(config: object) -> tuple[int, float]:
+    if not isinstance(config, Mapping):
+        raise AdaptationError(f"the adapter's provenance lacks {PEFT_CONFIG!r}: train it again")
+    found = cast("Mapping[str, Any]", config)
+    rank, alpha = found.get("r"), found.get("lora_alpha")
+    if (
+        not isinstance(rank, int)
+        or rank < 1
+        or not isinstance(alpha, int | float)
+        or not math.isfinite(alpha)
+    ):
+        raise AdaptationError(
+            f"the adapter has r={rank!r} and lora_alpha={alpha!r}: train it again"
+        )
+    return rank, float(alpha)
+
+
+def _check_names(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, int]]) -> None:
+    if odd := sorted(tensors.keys() ^ wanted.keys()):
+        side = "lacks" if odd[0] in wanted else "has"
+        raise AdaptationError(
+            f"the adapter does not fit the base model: it {side} the tensor {odd[0]!r}"
+        )
+
+
+def _check_tensor(key: str, tensor: Tensor, shape: tuple[int, int]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise AdaptationError(
+            f"the adapter does not fit the base model: {key!r} has shape {tuple(tensor.shape)}, "
+            f"the base needs {shape}"
+        )
+    if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        raise AdaptationError(f"the adapter is damaged: {key!r} has numbers that are not finite")

@@ -1,0 +1,196 @@
+"""Test-time training on the model of a `LocalEngine`, in that engine's lane."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from rttc_graph.errors import AdaptationError
+from rttc_graph.integrations.lora.examples import StepLimits, encode_examples, pack
+from rttc_graph.integrations.lora.layout import AdapterLayout
+from rttc_graph.integrations.lora.residency import ResidentAdapters
+from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, from_bytes, to_bytes
+from rttc_graph.integrations.lora.training import Trained, Watch, fresh_adapter, training_steps
+from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.protocols import TrainedAdapter, TrainingExample, TrainStep
+from rttc_graph.settings import TttSettings
+
+__all__ = ("LoraTrainer",)
+
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""How torch's allocators say it in a plain `RuntimeError`."""
+
+
+class LoraTrainer:
+    """Trains adapters and makes them resident, where the engine's generation finds them.
+
+    All linear layers but the head get a term. The base model's weights are shared, never changed,
+    so its output is the same bits before, during and after a training.
+
+    Args:
+        engine: Gets its adapters from this trainer; one engine has one trainer.
+        max_resident_bytes: Memory for resident adapters; one of rank 8 for SmolLM2-135M has 10 MB.
+        max_pass_bytes: Memory that one forward and backward pass may take, by estimate; larger
+            steps are cut into several passes, between which the lane serves others.
+        clock: Seconds, monotonic; deadlines are its readings.
+
+    Raises:
+        ConfigurationError: The engine has adapters already.
+    """
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        *,
+        max_resident_bytes: int = 512 * 2**20,
+        max_pass_bytes: int = 2**30,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._max_resident_bytes = max_resident_bytes
+        self._max_pass_bytes = max_pass_bytes
+        self._clock = clock
+        self._resident: ResidentAdapters | None = None
+        engine.attach_adapters(self._make_resident)
+
+    async def base_fingerprint(self) -> str:
+        """Return a digest of the base model's weights and configuration."""
+        return await self._engine.run(lambda loaded: loaded.fingerprint)
+
+    async def train(
+        self,
+        key: str,
+        examples: Sequence[TrainingExample],
+        settings: TttSettings,
+        *,
+        on_step: Callable[[TrainStep], None],
+        deadline: float | None = None,
+    ) -> TrainedAdapter:
+        """Train an adapter, make it resident under `key` and return it.
+
+        The same examples and settings give the same bytes on the same machine with as many torch
+        threads. `on_step` is called from the lane's thread. `seconds` counts waiting for the lane.
+
+        Raises:
+            BudgetExceeded: The deadline passed before the training ended.
+            AdaptationError: No examples, an answer longer than the context, a loss that is not
+                finite, out of memory, or no room among the resident adapters.
+        """
+        began = self._clock()
+        watch = Watch(on_step=on_step, clock=self._clock, deadline=deadline)
+
+        def steps(loaded: LoadedModel) -> Generator[None, None, TrainedAdapter]:
+            return self._train(loaded, key, tuple(examples), settings, watch, began)
+
+        return await self._engine.run_steps(steps)
+
+    async def is_resident(self, key: str) -> bool:
+        """Tell whether `generate` can use the adapter `key` right away."""
+        return self._resident is not None and self._resident.has(key)
+
+    async def load(self, adapter: TrainedAdapter) -> None:
+        """Make a stored adapter resident.
+
+        Raises:
+            AdaptationError: It was made for another base, its bytes are damaged, or there is no
+                room for it.
+        """
+        await self._engine.run(lambda loaded: self._load(loaded, adapter))
+
+    def _make_resident(self, loaded: LoadedModel) -> ResidentAdapters:
+        self._resident = ResidentAdapters(loaded.model, max_bytes=self._max_resident_bytes)
+        return self._resident
+
+    def _adapters(self) -> ResidentAdapters:
+        if self._resident is None:
+            raise AdaptationError("the engine has not loaded its adapters: make a new engine")
+        return self._resident
+
+    def _train(
+        self,
+        loaded: LoadedModel,
+        key: str,
+        examples: Sequence[TrainingExample],
+        settings: TttSettings,
+        watch: Watch,
+        began: float,
+    ) -> Generator[None, None, TrainedAdapter]:
+        resident = self._adapters()
+        with _translated(f"train adapter {key!r} on {len(examples)} samples"):
+            encoded = encode_examples(loaded, examples)
+            model = resident.adapted
+            limits = StepLimits.of(
+                model.layout,
+                vocabulary=int(loaded.model.config.get_text_config().vocab_size),
+                max_bytes=self._max_pass_bytes,
+            )
+            batches = pack(
+                encoded, limits, device=model.device, share_prefix=model.can_share_prefix
+            )
+            adapter = fresh_adapter(model.layout, settings, device=model.device)
+            trained = yield from training_steps(model, adapter, batches, settings, watch)
+            resident.put(key, trained.adapter)
+            weights = to_bytes(trained.adapter, model.layout)
+        return TrainedAdapter(
+            key=key,
+            weights=weights,
+            base_fingerprint=loaded.fingerprint,
+            trained_tokens=trained.trained_tokens,
+            steps=len(trained.losses),
+            losses=trained.losses,
+            seconds=self._clock() - began,
+            provenance=_provenance(model.layout, settings, trained),
+        )
+
+    def _load(self, loaded: LoadedModel, adapter: TrainedAdapter) -> None:
+        if adapter.base_fingerprint != loaded.fingerprint:
+            raise AdaptationError(
+                f"adapter {adapter.key!r} was made for the base {adapter.base_fingerprint!r}, "
+                f"this one is {loaded.fingerprint!r}: train it again"
+            )
+        resident = self._adapters()
+        with _translated(f"load adapter {adapter.key!r}"):
+            model = resident.adapted
+            config = adapter.provenance.get(PEFT_CONFIG)
+            tensors = from_bytes(adapter.weights, config, model.layout, device=model.device)
+            resident.put(adapter.key, tensors)
+
+
+def _provenance(layout: AdapterLayout, settings: TttSettings, trained: Trained) -> dict[str, Any]:
+    adapter = trained.adapter
+    return {
+        "base_name": layout.base_name,
+        "settings": asdict(settings),
+        "seed": settings.seed,
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        PEFT_CONFIG: layout.peft_config(rank=adapter.rank, alpha=adapter.alpha),
+    }
+
+
+@contextmanager
+def _translated(action: str) -> Generator[None]:
+    """Re-raise what torch raises as AdaptationError, and let go of the tensors it holds on to."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, IndexError) as exc:
+        # The frames of a failed pass hold its activations for as long as somebody keeps the error.
+        traceback.clear_frames(exc.__traceback__)
+        if _is_out_of_memory(exc):
+            raise AdaptationError(
+                f"out of memory, could not {action}: use fewer or shorter samples, a lower rank "
+                "or a lower max_pass_bytes"
+            ) from exc
+        raise AdaptationError(f"could not {action}: {exc}") from exc
+
+
+def _is_out_of_memory(exc: BaseException) -> bool:
+    if isinstance(exc, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(exc).lower() for words in _OUT_OF_MEMORY)

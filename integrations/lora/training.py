@@ -1,0 +1,175 @@
+"""The training loop, as a generator that hands the lane back after every pass.
+
+Gradients exist only inside a pass, for the adapter's tensors only; between two passes the model is
+as every other request expects it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rttc_graph.errors import AdaptationError, BudgetExceeded
+from rttc_graph.integrations.lora.adapted import AdaptedModel
+from rttc_graph.integrations.lora.examples import Batch
+from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout
+from rttc_graph.protocols import TrainStep
+from rttc_graph.settings import TttSettings
+
+__all__ = ("Trained", "Watch", "fresh_adapter", "learning_rate_at", "training_steps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a training made."""
+
+    adapter: Adapter
+    losses: tuple[float, ...]
+    """Of each step, before its update. The last step has no update if it stopped the training."""
+    trained_tokens: int
+    """Tokens of all steps that had an update, padding left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Who looks on while a training runs, and what may end it."""
+
+    on_step: Callable[[TrainStep], None]
+    clock: Callable[[], float]
+    """Seconds, of the same kind as `deadline`."""
+    deadline: float | None
+
+
+_FUSED = frozenset({"cpu", "cuda"})
+"""Devices for which AdamW is one kernel instead of a dozen for each of hundreds of tensors."""
+
+
+def training_steps(
+    model: AdaptedModel,
+    adapter: Adapter,
+    batches: Sequence[Batch],
+    settings: TttSettings,
+    watch: Watch,
+) -> Generator[None, None, Trained]:
+    """Train an adapter in place; yield after each forward and backward pass and each update.
+
+    One step goes over all batches; its loss is the mean over all answer tokens, in nats. AdamW
+    without weight decay, at one learning rate.
+
+    Args:
+        model: The base with its targets.
+        adapter: Where training starts, for example a `fresh_adapter`.
+        batches: All examples, one batch for each pass.
+        settings: Steps, learning rate and early stop; rank, alpha and seed are the adapter's.
+        watch: Observer, clock and deadline.
+
+    Raises:
+        BudgetExceeded: The deadline passed; checked before each pass.
+        AdaptationError: A loss or a weight is not finite.
+    """
+    weights = [tensor.requires_grad_(True) for pair in adapter.pairs for tensor in pair]
+    training = _Training(model, adapter, batches, settings, watch)
+    try:
+        losses, updates = yield from training.run(weights)
+    finally:
+        for tensor in weights:
+            tensor.grad = None
+            tensor.requires_grad_(False)
+    _check_weights(weights, settings)
+    tokens = updates * sum(batch.tokens for batch in batches)
+    return Trained(adapter=adapter, losses=tuple(losses), trained_tokens=tokens)
+
+
+def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch.device) -> Adapter:
+    """Return an adapter that changes nothing yet: `A` random, `B` zero, as peft starts.
+
+    `A` is uniform in ±1/√in (Kaiming with a = √5). It depends on the seed alone: the generator is
+    our own, and the numbers are drawn on the CPU whatever the device.
+    """
+    random = torch.Generator().manual_seed(settings.seed)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for target in layout.targets:
+        shape_a, shape_b = target.shapes(settings.rank)
+        bound = 1 / math.sqrt(target.in_features)
+        a = torch.empty(shape_a).uniform_(-bound, bound, generator=random)
+        pairs.append((a.to(device), torch.zeros(shape_b, device=device)))
+    return Adapter(rank=settings.rank, alpha=settings.alpha, pairs=tuple(pairs))
+
+
+def learning_rate_at(step: int, settings: TttSettings) -> float:
+    """Return the learning rate of a 1-based step."""
+    return settings.learning_rate
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    model: AdaptedModel
+    adapter: Adapter
+    batches: Sequence[Batch]
+    settings: TttSettings
+    watch: Watch
+
+    def run(self, weights: list[Tensor]) -> Generator[None, None, tuple[list[float], int]]:
+        """Return the loss of each step and the number of updates."""
+        device_type = self.model.device.type
+        optimizer = torch.optim.AdamW(weights, weight_decay=0.0, fused=device_type in _FUSED)
+        losses: list[float] = []
+        for step in range(1, self.settings.epochs + 1):
+            loss = yield from self._accumulate(step)
+            losses.append(loss)
+            self.watch.on_step(TrainStep(step=step, steps=self.settings.epochs, loss=loss))
+            if loss < self.settings.stop_loss:
+                return losses, step - 1
+            optimizer.param_groups[0]["lr"] = learning_rate_at(step, self.settings)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            yield
+        return losses, len(losses)
+
+    def _accumulate(self, step: int) -> Generator[None, None, float]:
+        """Leave the gradient of one step in the adapter and return the step's loss."""
+        answers = sum(batch.targets.numel() for batch in self.batches)
+        loss = 0.0
+        for number, batch in enumerate(self.batches, start=1):
+            if number > 1:
+                yield
+            self._check_deadline(step)
+            # A loss that ends the training needs no backward pass, two thirds of the work.
+            enough = self.settings.stop_loss - loss if number == len(self.batches) else -math.inf
+            loss += self._pass(batch, answers=answers, enough=enough)
+            if not math.isfinite(loss):
+                raise AdaptationError(
+                    f"the loss of step {step} is {loss!r}: lower the learning rate "
+                    f"({self.settings.learning_rate!r}) or alpha / rank"
+                )
+        return loss
+
+    def _pass(self, batch: Batch, *, answers: int, enough: float) -> float:
+        """Run one batch forward and, unless its part of the loss is below `enough`, backward."""
+        with torch.enable_grad():
+            logits = self.model.logits_at(self.adapter, batch)
+            part = functional.cross_entropy(logits, batch.targets, reduction="sum") / answers
+            value = part.item()
+            if math.isfinite(value) and value >= enough:
+                torch.autograd.backward(part)
+        return value
+
+    def _check_deadline(self, step: int) -> None:
+        if self.watch.deadline is not None and self.watch.clock() >= self.watch.deadline:
+            raise BudgetExceeded(
+                f"the deadline passed before step {step} of {self.settings.epochs} of the "
+                "training: raise budget_seconds, or lower ttt_epochs or k"
+            )
+
+
+def _check_weights(weights: Sequence[Tensor], settings: TttSettings) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
+        raise AdaptationError(
+            f"the trained weights are not finite: lower the learning rate "
+            f"({settings.learning_rate!r}) or alpha / rank"
+        )

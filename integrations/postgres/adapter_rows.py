@@ -1,0 +1,99 @@
+"""Adapters as rows: found, claimed for training, stored, released.
+
+A row in state `training` is a lease. Its owner renews it while it trains; when the owner dies, the
+lease runs out and the next who asks takes it over. No connection is held while training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rttc_graph.integrations.postgres.json_values import cleaned_jsonb
+from rttc_graph.integrations.postgres.session import Session, WorkStopped
+from rttc_graph.protocols import TrainedAdapter
+
+__all__ = ("Claim", "find", "find_or_claim", "release", "renew", "store")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One caller's wish to train one adapter."""
+
+    key: str
+    base_fingerprint: str
+    owner: str
+    """Of the lease; another one for each call."""
+    lease_seconds: float
+
+
+def find(session: Session, key: str, base_fingerprint: str) -> TrainedAdapter | None:
+    """Return a stored adapter of a base, which counts as used."""
+    row = session.row("stored_adapter", key=key, base_fingerprint=base_fingerprint)
+    if row is None:
+        return None
+    return TrainedAdapter(
+        key=key,
+        weights=bytes(row["weights"]),
+        base_fingerprint=base_fingerprint,
+        trained_tokens=row["trained_tokens"],
+        steps=row["steps"],
+        losses=tuple(row["losses"]),
+        seconds=row["seconds"],
+        provenance=row["provenance"],
+    )
+
+
+def find_or_claim(session: Session, claim: Claim) -> TrainedAdapter | Literal["claimed", "busy"]:
+    """Return the adapter if it is stored; else try to become the one who trains it."""
+    adapter = find(session, claim.key, claim.base_fingerprint)
+    if adapter is not None:
+        return adapter
+    claimed = session.row(
+        "claim_adapter",
+        key=claim.key,
+        owner=claim.owner,
+        lease_seconds=claim.lease_seconds,
+        base_fingerprint=claim.base_fingerprint,
+    )
+    if not claimed:
+        return "busy"
+    try:
+        session.step()
+    except WorkStopped:  # nobody would train it, and others would wait for the lease to run out
+        session.resume()
+        release(session, claim)
+        raise
+    return "claimed"
+
+
+def renew(session: Session, claim: Claim) -> bool:
+    """Renew the lease; `False` if it is no longer the owner's."""
+    parameters = {"key": claim.key, "owner": claim.owner, "lease_seconds": claim.lease_seconds}
+    return session.row("renew_lease", **parameters) is not None
+
+
+def release(session: Session, claim: Claim) -> None:
+    """Give the lease up without an adapter, and wake those who wait."""
+    with session.connection.transaction():
+        session.execute("release_lease", key=claim.key, owner=claim.owner)
+        session.execute("tell_adapter", key=claim.key)
+
+
+def store(session: Session, claim: Claim, adapter: TrainedAdapter) -> None:
+    """Store the adapter, which ends the lease, and wake those who wait."""
+    with session.connection.transaction():
+        session.execute(
+            "store_adapter",
+            key=claim.key,
+            owner=claim.owner,
+            base_fingerprint=claim.base_fingerprint,
+            weights=adapter.weights,
+            bytes=len(adapter.weights),
+            trained_tokens=adapter.trained_tokens,
+            steps=adapter.steps,
+            losses=list(adapter.losses),
+            seconds=adapter.seconds,
+            provenance=cleaned_jsonb(adapter.provenance),
+        )
+        session.execute("tell_adapter", key=claim.key)

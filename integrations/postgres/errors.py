@@ -1,0 +1,56 @@
+"""The one place that knows psycopg's errors: they become ours, with what was being done."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors as sqlstate
+
+from rttc_graph.errors import BackendError
+
+__all__ = ("DRIVER_ERRORS", "LOST", "translated")
+
+DRIVER_ERRORS = psycopg.Error
+"""Whatever the driver raises."""
+
+LOST = (psycopg.OperationalError, psycopg.InterfaceError)
+"""What a lost connection raises: the server's words, or the driver's when it notices first."""
+
+_HINTS: dict[type[psycopg.Error], str] = {
+    sqlstate.UndefinedTable: "run `rttc db migrate`",
+    sqlstate.UndefinedColumn: "run `rttc db migrate`",
+    sqlstate.UndefinedObject: "run `rttc db migrate`",
+    sqlstate.InsufficientPrivilege: "ask an administrator of the database for the privilege",
+    sqlstate.QueryCanceled: "it took longer than statement_timeout_seconds",
+    sqlstate.DiskFull: "the server's disk is full",
+    sqlstate.ReadOnlySqlTransaction: "give the DSN of the primary server",
+}
+
+_LASTING = (sqlstate.DiskFull,)
+"""Operational errors that the next try will meet again, unlike lost connections and time-outs."""
+
+
+@contextmanager
+def translated(action: str, error: type[BackendError] = BackendError) -> Generator[None]:
+    """Re-raise the driver's errors as `error`.
+
+    Args:
+        action: What is being done, after "could not".
+        error: Class of the protocol that is being served.
+    """
+    try:
+        yield
+    except psycopg.Error as exc:
+        passing = isinstance(exc, LOST) and not isinstance(exc, _LASTING)
+        raise error(f"could not {action}: {_reason(exc)}", retryable=passing) from exc
+
+
+def _reason(exc: psycopg.Error) -> str:
+    """Return the server's words on one line, and what to do about them where that is known."""
+    words = " ".join((exc.diag.message_primary or str(exc) or type(exc).__name__).split())
+    hint = next((hint for kind, hint in _HINTS.items() if isinstance(exc, kind)), None)
+    if hint is None and "vector type not found" in words:
+        hint = "run `rttc db migrate`"
+    return f"{words}; {hint}" if hint else words

@@ -1,0 +1,246 @@
+"""Solved questions in Postgres, searchable by meaning: the knowledge base.
+
+Samples are partitioned by domain, so that a search of one domain reads that domain's index alone.
+Each change raises the revision of the tenant's domain, in the same transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from pgvector import HalfVector
+from psycopg import sql
+
+from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
+from rttc_graph.identity import checked_name
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.embedder_record import (
+    MAX_INDEXED_DIMENSION,
+    EmbedderIdentity,
+    claim,
+)
+from rttc_graph.integrations.postgres.reembedding import Reembedding, ReembedProgress
+from rttc_graph.integrations.postgres.sample_index import IndexBuilder, IndexProgress
+from rttc_graph.integrations.postgres.sample_rows import (
+    SampleRow,
+    ensure_domains,
+    ids_of,
+    insert_rows,
+)
+from rttc_graph.integrations.postgres.sample_search import Scope, search
+from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
+
+__all__ = ("PostgresKnowledgeBase",)
+
+T = TypeVar("T")
+
+
+class PostgresKnowledgeBase:
+    """A `KnowledgeBase` in a migrated database.
+
+    Args:
+        database: Where it is; it stays its caller's to close.
+        embedder: Made the vectors; asked for its fingerprint and dimension at the first use.
+        auto_index: Whether a search that finds a large domain without an index has the index
+            built in the background, searching exactly meanwhile.
+    """
+
+    def __init__(self, database: Database, embedder: Embedder, *, auto_index: bool = True) -> None:
+        self._database = database
+        self._embedder = embedder
+        self._auto_index = auto_index
+        self._indexes = IndexBuilder(database)
+
+    async def search(
+        self, vector: Vector, *, k: int, domain: str | None, tenant: str
+    ) -> SearchResult:
+        """Return the `k` samples nearest to `vector`; never fewer while there are `k`."""
+        if k < 1:
+            raise ConfigurationError(f"k={k!r} must be at least 1")
+        checked_name("tenant", tenant)
+        if domain is not None:
+            checked_name("domain", domain)
+        mine = await EmbedderIdentity.of(self._embedder)
+        mine.check_vector(vector)
+        asked = HalfVector(list(vector))
+
+        def work(session: Session) -> tuple[SearchResult, bool]:
+            stored = session.row("embedder")
+            if stored is None:
+                return SearchResult(samples=[], revision=0), False
+            mine.check(stored)
+            scope = Scope.of(session.rows("search_scope", tenant=tenant, domain=domain))
+            found = search(session, scope, asked, k=k, tenant=tenant)
+            return found, scope.wants_index and mine.dimension <= MAX_INDEXED_DIMENSION
+
+        result, wants_index = await self._run("search the knowledge base", work)
+        if wants_index and self._auto_index:
+            self._indexes.build_in_background()
+        return result
+
+    async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
+        """Tell for each sample whether it is not stored yet."""
+        checked_name("tenant", tenant)
+        names = sorted({checked_name("domain", sample.domain) for sample in samples})
+        ids = ids_of(samples)
+
+        def work(session: Session) -> set[bytes]:
+            domain_ids = [row["id"] for row in session.rows("domain_ids", names=names)]
+            stored = session.rows("stored_ids", domain_ids=domain_ids, ids=ids, tenant=tenant)
+            return {row["id"] for row in stored}
+
+        stored = await self._run("look for stored samples", work)
+        return [sample_id not in stored for sample_id in ids]
+
+    async def ingest(
+        self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
+    ) -> int:
+        """Store the samples in one transaction and return how many were new.
+
+        After a connection that was lost at the very end the count may be too low, by samples that
+        were stored all the same.
+
+        Raises:
+            ConfigurationError: A sample cannot be stored; nothing was.
+            KnowledgeBaseError: Nothing of this call was stored.
+        """
+        checked_name("tenant", tenant)
+        if len(samples) != len(vectors):
+            raise ConfigurationError(
+                f"there are {len(samples)} samples and {len(vectors)} vectors; give one for each"
+            )
+        if not samples:
+            return 0
+        mine = await EmbedderIdentity.of(self._embedder)
+        for vector in vectors:
+            mine.check_vector(vector)
+        work = partial(_ingest, mine=mine, samples=samples, vectors=vectors, tenant=tenant)
+        return await self._run(f"store {len(samples)} samples", work)
+
+    async def delete(self, *, domain: str, tenant: str) -> int:
+        """Delete a domain's samples and return how many there were."""
+        checked_name("tenant", tenant)
+        checked_name("domain", domain)
+        work = partial(_delete, domain=domain, tenant=tenant)
+        return await self._run(f"delete domain {domain!r}", work)
+
+    async def stats(self, *, tenant: str) -> list[DomainStats]:
+        """Return the size of each domain, by name; bytes are the tenant's share."""
+        checked_name("tenant", tenant)
+
+        def work(session: Session) -> list[DomainStats]:
+            return [
+                DomainStats(
+                    domain=row["domain"],
+                    samples=row["samples"],
+                    revision=row["revision"],
+                    bytes=row["bytes"],
+                    index="hnsw" if row["has_index"] else "exact",
+                )
+                for row in session.rows("domain_stats", tenant=tenant)
+            ]
+
+        return await self._run("measure the knowledge base", work)
+
+    async def build_indexes(
+        self, *, on_progress: Callable[[IndexProgress], None] | None = None
+    ) -> list[str]:
+        """Build the indexes that large domains lack and return the domains' names.
+
+        Readers and writers go on meanwhile; 100,000 samples take about half a minute. Cancelling
+        ends the build.
+
+        Args:
+            on_progress: Called from another thread a few times a second.
+
+        Raises:
+            KnowledgeBaseError: An index could not be built; searches stay exact.
+        """
+        mine = await EmbedderIdentity.of(self._embedder)
+        if mine.dimension > MAX_INDEXED_DIMENSION:
+            return []
+        stop = threading.Event()
+        try:
+            return await asyncio.wrap_future(self._indexes.start(stop, on_progress))
+        finally:
+            stop.set()
+
+    async def reembed(self, *, on_progress: Callable[[ReembedProgress], None] | None = None) -> int:
+        """Give every sample of every tenant a vector of this knowledge base's embedder.
+
+        Searches by the old embedder work until the new vectors are exchanged for the old in one
+        transaction, for which searches wait. A re-embedding that was broken off is resumed by
+        calling this again. The query-state cache forgets all its states.
+
+        Args:
+            on_progress: Called on the event loop after each batch; must not block.
+
+        Returns:
+            How many samples there are.
+
+        Raises:
+            EmbeddingError: The embedder failed; the old vectors are still in use.
+            KnowledgeBaseError: The exchange failed; the old vectors are still in use.
+        """
+        mine = await EmbedderIdentity.of(self._embedder)
+        return await Reembedding(self._database, self._embedder, mine).run(on_progress)
+
+    async def _run(self, action: str, work: Callable[[Session], T]) -> T:
+        return await self._database.run(action, work, error=KnowledgeBaseError)
+
+
+def _ingest(
+    session: Session,
+    *,
+    mine: EmbedderIdentity,
+    samples: Sequence[NewSample],
+    vectors: Sequence[Vector],
+    tenant: str,
+) -> int:
+    rows = [SampleRow.of(*pair) for pair in zip(samples, vectors, strict=True)]
+    claim(session, mine)
+    domain_ids = ensure_domains(session, sorted({row.domain for row in rows}))
+    touched = {"tenant": tenant, "domain_ids": sorted(domain_ids.values())}
+    with session.connection.transaction():
+        stored = session.row("locked_embedder")
+        if stored is not None:
+            mine.check(stored)
+        session.execute("share_domains", domain_ids=touched["domain_ids"])
+        session.execute("add_tenant_domains", **touched)
+        session.execute("lock_tenant_domains", **touched)
+        added = insert_rows(session, rows, domain_ids, tenant)
+        for domain_id, count in sorted(added.items()):
+            session.execute("count_samples", tenant=tenant, domain_id=domain_id, added=count)
+    return sum(added.values())
+
+
+def _delete(session: Session, *, domain: str, tenant: str) -> int:
+    with session.connection.transaction():
+        found = session.row("lock_domain", domain=domain)
+        if found is None:
+            return 0
+        place = {"tenant": tenant, "domain_id": found["id"]}
+        counts = session.row("samples_of_domain", **place)
+        if counts is None or counts["mine"] == 0:
+            return 0
+        if counts["others"]:
+            session.execute("delete_samples", **place)
+        else:
+            _empty_partition(session, found["id"])
+        session.execute("forget_samples", **place)
+        return int(counts["mine"])
+
+
+def _empty_partition(session: Session, domain_id: int) -> None:
+    """Empty a partition at once, with its index: one that is filled again needs none for long."""
+    names = {
+        "partition": sql.Identifier(f"rttc_sample_{domain_id}"),
+        "index": sql.Identifier(f"rttc_sample_{domain_id}_hnsw"),
+    }
+    for text in ("truncate {partition}", "drop index if exists {index}"):
+        session.connection.execute(sql.SQL(text).format(**names))

@@ -1,0 +1,46 @@
+"""Ledgers of finished runs in Postgres."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rttc_graph.errors import BackendError
+from rttc_graph.identity import checked_name
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.json_values import cleaned, cleaned_jsonb
+from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.protocols import RunRecord
+
+__all__ = ("PostgresLedgerStore",)
+
+
+class PostgresLedgerStore:
+    """A `LedgerStore` in a migrated database.
+
+    Args:
+        database: Where it is; it stays its caller's to close.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, run: RunRecord) -> None:
+        """Store one finished run; what PostgreSQL cannot store of its texts is replaced."""
+        row = {
+            **cleaned(asdict(run)),
+            "tenant": checked_name("tenant", run.tenant),
+            "entries": cleaned_jsonb(run.entries),
+        }
+        await self._database.run(
+            "store a run", lambda s: s.execute("append_run", **row), error=BackendError
+        )
+
+    async def recent(self, *, tenant: str, count: int = 20) -> list[RunRecord]:
+        """Return the tenant's last runs, newest first."""
+        checked_name("tenant", tenant)
+
+        def work(session: Session) -> list[RunRecord]:
+            rows = session.rows("recent_runs", tenant=tenant, count=count)
+            return [RunRecord(**row) for row in rows]
+
+        return await self._database.run("read the last runs", work, error=BackendError)

@@ -1,0 +1,297 @@
+"""What was retrieved and trained for earlier queries, in Postgres: the query-state cache.
+
+A recall is one statement. An adapter is trained once, however many requests and processes ask for
+it: the first takes a lease in its row, the others listen for the news and ask twice a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from pgvector import HalfVector
+from psycopg.types.json import Json
+
+from rttc_graph.errors import BudgetExceeded, ConfigurationError, QueryStateCacheError
+from rttc_graph.identity import checked_name, query_digest
+from rttc_graph.integrations.postgres.adapter_lease import AdapterNews, kept_alive
+from rttc_graph.integrations.postgres.adapter_rows import (
+    Claim,
+    find,
+    find_or_claim,
+    release,
+    store,
+)
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.json_values import cleaned
+from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.protocols import (
+    AdapterLookup,
+    QueryState,
+    RecalledState,
+    RecallRequest,
+    TrainedAdapter,
+)
+
+__all__ = ("CacheStats", "PostgresQueryStateCache", "Purged")
+
+T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+"""How long news of an adapter may be late when the notification was lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStats:
+    """Size of the cache, all tenants together."""
+
+    states: int
+    adapters: int
+    training: int
+    """Adapters that are being trained now."""
+    bytes: int
+    """Of states and adapters, as eviction counts them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purged:
+    """What a purge removed."""
+
+    states: int
+    adapters: int
+
+
+class PostgresQueryStateCache:
+    """A `QueryStateCache` in a migrated database.
+
+    Args:
+        database: Where it is; it stays its caller's to close.
+        max_bytes: Of states and adapters; the least recently used go first. An adapter of rank 8
+            for a model of 135 million weights has 1 to 5 MB.
+        max_states: All vectors of a domain are compared at a recall: 10,000 take some 11 ms.
+        max_age_seconds: How long something may stay unused.
+        lease_seconds: After how long a dead process's training is taken over; a living one renews
+            its lease three times as often.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_bytes: int = 2 * 2**30,
+        max_states: int = 10_000,
+        max_age_seconds: float = 30 * 86_400.0,
+        lease_seconds: float = 30.0,
+    ) -> None:
+        limits = {
+            "max_bytes": max_bytes,
+            "max_states": max_states,
+            "max_age_seconds": max_age_seconds,
+            "lease_seconds": lease_seconds,
+        }
+        for name, value in limits.items():
+            if value <= 0:
+                raise ConfigurationError(f"{name}={value!r} must be above 0")
+        self._database = database
+        self._max_bytes = max_bytes
+        self._max_states = max_states
+        self._max_age_seconds = max_age_seconds
+        self._lease_seconds = lease_seconds
+        self._news = AdapterNews(database)
+
+    async def recall(self, request: RecallRequest) -> RecalledState:
+        """Return the nearest usable samples and adapter; both `None` on a miss."""
+        asked = {
+            "tenant": checked_name("tenant", request.tenant),
+            "domain": _domain(request.domain),
+            "vector": HalfVector(list(request.vector)),
+            "dimension": len(request.vector),
+            "k": request.k,
+            "samples_similarity": request.samples_similarity,
+            "adapter_similarity": request.adapter_similarity,
+            "base_fingerprint": request.base_fingerprint,
+            "training_fingerprint": request.training_fingerprint,
+        }
+        row = await self._run("recall a query state", lambda s: s.row("recall", **asked))
+        if row is None:
+            raise QueryStateCacheError("a recall returned nothing, not even a miss")
+        hit = row["samples"] is not None
+        return RecalledState(
+            samples=row["samples"],
+            samples_similarity=row["samples_similarity"],
+            revision=row["revision"] if hit else None,
+            adapter=row["adapter_key"],
+            adapter_similarity=row["adapter_similarity"],
+        )
+
+    async def remember(self, state: QueryState) -> None:
+        """Store a query's state, replacing what was stored for the same query, then evict."""
+        samples = json.dumps(state.samples, default=str)
+        query = str(cleaned(state.query))
+        stored = {
+            "tenant": checked_name("tenant", state.tenant),
+            "domain": _domain(state.domain),
+            "query_digest": query_digest(state.query),
+            "query": query,
+            "vector": HalfVector(list(state.vector)),
+            "k": state.k,
+            "samples": Json(state.samples, dumps=lambda _: samples),
+            "revision": state.revision,
+            "adapter": state.adapter,
+            "training_fingerprint": state.training_fingerprint,
+            "reward": state.reward,
+            "bytes": len(samples) + len(query.encode()) + 2 * len(state.vector),
+        }
+
+        def work(session: Session) -> None:
+            session.execute("remember", **stored)
+            self._evict(session)
+
+        await self._run("remember a query state", work)
+
+    async def load_adapter(self, key: str, *, base_fingerprint: str) -> TrainedAdapter | None:
+        """Return a stored adapter; `None` if it is gone or was made for another base."""
+        work = partial(find, key=checked_name("adapter", key), base_fingerprint=base_fingerprint)
+        return await self._run("load an adapter", work)
+
+    async def get_or_train(
+        self,
+        key: str,
+        *,
+        base_fingerprint: str,
+        train: Callable[[], Awaitable[TrainedAdapter]],
+        deadline: float | None = None,
+    ) -> AdapterLookup:
+        """Return the adapter `key`, training it once however many requests and processes ask.
+
+        What `train` returned is returned also when the database cannot store it.
+
+        Raises:
+            BudgetExceeded: The deadline passed while another request was training it.
+            QueryStateCacheError: The cache failed before the training began.
+        """
+        claim = Claim(
+            key=checked_name("adapter", key),
+            base_fingerprint=base_fingerprint,
+            owner=uuid.uuid4().hex,
+            lease_seconds=self._lease_seconds,
+        )
+        waited = False
+        while True:
+            with self._news.about(key) as news:
+                found = await self._find_or_claim(claim)
+                if found == "claimed":
+                    return AdapterLookup(adapter=await self._train(claim, train), origin="trained")
+                if found != "busy":
+                    return AdapterLookup(adapter=found, origin="waited" if waited else "cache")
+                waited = True
+                left = _POLL_SECONDS if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    raise BudgetExceeded(
+                        f"another request is still training adapter {key!r} at this run's deadline"
+                    )
+                await asyncio.wait({asyncio.wrap_future(news)}, timeout=min(left, _POLL_SECONDS))
+
+    async def discard_adapter(self, key: str) -> None:
+        """Drop an adapter that did not raise the reward; no query state refers to it afterwards."""
+        checked_name("adapter", key)
+        await self._run("discard an adapter", lambda s: s.execute("discard_adapter", key=key))
+
+    async def stats(self) -> CacheStats:
+        """Return the size of the cache, all tenants together."""
+        row = await self._run("measure the cache", lambda s: s.row("cache_stats")) or {}
+        return CacheStats(
+            states=row["states"],
+            adapters=row["adapters"],
+            training=row["training"],
+            bytes=row["state_bytes"] + row["adapter_bytes"],
+        )
+
+    async def purge(self, *, tenant: str | None = None) -> Purged:
+        """Remove a tenant's states and the adapters that only they referred to, or everything.
+
+        Adapters that are being trained stay.
+        """
+        if tenant is not None:
+            checked_name("tenant", tenant)
+
+        def work(session: Session) -> Purged:
+            with session.connection.transaction():
+                states = session.row("purge_states", tenant=tenant) or {}
+                keys = None if tenant is None else states["keys"]
+                adapters = session.row("purge_adapters", keys=keys) or {}
+            return Purged(states=states["states"], adapters=adapters["adapters"])
+
+        return await self._run("purge the cache", work)
+
+    async def _find_or_claim(self, claim: Claim) -> Any:
+        try:
+            return await self._run("look for an adapter", partial(find_or_claim, claim=claim))
+        except asyncio.CancelledError:
+            self._give_up(claim)
+            raise
+
+    async def _train(
+        self, claim: Claim, train: Callable[[], Awaitable[TrainedAdapter]]
+    ) -> TrainedAdapter:
+        with kept_alive(self._database, claim):
+            try:
+                adapter = await train()
+            except BaseException:
+                self._give_up(claim)
+                raise
+            await self._store(claim, adapter)
+            return adapter
+
+    async def _store(self, claim: Claim, adapter: TrainedAdapter) -> None:
+        """Store what was trained; to fail here must not lose it."""
+        if len(adapter.weights) > self._max_bytes:
+            _LOG.warning(
+                "adapter %s has %d bytes, max_bytes=%d; it is not kept",
+                claim.key,
+                len(adapter.weights),
+                self._max_bytes,
+            )
+            self._give_up(claim)
+            return
+
+        def work(session: Session) -> None:
+            store(session, claim, adapter)
+            self._evict(session)
+
+        try:
+            storing = self._database.submit("store an adapter", work, error=QueryStateCacheError)
+            # Shielded: a caller that is cancelled now has paid for the training all the same.
+            await asyncio.shield(asyncio.wrap_future(storing))
+        except QueryStateCacheError as exc:
+            _LOG.warning("adapter %s was trained and is in use, but %s", claim.key, exc)
+
+    def _give_up(self, claim: Claim) -> None:
+        """End a lease without waiting for it: the caller may be cancelled, or fail already."""
+        try:
+            self._database.submit(
+                "release a lease", partial(release, claim=claim), error=QueryStateCacheError
+            )
+        except QueryStateCacheError as exc:  # closed meanwhile: the lease runs out by itself
+            _LOG.warning("%s", exc)
+
+    def _evict(self, session: Session) -> None:
+        session.execute("evict_old", max_age_seconds=self._max_age_seconds)
+        session.execute("evict_least_used", max_bytes=self._max_bytes, max_states=self._max_states)
+
+    async def _run(self, action: str, work: Callable[[Session], T]) -> T:
+        return await self._database.run(action, work, error=QueryStateCacheError)
+
+
+def _domain(domain: str | None) -> str:
+    """Return a domain as it is stored, where no domain is the empty one."""
+    return "" if domain is None else checked_name("domain", domain)

@@ -1,0 +1,190 @@
+"""Builds the HNSW indexes of large partitions while everybody goes on reading and writing.
+
+A build is `concurrently`, by one process at a time for each partition; what an interrupted build
+left behind is dropped first, since "if not exists" would take it for the index.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg.errors import DiskFull
+from psycopg.rows import DictRow, dict_row
+
+from rttc_graph.errors import KnowledgeBaseError
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.errors import translated
+from rttc_graph.integrations.postgres.sample_search import INDEX_ROWS
+from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.integrations.postgres.statements import statement
+from rttc_graph.integrations.postgres.threads import on_daemon
+
+__all__ = ("IndexBuilder", "IndexProgress")
+
+_LOCK = 0x72747469  # "rtti"; the second half of the key is the domain's id
+_POLL_SECONDS = 0.2
+_BUILD_SETTINGS = {
+    "statement_timeout": "0",
+    "client_min_messages": "warning",
+    "maintenance_work_mem": "1GB",  # 500,000 rows of 384 dimensions make an index of 585 MB
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexProgress:
+    """How far a build is."""
+
+    domain: str
+    phase: str
+    """In the server's words."""
+    done: int
+    """Of `total`, in the phase's own unit."""
+    total: int
+
+
+class IndexBuilder:
+    """Builds missing indexes on daemon threads: a process never waits for them to exit."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._in_background: Future[list[str]] | None = None
+
+    def start(
+        self, stop: threading.Event, on_progress: Callable[[IndexProgress], None] | None
+    ) -> Future[list[str]]:
+        """Start to build all missing indexes; the result names their domains.
+
+        Args:
+            stop: Ends the build when it is set.
+            on_progress: Called on the thread of the build, a few times a second.
+        """
+        return on_daemon(lambda: self._build_all(stop, on_progress))
+
+    def build_in_background(self) -> None:
+        """Start to build what is missing unless that is going on."""
+        with self._lock:
+            if self._in_background is None or self._in_background.done():
+                self._in_background = self.start(threading.Event(), None)
+
+    def _build_all(
+        self, stop: threading.Event, on_progress: Callable[[IndexProgress], None] | None
+    ) -> list[str]:
+        def missing(session: Session) -> list[DictRow]:
+            return list(session.rows("unindexed_domains", threshold=INDEX_ROWS))
+
+        action = "build an index"
+        domains = self._database.run_here(action, missing, error=KnowledgeBaseError)
+        with translated(action, KnowledgeBaseError):
+            return [
+                domain["name"] for domain in domains if self._build_one(domain, stop, on_progress)
+            ]
+
+    def _build_one(
+        self,
+        domain: DictRow,
+        stop: threading.Event,
+        on_progress: Callable[[IndexProgress], None] | None,
+    ) -> bool:
+        """Build a partition's index unless another process does; return whether it is there."""
+        with self._database.connect() as connection, self._watching(on_progress) as watcher:
+            build = on_daemon(lambda: _create_index(connection, domain["id"], stop))
+            while not build.done():
+                wait([build], timeout=_POLL_SECONDS)
+                if stop.is_set() or self._database.is_closed:
+                    stop.set()
+                    connection.cancel_safe(timeout=5.0)
+                elif watcher is not None and on_progress is not None:
+                    pid = connection.info.backend_pid
+                    for progress in _progress(watcher, pid, domain["name"]):
+                        on_progress(progress)
+            return build.result()
+
+    @contextmanager
+    def _watching(
+        self, on_progress: Callable[[IndexProgress], None] | None
+    ) -> Generator[Connection[Any] | None]:
+        if on_progress is None:
+            yield None
+            return
+        with self._database.connect() as watcher:
+            yield watcher
+
+
+def _create_index(connection: Connection[Any], domain_id: int, stop: threading.Event) -> bool:
+    names = {
+        "index": sql.Identifier(f"rttc_sample_{domain_id}_hnsw"),
+        "partition": sql.Identifier(f"rttc_sample_{domain_id}"),
+    }
+    if not _lock(connection, domain_id, stop):
+        return False
+    try:
+        with _settings(connection, _BUILD_SETTINGS):
+            if not _is_valid(connection, domain_id):
+                _build(connection, names)
+                connection.execute(sql.SQL("analyze {partition}").format(**names))
+            return True
+    finally:
+        if not connection.closed:
+            connection.execute("select pg_advisory_unlock(%s, %s)", (_LOCK, domain_id))
+
+
+@contextmanager
+def _settings(connection: Connection[Any], settings: Mapping[str, str]) -> Generator[None]:
+    """Set and put back; the connection may be borrowed from a pool of the caller's."""
+    put = "select set_config(%s, %s, false)"
+    before = {name: _value(connection, "select current_setting(%s)", name) for name in settings}
+    for name, value in settings.items():
+        connection.execute(put, (name, value))
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            for name, value in before.items():
+                connection.execute(put, (name, value))
+
+
+def _build(connection: Connection[Any], names: dict[str, sql.Identifier]) -> None:
+    drop = sql.SQL("drop index concurrently if exists {index}").format(**names)
+    create = sql.SQL(
+        "create index concurrently {index} on {partition} "
+        "using hnsw (embedding halfvec_cosine_ops) with (m = 16, ef_construction = 64)"
+    ).format(**names)
+    connection.execute(drop)
+    try:
+        connection.execute(create)
+    except DiskFull:
+        # In a container a parallel build may find less shared memory than it asks for.
+        with _settings(connection, {"max_parallel_maintenance_workers": "0"}):
+            connection.execute(drop)
+            connection.execute(create)
+
+
+def _lock(connection: Connection[Any], domain_id: int, stop: threading.Event) -> bool:
+    """Wait until no other process builds this index, by asking; `False` if told to stop."""
+    while not _value(connection, "select pg_try_advisory_lock(%s, %s)", _LOCK, domain_id):
+        if stop.wait(_POLL_SECONDS):
+            return False
+    return True
+
+
+def _is_valid(connection: Connection[Any], domain_id: int) -> bool:
+    valid = "select indisvalid from pg_index where indexrelid = to_regclass(%s)"
+    return bool(_value(connection, valid, f"rttc_sample_{domain_id}_hnsw"))
+
+
+def _progress(watcher: Connection[Any], pid: int, domain: str) -> Generator[IndexProgress]:
+    cursor = watcher.cursor(row_factory=dict_row)
+    for row in cursor.execute(statement("index_progress"), {"pid": pid}):
+        yield IndexProgress(domain=domain, phase=row["phase"], done=row["done"], total=row["total"])
+
+
+def _value(connection: Connection[Any], query: str, *parameters: object) -> Any:
+    row = connection.execute(query.encode(), parameters).fetchone()
+    return row[0] if row else None

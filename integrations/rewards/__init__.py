@@ -1,0 +1,1 @@
+"""Reward models: classifiers, cross-encoders, chat models as judges, callables, self-confidence."""

@@ -1,0 +1,44 @@
+"""What every reward model of ours promises about its scores, checked in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rttc_graph.errors import RewardModelError
+
+_ROUNDING = 1e-6
+"""How far outside [0, 1] a score may be for float32 to be the reason."""
+
+
+def checked_rewards(scores: Sequence[object], *, expected: int, source: str) -> list[float]:
+    """Return the scores as floats in [0, 1].
+
+    Args:
+        scores: What a model or a function returned.
+        expected: Number of candidates.
+        source: Name of the reward model, for the message.
+
+    Raises:
+        RewardModelError: A score is missing, no number, not finite or out of range.
+    """
+    if len(scores) != expected:
+        raise RewardModelError(
+            f"{source!r} returned {len(scores)} scores for {expected} candidates: "
+            "return one for each"
+        )
+    return [_checked(score, source) for score in scores]
+
+
+def _checked(score: object, source: str) -> float:
+    try:
+        value = float(score)  # type: ignore[arg-type]  # numpy's and torch's numbers are welcome too
+    except (TypeError, ValueError) as exc:
+        raise RewardModelError(
+            f"{source!r} returned {score!r}, which is no number: return a reward from 0 to 1"
+        ) from exc
+    if not math.isfinite(value) or not -_ROUNDING <= value <= 1 + _ROUNDING:
+        raise RewardModelError(
+            f"{source!r} returned {value!r}: a reward is a finite number from 0 to 1"
+        )
+    return min(max(value, 0.0), 1.0)

@@ -1,0 +1,338 @@
+"""Generation: requests of any caller, in one running batch that they join and leave token by token.
+
+Everything but `Decoder.queue` runs in the lane. Each row has its own settings, adapter, random
+numbers, deadline and stop sign, and gives the same answer alone and in company.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from rttc_graph.errors import PolicyModelError
+from rttc_graph.integrations.transformers.batch import RunningBatch
+from rttc_graph.integrations.transformers.detokenise import TextStream
+from rttc_graph.integrations.transformers.failures import translated
+from rttc_graph.integrations.transformers.lane import Lane
+from rttc_graph.integrations.transformers.loading import LoadedModel
+from rttc_graph.integrations.transformers.sampling import Draw, choose
+from rttc_graph.integrations.transformers.tokens import encode_prompt
+from rttc_graph.protocols import GenerationRequest
+from rttc_graph.state import FinishReason
+
+LENGTH_SLACK_TOKENS = 32
+"""Prompts this close in length, or within a quarter of it, are computed together.
+
+Padding then is a third of a prompt at most; further apart, another pass costs less than padding.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeRequest:
+    """A row to be."""
+
+    generation: GenerationRequest
+    deadline: float | None = None
+    """Reading of `time.monotonic()` at which the row ends with what it has."""
+    on_text: Callable[[str], None] | None = None
+    """Called in the lane with each new piece of text; must not block. An error ends the row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """A finished row."""
+
+    text: str
+    prompt_tokens: int
+    tokens: tuple[int, ...]
+    """Chosen tokens, a final end token and those of a stop string included."""
+    token_texts: tuple[str, ...]
+    logprobs: tuple[float, ...]
+    """Of each chosen token in nats, at temperature 1."""
+    finish_reason: FinishReason
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Mean log-probability in nats; `None` when no token was chosen."""
+        return math.fsum(self.logprobs) / len(self.logprobs) if self.logprobs else None
+
+
+class _Row:
+    """A request in work."""
+
+    def __init__(
+        self, request: DecodeRequest, future: Future[Decoded], loaded: LoadedModel
+    ) -> None:
+        asked = request.generation
+        self.future = future
+        self.adapter = asked.adapter
+        self.prompt = encode_prompt(loaded, asked.messages)
+        self.room = min(asked.max_new_tokens, loaded.context_tokens - len(self.prompt))
+        """Tokens that may be chosen."""
+        self.draw = Draw.seeded(temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed)
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self._deadline = request.deadline
+        self._on_text = request.on_text
+        self._tokenizer = loaded.tokenizer
+        self._ends = loaded.eos_ids
+        self._stream = TextStream(loaded.tokenizer, (*asked.stop, *loaded.stop))
+
+    @property
+    def size(self) -> int:
+        """Positions that the row may come to fill."""
+        return len(self.prompt) + self.room
+
+    def reason_to_end(self) -> FinishReason | None:
+        """Return why the row is to get no further token, if it is not to."""
+        if self.tokens and (self.tokens[-1] in self._ends or self._stream.is_stopped):
+            return "stop"
+        if len(self.tokens) >= self.room:
+            return "length"
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return "budget"
+        return None
+
+    def push(self, token: int, logprob: float) -> None:
+        """Take a chosen token."""
+        if math.isnan(logprob):
+            on = f" with the adapter {self.adapter!r}" if self.adapter else ""
+            self.fail(PolicyModelError(f"the model{on} gave logits that are not numbers"))
+            return
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        self._tell(self._stream.push(token))
+
+    def finish(self, reason: FinishReason) -> None:
+        """Hand out the answer."""
+        self._tell(self._stream.finish())
+        answer = Decoded(
+            text=self._stream.text,
+            prompt_tokens=len(self.prompt),
+            tokens=tuple(self.tokens),
+            token_texts=tuple(self._tokenizer.convert_ids_to_tokens(self.tokens)),
+            logprobs=tuple(self.logprobs),
+            finish_reason=reason,
+        )
+        try:
+            self.future.set_result(answer)
+        except InvalidStateError:
+            return  # cancelled meanwhile
+
+    def fail(self, exc: BaseException) -> None:
+        """Hand out an error."""
+        _fail(self.future, exc)
+
+    def _tell(self, piece: str) -> None:
+        if not piece or self._on_text is None:
+            return
+        try:
+            self._on_text(piece)
+        except Exception as exc:  # noqa: BLE001  # a listener's failure is its own row's, no other's
+            self.fail(exc)
+
+
+class Decoder:
+    """The generation side of a lane.
+
+    Args:
+        lane: Where it runs.
+        max_rows: Most rows in the batch.
+        max_tokens: Most positions in the batch, padding included; a single row is always let in.
+    """
+
+    def __init__(self, lane: Lane, *, max_rows: int, max_tokens: int) -> None:
+        self._lane = lane
+        self._max_rows = max_rows
+        self._max_tokens = max_tokens
+        self._waiting: deque[_Row] = deque()
+        self._rows: list[_Row] = []
+        self._batch = RunningBatch(torch.device("cpu"))
+        self._is_running = False
+
+    def queue(
+        self, requests: Sequence[DecodeRequest], model: Callable[[], LoadedModel]
+    ) -> list[Future[Decoded]]:
+        """Queue rows and return a future for each; cancel one to drop its row at the next token.
+
+        Args:
+            requests: In any mixture of settings and adapters.
+            model: Gives the model; called in the lane.
+        """
+        entries = [(request, Future[Decoded]()) for request in requests]
+        futures = [future for _, future in entries]
+        start = self._lane.submit(lambda: self._enlist(entries, model()))
+        start.add_done_callback(lambda done: _pass_failure(done, futures))
+        return futures
+
+    def _enlist(
+        self, entries: Sequence[tuple[DecodeRequest, Future[Decoded]]], loaded: LoadedModel
+    ) -> None:
+        """Turn requests into waiting rows and see to it that the batch runs."""
+        for request, future in entries:
+            if future.cancelled():
+                continue
+            try:
+                with translated("read the prompt"):
+                    row = _Row(request, future, loaded)
+                    _check_room(row, request.generation, loaded)
+            except PolicyModelError as exc:
+                _fail(future, exc)
+            else:
+                self._waiting.append(row)
+        if self._waiting and not self._is_running:
+            self._is_running = True
+            run = self._lane.submit_steps(lambda: self._run(loaded), background=False)
+            run.add_done_callback(self._ended)
+
+    def _ended(self, run: Future[None]) -> None:
+        """Leave nobody waiting, also when the lane was closed or this class has a bug."""
+        self._is_running = False
+        rows = [*self._waiting, *self._rows]
+        self._waiting.clear()
+        self._rows = []
+        _pass_failure(run, [row.future for row in rows])
+
+    def _run(self, loaded: LoadedModel) -> Generator[None, None, None]:
+        """Compute prompts and tokens until no row is left."""
+        self._batch = RunningBatch(loaded.device)
+        while True:
+            self._settle(loaded)
+            newcomers = self._next_group()
+            if newcomers:
+                self._admit(newcomers, loaded)
+            elif self._rows:
+                self._burst(loaded)
+            else:
+                return
+            yield
+
+    def _settle(self, loaded: LoadedModel) -> None:
+        """Take out rows that are over: answered, cancelled, late, or without their adapter."""
+        self._waiting = deque(row for row in self._waiting if self._goes_on(row, loaded))
+        kept = [at for at, row in enumerate(self._rows) if self._goes_on(row, loaded)]
+        if len(kept) < len(self._rows):
+            self._rows = [self._rows[at] for at in kept]
+            self._batch.keep(kept)
+
+    def _goes_on(self, row: _Row, loaded: LoadedModel) -> bool:
+        if row.future.done():
+            return False
+        if row.adapter is not None:
+            try:
+                loaded.require_adapter(row.adapter)
+            except PolicyModelError as exc:
+                row.fail(exc)
+                return False
+        reason = row.reason_to_end()
+        if reason is not None:
+            row.finish(reason)
+        return reason is None
+
+    def _next_group(self) -> list[_Row]:
+        """Take the oldest waiting row, and others of like length that there is room for."""
+        if not self._waiting or not self._fits([self._waiting[0]]):
+            return []
+        group = [self._waiting.popleft()]
+        length = len(group[0].prompt)
+        slack = max(LENGTH_SLACK_TOKENS, length // 4)
+        for row in list(self._waiting):
+            if abs(len(row.prompt) - length) <= slack and self._fits([*group, row]):
+                self._waiting.remove(row)
+                group.append(row)
+        return group
+
+    def _fits(self, newcomers: Sequence[_Row]) -> bool:
+        rows = [*self._rows, *newcomers]
+        if len(rows) == 1:
+            return True
+        return (
+            len(rows) <= self._max_rows
+            and len(rows) * max(row.size for row in rows) <= self._max_tokens
+        )
+
+    def _admit(self, newcomers: list[_Row], loaded: LoadedModel) -> None:
+        """Compute the newcomers' prompts and their first tokens."""
+        with (
+            self._failing(newcomers),
+            loaded.forward_rows([row.adapter for row in newcomers]) as forward,
+        ):
+            logits = self._batch.join([row.prompt for row in newcomers], forward)
+            self._rows += newcomers
+            _push(newcomers, choose(logits, [row.draw for row in newcomers]))
+
+    def _burst(self, loaded: LoadedModel) -> None:
+        """Compute tokens until a row is over or the lane is wanted; adapters are set up once."""
+        rows = self._rows
+        draws = [row.draw for row in rows]
+        with self._failing(rows), loaded.forward_rows([row.adapter for row in rows]) as forward:
+            while True:
+                logits = self._batch.step([row.tokens[-1] for row in rows], forward)
+                _push(rows, choose(logits, draws))
+                if self._lane.is_wanted() or any(_is_over(row) for row in rows):
+                    return
+
+    @contextmanager
+    def _failing(self, rows: Sequence[_Row]) -> Generator[None]:
+        """Fail these rows if the model fails with them; the others go on, if they are whole."""
+        present = len(self._rows)
+        try:
+            with translated("generate"), torch.inference_mode():
+                yield
+        except PolicyModelError as exc:
+            for row in rows:
+                row.fail(exc)
+            if self._batch.rows != present or rows is self._rows:
+                self._abandon(exc)
+
+    def _abandon(self, exc: PolicyModelError) -> None:
+        """Give the batch up, since its cache may be half written."""
+        for row in self._rows:
+            row.fail(exc)
+        self._rows = []
+        self._batch.keep([])
+
+
+def _push(rows: Sequence[_Row], chosen: tuple[list[int], list[float]]) -> None:
+    for row, token, logprob in zip(rows, *chosen, strict=True):
+        row.push(token, logprob)
+
+
+def _is_over(row: _Row) -> bool:
+    return row.future.done() or row.reason_to_end() is not None
+
+
+def _check_room(row: _Row, asked: GenerationRequest, loaded: LoadedModel) -> None:
+    if asked.max_new_tokens < 1:
+        raise PolicyModelError(f"max_new_tokens must be at least 1, got {asked.max_new_tokens!r}")
+    if row.room < 1:
+        raise PolicyModelError(
+            f"a prompt of {len(row.prompt)} tokens leaves no room in the model's context of "
+            f"{loaded.context_tokens}: give fewer samples, a shorter question, or take a model "
+            "with a longer context"
+        )
+
+
+def _pass_failure(done: Future[None], futures: Sequence[Future[Decoded]]) -> None:
+    if done.cancelled():
+        for future in futures:
+            future.cancel()
+        return
+    exc = done.exception()
+    if exc is not None:
+        for future in futures:
+            _fail(future, exc)
+
+
+def _fail(future: Future[Decoded], exc: BaseException) -> None:
+    try:
+        future.set_exception(exc)
+    except InvalidStateError:
+        return  # cancelled or answered meanwhile

@@ -1,0 +1,93 @@
+"""Tokens to text as they come: never half a character, never a part of a stop string.
+
+A token is decoded together with the few before it, since tokenizers join bytes and drop spaces
+across borders; what may still change (an unfinished character, the start of a stop string) is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase
+
+_UNFINISHED = "\ufffd"
+"""What tokenizers show for bytes that are no whole character yet."""
+
+
+class TextStream:
+    """The text of one answer, growing.
+
+    Args:
+        tokenizer: Of the model.
+        stop: Strings before the first of which the text ends.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+        self.text = ""
+        """Everything decoded, without the stop string and what follows it."""
+        self.is_stopped = False
+        self._tokenizer = tokenizer
+        self._stop = tuple(s for s in stop if s)
+        self._ids: list[int] = []
+        self._window = 0
+        """Index of the first token that is still decoded, for the sake of its successors."""
+        self._clean = 0
+        """Index behind the last token at which the text ended with a whole character."""
+        self._seen = 0
+        """Characters of the window's text that are in `text` already."""
+        self._released = 0
+
+    def push(self, token: int) -> str:
+        """Add a token and return the text that is certain now and was not before."""
+        self._ids.append(token)
+        decoded = self._decode(self._window, None)
+        whole = decoded.rstrip(_UNFINISHED)
+        self._append(whole[self._seen :])
+        self._seen = max(self._seen, len(whole))
+        if len(whole) == len(decoded):
+            self._window, self._clean = self._clean, len(self._ids)
+            self._seen = len(self._decode(self._window, self._clean))
+        return self._release(len(self.text) - self._held())
+
+    def finish(self) -> str:
+        """Return the rest of the text, once there are no more tokens."""
+        self._append(self._decode(self._window, None)[self._seen :])
+        self._window = self._clean = len(self._ids)
+        self._seen = 0
+        return self._release(len(self.text))
+
+    def _decode(self, start: int, end: int | None) -> str:
+        return cast(
+            "str",
+            self._tokenizer.decode(
+                self._ids[start:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            ),
+        )
+
+    def _append(self, piece: str) -> None:
+        """Add text, up to the first stop string in it or across its border."""
+        if self.is_stopped or not piece:
+            return
+        self.text += piece
+        found = [at for at in (self.text.find(s, self._released) for s in self._stop) if at >= 0]
+        if found:
+            self.text = self.text[: min(found)]
+            self.is_stopped = True
+
+    def _held(self) -> int:
+        """Return how many characters at the end could be the start of a stop string."""
+        if self.is_stopped:
+            return 0
+        return max((_overlap(self.text, s, self._released) for s in self._stop), default=0)
+
+    def _release(self, end: int) -> str:
+        piece = self.text[self._released : end]
+        self._released = max(self._released, end)
+        return piece
+
+
+def _overlap(text: str, stop: str, start: int) -> int:
+    """Return the length of the longest end of `text[start:]` with which `stop` begins."""
+    longest = min(len(stop) - 1, len(text) - start)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,143 @@
+"""One model, one lane: loads at first use, then generates, scores and trains in turns.
+
+The engine is what policy model, chat model, scorer and trainer share; each of them hands it jobs
+that run in the lane's thread with the loaded model as their argument.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.integrations.transformers.decode import Decoded, Decoder, DecodeRequest
+from rttc_graph.integrations.transformers.lane import Lane
+from rttc_graph.integrations.transformers.loading import (
+    LoadedModel,
+    RowAdapters,
+    choose_threads,
+    load_model,
+)
+from rttc_graph.integrations.transformers.weights import resolve
+
+__all__ = ("LoadedModel", "LocalEngine", "RowAdapters")
+
+T = TypeVar("T")
+
+
+class LocalEngine:
+    """A transformers model in this process, behind a lane of its own.
+
+    Nothing is read before the first job. Every coroutine may be awaited from any event loop.
+
+    Args:
+        source: Folder of a model, or a name that `weights.resolve` knows.
+        cache_dir: Where models known by name are kept; `None` takes the model hub's own cache.
+        device: `auto`, or a torch device.
+        dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), or a torch type's name.
+        threads: torch threads of the lane; `None` takes as many as cores are idle at load.
+        max_batch: Most rows that are generated together.
+        max_batch_tokens: Most positions, padding included, in the cache of one batch; a single row
+            is always let in. 16 rows of 2048 by default: 1.5 GB for a 135 M model in float32.
+
+    Raises:
+        ConfigurationError: A number is below 1.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        cache_dir: Path | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int | None = None,
+        max_batch: int = 16,
+        max_batch_tokens: int = 32_768,
+    ) -> None:
+        counts = {"threads": threads, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name} must be at least 1, got {value!r}")
+        self._source = source
+        self._cache_dir = cache_dir
+        self._device = device
+        self._dtype = dtype
+        self._threads = threads
+        self._model: LoadedModel | None = None
+        self._make_adapters: Callable[[LoadedModel], RowAdapters] | None = None
+        self._lane = Lane(self.name)
+        self._decoder = Decoder(self._lane, max_rows=max_batch, max_tokens=max_batch_tokens)
+
+    @property
+    def name(self) -> str:
+        """The source, as given; of a path its last part."""
+        return self._source.name if isinstance(self._source, Path) else self._source
+
+    async def run(self, job: Callable[[LoadedModel], T]) -> T:
+        """Run a short job alone in the lane and return its result.
+
+        Raises:
+            PolicyModelError: The model could not be loaded, or the engine is closed.
+        """
+        return await asyncio.wrap_future(self._lane.submit(lambda: job(self._loaded())))
+
+    async def run_steps(self, job: Callable[[LoadedModel], Generator[None, None, T]]) -> T:
+        """Run a long job in the lane, step by step, and return what its generator returns.
+
+        Between two steps the lane serves every queued short job and generates. So at each `yield`
+        the model must be as others expect it: base weights, evaluation mode, no adapter on.
+        Cancelling the awaiting task closes the generator before anything else runs in the lane.
+
+        Raises:
+            PolicyModelError: The model could not be loaded, or the engine is closed.
+        """
+        return await asyncio.wrap_future(self._lane.submit_steps(lambda: job(self._loaded())))
+
+    def decode(self, requests: Sequence[DecodeRequest]) -> list[Future[Decoded]]:
+        """Queue rows for generation and return a future for each.
+
+        Rows of different callers share a batch. Cancelling a future drops its row at the next
+        token.
+
+        Raises:
+            PolicyModelError: The engine is closed.
+        """
+        return self._decoder.queue(requests, self._loaded)
+
+    def attach_adapters(self, make: Callable[[LoadedModel], RowAdapters]) -> None:
+        """Give the model adapters: `make` is called once in the lane, now or after loading.
+
+        Raises:
+            ConfigurationError: Adapters are attached already.
+        """
+        if self._make_adapters is not None:
+            raise ConfigurationError(
+                f"the engine of {self.name!r} has adapters already: share them"
+            )
+        self._make_adapters = make
+        self._lane.submit(self._attach)
+
+    def close(self) -> None:
+        """Fail what is queued and let go of the model; the step in hand ends first."""
+        self._lane.close()
+        self._model = None
+
+    def _loaded(self) -> LoadedModel:
+        """Return the model, in the lane; a failed load is tried again by the next job."""
+        if self._model is None:
+            torch.set_num_threads(self._threads or choose_threads())
+            folder = resolve(str(self._source), cache_dir=self._cache_dir)
+            self._model = load_model(folder, device=self._device, dtype=self._dtype)
+            self._attach()
+        return self._model
+
+    def _attach(self) -> None:
+        model, make = self._model, self._make_adapters
+        if model is not None and make is not None and model.adapters is None:
+            model.adapters = make(model)

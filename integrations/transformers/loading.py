@@ -1,0 +1,279 @@
+"""A model as the lane holds it: weights, tokenizer, end tokens, and a digest of what it is.
+
+Everything here runs in the lane's thread and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as untyped_logging
+
+from rttc_graph.errors import ConfigurationError, PolicyModelError
+
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
+"""In the order in which transformers prefers them; only the first kind present is digested."""
+
+_VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
+"""Keys of a config.json that say nothing about what the model computes."""
+
+
+class RowAdapters(Protocol):
+    """LoRA adapters that are resident beside a model; used in the lane only."""
+
+    def has(self, key: str) -> bool:
+        """Tell whether the adapter is resident."""
+        ...
+
+    def rows(self, keys: Sequence[str | None]) -> AbstractContextManager[Callable[..., Any]]:
+        """Yield a stand-in for `model.forward` that gives batch row i the adapter `keys[i]`.
+
+        `None` is the base model. Outside the context the model is as if there were no adapters.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model in its lane."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    """Digest of configuration, chat template and weights, 32 hexadecimal characters."""
+    device: torch.device
+    eos_ids: frozenset[int]
+    context_tokens: int
+    stop: tuple[str, ...] = ()
+    """Strings that end every answer, from the generation configuration; base models need some."""
+    adapters: RowAdapters | None = None
+    """`None` while no adapters are possible."""
+
+    @property
+    def end_id(self) -> int:
+        """The end token that an answer is trained with."""
+        own = cast("int | None", self.tokenizer.eos_token_id)
+        return own if own is not None else min(self.eos_ids)
+
+    @property
+    def vocabulary(self) -> int:
+        """Length of a row of logits."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @contextmanager
+    def forward_rows(self, keys: Sequence[str | None]) -> Generator[Callable[..., Any]]:
+        """Yield a forward pass that gives batch row i the adapter `keys[i]`; `None` is the base.
+
+        Raises:
+            PolicyModelError: An adapter is not resident.
+        """
+        for key in keys:
+            if key is not None:
+                self.require_adapter(key)
+        if self.adapters is None:
+            yield self.model.forward
+            return
+        with self.adapters.rows(keys) as forward:
+            yield forward
+
+    def require_adapter(self, key: str) -> None:
+        """Do nothing if the adapter is resident.
+
+        Raises:
+            PolicyModelError: It is not.
+        """
+        if self.adapters is None:
+            raise PolicyModelError(
+                f"adapter {key!r} cannot be used: attach adapters to the engine first"
+            )
+        if not self.adapters.has(key):
+            raise PolicyModelError(
+                f"adapter {key!r} is not resident: load it first, or train it again",
+                retryable=True,
+            )
+
+
+def load_model(folder: Path, *, device: str, dtype: str) -> LoadedModel:
+    """Load a model folder for inference, without gradients.
+
+    Args:
+        folder: As `save_pretrained` writes it.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: `auto` (float32 on the CPU, bfloat16 elsewhere) or a torch name such as `float16`.
+
+    Raises:
+        ConfigurationError: torch knows no such device or type.
+        PolicyModelError: The folder holds no model that transformers can load.
+    """
+    where = choose_device(device)
+    precision = choose_dtype(dtype, where)
+    try:
+        with quiet_transformers():
+            tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=precision)
+    except (OSError, ValueError, KeyError, RuntimeError) as exc:
+        raise PolicyModelError(f"could not load a model from {str(folder)!r}: {exc}") from exc
+    model = cast("PreTrainedModel", model).train(False).requires_grad_(False)
+    model.to(where)  # pyright: ignore[reportArgumentType]  # transformers' decorator hides the signature
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        fingerprint=fingerprint_of(
+            folder, template=str(cast("object", tokenizer.chat_template) or "")
+        ),
+        device=where,
+        eos_ids=_end_tokens(model, tokenizer),
+        context_tokens=_context_tokens(model),
+        stop=_stop_strings(model),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device; `auto` takes the first accelerator there is.
+
+    Raises:
+        ConfigurationError: torch knows no such device.
+    """
+    if name != "auto":
+        try:
+            return torch.device(name)
+        except RuntimeError as exc:
+            raise ConfigurationError(f"device={name!r} is unknown: use auto, cpu or cuda") from exc
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the weights' type.
+
+    bfloat16 halves the memory where it is fast; CPUs mostly emulate it.
+
+    Raises:
+        ConfigurationError: torch knows no such type.
+    """
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigurationError(f"dtype={name!r} is unknown: use auto, float32 or bfloat16")
+    return found
+
+
+def choose_threads() -> int:
+    """Return how many torch threads this process can use now, at least 1.
+
+    torch's threads meet at a barrier after every operator, so one of them on a core that somebody
+    else uses holds up all: on two busy cores two threads were slower than one (docs/decisions).
+    Hence as many threads as there are idle cores, by the load of the last minute.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, min(cores, round(cores - os.getloadavg()[0])))
+
+
+def fingerprint_of(folder: Path, *, template: str) -> str:
+    """Return a digest of a model folder: configuration, chat template, weights."""
+    digest = hashlib.sha256()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in config.items() if key not in _VOLATILE}
+    digest.update(json.dumps(kept, sort_keys=True).encode())
+    digest.update(template.encode())
+    files = _weight_files(folder)
+    with ThreadPoolExecutor(max(1, min(4, len(files)))) as pool:  # a digest lets go of the GIL
+        for part in pool.map(_file_digest, files):
+            digest.update(part)
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def quiet_transformers() -> Generator[None]:
+    """Keep transformers' progress bars and advice off the terminal for a while.
+
+    Models load in several threads at once, so only the last one to end brings the noise back.
+    """
+    _noise.mute()
+    try:
+        yield
+    finally:
+        _noise.unmute()
+
+
+class _Noise:
+    """What transformers prints, process-wide."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._muted = 0
+        self._before: tuple[int, bool] = (0, False)
+
+    def mute(self) -> None:
+        logging = cast("Any", untyped_logging)  # its functions lack `-> None`
+        with self._lock:
+            if self._muted == 0:
+                self._before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
+                logging.set_verbosity_error()
+                logging.disable_progress_bar()
+            self._muted += 1
+
+    def unmute(self) -> None:
+        logging = cast("Any", untyped_logging)
+        with self._lock:
+            self._muted -= 1
+            if self._muted == 0:
+                level, bars = self._before
+                logging.set_verbosity(level)
+                if bars:
+                    logging.enable_progress_bar()
+
+
+_noise = _Noise()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for pattern in WEIGHT_FILES:
+        if files := sorted(folder.glob(pattern)):
+            return files
+    return []
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Collect end tokens; instruction-tuned models often have more than their tokenizer says."""
+    ends: set[int] = set()
+    for source in (model.generation_config, model.config.get_text_config(), tokenizer):
+        found = cast("int | Iterable[int] | None", getattr(source, "eos_token_id", None))
+        if found is not None:
+            ends.update([found] if isinstance(found, int) else found)
+    return frozenset(ends)
+
+
+def _context_tokens(model: PreTrainedModel) -> int:
+    """Return the longest context; 2048 where a configuration says nothing."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048)
+
+
+def _stop_strings(model: PreTrainedModel) -> tuple[str, ...]:
+    found = cast("str | list[str] | None", getattr(model.generation_config, "stop_strings", None))
+    return (found,) if isinstance(found, str) else tuple(found or ())

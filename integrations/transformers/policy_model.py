@@ -1,0 +1,76 @@
+"""The local engine as a policy model of the graph."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.failures import translated
+from rttc_graph.integrations.transformers.loading import LoadedModel
+from rttc_graph.integrations.transformers.tokens import encode_prompt
+from rttc_graph.protocols import Generation, GenerationRequest
+from rttc_graph.state import ChatTurn
+
+
+class TransformersPolicyModel:
+    """Implements `PolicyModel`; requests of all callers of one engine share its running batch.
+
+    Args:
+        engine: Stays the caller's, who closes it.
+    """
+
+    def __init__(self, engine: LocalEngine) -> None:
+        self._engine = engine
+
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+        return self._engine.name
+
+    async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
+        """Return the length of the prompt in tokens, chat template included."""
+        turns = tuple(messages)
+
+        def count(loaded: LoadedModel) -> int:
+            with translated("read the prompt"):
+                return len(encode_prompt(loaded, turns))
+
+        return await self._engine.run(count)
+
+    async def context_tokens(self) -> int:
+        """Return how many tokens prompt and answer may have together."""
+        return await self._engine.run(lambda loaded: loaded.context_tokens)
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], *, deadline: float | None = None
+    ) -> list[Generation]:
+        """Return one generation for each request, in order.
+
+        Raises:
+            PolicyModelError: The model failed, a prompt leaves no room in the context, or an
+                adapter is not resident; the other requests of the call are given up.
+        """
+        rows = [DecodeRequest(generation=request, deadline=deadline) for request in requests]
+        return [_generation(row) for row in await gathered(self._engine.decode(rows))]
+
+
+async def gathered(futures: Sequence[Future[Decoded]]) -> list[Decoded]:
+    """Await all rows; when one fails or the caller is cancelled, the others stop too."""
+    try:
+        return [await asyncio.wrap_future(future) for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _generation(row: Decoded) -> Generation:
+    return Generation(
+        text=row.text,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=len(row.tokens),
+        mean_logprob=row.mean_logprob,
+        finish_reason=row.finish_reason,
+    )

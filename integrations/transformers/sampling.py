@@ -1,0 +1,73 @@
+"""Logits to tokens: greedy, or by a random number of the row's own.
+
+Each sampled row draws one uniform number per token from its own generator on the CPU and looks it
+up in its cumulative distribution. So a row's choice depends on its seed and its logits alone: not
+on what it is batched with, and not on the device's random generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How one row's tokens are drawn."""
+
+    temperature: float
+    top_p: float
+    generator: torch.Generator
+
+    @classmethod
+    def seeded(cls, *, temperature: float, top_p: float, seed: int | None) -> Draw:
+        """Make a draw; without a seed it cannot be repeated."""
+        generator = torch.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        return cls(temperature, top_p, generator)
+
+
+def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
+    """Choose one token for each row.
+
+    Args:
+        logits: Any float type [B, V].
+        draws: One for each row.
+
+    Returns:
+        Tokens, and their log-probabilities in nats at temperature 1 (NaN if the logits are).
+    """
+    logprobs = torch.log_softmax(logits.float(), dim=-1)  # [B, V]
+    tokens = logprobs.argmax(dim=-1)  # [B]
+    for row, draw in enumerate(draws):
+        if draw.temperature > 0:
+            tokens[row] = _sample(logprobs[row], draw)
+    chosen = logprobs.gather(1, tokens[:, None])[:, 0]  # [B]
+    return cast("list[int]", tokens.tolist()), cast("list[float]", chosen.tolist())
+
+
+def _sample(logprobs: Tensor, draw: Draw) -> Tensor:
+    """Draw from one row [V]; float64, so that the cumulative sum reaches its total."""
+    weights = torch.softmax(logprobs.to(_precise(logprobs)) / draw.temperature, dim=-1)  # [V]
+    order: Tensor | None = None
+    if draw.top_p < 1:
+        weights, order = weights.sort(descending=True, stable=True)
+        outside = weights.cumsum(0) - weights >= draw.top_p  # the first token is always inside
+        weights = weights.masked_fill(outside, 0)
+    upto = weights.cumsum(0)
+    uniform = torch.rand((), generator=draw.generator, dtype=torch.float64)
+    aim = uniform.to(upto) * upto[-1]
+    at = torch.searchsorted(upto, aim, right=True)
+    at = at.clamp(max=int(weights.nonzero()[-1]))  # if rounding took `aim` to the total
+    return at if order is None else order[at]
+
+
+def _precise(like: Tensor) -> torch.dtype:
+    return torch.float32 if like.device.type == "mps" else torch.float64  # MPS has no float64

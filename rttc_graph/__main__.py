@@ -1,0 +1,20 @@
+"""`python -m rttc_graph`, and the `rttc` script."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; without its extra, say how to install it."""
+    try:
+        from rttc_graph.cli.app import main as run  # noqa: PLC0415 - an extra may be missing
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.startswith("rttc_graph"):
+            raise
+        sys.exit(f"rttc: {exc.name!r} is missing: pip install 'rttc-graph[cli,postgres,local]'")
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Asking a graph one question and getting its whole result as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from typing_extensions import TypedDict
+
+from rttc_graph.graph import RttcGraph
+from rttc_graph.settings import RttcSettings
+from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcOutput
+
+
+class AskResult(TypedDict):
+    """A run's output, ready for JSON."""
+
+    answer: str
+    arm: Arm
+    reward: float | None
+    candidates: list[Candidate]
+    ledger: list[LedgerEntry]
+    cache: CacheReport
+    seconds: float
+
+
+async def ask(
+    graph: RttcGraph,
+    question: str,
+    *,
+    domain: str | None = None,
+    settings: RttcSettings | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> AskResult:
+    """Run the graph on one question.
+
+    Args:
+        graph: From `create_rttc_graph`.
+        question: What to answer.
+        domain: Of the knowledge base; `None` searches all.
+        settings: Of this run; by default those that the graph was made with.
+        on_event: Called with each custom event: ledger entries and training steps.
+
+    Raises:
+        RttcError: No answer came, or the input or the settings are wrong.
+    """
+    output: RttcOutput | None = None
+    stream = graph.astream(
+        {"query": question, "domain": domain}, context=settings, stream_mode=["custom", "values"]
+    )
+    async for mode, event in cast("Any", stream):
+        if mode == "values":
+            output = event
+        elif on_event is not None:
+            on_event(event)
+    assert output is not None  # the stream of a run that did not raise ends with its values
+    return {name: output[name] for name in AskResult.__annotations__}  # type: ignore[return-value]

@@ -1,0 +1,1 @@
+"""The `rttc` command line: one module for each group of commands."""

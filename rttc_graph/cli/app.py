@@ -1,0 +1,81 @@
+"""The `rttc` command: its groups, the flags before a command, and the way out on errors."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rttc_graph.cli import ask, cache, db, evaluate, kb, models, status
+from rttc_graph.cli.failures import report
+from rttc_graph.cli.session import Session
+
+app = typer.Typer(
+    name="rttc",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Answer, judge, and only then spend more: reward-guided test-time compute.",
+    epilog="Example: rttc ask 'What is 17 + 25?' --tau 0.8",
+)
+app.command("ask")(ask.ask_question)
+app.command("eval")(evaluate.evaluate_file)
+#app.command("demo")(demo.run_demo)
+app.command("status")(status.show_status)
+app.add_typer(kb.app, name="kb")
+app.add_typer(cache.app, name="cache")
+app.add_typer(db.app, name="db")
+app.add_typer(models.app, name="models")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rttc-graph {version('rttc-graph')}")
+        raise typer.Exit
+
+
+@app.callback()
+def read_flags(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file; ./rttc.toml if there is one.")
+    ] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of models and data (RTTC_HOME; ~/.rttc).")
+    ] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="DSN of a Postgres; the embedded one if not given.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Policy model: name, hub name or folder.")
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="Reward model: self-confidence, or a classifier.")
+    ] = None,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
+    """Keep the flags for the command that follows; --debug, for tracebacks, may stand anywhere."""
+    del show_version
+    flags = {"home": home, "database_url": database_url, "model": model, "reward": reward}
+    context.obj = Session(config, flags)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 1 for a failed job, 2 for misuse."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if not debug:
+        warnings.simplefilter("ignore")  # of libraries; ours are errors or ledger entries
+    try:
+        code = app([a for a in given if a != "--debug"], standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - the way out of the process
+        return report(exc, debug=debug)
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,134 @@
+"""`rttc ask`: one question, its answer, and what it took."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress
+from rich.text import Text
+
+from rttc_graph.asking import AskResult
+from rttc_graph.cli.screen import out, print_json, print_table, progress
+from rttc_graph.cli.session import session
+from rttc_graph.config import InstallationConfig
+from rttc_graph.settings import PolicyName
+
+if TYPE_CHECKING:
+    from rttc_graph.local import LocalRttc
+
+
+def ask_question(  # noqa: PLR0913 - one parameter for each flag
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(help="What to answer.", show_default=False)],
+    domain: Annotated[str | None, typer.Option(help="Domain of the knowledge base; all.")] = None,
+    policy: Annotated[PolicyName | None, typer.Option(help="Who decides the next arm.")] = None,
+    tau: Annotated[float | None, typer.Option(help="Reward that accepts, 0 to 1.")] = None,
+    k: Annotated[int | None, typer.Option(help="Samples to retrieve.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose samples and cache.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of sampling and training.")] = None,
+    budget_seconds: Annotated[float | None, typer.Option(help="Wall time of the run.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="Tokens of the run.")] = None,
+    budget_arms: Annotated[int | None, typer.Option(help="Answers that may be made.")] = None,
+    use_cache: Annotated[
+        bool | None, typer.Option("--cache/--no-cache", help="Query-state cache.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Answer a question.
+
+    Example: rttc ask 'Why was my card charged twice?' --domain banking --tau 0.8 --json
+    """
+    config = session(context).config(
+        policy=policy,
+        tau_r=tau,
+        k=k,
+        tenant=tenant,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        budget_seconds=budget_seconds,
+        budget_tokens=budget_tokens,
+        budget_arms=budget_arms,
+        use_cache=use_cache,
+    )
+    result = _run(config, question, domain)
+    if as_json:
+        print_json(result)
+    else:
+        print_result(result)
+
+
+def _run(config: InstallationConfig, question: str, domain: str | None) -> AskResult:
+    from rttc_graph.local import open_local
+
+    with progress("starting") as bar, open_local(config) as local:
+        return asyncio.run(_ask(local, question, domain, bar))
+
+
+async def _ask(local: LocalRttc, question: str, domain: str | None, bar: Progress) -> AskResult:
+    await local.warm_up()
+    show = event_line(bar)
+    return await local.ask(question, domain=domain, on_event=show)
+
+
+def event_line(bar: Progress) -> Any:
+    """Return a function that shows a custom event of the graph beside the spinner."""
+
+    def show(event: dict[str, Any]) -> None:
+        task = bar.task_ids[0]
+        if event["event"] == "ttt_step":
+            step, steps, loss = event["step"], event["steps"], event["loss"]
+            bar.update(task, description=f"training step {step} of {steps}, loss {loss:.3f}")
+        elif event["event"] == "ledger":
+            entry = event["entry"]
+            reason = entry["detail"].get("reason", entry["event"])
+            bar.update(task, description=f"{entry['node']}: {reason}")
+
+    return show
+
+
+def print_result(result: AskResult) -> None:
+    """Print the answer, the route that led to it, and what each arm cost."""
+    out.print(Text(result["answer"], style="bold"))
+    out.print()
+    cache = result["cache"]
+    reward = "not judged" if result["reward"] is None else f"reward {result['reward']:.3f}"
+    out.print(
+        f"{result['arm']}, {reward}, {result['seconds']:.2f} s; route {route(result)}; "
+        f"cache: samples {cache['samples']}, adapter {cache['adapter']}"
+    )
+    columns = ["arm", "reward", "seconds", "prompt", "completion", "trained", "answer"]
+    print_table(
+        columns,
+        [
+            (
+                c["arm"],
+                c["reward"],
+                c["seconds"],
+                c["prompt_tokens"],
+                c["completion_tokens"],
+                c["trained_tokens"],
+                shorten(c["answer"]),
+            )
+            for c in result["candidates"]
+        ],
+    )
+    for entry in result["ledger"]:
+        if entry["event"] == "failed":
+            out.print(Text(f"failed: {entry['node']}: {entry['detail']['error']}", style="red"))
+
+
+def route(result: AskResult) -> str:
+    """Return the nodes that the run went through, without the judging between them."""
+    steps = [e["node"] for e in result["ledger"] if e["node"] != "reward_judge"]
+    return " → ".join(node for i, node in enumerate(steps) if i == 0 or steps[i - 1] != node)
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """Return a text as one line of at most `limit` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,0 +1,51 @@
+"""`rttc cache`: what the query-state cache holds, and emptying it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from rttc_graph.cli.screen import AsJson, out, print_json, print_pairs, size
+from rttc_graph.cli.session import session
+from rttc_graph.knowledge import open_knowledge
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="The query-state cache of retrieved samples and trained adapters.",
+)
+
+
+@app.command("stats")
+def show_stats(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show how many query states and adapters are kept, and how large they are.
+
+    Example: rttc cache stats
+    """
+    with open_knowledge(session(context).config()) as knowledge:
+        stats = asyncio.run(knowledge.cache.stats())
+    if as_json:
+        print_json(asdict(stats))
+    else:
+        print_pairs({**asdict(stats), "bytes": size(stats.bytes)})
+
+
+@app.command("purge")
+def purge(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's; all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forget all query states and adapters; the next queries retrieve and train anew.
+
+    Example: rttc cache purge --tenant default
+    """
+    with open_knowledge(session(context).config()) as knowledge:
+        purged = asyncio.run(knowledge.cache.purge(tenant=tenant))
+    if as_json:
+        print_json(asdict(purged))
+    else:
+        out.print(f"{purged.states} query states and {purged.adapters} adapters forgotten")

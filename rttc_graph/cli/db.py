@@ -1,0 +1,109 @@
+"""`rttc db`: the embedded Postgres, and the migrations of any Postgres."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from rttc_graph.cli.screen import AsJson, out, print_json, print_pairs, progress
+from rttc_graph.cli.session import session
+from rttc_graph.config import InstallationConfig
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
+from rttc_graph.integrations.postgres.migrate import migrate
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The database and its embedded server."
+)
+
+
+@app.command("up")
+def start(context: typer.Context, as_json: AsJson = False) -> None:
+    """Start the embedded server, migrate its database, and leave it running.
+
+    Other commands start it for themselves; a server that is up saves them the start.
+
+    Example: rttc db up
+    """
+    server = _embedded(session(context).config())
+    with progress("starting Postgres"):
+        server.start(keep=True)
+        applied = migrate(server.dsn)
+    if as_json:
+        print_json({"dsn": server.dsn, "applied": applied})
+    else:
+        out.print(f"running: {server.dsn}", soft_wrap=True)
+
+
+@app.command("down")
+def stop(
+    context: typer.Context,
+    force: Annotated[bool, typer.Option("--force", help="Even if others use it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the embedded server; it stays up while another process uses it.
+
+    Example: rttc db down
+    """
+    down = _embedded(session(context).config()).stop(force=force)
+    if as_json:
+        print_json({"down": down})
+    elif down:
+        out.print("stopped")
+    else:
+        out.print("in use by another process, the last one to leave stops it (or: --force)")
+
+
+@app.command("status")
+def show_status(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show whether the embedded server runs, who uses it, and where its data are.
+
+    Example: rttc db status --json
+    """
+    config = session(context).config()
+    if config.database_url is not None:
+        status: dict[str, object] = {"server": "given by DSN", "dsn": _without_password(config)}
+    else:
+        status = {"server": "embedded", **asdict(_embedded(config).status())}
+        status["data"] = str(status["data"])
+    if as_json:
+        print_json(status)
+    else:
+        print_pairs(status)
+
+
+@app.command("migrate")
+def apply_migrations(context: typer.Context, as_json: AsJson = False) -> None:
+    """Bring the database to the schema of this version.
+
+    Example: RTTC_DATABASE_URL=postgresql://rttc@db/rttc rttc db migrate
+    """
+    config = session(context).config()
+    if config.database_url is not None:
+        applied = migrate(config.database_url)
+    else:
+        server = _embedded(config).start()
+        applied = migrate(server.dsn)
+        server.release()
+    if as_json:
+        print_json({"applied": applied})
+    else:
+        out.print("applied: " + (", ".join(applied) or "nothing, it is up to date"))
+
+
+def _embedded(config: InstallationConfig) -> EmbeddedPostgres:
+    if config.database_url is not None:
+        raise ConfigurationError(
+            f"database_url={_without_password(config)!r} is set, so there is no embedded server: "
+            "unset RTTC_DATABASE_URL"
+        )
+    return EmbeddedPostgres(config.home / "postgres")
+
+
+def _without_password(config: InstallationConfig) -> str:
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    parts = conninfo_to_dict(config.database_url or "")
+    return make_conninfo(**{**parts, "password": "***"} if "password" in parts else parts)

@@ -1,0 +1,132 @@
+"""`rttc kb`: fill, measure and empty the knowledge base."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from rttc_graph.cli.screen import AsJson, out, print_json, print_table, progress, size
+from rttc_graph.cli.session import session
+from rttc_graph.data import read_samples
+from rttc_graph.ingest import IngestProgress, ingest
+from rttc_graph.integrations.postgres.reembedding import ReembedProgress
+from rttc_graph.knowledge import open_knowledge
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The knowledge base of solved questions."
+)
+
+Tenant = Annotated[str | None, typer.Option(help="Whose samples.")]
+
+
+@app.command("ingest")
+def ingest_file(
+    context: typer.Context,
+    path: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet file, or hub:NAME[:SPLIT].")],
+    domain: Annotated[str | None, typer.Option(help="For rows that name no domain.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave bad rows out instead of storing nothing.")
+    ] = False,
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store solved questions: rows with question and answer, and if known domain, id, metadata.
+
+    What is stored already is skipped, so an ingest that was broken off is resumed by running it
+    again.
+
+    Example: rttc kb ingest solved.jsonl --domain banking
+    """
+    config = session(context).config(tenant=tenant)
+    samples = read_samples(path, domain=domain, skip_bad=skip_bad)
+    with progress(f"ingest {path}", total=0) as bar, open_knowledge(config) as knowledge:
+
+        def show(done: IngestProgress) -> None:
+            bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
+
+        report = asyncio.run(
+            ingest(
+                samples,
+                knowledge.knowledge_base,
+                knowledge.embedder,
+                tenant=config.tenant,
+                on_progress=show,
+            )
+        )
+    if as_json:
+        print_json({**asdict(report), "bad": [str(problem) for problem in samples.bad]})
+        return
+    out.print(
+        f"{report.stored} stored, {report.already} were there, {report.skipped} bad left out; "
+        f"{report.seconds:.1f} s, {report.embed_seconds:.1f} s of them embedding"
+    )
+    for problem in samples.bad:
+        out.print(Text(f"left out: {problem}", style="yellow"))
+    if report.skipped > len(samples.bad):
+        out.print(f"and {report.skipped - len(samples.bad)} more bad rows")
+
+
+@app.command("stats")
+def show_stats(context: typer.Context, tenant: Tenant = None, as_json: AsJson = False) -> None:
+    """Show the size of each domain.
+
+    Example: rttc kb stats --json
+    """
+    config = session(context).config(tenant=tenant)
+    with open_knowledge(config) as knowledge:
+        domains = asyncio.run(knowledge.knowledge_base.stats(tenant=config.tenant))
+    if as_json:
+        print_json({"tenant": config.tenant, "domains": [asdict(d) for d in domains]})
+    elif not domains:
+        out.print("the knowledge base is empty: rttc kb ingest FILE.jsonl --domain NAME")
+    else:
+        print_table(
+            ["domain", "samples", "revision", "size", "search"],
+            [(d.domain, d.samples, d.revision, size(d.bytes), d.index) for d in domains],
+        )
+
+
+@app.command("delete")
+def delete_domain(
+    context: typer.Context,
+    domain: Annotated[str, typer.Option(help="Domain to delete.", show_default=False)],
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete all samples of a domain; recalled states of it are not used any more.
+
+    Example: rttc kb delete --domain banking
+    """
+    config = session(context).config(tenant=tenant)
+    with open_knowledge(config) as knowledge:
+        deleted = asyncio.run(knowledge.knowledge_base.delete(domain=domain, tenant=config.tenant))
+    if as_json:
+        print_json({"domain": domain, "deleted": deleted})
+    else:
+        out.print(f"{deleted} samples of {domain!r} deleted")
+
+
+@app.command("reembed")
+def reembed(context: typer.Context, as_json: AsJson = False) -> None:
+    """Embed all samples again with the configured embedder; needed after it was changed.
+
+    Searches go on with the old vectors until the new ones are complete. A re-embedding that was
+    broken off is resumed by running it again. The query-state cache is emptied.
+
+    Example: RTTC_EMBEDDER=/models/other-embedder rttc kb reembed
+    """
+    config = session(context).config()
+    with progress("embed", total=0) as bar, open_knowledge(config) as knowledge:
+
+        def show(done: ReembedProgress) -> None:
+            bar.update(bar.task_ids[0], completed=done.done, total=done.total)
+
+        samples = asyncio.run(knowledge.knowledge_base.reembed(on_progress=show))
+    if as_json:
+        print_json({"samples": samples, "embedder": config.embedder})
+    else:
+        out.print(f"{samples} samples have vectors of {config.embedder!r}")

@@ -1,0 +1,75 @@
+"""`rttc models`: the weights on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rttc_graph.cli.screen import AsJson, out, print_json, print_table, progress
+from rttc_graph.cli.session import session
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Weights of policy models and embedders."
+)
+
+
+@app.command("pull")
+def pull_models(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Short names or hub names; the configured ones if none."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch models, check them, and convert them once to safetensors.
+
+    Example: rttc models pull smollm2-135m-instruct all-minilm-l6-v2
+    """
+    from rttc_graph.integrations.transformers.weights import resolve
+
+    config = session(context).config()
+    folders: dict[str, str] = {}
+    with progress("models") as bar:
+        for name in names or [config.model, config.embedder]:
+            folders[name] = str(
+                resolve(
+                    name,
+                    cache_dir=config.home,
+                    progress=lambda what: bar.update(bar.task_ids[0], description=what),
+                )
+            )
+    if as_json:
+        print_json(folders)
+    else:
+        for name, folder in folders.items():
+            out.print(f"{name}: {folder}")
+
+
+@app.command("list")
+def list_models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the models that need no hub, and which of them are here.
+
+    Example: rttc models list
+    """
+    from rttc_graph.integrations.transformers.weights import catalog, model_folder
+
+    home = session(context).config().home
+    rows = [
+        {
+            "name": entry.name,
+            "hub_name": entry.hub_name,
+            "kind": entry.kind,
+            "here": model_folder(entry, home).is_dir(),
+            "folder": str(model_folder(entry, home)),
+        }
+        for entry in catalog()
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(
+            ["name", "hub name", "kind", "here"],
+            [(r["name"], r["hub_name"], r["kind"], "yes" if r["here"] else "no") for r in rows],
+        )

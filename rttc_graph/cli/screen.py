@@ -1,0 +1,90 @@
+"""What the commands print: tables for people, JSON for programs, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+AsJsonFile = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the figures as JSON; - prints them."),
+]
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document on stdout, plain text in any terminal."""
+    out.print(Text(json.dumps(value, ensure_ascii=False, indent=2)))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under their column names; numbers go to the right."""
+    body = [list(row) for row in rows]
+    table = Table(box=None, pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = bool(body) and all(isinstance(row[index], int | float) for row in body)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        table.add_row(*[Text(_shown(cell)) for cell in row])
+    out.print(table)
+
+
+def print_pairs(pairs: Mapping[str, object]) -> None:
+    """Print names and values, one pair a line."""
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        out.print(Text(f"{name.ljust(width)}  {_shown(value)}"))
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Generator[Progress]:
+    """Show a bar on stderr while the block runs, if a person is looking."""
+    columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}")]
+    if total is not None:
+        columns += [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    bar = Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+    with bar:
+        bar.add_task(what, total=total)
+        yield bar
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as text with a binary unit."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def _shown(cell: object) -> str:
+    if cell is None:
+        return "–"  # noqa: RUF001 - a dash for "nothing", as in tables in print
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

@@ -1,0 +1,127 @@
+"""Settings of an installation: flags, then environment (`RTTC_…`), then `rttc.toml`.
+
+Only the command line and the exported graph read these; the library is told everything by its
+callers. Every run setting of `RttcSettings` can be set here too, as a default for all runs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.settings import RttcSettings
+
+CONFIG_FILE = "rttc.toml"
+
+
+class InstallationConfig(BaseSettings, RttcSettings):
+    """Where everything lies, which models are used, and the defaults of a run."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RTTC_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    home: Path = Field(
+        default=Path("~/.rttc"),
+        description="Folder of models, data and the embedded Postgres.",
+    )
+    database_url: str | None = Field(
+        default=None,
+        description="DSN of a Postgres with pgvector; without it the embedded one is used.",
+    )
+    model: str = Field(
+        default="smollm2-135m-instruct",
+        min_length=1,
+        description="Policy model: a short name of `rttc models list`, a hub name, or a folder.",
+    )
+    embedder: str = Field(
+        default="all-minilm-l6-v2",
+        min_length=1,
+        description="Embedder: a short name, a hub name, or a sentence-transformers folder.",
+    )
+    reward: str = Field(
+        default="self-confidence",
+        min_length=1,
+        description="Reward model: `self-confidence`, or name or folder of a sequence classifier.",
+    )
+    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda`, …")
+    threads: int | None = Field(
+        default=None, ge=1, description="torch threads; by default as many as cores are idle."
+    )
+    cache_max_bytes: int = Field(
+        default=2 * 1024**3, ge=0, description="Most bytes of adapters kept in the database."
+    )
+    cache_max_age_days: float = Field(
+        default=30.0, gt=0, description="Age at which query states and adapters are dropped."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put flags before the environment and the environment before the file."""
+        del dotenv_settings, file_secret_settings
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    def run_settings(self) -> RttcSettings:
+        """Return the defaults of a run."""
+        return RttcSettings.model_validate(self.model_dump(include=set(RttcSettings.model_fields)))
+
+
+def load_config(file: Path | None = None, **flags: Any) -> InstallationConfig:
+    """Return the installation's settings.
+
+    Args:
+        file: A TOML file; by default `rttc.toml` in the current folder, if there is one.
+        flags: What was given on the command line; `None` means not given.
+
+    Raises:
+        ConfigurationError: A value is out of its bounds, a name is unknown, or the file cannot be
+            read.
+    """
+    path = file or Path(CONFIG_FILE)
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"there is no settings file {str(file)!r}")
+    bound = type(
+        "InstallationConfig",
+        (InstallationConfig,),
+        {"model_config": SettingsConfigDict(toml_file=path), "__doc__": InstallationConfig.__doc__},
+    )
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        config: InstallationConfig = bound(**given)
+    except ValidationError as exc:
+        raise ConfigurationError(_explain(exc, path)) from exc
+    except ValueError as exc:  # TOML that cannot be parsed
+        raise ConfigurationError(f"cannot read {str(path)!r}: {exc}") from exc
+    home = Path(os.path.expandvars(config.home)).expanduser().resolve()
+    return config.model_copy(update={"home": home})
+
+
+def _explain(exc: ValidationError, path: Path) -> str:
+    problem = exc.errors()[0]
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"{str(path)!r} has an unknown setting {name!r}; known are: " + ", ".join(
+            sorted(InstallationConfig.model_fields)
+        )
+    env = f"RTTC_{name.upper()}"
+    return (
+        f"{name}={problem['input']!r}: {problem['msg'].lower()} "
+        f"(set by a flag, by {env}, or in {str(path)!r})"
+    )

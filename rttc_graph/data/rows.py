@@ -1,0 +1,149 @@
+"""One raw row to one sample, or to a reason why not.
+
+What Postgres or a tokenizer would refuse later (NUL characters, broken Unicode, NaN in metadata)
+is refused here, where file and line are still known.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from rttc_graph.errors import BadSampleError
+from rttc_graph.protocols import NewSample
+
+MAX_TEXT_CHARACTERS = 100_000
+"""Longest question, answer or metadata (as JSON); well above the context of any model at hand."""
+
+MAX_NAME_CHARACTERS = 200
+"""Longest domain or id; the bound of `RttcSettings.tenant`."""
+
+DEFAULT_DOMAIN = "general"
+"""Domain of rows that name none, when the caller names none either."""
+
+REQUIRED_COLUMNS = ("question", "answer")
+COLUMNS = (*REQUIRED_COLUMNS, "domain", "id", "metadata")
+"""All that is read of a row; other columns are left alone."""
+
+Fields = Mapping[str, object]
+
+_NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL as JSON writes it, but not the six characters that spell it behind a backslash."""
+
+
+def sample_from(fields: Fields, *, domain: str | None, source: str, line: int) -> NewSample:
+    """Return the sample that a row holds, question and answer without outer white space.
+
+    Args:
+        fields: Columns by name; `None` and a blank domain or id count as absent.
+        domain: For rows that name none; `DEFAULT_DOMAIN` if this is `None` too.
+        source: Path or name of the data set, for the error.
+        line: 1-based line or row number, for the error.
+
+    Raises:
+        BadSampleError: The row cannot be used.
+    """
+    try:
+        return NewSample(
+            question=_text(fields, "question"),
+            answer=_text(fields, "answer"),
+            domain=_name(fields, "domain") or domain or DEFAULT_DOMAIN,
+            external_id=_name(_with_text_id(fields), "id"),
+            metadata=_metadata(fields.get("metadata")),
+        )
+    except ValueError as exc:
+        raise BadSampleError(str(exc), source=source, line=line) from exc
+
+
+def _text(fields: Fields, column: str) -> str:
+    value = fields.get(column)
+    if value is None:
+        raise ValueError(f"{column} is missing")
+    if not isinstance(value, str):
+        raise ValueError(f"{column} must be a string, got {_shown(value)}")
+    text = value.strip()
+    if not text:
+        raise ValueError(f"{column} is empty")
+    _check_characters(text, column, limit=MAX_TEXT_CHARACTERS)
+    return text
+
+
+def _name(fields: Fields, column: str) -> str | None:
+    value = fields.get(column)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{column} must be a string, got {_shown(value)}")
+    name = value.strip()
+    _check_characters(name, column, limit=MAX_NAME_CHARACTERS)
+    return name or None
+
+
+def _with_text_id(fields: Fields) -> Fields:
+    """Return the row with a whole number as id turned into text, as many data sets have it."""
+    number = fields.get("id")
+    if isinstance(number, int) and not isinstance(number, bool):
+        return {**fields, "id": str(number)}
+    return fields
+
+
+def _metadata(value: object) -> dict[str, Any]:
+    """Return metadata as plain JSON data; a string is read as JSON, as CSV has no other way."""
+    if value is None or value == "":
+        return {}
+    if isinstance(value, str):
+        value = parse_json(value, what="metadata")
+    if not isinstance(value, dict):
+        raise ValueError(f"metadata must be an object, got {_shown(value)}")
+    try:
+        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ValueError(f"metadata cannot be written as JSON: {exc}") from exc
+    if _NUL_ESCAPE.search(written):
+        raise ValueError("metadata holds a NUL character, which Postgres cannot store")
+    _check_characters(written, "metadata", limit=MAX_TEXT_CHARACTERS)
+    return cast("dict[str, Any]", value)
+
+
+def parse_json(text: str, *, what: str) -> object:
+    """Return what a JSON text stands for.
+
+    Raises:
+        ValueError: It is no JSON, holds NaN or Infinity, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as exc:
+        raise ValueError(f"{what} is not JSON: {exc.msg} at character {exc.pos + 1}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise ValueError(f"{what} is not usable JSON: {exc}") from exc
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _check_characters(text: str, column: str, *, limit: int) -> None:
+    if len(text) > limit:
+        raise ValueError(f"{column} has {len(text):,} characters, at most {limit:,} are allowed")
+    if "\0" in text:
+        raise ValueError(f"{column} holds a NUL character, which Postgres cannot store")
+    if not _is_encodable(text):
+        raise ValueError(f"{column} is not valid UTF-8")
+
+
+def _is_encodable(text: str) -> bool:
+    """Tell whether the text is free of lone surrogates, which JSON escapes can smuggle in."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: object) -> str:
+    """Return a value for an error message, short enough for one line."""
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '…'} ({type(value).__name__})"

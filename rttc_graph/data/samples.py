@@ -1,0 +1,140 @@
+"""Where samples come from, by name: a file by its suffix, or `hub:` and the name of a data set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from rttc_graph.data.formats import RawRow, csv_rows, hub_rows, jsonl_rows, parquet_rows
+from rttc_graph.data.rows import MAX_NAME_CHARACTERS, Fields, sample_from
+from rttc_graph.errors import BadSampleError, ConfigurationError
+from rttc_graph.protocols import NewSample
+
+MAX_KEPT_PROBLEMS = 100
+"""Bad rows that are kept for a report; the rest is only counted."""
+
+_READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
+    ".jsonl": jsonl_rows,
+    ".ndjson": jsonl_rows,
+    ".csv": csv_rows,
+    ".parquet": parquet_rows,
+}
+_HUB = re.compile(r"hub:(?P<name>[^:@]+)(?:@(?P<config>[^:]+))?(?::(?P<split>.+))?")
+
+
+class Samples:
+    """The usable rows of one source; each iteration reads the source anew, row by row.
+
+    Reading blocks, so iterate on a thread. `bad` and `bad_count` belong to the latest iteration
+    and stay empty unless bad rows are skipped.
+
+    Args:
+        source: Path or name, for messages.
+        open_rows: Starts a new pass over the raw rows.
+        domain: For rows that name none.
+        skip_bad: Collect bad rows instead of raising at the first one.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        open_rows: Callable[[], Iterator[RawRow]],
+        *,
+        domain: str | None = None,
+        skip_bad: bool = False,
+    ) -> None:
+        self.source = source
+        self.bad: list[BadSampleError] = []
+        """The first `MAX_KEPT_PROBLEMS` bad rows."""
+        self.bad_count = 0
+        self._open_rows = open_rows
+        self._domain = domain
+        self._skip_bad = skip_bad
+
+    def __iter__(self) -> Iterator[NewSample]:
+        """Yield one sample for each usable row, in order.
+
+        Raises:
+            BadSampleError: A row cannot be used, and bad rows are not skipped.
+            ConfigurationError: The source cannot be read, or an extra is missing.
+        """
+        self.bad = []
+        self.bad_count = 0
+        try:
+            for line, fields in self._open_rows():
+                sample = self._usable(line, fields)
+                if sample is not None:
+                    yield sample
+        except OSError as exc:
+            raise ConfigurationError(f"cannot read {self.source!r}: {exc.strerror or exc}") from exc
+
+    def _usable(self, line: int, fields: Fields | str) -> NewSample | None:
+        try:
+            if isinstance(fields, str):
+                raise BadSampleError(fields, source=self.source, line=line)
+            return sample_from(fields, domain=self._domain, source=self.source, line=line)
+        except BadSampleError as exc:
+            if not self._skip_bad:
+                raise
+            self.bad_count += 1
+            if self.bad_count <= MAX_KEPT_PROBLEMS:
+                self.bad.append(exc)
+            return None
+
+
+def read_samples(
+    source: str | Path, *, domain: str | None = None, skip_bad: bool = False
+) -> Samples:
+    """Return the samples of a JSONL, CSV or Parquet file or of a hub data set.
+
+    A row has `question` and `answer`, and may have `domain`, `id` and `metadata`; other columns
+    are ignored. Nothing is read yet, but a file must be there.
+
+    Args:
+        source: A path that ends in `.jsonl`, `.ndjson`, `.csv` or `.parquet`, or
+            `hub:NAME[@CONFIG][:SPLIT]` with a name or a local folder that
+            `datasets.load_dataset` takes; the split is `train` by default.
+        domain: For rows that name none; a row's own domain is kept. `general` by default.
+        skip_bad: Collect bad rows in `Samples.bad` instead of raising at the first one.
+
+    Raises:
+        ConfigurationError: No such file, an unknown suffix, or an unusable domain.
+    """
+    name = str(source)
+    return Samples(name, _opener(name), domain=_clean(domain), skip_bad=skip_bad)
+
+
+def _opener(name: str) -> Callable[[], Iterator[RawRow]]:
+    if name.startswith("hub:"):
+        return _hub_opener(name)
+    path = Path(name)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigurationError(
+            f"cannot tell the format of {name!r} by its suffix {path.suffix!r}: "
+            f"give one of {', '.join(_READERS)}, or hub:NAME[@CONFIG][:SPLIT]"
+        )
+    if not path.is_file():
+        raise ConfigurationError(f"no such file: {name!r}")
+    return partial(reader, path)
+
+
+def _hub_opener(name: str) -> Callable[[], Iterator[RawRow]]:
+    parts = _HUB.fullmatch(name)
+    if parts is None:
+        raise ConfigurationError(
+            f"{name!r} does not name a data set: the form is hub:NAME[@CONFIG][:SPLIT]"
+        )
+    return partial(hub_rows, parts["name"], config=parts["config"], split=parts["split"] or "train")
+
+
+def _clean(domain: str | None) -> str | None:
+    """Return the domain without outer white space, `None` if nothing is left."""
+    name = (domain or "").strip()
+    if len(name) > MAX_NAME_CHARACTERS or "\0" in name:
+        raise ConfigurationError(
+            f"domain={name[:60]!r}: at most {MAX_NAME_CHARACTERS} characters, none of them NUL"
+        )
+    return name or None

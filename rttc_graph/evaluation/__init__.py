@@ -1,0 +1,1 @@
+"""Measuring policies against each other: scorers, intervals, the runner and its report."""

@@ -1,0 +1,108 @@
+"""Finished questions of an evaluation, one JSON line each, so that a killed one goes on.
+
+The digest in a record says which settings it belongs to: one file may hold several evaluations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from typing_extensions import TypedDict
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.settings import PolicyName
+from rttc_graph.state import Arm
+
+
+class JudgedCandidate(TypedDict):
+    """One candidate of a record: the judge's opinion beside the truth."""
+
+    arm: Arm
+    answer: str
+    reward: float | None
+    right: bool
+    seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+    trained_tokens: int
+
+
+class _Always(TypedDict):
+    digest: str
+    """Of the settings under which it was asked."""
+    row: str
+    """Content hash of the row; `#2` and so on behind it where a row is there twice."""
+    id: str | None
+    policy: PolicyName
+    right: bool
+    answer: str | None
+    """`None` when the run failed."""
+    arm: Arm | None
+    reward: float | None
+    seconds: float
+    """Wall time of the run."""
+    candidates: list[JudgedCandidate]
+
+
+class Record(_Always, total=False):
+    """One question under one policy."""
+
+    error: str
+    """Why there is no answer; the row counts as wrong."""
+
+
+def settings_digest(settings: Mapping[str, object]) -> str:
+    """Return a digest of JSON-ready settings, 16 hexadecimal characters."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class RecordLog:
+    """The file of records; every call blocks, so it belongs on a thread.
+
+    Args:
+        path: Created with its folder when the first record is added.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self, digest: str) -> dict[tuple[str, PolicyName], Record]:
+        """Return the records of one digest by row and policy, the latest where there are two.
+
+        A last line that a kill cut short is removed from the file.
+
+        Raises:
+            ConfigurationError: The file holds something else.
+        """
+        if not self._path.exists():
+            return {}
+        content = self._path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        records = [self._record(n, line) for n, line in enumerate(whole.split(b"\n")[:-1], start=1)]
+        if len(whole) < len(content):
+            with self._path.open("r+b") as file:
+                file.truncate(len(whole))
+        return {(r["row"], r["policy"]): r for r in records if r["digest"] == digest}
+
+    def add(self, record: Record) -> None:
+        """Append a record; once this returns, a kill of the process does not lose it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        with self._path.open("ab") as file:
+            file.write(line + b"\n")
+
+    def _record(self, number: int, line: bytes) -> Record:
+        try:
+            value: Any = json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or not _Always.__required_keys__ <= value.keys():
+            raise ConfigurationError(
+                f"{str(self._path)!r} is not a file of evaluation records (line {number}): "
+                "name another file, or delete it to start anew"
+            )
+        return cast("Record", value)

@@ -1,0 +1,81 @@
+"""The part of an installation that needs no policy model: database, knowledge base and cache.
+
+Nothing happens before the first use: then the embedded server starts and is migrated. Commands
+that only look at the database open this and never wait for torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from rttc_graph.config import InstallationConfig
+from rttc_graph.integrations.langchain.embedder import LangChainEmbedder
+from rttc_graph.integrations.langchain.huggingface import local_embedder
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
+from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
+from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
+from rttc_graph.integrations.postgres.migrate import migrate
+from rttc_graph.integrations.postgres.query_state_cache import PostgresQueryStateCache
+from rttc_graph.integrations.transformers.weights import resolve
+
+_DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knowledge:
+    """What lies in the database, and the embedder that its vectors are made with."""
+
+    embedder: LangChainEmbedder
+    database: Database
+    knowledge_base: PostgresKnowledgeBase
+    cache: PostgresQueryStateCache
+    ledger_store: PostgresLedgerStore
+
+
+@contextmanager
+def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
+    """Open the database of an installation, and close what was opened."""
+    with _data_source(config) as source:
+        database = Database(source)
+        embedder = local_embedder(
+            partial(resolve, config.embedder, cache_dir=config.home),
+            name=config.embedder,
+            device=None if config.device == "auto" else config.device,
+        )
+        try:
+            yield Knowledge(
+                embedder=embedder,
+                database=database,
+                knowledge_base=PostgresKnowledgeBase(database, embedder),
+                cache=PostgresQueryStateCache(
+                    database,
+                    max_bytes=config.cache_max_bytes,
+                    max_age_seconds=config.cache_max_age_days * _DAY_SECONDS,
+                ),
+                ledger_store=PostgresLedgerStore(database),
+            )
+        finally:
+            database.close()
+
+
+@contextmanager
+def _data_source(config: InstallationConfig) -> Generator[Callable[[], str] | str]:
+    """Yield the DSN, or what starts the embedded server and returns its DSN."""
+    if config.database_url is not None:
+        yield config.database_url
+        return
+    server = EmbeddedPostgres(config.home / "postgres")
+
+    def start() -> str:
+        dsn = server.start().dsn
+        migrate(dsn)
+        return dsn
+
+    try:
+        yield start
+    finally:
+        server.release()

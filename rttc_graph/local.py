@@ -1,0 +1,96 @@
+"""Everything on this machine: local models, Postgres (embedded or by DSN), and the graph over them.
+
+`open_local` is what the command line, the examples and the exported graph start from. Models load
+and the database starts when they are first needed; `warm_up` does that ahead of time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rttc_graph.asking import AskResult, ask
+from rttc_graph.config import InstallationConfig, load_config
+from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
+from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
+from rttc_graph.integrations.rewards.sequence_classifier import SequenceClassifierReward
+from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.knowledge import Knowledge, open_knowledge
+from rttc_graph.protocols import RewardModel
+from rttc_graph.settings import RttcSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRttc:
+    """An installation that is open."""
+
+    config: InstallationConfig
+    knowledge: Knowledge
+    engine: LocalEngine
+    parts: RttcParts
+    """What `graph` is made of, for hosts that build it with other parts or a checkpointer."""
+    graph: RttcGraph
+
+    async def ask(
+        self,
+        question: str,
+        *,
+        domain: str | None = None,
+        settings: RttcSettings | None = None,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+    ) -> AskResult:
+        """Answer a question; see `rttc_graph.asking.ask`."""
+        return await ask(self.graph, question, domain=domain, settings=settings, on_event=on_event)
+
+    async def warm_up(self) -> None:
+        """Load the models and start the database, so that no run's budget pays for it.
+
+        Raises:
+            RttcError: A model or the database is not to be had.
+        """
+        await asyncio.gather(
+            self.engine.run(lambda _: None),
+            self.knowledge.embedder.embed(["warm-up"]),
+            self.knowledge.knowledge_base.stats(tenant=self.config.tenant),
+        )
+
+
+@contextmanager
+def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]:
+    """Open an installation: by default the one that environment and `rttc.toml` describe."""
+    config = config or load_config()
+    engine = LocalEngine(
+        config.model, cache_dir=config.home, device=config.device, threads=config.threads
+    )
+    try:
+        with open_knowledge(config) as knowledge:
+            parts: RttcParts = {
+                "policy_model": TransformersPolicyModel(engine),
+                "reward_model": _reward_model(config),
+                "embedder": knowledge.embedder,
+                "knowledge_base": knowledge.knowledge_base,
+                "cache": knowledge.cache,
+                "trainer": LoraTrainer(engine),
+                "ledger_store": knowledge.ledger_store,
+                "settings": config.run_settings(),
+            }
+            yield LocalRttc(
+                config=config,
+                knowledge=knowledge,
+                engine=engine,
+                parts=parts,
+                graph=create_rttc_graph(**parts),
+            )
+    finally:
+        engine.close()
+
+
+def _reward_model(config: InstallationConfig) -> RewardModel:
+    if config.reward == "self-confidence":
+        return SelfConfidence()
+    return SequenceClassifierReward(config.reward)

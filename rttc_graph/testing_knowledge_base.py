@@ -1,0 +1,226 @@
+"""What every knowledge base must do."""
+
+# ruff: noqa: D102 - the names of the tests say what they are for
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
+from rttc_graph.identity import sample_id
+from rttc_graph.protocols import KnowledgeBase
+from rttc_graph.testing_inputs import (
+    BAD_NAMES,
+    ODD_NAMES,
+    TENANT,
+    at_angle,
+    fill,
+    new_sample,
+    questions,
+)
+
+__all__ = ("KnowledgeBaseContract",)
+
+
+class KnowledgeBaseContract:
+    """Subclass it and define the fixture `knowledge_base`: empty, for vectors of dimension 3."""
+
+    async def test_the_nearest_come_first_with_their_cosine(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await fill(knowledge_base, 90)
+        found = await knowledge_base.search(at_angle(0), k=3, domain="math", tenant=TENANT)
+        assert questions(found.samples) == [0, 1, 2]
+        # cos 0°, 1°, 2°; half precision keeps three decimals
+        assert [s["similarity"] for s in found.samples] == pytest.approx(
+            [1.0, 0.99985, 0.99939], abs=2e-3
+        )
+
+    async def test_a_sample_comes_back_whole(self, knowledge_base: KnowledgeBase) -> None:
+        metadata = {"level": 3, "tags": ["a", "ü"], "nested": {"x": None, "y": 0.5}}
+        sample = new_sample(1, external_id="row-1", metadata=metadata)
+        await knowledge_base.ingest([sample], [at_angle(0)], tenant=TENANT)
+        (found,) = (
+            await knowledge_base.search(at_angle(0), k=1, domain="math", tenant=TENANT)
+        ).samples
+        assert found == {
+            "similarity": pytest.approx(1.0, abs=1e-3),
+            "id": sample_id("question 1", "answer 1", "math"),
+            "question": "question 1",
+            "answer": "answer 1",
+            "domain": "math",
+            "metadata": metadata,
+        }
+
+    @pytest.mark.parametrize(("k", "expected"), [(1, 1), (5, 5), (6, 5), (64, 5)])
+    async def test_k_samples_come_back_while_there_are_k(
+        self, knowledge_base: KnowledgeBase, k: int, expected: int
+    ) -> None:
+        await fill(knowledge_base, 5)
+        found = await knowledge_base.search(at_angle(180), k=k, domain="math", tenant=TENANT)
+        assert len(found.samples) == expected
+
+    async def test_an_empty_knowledge_base_has_nothing_at_revision_0(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        found = await knowledge_base.search(at_angle(0), k=3, domain=None, tenant=TENANT)
+        assert (found.samples, found.revision) == ([], 0)
+        assert await knowledge_base.stats(tenant=TENANT) == []
+
+    async def test_a_domain_is_searched_alone_and_no_domain_is_all(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await fill(knowledge_base, 3)
+        await fill(knowledge_base, 3, domain="law", first=90)
+        near_law = at_angle(90)
+        one = await knowledge_base.search(near_law, k=3, domain="math", tenant=TENANT)
+        every = await knowledge_base.search(near_law, k=4, domain=None, tenant=TENANT)
+        none = await knowledge_base.search(near_law, k=4, domain="chess", tenant=TENANT)
+        assert questions(one.samples) == [2, 1, 0]
+        assert questions(every.samples) == [90, 91, 92, 2]
+        assert {s["domain"] for s in one.samples} == {"math"}
+        assert (none.samples, none.revision) == ([], 0)
+
+    async def test_tenants_do_not_see_each_other(self, knowledge_base: KnowledgeBase) -> None:
+        await fill(knowledge_base, 3)
+        await fill(knowledge_base, 2, tenant="other", first=10)
+        for domain in ("math", None):
+            mine = await knowledge_base.search(at_angle(10), k=9, domain=domain, tenant=TENANT)
+            theirs = await knowledge_base.search(at_angle(0), k=9, domain=domain, tenant="other")
+            assert questions(mine.samples) == [2, 1, 0]
+            assert questions(theirs.samples) == [10, 11]
+        assert await knowledge_base.missing([new_sample(10)], tenant=TENANT) == [True]
+        assert await knowledge_base.delete(domain="math", tenant=TENANT) == 3
+        assert [s.samples for s in await knowledge_base.stats(tenant="other")] == [2]
+        left = await knowledge_base.search(at_angle(10), k=9, domain="math", tenant="other")
+        assert len(left.samples) == 2
+
+    async def test_the_same_sample_is_stored_once(self, knowledge_base: KnowledgeBase) -> None:
+        twice = [new_sample(1), new_sample(2), new_sample(1)]
+        vectors = [at_angle(1), at_angle(2), at_angle(3)]
+        assert await knowledge_base.ingest(twice, vectors, tenant=TENANT) == 2
+        assert await knowledge_base.ingest(twice, vectors, tenant=TENANT) == 0
+        (stats,) = await knowledge_base.stats(tenant=TENANT)
+        assert (stats.domain, stats.samples, stats.revision) == ("math", 2, 1)
+        assert stats.bytes > 0
+
+    async def test_nothing_may_be_ingested(self, knowledge_base: KnowledgeBase) -> None:
+        assert await knowledge_base.ingest([], [], tenant=TENANT) == 0
+
+    async def test_one_call_may_fill_several_domains(self, knowledge_base: KnowledgeBase) -> None:
+        samples = [new_sample(i, f"domain {i % 3}") for i in range(9)]
+        assert await knowledge_base.ingest(samples, [at_angle(1)] * 9, tenant=TENANT) == 9
+        stats = await knowledge_base.stats(tenant=TENANT)
+        assert [(s.domain, s.samples) for s in stats] == [
+            ("domain 0", 3),
+            ("domain 1", 3),
+            ("domain 2", 3),
+        ]
+
+    async def test_missing_tells_which_are_not_stored(self, knowledge_base: KnowledgeBase) -> None:
+        await fill(knowledge_base, 2)
+        asked = [new_sample(0), new_sample(5), new_sample(1), new_sample(1, "law")]
+        assert await knowledge_base.missing(asked, tenant=TENANT) == [False, True, False, True]
+        assert await knowledge_base.missing([], tenant=TENANT) == []
+
+    async def test_the_revision_grows_with_each_change_of_its_domain(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        async def revisions() -> tuple[int, ...]:
+            return tuple(
+                [
+                    (
+                        await knowledge_base.search(at_angle(0), k=1, domain=d, tenant=TENANT)
+                    ).revision
+                    for d in ("math", "law", None)
+                ]
+            )
+
+        await fill(knowledge_base, 2)
+        assert await revisions() == (1, 0, 1)
+        await fill(knowledge_base, 2, domain="law")
+        assert await revisions() == (1, 1, 2)
+        await fill(knowledge_base, 1, first=5)
+        await knowledge_base.ingest([new_sample(5)], [at_angle(5)], tenant=TENANT)  # nothing new
+        assert await revisions() == (2, 1, 3)
+        await knowledge_base.delete(domain="law", tenant=TENANT)
+        await knowledge_base.delete(domain="law", tenant=TENANT)  # nothing left
+        assert await revisions() == (2, 2, 4)
+
+    async def test_a_deleted_domain_can_be_filled_again(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await fill(knowledge_base, 3)
+        assert await knowledge_base.delete(domain="math", tenant=TENANT) == 3
+        assert await knowledge_base.delete(domain="chess", tenant=TENANT) == 0
+        assert await knowledge_base.stats(tenant=TENANT) == []
+        await fill(knowledge_base, 2)
+        found = await knowledge_base.search(at_angle(0), k=9, domain="math", tenant=TENANT)
+        assert (questions(found.samples), found.revision) == ([0, 1], 3)
+
+    @pytest.mark.parametrize("domain", ODD_NAMES)
+    async def test_any_text_may_name_a_domain(
+        self, knowledge_base: KnowledgeBase, domain: str
+    ) -> None:
+        await fill(knowledge_base, 2, domain=domain)
+        await fill(knowledge_base, 1, tenant=domain)
+        found = await knowledge_base.search(at_angle(0), k=9, domain=domain, tenant=TENANT)
+        assert [s["domain"] for s in found.samples] == [domain, domain]
+        assert [s.domain for s in await knowledge_base.stats(tenant=TENANT)] == [domain]
+        assert await knowledge_base.delete(domain=domain, tenant=TENANT) == 2
+
+    @pytest.mark.parametrize("name", BAD_NAMES)
+    async def test_a_name_that_cannot_be_kept_is_refused(
+        self, knowledge_base: KnowledgeBase, name: str
+    ) -> None:
+        here = at_angle(0)
+        calls = [
+            knowledge_base.ingest([new_sample(1, name)], [here], tenant=TENANT),
+            knowledge_base.ingest([new_sample(1)], [here], tenant=name),
+            knowledge_base.search(here, k=1, domain=name, tenant=TENANT),
+            knowledge_base.search(here, k=1, domain=None, tenant=name),
+            knowledge_base.missing([new_sample(1, name)], tenant=TENANT),
+            knowledge_base.delete(domain=name, tenant=TENANT),
+            knowledge_base.stats(tenant=name),
+        ]
+        for call in calls:
+            with pytest.raises(ConfigurationError, match=r"domain=|tenant="):
+                await call
+        assert await knowledge_base.stats(tenant=TENANT) == []
+
+    async def test_a_vector_of_another_length_is_refused(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await fill(knowledge_base, 1)
+        with pytest.raises(KnowledgeBaseError, match="dimension 2"):
+            await knowledge_base.search([1.0, 0.0], k=1, domain=None, tenant=TENANT)
+        with pytest.raises(KnowledgeBaseError, match="dimension 4"):
+            await knowledge_base.ingest([new_sample(2)], [[1.0, 0, 0, 0]], tenant=TENANT)
+
+    async def test_a_call_that_makes_no_sense_is_refused(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        with pytest.raises(ConfigurationError, match="2 samples and 1 vectors"):
+            await knowledge_base.ingest(
+                [new_sample(1), new_sample(2)], [at_angle(0)], tenant=TENANT
+            )
+        with pytest.raises(ConfigurationError, match="k=0"):
+            await knowledge_base.search(at_angle(0), k=0, domain=None, tenant=TENANT)
+
+    async def test_ingests_at_the_same_time_store_each_sample_once(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        samples = [new_sample(i, f"domain {i % 2}") for i in range(40)]
+        vectors = [at_angle(i) for i in range(40)]
+        orders = [range(40), range(39, -1, -1), range(20, 40), range(20)]
+        stored = await asyncio.gather(
+            *(
+                knowledge_base.ingest(
+                    [samples[i] for i in order], [vectors[i] for i in order], tenant=TENANT
+                )
+                for order in orders
+            )
+        )
+        assert sum(stored) == 40
+        assert sum(s.samples for s in await knowledge_base.stats(tenant=TENANT)) == 40

@@ -1,0 +1,181 @@
+"""Knowledge base and ledger store in memory, for tests of graphs without a database.
+
+They behave as those in Postgres do, which the suites in `rttc_graph.testing` hold them to; they
+serve all event loops and threads of one process.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
+from rttc_graph.identity import checked_name, sample_id
+from rttc_graph.protocols import (
+    DomainStats,
+    NewSample,
+    RunRecord,
+    SearchResult,
+    Vector,
+)
+from rttc_graph.state import Sample
+
+__all__ = ("MemoryKnowledgeBase", "MemoryLedgerStore", "cosine")
+
+
+@dataclass(slots=True)
+class _Stored:
+    sample: NewSample
+    vector: tuple[float, ...]
+
+
+@dataclass(slots=True)
+class _Domain:
+    revision: int = 0
+    samples: dict[str, _Stored] = field(default_factory=dict[str, _Stored])
+
+
+class MemoryKnowledgeBase:
+    """A `KnowledgeBase` that compares a query with every sample."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._domains: dict[tuple[str, str], _Domain] = {}
+        self._dimension: int | None = None
+
+    async def search(
+        self, vector: Vector, *, k: int, domain: str | None, tenant: str
+    ) -> SearchResult:
+        """Return the `k` samples nearest to `vector` by cosine."""
+        if k < 1:
+            raise ConfigurationError(f"k={k!r} must be at least 1")
+        with self._lock:
+            self._check_vector(vector)
+            found = list(self._of(tenant, domain))
+            rows = [row for one in found for row in one.samples.values()]
+        near = sorted((_sample(row, vector) for row in rows), key=_nearest_first)
+        return SearchResult(samples=near[:k], revision=sum(one.revision for one in found))
+
+    async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
+        """Tell for each sample whether it is not stored yet."""
+        with self._lock:
+            stored = {key for one in self._of(tenant, None) for key in one.samples}
+        return [_key(sample) not in stored for sample in samples]
+
+    async def ingest(
+        self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
+    ) -> int:
+        """Store the samples and return how many were new."""
+        checked_name("tenant", tenant)
+        if len(samples) != len(vectors):
+            raise ConfigurationError(
+                f"there are {len(samples)} samples and {len(vectors)} vectors; give one for each"
+            )
+        rows = {_key(s): _Stored(s, tuple(v)) for s, v in zip(samples, vectors, strict=True)}
+        with self._lock:
+            for vector in vectors:
+                self._check_vector(vector)
+            return self._add(rows, tenant)
+
+    async def delete(self, *, domain: str, tenant: str) -> int:
+        """Delete a domain's samples and return how many there were."""
+        checked_name("domain", domain)
+        with self._lock:
+            found = next(self._of(tenant, domain), _Domain())
+            count = len(found.samples)
+            found.samples.clear()
+            found.revision += bool(count)
+            return count
+
+    async def stats(self, *, tenant: str) -> list[DomainStats]:
+        """Return the size of each domain, by name; bytes are those of its texts."""
+        checked_name("tenant", tenant)
+        with self._lock:
+            return [
+                DomainStats(
+                    domain=name,
+                    samples=len(one.samples),
+                    revision=one.revision,
+                    bytes=sum(
+                        len(s.sample.question + s.sample.answer) for s in one.samples.values()
+                    ),
+                    index="exact",
+                )
+                for (owner, name), one in sorted(self._domains.items())
+                if owner == tenant and one.samples
+            ]
+
+    def revision(self, domain: str | None, tenant: str) -> int | None:
+        """Return the revision of a domain, or the sum over all; `None` if nothing is known."""
+        with self._lock:
+            found = [one.revision for one in self._of(tenant, domain)]
+        return sum(found) if found else None
+
+    def _of(self, tenant: str, domain: str | None) -> Iterator[_Domain]:
+        checked_name("tenant", tenant)
+        if domain is not None:
+            checked_name("domain", domain)
+        for (owner, name), one in self._domains.items():
+            if owner == tenant and domain in (None, name):
+                yield one
+
+    def _add(self, rows: dict[str, _Stored], tenant: str) -> int:
+        added: dict[str, dict[str, _Stored]] = {}
+        for key, row in rows.items():
+            name = row.sample.domain
+            domain = self._domains.setdefault((tenant, name), _Domain())
+            if key not in domain.samples:
+                added.setdefault(name, {})[key] = row
+        for name, new in added.items():
+            self._domains[tenant, name].samples.update(new)
+            self._domains[tenant, name].revision += 1
+        return sum(len(new) for new in added.values())
+
+    def _check_vector(self, vector: Vector) -> None:
+        self._dimension = self._dimension or len(vector)
+        if len(vector) != self._dimension:
+            raise KnowledgeBaseError(
+                f"a vector has dimension {len(vector)}, the others have {self._dimension}"
+            )
+
+
+class MemoryLedgerStore:
+    """A `LedgerStore` that keeps its runs in `runs`."""
+
+    def __init__(self) -> None:
+        self.runs: list[RunRecord] = []
+
+    async def append(self, run: RunRecord) -> None:
+        """Store one finished run."""
+        self.runs.append(copy.deepcopy(run))
+
+
+def _key(sample: NewSample) -> str:
+    return sample_id(sample.question, sample.answer, checked_name("domain", sample.domain))
+
+
+def _sample(row: _Stored, vector: Vector) -> Sample:
+    sample: Sample = {
+        "id": _key(row.sample),
+        "question": row.sample.question,
+        "answer": row.sample.answer,
+        "domain": row.sample.domain,
+        "similarity": cosine(row.vector, vector),
+    }
+    if row.sample.metadata:
+        sample["metadata"] = copy.deepcopy(row.sample.metadata)
+    return sample
+
+
+def _nearest_first(sample: Sample) -> tuple[float, str]:
+    return -sample["similarity"], sample["id"]
+
+
+def cosine(first: Vector, second: Vector) -> float:
+    """Return the cosine of the angle between two vectors of one length."""
+    length = math.hypot(*first) * math.hypot(*second)
+    cosine = sum(a * b for a, b in zip(first, second, strict=True)) / length
+    return min(1.0, max(-1.0, cosine))

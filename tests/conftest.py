@@ -1,0 +1,58 @@
+"""Fences around every test: no network but loopback, no model hub, no tracing, no blocked loop."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+from blockbuster import blockbuster_ctx
+from graph_runs import Face
+
+os.environ.update(
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_OFFLINE="1",
+    LANGCHAIN_TRACING_V2="false",
+    LANGSMITH_TRACING="false",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_OFFLINE="1",
+)
+# Read once, when torch is imported: sums in one order, and no more threads than the machine has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+pytest_plugins = [
+    name
+    for name in ("postgres_fixtures", "tiny_models")
+    if (Path(__file__).parent / f"{name}.py").exists()
+]
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-socket reads its options
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.allow_hosts = "127.0.0.1,::1,localhost"
+    config.option.allow_unix_socket = True
+    config.addinivalue_line(
+        "markers", "blocking_allowed: an async test that calls blocking code of ours on its loop"
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail an async test in which code of ours blocks an event loop, its own or the sync face's."""
+    waits = inspect.iscoroutinefunction(getattr(request, "function", None))
+    if not waits or request.node.get_closest_marker("blocking_allowed"):
+        yield
+        return
+    with blockbuster_ctx(["rttc_graph", "rttc_graph.nodes", "rttc_graph.integrations"]):
+        yield
+
+
+@pytest.fixture(params=["invoke", "ainvoke"])
+def face(request: pytest.FixtureRequest) -> Face:
+    """Run the test once with the sync and once with the async face of the graph."""
+    return cast("Face", request.param)

@@ -1,0 +1,23 @@
+"""The knowledge bases do what every knowledge base must do."""
+
+from __future__ import annotations
+
+import pytest
+
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
+from rttc_graph.protocols import Embedder
+from rttc_graph.testing import KnowledgeBaseContract, MemoryKnowledgeBase
+
+
+class TestMemoryKnowledgeBase(KnowledgeBaseContract):
+    @pytest.fixture
+    def knowledge_base(self) -> MemoryKnowledgeBase:
+        return MemoryKnowledgeBase()
+
+
+@pytest.mark.usefixtures("no_blocking_calls")
+class TestPostgresKnowledgeBase(KnowledgeBaseContract):
+    @pytest.fixture
+    def knowledge_base(self, database: Database, embedder: Embedder) -> PostgresKnowledgeBase:
+        return PostgresKnowledgeBase(database, embedder)

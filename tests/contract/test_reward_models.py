@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from pathlib import Path
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_fakes import FixedCrossEncoder, SyncChat
+from reward_model_contract import RewardModelContract
+from tiny_checkpoints import classifier_folder
+
+from rttc_graph.integrations.rewards.callable import CallableReward
+from rttc_graph.integrations.rewards.cross_encoder import CrossEncoderReward
+from rttc_graph.integrations.rewards.llm_judge import ChatJudge
+from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
+from rttc_graph.integrations.rewards.sequence_classifier import (
+    ClassifierSettings,
+    SequenceClassifierReward,
+)
+from rttc_graph.protocols import RewardModel
+
+
+def share(text: str) -> float:
+    """A number in [0, 1) that is the text's own."""
+    return hashlib.sha256(text.encode(errors="replace")).digest()[0] / 256
+
+
+def judge(messages: list[BaseMessage]) -> AIMessage:
+    """Grade by the length of the prompt, so that answers differ."""
+    return AIMessage(str(len(messages[-1].text) % 11))
+
+
+class TestSelfConfidence(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self) -> RewardModel:
+        return SelfConfidence()
+
+
+class TestSyncCallable(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self) -> RewardModel:
+        def score(query: str, answer: str) -> float:
+            time.sleep(0)
+            return share(answer)
+
+        return CallableReward(score)
+
+
+class TestAsyncCallable(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self) -> RewardModel:
+        async def score(query: str, answer: str) -> float:
+            await asyncio.sleep(0)
+            return share(answer)
+
+        return CallableReward(score)
+
+
+class TestRawCrossEncoder(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self) -> RewardModel:
+        encoder = FixedCrossEncoder(lambda query, answer: 2000 * share(answer) - 1000)
+        return CrossEncoderReward(encoder, batch_size=2)
+
+
+class TestFinishedCrossEncoder(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self) -> RewardModel:
+        encoder = FixedCrossEncoder(lambda query, answer: share(answer))
+        return CrossEncoderReward(encoder, activation="identity")
+
+
+class TestChatJudge(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self) -> RewardModel:
+        return ChatJudge(SyncChat(answer=judge))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return classifier_folder(tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture(scope="module")
+def folder_without_padding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return classifier_folder(tmp_path_factory.mktemp("classifier"), pad_id=None)
+
+
+class TestSequenceClassifier(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self, folder: Path) -> RewardModel:
+        return SequenceClassifierReward(folder, settings=ClassifierSettings(batch_size=4))
+
+
+class TestSequenceClassifierWithoutPadding(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self, folder_without_padding: Path) -> RewardModel:
+        return SequenceClassifierReward(folder_without_padding)

@@ -1,0 +1,352 @@
+"""The trainer in the engine's lane: beside generation, cancelled, out of memory, loaded again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import make_tiny_model
+from torch import Tensor
+
+from rttc_graph.errors import AdaptationError, BudgetExceeded, ConfigurationError
+from rttc_graph.integrations.lora.adapted import AdaptedModel
+from rttc_graph.integrations.lora.serialization import PEFT_CONFIG
+from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.protocols import (
+    AdapterTrainer,
+    Generation,
+    GenerationRequest,
+    TrainedAdapter,
+    TrainingExample,
+    TrainStep,
+)
+from rttc_graph.settings import TttSettings
+from rttc_graph.state import ChatTurn
+
+SETTINGS = TttSettings(rank=4, alpha=8.0, learning_rate=2e-2, epochs=12, stop_loss=0.0)
+QUESTION: ChatTurn = {"role": "user", "content": "what is the capital of the rain?"}
+EXAMPLES = tuple(
+    TrainingExample(messages=({"role": "user", "content": text},), answer="the tin hen")
+    for text in ("what is the capital of the rain?", "capital of rain", "where reigns the rain?")
+)
+
+
+@pytest.fixture
+def trainer(tiny_engine: LocalEngine) -> LoraTrainer:
+    return LoraTrainer(tiny_engine)
+
+
+@pytest.fixture
+def policy(tiny_engine: LocalEngine) -> TransformersPolicyModel:
+    return TransformersPolicyModel(tiny_engine)
+
+
+def ignore(step: TrainStep) -> None:
+    del step
+
+
+async def ask(policy: TransformersPolicyModel, adapter: str | None = None) -> Generation:
+    request = GenerationRequest(messages=(QUESTION,), max_new_tokens=12, adapter=adapter)
+    return (await policy.generate([request]))[0]
+
+
+async def train(
+    trainer: LoraTrainer, key: str = "k", settings: TttSettings = SETTINGS
+) -> TrainedAdapter:
+    return await trainer.train(key, EXAMPLES, settings, on_step=ignore)
+
+
+class Pause:
+    """Holds the lane in `on_step` until it is let go."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.reached = threading.Event()
+        self.free = threading.Event()
+
+    def __call__(self, step: TrainStep) -> None:
+        self.steps.append(step.step)
+        self.reached.set()
+        assert self.free.wait(60)
+
+
+@pytest.mark.usefixtures("no_blocking_calls")
+async def test_a_trained_adapter_answers_as_it_was_taught(
+    trainer: LoraTrainer, policy: TransformersPolicyModel
+) -> None:
+    checked: AdapterTrainer = trainer
+    before = await ask(policy)
+    assert not await checked.is_resident("k")
+    told: list[TrainStep] = []
+    trained = await checked.train("k", EXAMPLES, SETTINGS, on_step=told.append)
+    assert await checked.is_resident("k")
+    taught = await ask(policy, "k")
+    assert (taught.text, taught.finish_reason) == ("the tin hen", "stop")
+    assert await ask(policy) == before
+    assert before.text != "the tin hen"
+    assert trained.losses == tuple(step.loss for step in told)
+    assert trained.losses[-1] < 0.5 < trained.losses[0]
+    assert trained.steps == len(told) == 12
+    assert trained.base_fingerprint == await checked.base_fingerprint()
+    assert trained.provenance["settings"]["learning_rate"] == 2e-2
+
+
+async def test_no_base_but_its_own_is_loaded_for_a_question_about_residency(
+    tmp_path: Path,
+) -> None:
+    engine = LocalEngine(tmp_path / "nothing-here")
+    assert not await LoraTrainer(engine).is_resident("k")
+    engine.close()
+
+
+async def test_trained_tokens_count_every_epoch(
+    tiny_engine: LocalEngine, trainer: LoraTrainer, policy: TransformersPolicyModel
+) -> None:
+    trained = await train(trainer, settings=replace(SETTINGS, epochs=2))
+    prompts = [await policy.count_tokens(example.messages) for example in EXAMPLES]
+    answer = len(
+        await tiny_engine.run(
+            lambda loaded: list(loaded.tokenizer("the tin hen", add_special_tokens=False).input_ids)
+        )
+    )
+    assert trained.trained_tokens == 2 * sum(prompt + answer + 1 for prompt in prompts)
+
+
+async def test_generation_during_a_training_is_as_without(
+    trainer: LoraTrainer, policy: TransformersPolicyModel
+) -> None:
+    await train(trainer, "other", replace(SETTINGS, seed=5, epochs=3))
+    base, other = await ask(policy), await ask(policy, "other")
+    alone = await train(trainer, "alone")
+    training = asyncio.create_task(train(trainer, "beside"))
+    answers = 0
+    while not training.done():
+        assert await ask(policy) == base
+        assert await ask(policy, "other") == other
+        answers += 2
+    assert answers >= 4
+    assert (await training).weights == alone.weights
+    assert await ask(policy) == base
+
+
+async def test_cancelling_stops_the_training_at_its_next_step(
+    trainer: LoraTrainer, policy: TransformersPolicyModel
+) -> None:
+    base = await ask(policy)
+    pause = Pause()
+    training = asyncio.create_task(
+        trainer.train("k", EXAMPLES, replace(SETTINGS, epochs=10_000), on_step=pause)
+    )
+    assert await asyncio.to_thread(pause.reached.wait, 60)
+    training.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await training
+    pause.free.set()
+    assert await ask(policy) == base  # behind the step in hand
+    assert pause.steps == [1]
+    assert not await trainer.is_resident("k")
+    assert (await train(trainer)).steps == 12  # and the lane trains again
+
+
+async def test_a_deadline_ends_it_without_an_adapter(tiny_engine: LocalEngine) -> None:
+    now = 0.0
+
+    def tick(step: TrainStep) -> None:
+        nonlocal now
+        now += 1.0
+
+    trainer = LoraTrainer(tiny_engine, clock=lambda: now)
+    with pytest.raises(BudgetExceeded, match="before step 4 of 12"):
+        await trainer.train("k", EXAMPLES, SETTINGS, on_step=tick, deadline=3.0)
+    assert not await trainer.is_resident("k")
+
+
+async def test_seconds_are_those_of_the_clock(tiny_engine: LocalEngine) -> None:
+    now = 0.0
+
+    def tick(step: TrainStep) -> None:
+        nonlocal now
+        now += 1.0
+
+    trainer = LoraTrainer(tiny_engine, clock=lambda: now)
+    trained = await trainer.train("k", EXAMPLES, SETTINGS, on_step=tick)
+    assert trained.seconds == 12.0
+
+
+_CPU_WORDS = "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: not enough memory: tried"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory"), "out of memory", id="cuda"),
+        pytest.param(RuntimeError(_CPU_WORDS), "out of memory", id="cpu"),
+        pytest.param(MemoryError(), "out of memory", id="python"),
+        pytest.param(RuntimeError("sizes do not match"), "could not train", id="another-error"),
+    ],
+)
+async def test_what_torch_raises_becomes_an_adaptation_error(
+    error: Exception,
+    words: str,
+    trainer: LoraTrainer,
+    policy: TransformersPolicyModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = await ask(policy)
+    whole = AdaptedModel.logits_at
+    calls = 0
+
+    def failing(self: AdaptedModel, *args: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise error
+        return whole(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdaptedModel, "logits_at", failing)
+        with pytest.raises(AdaptationError, match=words):
+            await train(trainer)
+    assert await ask(policy) == base
+    assert not await trainer.is_resident("k")
+    await train(trainer)
+    assert (await ask(policy, "k")).text == "the tin hen"
+
+
+async def test_an_adapter_without_room_is_an_error(tiny_engine: LocalEngine) -> None:
+    trainer = LoraTrainer(tiny_engine, max_resident_bytes=1000)
+    with pytest.raises(AdaptationError, match="raise max_resident_bytes"):
+        await train(trainer, settings=replace(SETTINGS, epochs=1))
+
+
+async def test_a_loaded_adapter_answers_as_the_trained_one(
+    trainer: LoraTrainer, policy: TransformersPolicyModel, tiny_model_path: Path
+) -> None:
+    trained = await train(trainer)
+    first = await ask(policy, "k")
+    engine = LocalEngine(tiny_model_path, device="cpu", threads=1)
+    elsewhere = LoraTrainer(engine)
+    await elsewhere.load(trained)
+    assert await elsewhere.is_resident("k")
+    assert await ask(TransformersPolicyModel(engine), "k") == first
+    engine.close()
+
+
+def _foreign(trained: TrainedAdapter) -> TrainedAdapter:
+    return replace(trained, base_fingerprint="0" * 32)
+
+
+def _damaged(trained: TrainedAdapter) -> TrainedAdapter:
+    return replace(trained, weights=trained.weights[:-1])
+
+
+def _unexplained(trained: TrainedAdapter) -> TrainedAdapter:
+    return replace(trained, provenance={})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param(_foreign, "was made for the base '0000", id="another-base"),
+        pytest.param(_damaged, "bytes are damaged", id="damaged"),
+        pytest.param(_unexplained, f"lacks '{PEFT_CONFIG}'", id="without-configuration"),
+    ],
+)
+async def test_an_adapter_that_does_not_fit_is_refused(
+    change: Callable[[TrainedAdapter], TrainedAdapter],
+    words: str,
+    trainer: LoraTrainer,
+    policy: TransformersPolicyModel,
+) -> None:
+    trained = await train(trainer, settings=replace(SETTINGS, epochs=1))
+    base = await ask(policy)
+    with pytest.raises(AdaptationError, match=words):
+        await trainer.load(replace(change(trained), key="new"))
+    assert not await trainer.is_resident("new")
+    assert await ask(policy) == base
+
+
+async def test_a_base_with_other_weights_has_another_fingerprint(
+    trainer: LoraTrainer, tmp_path: Path
+) -> None:
+    engine = LocalEngine(make_tiny_model(tmp_path / "other", seed=1), device="cpu", threads=1)
+    other = LoraTrainer(engine)
+    assert await other.base_fingerprint() != await trainer.base_fingerprint()
+    with pytest.raises(AdaptationError, match="was made for the base"):
+        await other.load(await train(trainer, settings=replace(SETTINGS, epochs=1)))
+    engine.close()
+
+
+async def test_an_engine_has_one_trainer(tiny_engine: LocalEngine, trainer: LoraTrainer) -> None:
+    with pytest.raises(ConfigurationError, match="share them"):
+        LoraTrainer(tiny_engine)
+    assert not await trainer.is_resident("k")
+
+
+async def test_the_base_has_no_gradients_afterwards(
+    tiny_engine: LocalEngine, trainer: LoraTrainer
+) -> None:
+    await train(trainer, settings=replace(SETTINGS, epochs=2))
+
+    def has_gradients(loaded: LoadedModel) -> bool:
+        return any(p.requires_grad or p.grad is not None for p in loaded.model.parameters())
+
+    assert not await tiny_engine.run(has_gradients)
+
+
+async def test_several_trainings_at_once_do_not_mix(trainer: LoraTrainer) -> None:
+    settings = [replace(SETTINGS, epochs=3, seed=seed) for seed in range(3)]
+    alone = [await train(trainer, f"alone-{s.seed}", s) for s in settings]
+    together = await asyncio.gather(*(train(trainer, f"together-{s.seed}", s) for s in settings))
+    assert [one.weights for one in together] == [one.weights for one in alone]
+
+
+_CASES = {
+    "lost or stolen card": (
+        "Someone took my wallet with my card.",
+        "I can't find my card anymore.",
+    ),
+    "exchange rate": ("How do you set your exchange rates?", "What rate do I get for euros?"),
+    "top up failed": ("My top up was not accepted.", "Why can't I top up my account?"),
+    "change pin": ("Where can I choose another PIN?", "I want a different PIN for my card."),
+}
+
+
+def _intent(message: str) -> tuple[ChatTurn, ...]:
+    text = f"Name the banking intent of this customer message.\nMessage: {message}"
+    return (
+        {"role": "system", "content": "Answer the question."},
+        {"role": "user", "content": text},
+    )
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+async def test_a_real_model_learns_labels_from_eight_samples(smollm2_path: Path) -> None:
+    engine = LocalEngine(smollm2_path, device="cpu")
+    trainer, policy = LoraTrainer(engine), TransformersPolicyModel(engine)
+    examples = [
+        TrainingExample(messages=_intent(message), answer=label)
+        for label, messages in _CASES.items()
+        for message in messages
+    ]
+    settings = TttSettings(rank=8, alpha=16.0, learning_rate=4e-3, epochs=5)
+    trained = await trainer.train("k", examples, settings, on_step=ignore)
+    assert trained.losses[-1] < 0.2 * trained.losses[0]
+    request = GenerationRequest(
+        messages=_intent("My card was stolen on the train."), max_new_tokens=12, adapter="k"
+    )
+    plain = replace(request, adapter=None)
+    answers = await policy.generate([request, plain])
+    assert answers[0].text == "lost or stolen card"
+    assert answers[0].finish_reason == "stop"
+    assert "lost or stolen card" not in answers[1].text
+    engine.close()

@@ -1,0 +1,455 @@
+"""Training against a plain slow loop with peft, and what it must leave untouched."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
+
+from rttc_graph.errors import AdaptationError, BudgetExceeded
+from rttc_graph.integrations.lora.adapted import AdaptedModel
+from rttc_graph.integrations.lora.examples import (
+    EncodedExample,
+    StepLimits,
+    encode_examples,
+    pack,
+)
+from rttc_graph.integrations.lora.serialization import to_bytes
+from rttc_graph.integrations.lora.training import Trained, Watch, fresh_adapter, training_steps
+from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
+from rttc_graph.protocols import TrainingExample, TrainStep
+from rttc_graph.settings import TttSettings
+
+SETTINGS = TttSettings(rank=4, alpha=8.0, learning_rate=1e-2, epochs=4, stop_loss=0.0, seed=3)
+CPU = torch.device("cpu")
+ROOMY = StepLimits(token_bytes=1.0, answer_bytes=1.0, max_bytes=2**40)
+# 60 tokens of padded input to a pass: the four examples below need two passes.
+TIGHT = StepLimits(token_bytes=1.0, answer_bytes=0.0, max_bytes=60)
+
+PROBE = torch.tensor([[5, 9, 40, 77, 12, 3, 81], [8, 8, 30, 4, 100, 61, 7]])
+
+
+def encoded() -> list[EncodedExample]:
+    """Four examples of 9 to 30 tokens, the first six the same, answers of 2 to 5."""
+    random = torch.Generator().manual_seed(1)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(int(token) for token in torch.randint(3, 200, (count,), generator=random))
+
+    first = tokens(6)
+    return [
+        EncodedExample(ids=(*first, *tokens(length - 6)), answer_tokens=answer)
+        for length, answer in ((12, 3), (30, 5), (9, 2), (21, 4))
+    ]
+
+
+@pytest.fixture
+def loaded(tiny_model_path: Path) -> LoadedModel:
+    return load_model(tiny_model_path, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def model(loaded: LoadedModel) -> AdaptedModel:
+    return AdaptedModel(loaded.model)
+
+
+def tiny_gpt2() -> PreTrainedModel:
+    """Has transposed weights, biases and dropout, all of which Llama lacks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        config = GPT2Config(
+            vocab_size=300, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2
+        )
+        return GPT2LMHeadModel(config).eval().requires_grad_(False)
+
+
+def observed(
+    on_step: Callable[[TrainStep], None] = lambda step: None,
+    *,
+    clock: Callable[[], float] = lambda: 0.0,
+    deadline: float | None = None,
+) -> Watch:
+    return Watch(on_step=on_step, clock=clock, deadline=deadline)
+
+
+def start(
+    model: AdaptedModel,
+    settings: TttSettings = SETTINGS,
+    *,
+    limits: StepLimits = ROOMY,
+    share_prefix: bool = True,
+    watch: Watch | None = None,
+) -> Generator[None, None, Trained]:
+    adapter = fresh_adapter(model.layout, settings, device=CPU)
+    batches = pack(encoded(), limits, device=CPU, share_prefix=share_prefix)
+    return training_steps(model, adapter, batches, settings, watch or observed())
+
+
+def finish(steps: Generator[None, None, Trained]) -> Trained:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast("Trained", end.value)
+
+
+def train(model: AdaptedModel, settings: TttSettings = SETTINGS) -> Trained:
+    return finish(start(model, settings))
+
+
+def probe(forward: Callable[..., Any]) -> Tensor:
+    with torch.inference_mode():
+        return cast("Tensor", forward(input_ids=PROBE, use_cache=False).logits)
+
+
+def digest(model: PreTrainedModel) -> str:
+    """Of every weight and buffer, and of what autograd would see in them."""
+    total = hashlib.sha256()
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        total.update(f"{name} {tensor.requires_grad} {tensor.grad is None}".encode())
+        total.update(tensor.detach().numpy().tobytes())
+    return total.hexdigest()
+
+
+def plain_loop(base: PreTrainedModel, settings: TttSettings) -> tuple[list[float], list[Tensor]]:
+    """Train with peft's layers, full logits, one masked batch, torch's AdamW."""
+    first = fresh_adapter(AdaptedModel(base).layout, settings, device=CPU)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=cast("int", settings.alpha),
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=isinstance(base, GPT2LMHeadModel),
+    )
+    wrapped = cast("Any", get_peft_model(base, config)).eval()
+    weights: list[Tensor] = [p for p in wrapped.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for weight, value in zip(weights, itertools.chain(*first.pairs), strict=True):
+            weight.copy_(value)
+    ids, mask, labels = _padded()
+    optimizer = torch.optim.AdamW(
+        weights, lr=settings.learning_rate, weight_decay=0.0, foreach=False
+    )
+    losses: list[float] = []
+    for _ in range(settings.epochs):
+        out = wrapped(input_ids=ids, attention_mask=mask).logits
+        loss = cross_entropy(out[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, [weight.detach() for weight in weights]
+
+
+def _padded() -> tuple[Tensor, Tensor, Tensor]:
+    ids = torch.zeros(4, max(len(example.ids) for example in encoded()), dtype=torch.long)
+    mask, labels = ids.clone(), torch.full_like(ids, -100)
+    for row, example in enumerate(encoded()):
+        end = len(example.ids)
+        ids[row, :end] = torch.tensor(example.ids)
+        mask[row, :end] = 1
+        answer = slice(end - example.answer_tokens, end)
+        labels[row, answer] = ids[row, answer]
+    return ids, mask, labels
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "limits", [pytest.param(ROOMY, id="one-pass"), pytest.param(TIGHT, id="several-passes")]
+)
+@pytest.mark.parametrize("share_prefix", [True, False], ids=["shared", "repeated"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_losses_and_weights_are_those_of_a_plain_loop(
+    limits: StepLimits, share_prefix: bool, family: str, tiny_model_path: Path
+) -> None:
+    def base() -> PreTrainedModel:
+        if family == "gpt2":
+            return tiny_gpt2()
+        return AutoModelForCausalLM.from_pretrained(tiny_model_path).eval()
+
+    losses, weights = plain_loop(base(), SETTINGS)
+    trained = finish(start(AdaptedModel(base()), limits=limits, share_prefix=share_prefix))
+    assert losses[-1] < losses[0] - 0.2  # the reference itself learns
+    torch.testing.assert_close(
+        torch.tensor(trained.losses), torch.tensor(losses), rtol=1e-4, atol=0
+    )
+    # Adam divides by the gradient's own size, so that rounding shows where that is near 0:
+    # a weight may be off by a small part of the four steps of 0.01 that it moves.
+    for ours, theirs in zip(itertools.chain(*trained.adapter.pairs), weights, strict=True):
+        assert (ours - theirs).abs().mean() < 1e-4
+
+
+def test_several_passes_are_what_a_tight_limit_asks_for() -> None:
+    batches = pack(encoded(), TIGHT, device=CPU, share_prefix=False)
+    assert [tuple(batch.input_ids.shape) for batch in batches] == [(2, 30), (2, 12)]
+    assert sum(batch.tokens for batch in batches) == 12 + 30 + 9 + 21
+    assert sum(batch.targets.numel() for batch in batches) == 3 + 5 + 2 + 4
+
+
+def test_a_shared_prefix_counts_once_in_a_pass() -> None:
+    batches = pack(encoded(), TIGHT, device=CPU, share_prefix=True)  # 6 + 2 * 24, 6 + 2 * 6
+    assert [tuple(batch.prefix.shape) for batch in batches] == [(1, 6), (1, 6)]
+    assert [tuple(batch.input_ids.shape) for batch in batches] == [(2, 24), (2, 6)]
+    assert sum(batch.tokens for batch in batches) == 12 + 30 + 9 + 21
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param([((4, 5, 6, 7), 1), ((4, 5, 8, 9), 1)], 2, id="what-is-the-same"),
+        pytest.param([((4, 5, 6, 7), 1), ((4, 5, 6, 7), 1)], 2, id="never-the-last-of-a-prompt"),
+        pytest.param([((4, 5, 6, 7), 1), ((4, 5), 1)], 0, id="nor-of-the-shortest-prompt"),
+        pytest.param([((4, 5), 1), ((6, 5), 1)], 0, id="nothing"),
+        pytest.param([((4, 5, 6, 7), 1)], 0, id="one-example-alone"),
+        pytest.param([((5,), 1), ((5, 5, 5), 1)], 0, id="an-answer-without-prompt"),
+    ],
+)
+def test_how_much_is_shared(rows: list[tuple[tuple[int, ...], int]], expected: int) -> None:
+    examples = [EncodedExample(ids=ids, answer_tokens=answer) for ids, answer in rows]
+    [batch] = pack(examples, ROOMY, device=CPU, share_prefix=True)
+    assert batch.prefix.shape == (1, expected)
+
+
+def test_a_sliding_window_shares_nothing() -> None:
+    config = MistralConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=4,
+    )
+    assert not AdaptedModel(MistralForCausalLM(config).eval()).can_share_prefix
+    assert AdaptedModel(tiny_gpt2()).can_share_prefix
+
+
+def test_an_example_beyond_the_limit_has_a_pass_of_its_own() -> None:
+    limits = StepLimits(token_bytes=1.0, answer_bytes=1.0, max_bytes=1)
+    batches = pack(encoded(), limits, device=CPU, share_prefix=True)
+    assert [batch.input_ids.shape[0] for batch in batches] == [1, 1, 1, 1]
+
+
+def test_only_the_adapter_gets_gradients(loaded: LoadedModel) -> None:
+    for weight in loaded.model.parameters():
+        weight.requires_grad_(True)  # as a caller may have left them
+    model = AdaptedModel(loaded.model)
+    adapter = fresh_adapter(model.layout, SETTINGS, device=CPU)
+    steps = training_steps(
+        model, adapter, pack(encoded(), TIGHT, device=CPU, share_prefix=True), SETTINGS, observed()
+    )
+    next(steps)  # one of two passes: gradients are there, the update is not
+    assert all(half.grad is not None for pair in adapter.pairs for half in pair)
+    assert all(weight.grad is None for weight in loaded.model.parameters())
+    assert all(weight.requires_grad for weight in loaded.model.parameters())
+    steps.close()
+    assert all(half.grad is None for pair in adapter.pairs for half in pair)
+    assert not any(half.requires_grad for pair in adapter.pairs for half in pair)
+
+
+def bytes_of(model: AdaptedModel, settings: TttSettings = SETTINGS) -> bytes:
+    return to_bytes(train(model, settings).adapter, model.layout)
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_global_state(model: AdaptedModel) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first = bytes_of(model)
+        torch.manual_seed(2)
+        before = torch.get_rng_state()
+        assert bytes_of(model) == first
+        assert torch.equal(torch.get_rng_state(), before)
+    assert bytes_of(model, replace(SETTINGS, seed=4)) != first
+
+
+_IN_ANOTHER_PROCESS = """
+import hashlib, sys
+sys.path[:0] = sys.argv[1:3]
+import torch
+torch.set_num_threads(int(sys.argv[4]))
+import test_lora_training as here
+from transformers import AutoModelForCausalLM
+base = AutoModelForCausalLM.from_pretrained(sys.argv[3]).eval()
+print(hashlib.sha256(here.bytes_of(here.AdaptedModel(base))).hexdigest())
+"""
+
+
+def test_another_process_gives_the_same_bytes(model: AdaptedModel, tiny_model_path: Path) -> None:
+    here = Path(__file__).parent
+    threads = str(torch.get_num_threads())
+    arguments = [str(here), str(here.parent), str(tiny_model_path), threads]
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_ANOTHER_PROCESS, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split()[-1] == hashlib.sha256(bytes_of(model)).hexdigest()
+
+
+def _close_early(steps: Generator[None, None, Trained]) -> None:
+    next(steps)
+    next(steps)
+    steps.close()
+
+
+def _explode(steps: Generator[None, None, Trained]) -> None:
+    with pytest.raises(AdaptationError):
+        finish(steps)
+
+
+@pytest.mark.parametrize(
+    ("end", "rate"),
+    [
+        pytest.param(finish, 1e-2, id="success"),
+        pytest.param(_explode, 1e30, id="error"),
+        pytest.param(_close_early, 1e-2, id="cancel"),
+    ],
+)
+def test_the_base_model_is_bit_identical_after(
+    end: Callable[[Generator[None, None, Trained]], object], rate: float, loaded: LoadedModel
+) -> None:
+    before, output = digest(loaded.model), probe(loaded.model)
+    end(start(AdaptedModel(loaded.model), replace(SETTINGS, learning_rate=rate)))
+    assert digest(loaded.model) == before
+    assert torch.equal(probe(loaded.model), output)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("limits", [ROOMY, TIGHT], ids=["one-pass", "several-passes"])
+def test_nobody_sees_a_training_between_its_steps(
+    limits: StepLimits, loaded: LoadedModel, model: AdaptedModel
+) -> None:
+    other = train(model, replace(SETTINGS, seed=9)).adapter
+    alone = finish(start(model, limits=limits))
+    base = probe(loaded.model)
+    mixed = probe(model.forward_rows([other, None]))
+    seen = 0
+    steps = start(model, limits=limits)
+    try:
+        while True:
+            next(steps)
+            seen += 1
+            assert torch.equal(probe(loaded.model), base)
+            assert torch.equal(probe(model.forward_rows([other, None])), mixed)
+            assert not any(weight.requires_grad for weight in loaded.model.parameters())
+            assert torch.is_grad_enabled()  # the thread's mode is not left changed either
+    except StopIteration as end:
+        interrupted = cast("Trained", end.value)
+    assert seen >= SETTINGS.epochs
+    assert to_bytes(interrupted.adapter, model.layout) == to_bytes(alone.adapter, model.layout)
+
+
+def test_one_yield_for_each_pass(model: AdaptedModel) -> None:
+    passes = len(pack(encoded(), TIGHT, device=CPU, share_prefix=True))
+    assert sum(1 for _ in start(model, limits=TIGHT)) == passes * SETTINGS.epochs
+
+
+def test_a_loss_below_the_limit_ends_the_training_without_another_update(
+    model: AdaptedModel,
+) -> None:
+    full = train(model)
+    third = (full.losses[1] + full.losses[2]) / 2
+    assert full.losses[2] < third < full.losses[1]
+    short = train(model, replace(SETTINGS, stop_loss=third))
+    assert short.losses == full.losses[:3]
+    tokens = sum(len(example.ids) for example in encoded())
+    assert (full.trained_tokens, short.trained_tokens) == (4 * tokens, 2 * tokens)
+    two = train(model, replace(SETTINGS, epochs=2))
+    assert to_bytes(short.adapter, model.layout) == to_bytes(two.adapter, model.layout)
+
+
+def test_progress_is_told_with_every_loss(model: AdaptedModel) -> None:
+    told: list[TrainStep] = []
+    trained = finish(start(model, watch=observed(told.append)))
+    assert told == [
+        TrainStep(step=step, steps=4, loss=loss) for step, loss in enumerate(trained.losses, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rate", "words"),
+    [
+        pytest.param(4, 1e30, "loss of step 2 is nan", id="a-later-loss"),
+        pytest.param(1, float("inf"), "weights are not finite", id="the-last-update"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_an_error(
+    epochs: int, rate: float, words: str, model: AdaptedModel
+) -> None:
+    with pytest.raises(AdaptationError, match=words):
+        train(model, replace(SETTINGS, epochs=epochs, learning_rate=rate))
+
+
+def test_the_deadline_is_checked_before_each_pass(model: AdaptedModel) -> None:
+    clock = iter([1.0, 2.0, 3.0])  # third pass: first one of step 2
+    watch = observed(clock=lambda: next(clock), deadline=3.0)
+    with pytest.raises(BudgetExceeded, match="before step 2 of 4"):
+        finish(start(model, limits=TIGHT, watch=watch))
+
+
+def example(question: str, answer: str) -> TrainingExample:
+    return TrainingExample(messages=({"role": "user", "content": question},), answer=answer)
+
+
+def test_an_example_is_the_prompt_of_generation_and_the_answer_with_its_end(
+    loaded: LoadedModel,
+) -> None:
+    [found] = encode_examples(loaded, [example("where?", "there")])
+    tokenizer = cast("Any", loaded.tokenizer)
+    assert (
+        tokenizer.decode(found.ids)
+        == "<|start|>user\nwhere?<|end|>\n<|start|>assistant\nthere<|end|>"
+    )
+    assert tokenizer.decode(found.ids[-found.answer_tokens :]) == "there<|end|>"
+    [batch] = pack([found], ROOMY, device=CPU, share_prefix=True)
+    assert [int(token) for token in batch.targets] == [*found.ids[-found.answer_tokens :]]
+    before = torch.tensor(found.ids)[batch.positions]
+    assert tokenizer.decode(before) == tokenizer.decode(found.ids[-found.answer_tokens - 1 : -1])
+
+
+def test_a_long_prompt_loses_its_left_end_and_the_answer_nothing(loaded: LoadedModel) -> None:
+    [found] = encode_examples(loaded, [example("z" * 600 + " where?", "there")])
+    text = cast("Any", loaded.tokenizer).decode(found.ids)
+    assert len(found.ids) == loaded.context_tokens
+    assert text.endswith("z where?<|end|>\n<|start|>assistant\nthere<|end|>")
+    assert "user" not in text
+
+
+@pytest.mark.parametrize(
+    ("letters", "fits"),
+    [pytest.param(510, True, id="one-place-for-the-prompt"), pytest.param(511, False, id="none")],
+)
+def test_an_answer_may_fill_the_context_but_for_one_token(
+    letters: int, fits: bool, loaded: LoadedModel
+) -> None:
+    examples = [example("a", "b"), example("a", "z" * letters)]  # and the end token
+    if fits:
+        assert len(encode_examples(loaded, examples)[1].ids) == 512
+        return
+    with pytest.raises(AdaptationError, match=r"example 2 has 512 tokens, the model's context 512"):
+        encode_examples(loaded, examples)
+
+
+def test_no_examples_are_an_error(loaded: LoadedModel) -> None:
+    with pytest.raises(AdaptationError, match="no example"):
+        encode_examples(loaded, [])

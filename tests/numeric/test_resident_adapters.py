@@ -1,0 +1,347 @@
+"""Adapters row by row against peft itself, and the memory they may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from rttc_graph.errors import AdaptationError, ConfigurationError
+from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, layout_of
+from rttc_graph.integrations.lora.residency import ResidentAdapters
+from rttc_graph.integrations.lora.serialization import (
+    PEFT_CONFIG,
+    from_bytes,
+    to_bytes,
+    write_peft_folder,
+)
+from rttc_graph.protocols import TrainedAdapter
+
+PROBE = torch.tensor([5, 9, 40, 77, 12, 3, 81])
+CPU = torch.device("cpu")
+
+
+def new_base(path: Path) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    return cast("PreTrainedModel", model)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model_path: Path) -> PreTrainedModel:
+    return new_base(tiny_model_path)
+
+
+@pytest.fixture(scope="module")
+def layout(base: PreTrainedModel) -> AdapterLayout:
+    return layout_of(base)
+
+
+def adapter_of(layout: AdapterLayout, *, rank: int, alpha: float, seed: int) -> Adapter:
+    random = torch.Generator().manual_seed(seed)
+
+    def drawn(shape: tuple[int, int]) -> Tensor:
+        return 0.3 * torch.randn(shape, generator=random)
+
+    shapes = [target.shapes(rank) for target in layout.targets]
+    pairs = tuple((drawn(shape_a), drawn(shape_b)) for shape_a, shape_b in shapes)
+    return Adapter(rank=rank, alpha=alpha, pairs=pairs)
+
+
+def trained(layout: AdapterLayout, adapter: Adapter) -> TrainedAdapter:
+    config = layout.peft_config(rank=adapter.rank, alpha=adapter.alpha)
+    return TrainedAdapter(
+        key="k",
+        weights=to_bytes(adapter, layout),
+        base_fingerprint="f",
+        trained_tokens=0,
+        steps=0,
+        losses=(),
+        seconds=0.0,
+        provenance={PEFT_CONFIG: config},
+    )
+
+
+def logits(forward: Callable[..., Any], rows: int = 1, **kwargs: Any) -> Tensor:
+    """Of `rows` different prompts of the same length [rows, T, V]."""
+    ids = torch.stack([PROBE + row for row in range(rows)])
+    with torch.inference_mode():
+        return cast("Tensor", forward(input_ids=ids, **kwargs).logits)
+
+
+def peft_logits(base: Path, folder: Path, row: int) -> Tensor:
+    """Logits [T, V] of row `row`'s prompt by peft alone."""
+    wrapped = PeftModel.from_pretrained(new_base(base), folder)
+    with torch.inference_mode():
+        return cast("Tensor", wrapped(input_ids=PROBE[None] + row).logits[0])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_each_row_of_a_mixed_batch_is_what_peft_gives_alone(
+    base: PreTrainedModel, layout: AdapterLayout, tiny_model_path: Path, tmp_path: Path
+) -> None:
+    resident = ResidentAdapters(base, max_bytes=2**20)
+    adapters = {
+        "small": adapter_of(layout, rank=2, alpha=3.0, seed=1),
+        "large": adapter_of(layout, rank=8, alpha=16.0, seed=2),
+    }
+    for key, adapter in adapters.items():
+        resident.put(key, adapter)
+        write_peft_folder(trained(layout, adapter), tmp_path / key)
+    keys = ["small", None, "large", "large", None, "small"]
+    with resident.rows(keys) as forward:
+        mixed = logits(forward, rows=6)
+    plain = logits(base, rows=6)
+    for row, key in enumerate(keys):
+        if key is None:
+            assert torch.equal(mixed[row], plain[row])
+        else:
+            alone = peft_logits(tiny_model_path, tmp_path / key, row)
+            torch.testing.assert_close(mixed[row], alone, rtol=1e-4, atol=1e-4)
+            assert (mixed[row] - plain[row]).abs().max() > 0.1  # the adapter is not idle
+
+
+def test_one_adapter_for_all_rows_is_the_same_as_in_a_mixed_batch(
+    base: PreTrainedModel, layout: AdapterLayout
+) -> None:
+    resident = ResidentAdapters(base, max_bytes=2**20)
+    resident.put("a", adapter_of(layout, rank=4, alpha=8.0, seed=1))
+    with resident.rows(["a", "a"]) as every, resident.rows(["a", None]) as first:
+        torch.testing.assert_close(logits(every, 2)[0], logits(first, 2)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_after_a_cache_are_those_of_one_pass(
+    base: PreTrainedModel, layout: AdapterLayout
+) -> None:
+    resident = ResidentAdapters(base, max_bytes=2**20)
+    resident.put("a", adapter_of(layout, rank=4, alpha=8.0, seed=1))
+    with resident.rows([None, "a"]) as forward, torch.inference_mode():
+        ids = torch.stack([PROBE, PROBE + 1])
+        cache = forward(input_ids=ids[:, :-1], use_cache=True).past_key_values
+        last = forward(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).logits[:, -1]
+        torch.testing.assert_close(last, logits(forward, 2)[:, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_contexts_may_cross(base: PreTrainedModel, layout: AdapterLayout) -> None:
+    """As when the lane goes to and fro between two batches."""
+    resident = ResidentAdapters(base, max_bytes=2**20)
+    resident.put("a", adapter_of(layout, rank=4, alpha=8.0, seed=1))
+    resident.put("b", adapter_of(layout, rank=4, alpha=8.0, seed=2))
+    plain = logits(base)
+    with resident.rows(["a"]) as with_a:
+        a = logits(with_a)
+        with resident.rows(["b"]) as with_b, resident.rows([None]) as with_none:
+            b = logits(with_b)
+            assert torch.equal(logits(with_a), a)
+            assert torch.equal(logits(with_none), plain)
+            assert torch.equal(logits(with_b), b)
+        assert torch.equal(logits(with_a), a)
+    assert not torch.equal(a, b)
+    assert torch.equal(logits(base), plain)
+
+
+def test_a_failed_pass_leaves_no_adapter_on(base: PreTrainedModel, layout: AdapterLayout) -> None:
+    resident = ResidentAdapters(base, max_bytes=2**20)
+    resident.put("a", adapter_of(layout, rank=4, alpha=8.0, seed=1))
+    with resident.rows(["a", None]) as forward:
+        expected = logits(forward, 2)
+        with pytest.raises(AdaptationError, match="3 rows for a batch of 2"):
+            logits(forward, 3)
+        assert torch.equal(logits(forward, 2), expected)
+
+
+def test_half_precision_weights_work_with_adapters_in_full_precision(
+    tiny_model_path: Path, base: PreTrainedModel, layout: AdapterLayout
+) -> None:
+    half = cast("PreTrainedModel", new_base(tiny_model_path).to(torch.bfloat16))  # type: ignore[arg-type]  # transformers' decorator hides the signature
+    adapter = adapter_of(layout, rank=4, alpha=8.0, seed=1)
+    outputs: list[Tensor] = []
+    for model in (base, half):
+        resident = ResidentAdapters(model, max_bytes=2**20)
+        resident.put("a", adapter)
+        with resident.rows(["a"]) as forward:
+            outputs.append(logits(forward).float())
+    # bfloat16 keeps 8 bits, logits of this model reach 40
+    assert (outputs[0] - outputs[1]).abs().mean() < 0.03 * outputs[0].abs().max()
+
+
+def sized(layout: AdapterLayout, rank: int = 1) -> Adapter:
+    return adapter_of(layout, rank=rank, alpha=1.0, seed=0)
+
+
+def keys_of(resident: ResidentAdapters, keys: Sequence[str] = "abcdef") -> str:
+    """Which of the keys are there; asking counts as use, in this order."""
+    found = ""
+    for key in keys:
+        try:
+            with resident.rows([key]):
+                found += key
+        except AdaptationError:
+            continue
+    return found
+
+
+def test_the_least_recently_used_go_first(base: PreTrainedModel, layout: AdapterLayout) -> None:
+    one = sized(layout).bytes
+    resident = ResidentAdapters(base, max_bytes=3 * one)
+    for key in "abc":
+        resident.put(key, sized(layout))
+    assert resident.has("a")  # now b is the oldest
+    resident.put("d", sized(layout))
+    assert keys_of(resident) == "acd"
+    assert resident.bytes == 3 * one
+    resident.put("e", sized(layout, rank=2))  # needs the room of two
+    assert resident.bytes == 3 * one
+    assert keys_of(resident) == "de"
+
+
+def test_adapters_in_use_stay(base: PreTrainedModel, layout: AdapterLayout) -> None:
+    one = sized(layout).bytes
+    resident = ResidentAdapters(base, max_bytes=2 * one)
+    resident.put("a", sized(layout))
+    resident.put("b", sized(layout))
+    with resident.rows(["a", None]), resident.rows(["a"]):
+        resident.put("c", sized(layout))
+        assert keys_of(resident) == "ac"
+        with resident.rows(["c"]), pytest.raises(AdaptationError, match="2 in use") as caught:
+            resident.put("d", sized(layout))
+        assert caught.value.retryable
+        assert keys_of(resident) == "ac"
+    resident.put("d", sized(layout))
+    resident.put("e", sized(layout))
+    assert keys_of(resident) == "de"
+
+
+def test_an_adapter_that_never_fits_is_refused_and_nothing_is_lost(
+    base: PreTrainedModel, layout: AdapterLayout
+) -> None:
+    resident = ResidentAdapters(base, max_bytes=2 * sized(layout).bytes)
+    resident.put("a", sized(layout))
+    with pytest.raises(AdaptationError, match="raise max_resident_bytes") as caught:
+        resident.put("b", sized(layout, rank=4))
+    assert not caught.value.retryable
+    assert keys_of(resident) == "a"
+
+
+def test_the_same_key_replaces_and_drop_frees(base: PreTrainedModel, layout: AdapterLayout) -> None:
+    one = sized(layout).bytes
+    resident = ResidentAdapters(base, max_bytes=2 * one)
+    resident.put("a", sized(layout))
+    resident.put("a", sized(layout, rank=2))
+    assert resident.bytes == 2 * one
+    assert resident.drop("a")
+    assert not resident.drop("a")
+    assert resident.bytes == 0
+    assert not resident.has("a")
+
+
+def test_an_unknown_key_is_an_error_that_pins_nothing(
+    base: PreTrainedModel, layout: AdapterLayout
+) -> None:
+    one = sized(layout).bytes
+    resident = ResidentAdapters(base, max_bytes=one)
+    resident.put("a", sized(layout))
+    with (
+        pytest.raises(AdaptationError, match="'gone' is not resident"),
+        resident.rows(["a", "gone"]),
+    ):
+        pass
+    resident.put("b", sized(layout))
+    assert keys_of(resident) == "b"
+
+
+def test_memory_must_be_positive(base: PreTrainedModel) -> None:
+    with pytest.raises(ConfigurationError, match="above 0, got 0"):
+        ResidentAdapters(base, max_bytes=0)
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+
+
+def test_bytes_bring_back_the_same_adapter(layout: AdapterLayout) -> None:
+    adapter = adapter_of(layout, rank=3, alpha=5.0, seed=1)
+    stored = trained(layout, adapter)
+    again = from_bytes(stored.weights, stored.provenance[PEFT_CONFIG], layout, device=CPU)
+    assert (again.rank, again.alpha) == (3, 5.0)
+    for ours, theirs in zip(adapter.pairs, again.pairs, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+    assert to_bytes(again, layout) == stored.weights
+
+
+def _cut(weights: bytes) -> bytes:
+    return weights[: len(weights) // 2]
+
+
+def _not_a_number(weights: bytes) -> bytes:
+    return weights[:-4] + b"\xff\xff\xff\x7f"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        pytest.param(_cut, "bytes are damaged", id="cut-short"),
+        pytest.param(lambda weights: b"", "bytes are damaged", id="empty"),
+        pytest.param(lambda weights: b"\xff" * 99, "bytes are damaged", id="something-else"),
+        pytest.param(_not_a_number, "not finite", id="not-a-number"),
+    ],
+)
+def test_damaged_bytes_are_refused(
+    damage: Callable[[bytes], bytes], words: str, layout: AdapterLayout
+) -> None:
+    stored = trained(layout, sized(layout))
+    with pytest.raises(AdaptationError, match=words):
+        from_bytes(damage(stored.weights), stored.provenance[PEFT_CONFIG], layout, device=CPU)
+
+
+def _without_last(layout: AdapterLayout) -> AdapterLayout:
+    return AdapterLayout(
+        targets=layout.targets[:-1], base_name=layout.base_name, fan_in_fan_out=False
+    )
+
+
+def test_tensors_of_another_base_are_refused(layout: AdapterLayout) -> None:
+    config = layout.peft_config(rank=1, alpha=1.0)
+    fewer = _without_last(layout)
+    with pytest.raises(AdaptationError, match="it lacks the tensor"):
+        from_bytes(to_bytes(sized(fewer), fewer), config, layout, device=CPU)
+    with pytest.raises(AdaptationError, match="it has the tensor"):
+        from_bytes(to_bytes(sized(layout), layout), config, fewer, device=CPU)
+    with pytest.raises(AdaptationError, match=r"has shape \(1, 32\), the base needs \(2, 32\)"):
+        from_bytes(
+            to_bytes(sized(layout), layout),
+            layout.peft_config(rank=2, alpha=1.0),
+            layout,
+            device=CPU,
+        )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(None, id="missing"),
+        pytest.param({"r": 0, "lora_alpha": 1.0}, id="rank-of-0"),
+        pytest.param({"r": "4", "lora_alpha": 1.0}, id="rank-is-text"),
+        pytest.param({"r": 4}, id="no-alpha"),
+        pytest.param({"r": 4, "lora_alpha": float("inf")}, id="alpha-without-end"),
+    ],
+)
+def test_a_configuration_that_says_too_little_is_refused(
+    config: object, layout: AdapterLayout
+) -> None:
+    with pytest.raises(AdaptationError, match="train it again"):
+        from_bytes(to_bytes(sized(layout), layout), config, layout, device=CPU)
+
+
+def test_all_linear_layers_but_the_head_are_targets(
+    base: PreTrainedModel, layout: AdapterLayout
+) -> None:
+    linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert [target.name for target in layout.targets] == [
+        name for name in linear if name != "lm_head"
+    ]

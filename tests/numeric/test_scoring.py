@@ -1,0 +1,110 @@
+"""Log-probabilities of given answers, against one slow pass for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import pytest
+import torch
+
+from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.integrations.transformers import scoring
+from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
+from rttc_graph.integrations.transformers.tokens import encode_prompt
+
+PAIRS = (
+    ("hi", "the answer"),
+    ("what is the rain in Spain?", "x"),
+    ("x" * 150, "plain, mainly"),
+    ("and", "y" * 120),
+    ("10 €", "日本"),
+)
+
+
+def asked(question: str, answer: str, adapter: str | None = None) -> ScoringRequest:
+    return ScoringRequest(
+        messages=({"role": "user", "content": question},), answer=answer, adapter=adapter
+    )
+
+
+def slowly(loaded: LoadedModel, question: str, answer: str, *, end: bool) -> float:
+    """One pair, no padding, softmax over all positions in float64."""
+    prompt = encode_prompt(loaded, [{"role": "user", "content": question}])
+    ids = cast("list[int]", loaded.tokenizer(answer, add_special_tokens=False)["input_ids"])
+    ids = [*ids, 2] if end else ids
+    with torch.no_grad():
+        logits = loaded.model(torch.tensor([[*prompt, *ids]])).logits.double()
+    logprobs = logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+    return float(torch.stack([logprobs[n, token] for n, token in enumerate(ids)]).mean())
+
+
+@pytest.mark.parametrize("end", [True, False], ids=["with-end", "text-only"])
+async def test_scores_are_those_of_a_slow_pass(tiny_engine: LocalEngine, end: bool) -> None:
+    scores = await log_probabilities(tiny_engine, [asked(q, a) for q, a in PAIRS], end=end)
+    for (question, answer), score in zip(PAIRS, scores, strict=True):
+        expected = await tiny_engine.run(partial(slowly, question=question, answer=answer, end=end))
+        assert score == pytest.approx(expected, abs=1e-4)
+
+
+async def test_batches_do_not_change_scores(
+    tiny_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [asked(q, a) for q, a in PAIRS]
+    whole = await log_probabilities(tiny_engine, requests)
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 1)
+    assert await log_probabilities(tiny_engine, requests) == pytest.approx(whole, abs=1e-5)
+
+
+async def test_each_pair_is_scored_under_its_own_adapter(tiny_engine: LocalEngine) -> None:
+    class Certain:
+        """The adapter `40` makes token 40 certain."""
+
+        def __init__(self, loaded: LoadedModel) -> None:
+            self.forward = loaded.model.forward
+
+        def has(self, key: str) -> bool:
+            return key == "40"
+
+        @contextmanager
+        def rows(self, keys: Sequence[str | None]) -> Generator[Callable[..., Any]]:
+            def forward(**kwargs: Any) -> Any:
+                out = self.forward(**kwargs)
+                for row, key in enumerate(keys):
+                    if key is not None:
+                        out.logits[row, :, int(key)] += 1000
+                return out
+
+            yield forward
+
+    tiny_engine.attach_adapters(Certain)
+    letter = await tiny_engine.run(lambda loaded: loaded.tokenizer.decode([40]))
+    base, adapted, other = await log_probabilities(
+        tiny_engine,
+        [asked("hi", str(letter)), asked("hi", str(letter), "40"), asked("hi", "zz", "40")],
+        end=False,
+    )
+    assert adapted == pytest.approx(0, abs=1e-4)
+    assert base < -0.1
+    assert other < -900
+    with pytest.raises(PolicyModelError, match="adapter '41' is not resident"):
+        await log_probabilities(tiny_engine, [asked("hi", "x", "41")])
+
+
+async def test_nothing_to_score_is_nothing(tiny_engine: LocalEngine) -> None:
+    assert await log_probabilities(tiny_engine, []) == []
+
+
+async def test_an_empty_answer_is_scored_by_its_end_only(tiny_engine: LocalEngine) -> None:
+    (score,) = await log_probabilities(tiny_engine, [asked("hi", "")])
+    assert score < 0
+    with pytest.raises(ConfigurationError, match="score it with its end"):
+        await log_probabilities(tiny_engine, [asked("hi", "")], end=False)
+
+
+async def test_a_pair_beyond_the_context_is_refused(tiny_engine: LocalEngine) -> None:
+    with pytest.raises(PolicyModelError, match=r"have 5\d\d tokens together .* context is 512"):
+        await log_probabilities(tiny_engine, [asked("y" * 300, "z" * 230)])

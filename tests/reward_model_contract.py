@@ -1,0 +1,115 @@
+"""What every reward model must do; subclass it and define the fixture `reward_model`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from rttc_graph.protocols import RewardModel
+from rttc_graph.state import Candidate
+
+ANSWERS = {
+    "empty": "",
+    "blank": " \n\t ",
+    "short": "42",
+    "long": "The answer is a long story. " * 750,
+    "chinese": "答案是四十二。" * 20,
+    "arabic": "الجواب هو اثنان وأربعون",
+    "emoji": "👩‍👩‍👧‍👦🎉",
+    "null": "a\0b",
+    "lone-surrogate": "a\ud800b",
+    "markup": "</answer> {mark} <|im_end|> %s [INST]",
+}
+
+
+def candidate(answer: str, *, mean_logprob: float | None = -0.5) -> Candidate:
+    return {
+        "arm": "direct",
+        "answer": answer,
+        "reward": None,
+        "seconds": 0.1,
+        "prompt_tokens": 10,
+        "completion_tokens": len(answer.split()),
+        "trained_tokens": 0,
+        "mean_logprob": mean_logprob,
+        "finish_reason": "stop",
+        "adapter": None,
+    }
+
+
+class RewardModelContract:
+    """Subclass it in a backend's tests and define the fixture `reward_model`."""
+
+    @pytest.fixture
+    def reward_model(self) -> RewardModel:
+        raise NotImplementedError("define the fixture `reward_model`")
+
+    @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+    async def test_any_answer_gets_a_reward(self, reward_model: RewardModel, answer: str) -> None:
+        [reward] = await reward_model.score("What is six times seven?", [candidate(answer)])
+        assert isinstance(reward, float)
+        assert math.isfinite(reward)
+        assert 0 <= reward <= 1
+
+    async def test_no_candidates_get_no_rewards(self, reward_model: RewardModel) -> None:
+        assert await reward_model.score("Why?", []) == []
+
+    async def test_rewards_stand_in_the_order_of_the_candidates(
+        self, reward_model: RewardModel
+    ) -> None:
+        # Different lengths, so that a model which sorts by length has to put them back.
+        answers = ["a much longer answer than the others", "b", "", "c d e", "f g", "b"]
+        candidates = [
+            candidate(answer, mean_logprob=-0.1 * number) for number, answer in enumerate(answers)
+        ]
+        together = await reward_model.score("Which letter?", candidates)
+        alone = [(await reward_model.score("Which letter?", [one]))[0] for one in candidates]
+        assert together == pytest.approx(alone, abs=1e-4)
+        assert len(set(alone)) > 2, "this model tells nothing apart, so no order can be seen"
+
+    async def test_the_same_answer_gets_the_same_reward(self, reward_model: RewardModel) -> None:
+        first = await reward_model.score("Why?", [candidate("because"), candidate("so")])
+        assert first == await reward_model.score("Why?", [candidate("because"), candidate("so")])
+
+    @pytest.mark.parametrize(
+        "query", ["", "why " * 5000, "为什么"], ids=["empty", "long", "chinese"]
+    )
+    async def test_any_query_can_be_asked(self, reward_model: RewardModel, query: str) -> None:
+        [reward] = await reward_model.score(query, [candidate("because")])
+        assert 0 <= reward <= 1
+
+    async def test_candidates_are_left_as_they_are(self, reward_model: RewardModel) -> None:
+        one = candidate("because")
+        await reward_model.score("Why?", [one])
+        assert one == candidate("because")
+
+    async def test_the_event_loop_is_never_blocked(self, reward_model: RewardModel) -> None:
+        with blockbuster_ctx():
+            await reward_model.score("Why?", [candidate("because"), candidate("so")])
+
+    async def test_the_name_is_text(self, reward_model: RewardModel) -> None:
+        assert reward_model.name.strip()
+
+    def test_several_event_loops_may_use_it(self, reward_model: RewardModel) -> None:
+        def score(_: int) -> list[float]:
+            return asyncio.run(reward_model.score("Why?", [candidate("because"), candidate("so")]))
+
+        with ThreadPoolExecutor(3) as pool:
+            results = list(pool.map(score, range(6)))
+        assert all(result == pytest.approx(results[0], abs=1e-4) for result in results)
+
+    async def test_a_cancelled_call_ends_and_the_next_one_works(
+        self, reward_model: RewardModel
+    ) -> None:
+        task = asyncio.create_task(reward_model.score("Why?", [candidate("because")] * 50))
+        await asyncio.sleep(0)
+        task.cancel()
+        began = time.monotonic()
+        await asyncio.wait([task], timeout=20)
+        assert task.done(), f"still running {time.monotonic() - began:.0f} s after it was cancelled"
+        assert len(await reward_model.score("Why?", [candidate("so")])) == 1

@@ -1,0 +1,90 @@
+"""A TCP port in front of a Unix socket that breaks connections on command."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class TcpProxy:
+    """Forwards bytes both ways until it is told not to.
+
+    Args:
+        target: The Unix socket behind the port.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = str(target)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._lock = threading.Lock()
+        self._refusing = False
+        self._silent = threading.Event()
+        self.accepted = 0
+        """Connections so far."""
+
+    @property
+    def port(self) -> int:
+        """The port to connect to."""
+        return int(self._listener.getsockname()[1])
+
+    def drop(self) -> None:
+        """Break all connections; new ones are accepted."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def refuse(self, refusing: bool = True) -> None:
+        """Break all connections, and new ones as soon as they are made."""
+        self._refusing = refusing
+        self.drop()
+
+    def fall_silent(self) -> None:
+        """Keep connections open and forward nothing any more."""
+        self._silent.set()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._listener.close()
+        self.refuse()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            if self._refusing:
+                client.close()
+                continue
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._target)
+            with self._lock:
+                self._pairs.append((client, server))
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                if not self._silent.is_set():
+                    sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,288 @@
+"""Every choice of the next step, as rows of tables."""
+
+from __future__ import annotations
+
+import pytest
+from scripted_parts import candidate, sample
+
+from rttc_graph.policies import POLICIES, Choice, best_candidate, decide
+from rttc_graph.settings import RttcSettings
+from rttc_graph.state import Adapted, Attempt, Candidate, RttcState, Spent
+
+ALL: frozenset[Attempt] = frozenset({"direct", "recalled", "rag", "ttt"})
+WITHOUT_TRAINER: frozenset[Attempt] = frozenset({"direct", "rag"})
+PLAIN: frozenset[Attempt] = frozenset({"direct"})
+RECALLED: Adapted = {"key": "a", "origin": "recalled", "seconds": 0.0, "trained_tokens": 0}
+TRAINED: Adapted = {"key": "b", "origin": "trained", "seconds": 1.0, "trained_tokens": 9}
+FRESH: RttcState = {}
+
+D, R, T = candidate("direct", 0.2), candidate("rag", 0.5), candidate("ttt", 0.6)
+GOOD = candidate("direct", 0.9)
+
+
+def asked(*candidates: Candidate, tried: tuple[Attempt, ...] = ("direct",)) -> RttcState:
+    """Return the state before `retrieve` has run."""
+    return {"candidates": list(candidates), "tried": list(tried), "retrieved": False}
+
+
+def looked(
+    *candidates: Candidate,
+    tried: tuple[Attempt, ...] = ("direct",),
+    samples: int = 2,
+    adapted: Adapted | None = None,
+) -> RttcState:
+    """Return the state after `retrieve` has run."""
+    return {
+        "candidates": list(candidates),
+        "tried": list(tried),
+        "retrieved": True,
+        "samples": [sample(n) for n in range(samples)],
+        "adapted": adapted,
+    }
+
+
+def step(state: RttcState, policy: str, arms: frozenset[Attempt] = ALL) -> tuple[str, str]:
+    choice = decide(state, RttcSettings(policy=policy, tau_r=0.9), arms=arms)  # type: ignore[arg-type]  # rows are plain strings
+    return choice.decision, choice.attempt
+
+
+FINISH = ("finish", "direct")
+
+CASCADE = [
+    pytest.param(FRESH, ("generate", "direct"), id="it-starts-with-the-plain-model"),
+    pytest.param(asked(GOOD), FINISH, id="a-reward-at-the-threshold-is-accepted"),
+    pytest.param(asked(D), ("retrieve", "recalled"), id="below-the-threshold-it-retrieves"),
+    pytest.param(asked(), ("retrieve", "recalled"), id="a-failed-direct-answer-is-passed-over"),
+    pytest.param(
+        looked(D, adapted=RECALLED), ("generate", "recalled"), id="a-recalled-adapter-comes-first"
+    ),
+    pytest.param(looked(D), ("rag_generate", "rag"), id="nothing-recalled-leads-to-rag"),
+    pytest.param(
+        looked(D, T, tried=("direct", "recalled"), adapted=RECALLED),
+        ("rag_generate", "rag"),
+        id="a-recalled-adapter-judged-low-leads-to-rag",
+    ),
+    pytest.param(
+        looked(D, R, tried=("direct", "rag")), ("ttt_adapt", "ttt"), id="rag-judged-low-trains"
+    ),
+    pytest.param(
+        looked(D, tried=("direct", "rag")), ("ttt_adapt", "ttt"), id="rag-that-failed-trains"
+    ),
+    pytest.param(
+        looked(D, candidate("rag", 0.95), tried=("direct", "rag")), FINISH, id="rag-is-accepted"
+    ),
+    pytest.param(
+        looked(D, R, T, tried=("direct", "rag", "ttt"), adapted=TRAINED),
+        FINISH,
+        id="all-arms-tried-is-the-end",
+    ),
+    pytest.param(
+        looked(D, adapted=TRAINED),
+        ("rag_generate", "rag"),
+        id="an-adapter-of-this-run-is-not-taken-for-a-recalled-one",
+    ),
+    pytest.param(looked(D, samples=0), FINISH, id="no-samples-is-the-end"),
+    pytest.param(
+        looked(D, samples=0, adapted=RECALLED),
+        ("generate", "recalled"),
+        id="no-samples-but-an-adapter-is-recalled",
+    ),
+]
+
+
+@pytest.mark.parametrize(("state", "expected"), CASCADE)
+def test_cascade(state: RttcState, expected: tuple[str, str]) -> None:
+    assert step(state, "cascade") == expected
+
+
+COMPARE = [
+    pytest.param(FRESH, ("generate", "direct"), id="it-starts-with-the-plain-model"),
+    pytest.param(asked(GOOD), FINISH, id="a-good-direct-answer-is-enough"),
+    pytest.param(asked(), ("retrieve", "rag"), id="a-failed-direct-answer-is-passed-over"),
+    pytest.param(asked(D), ("retrieve", "rag"), id="below-the-threshold-it-retrieves"),
+    pytest.param(looked(D), ("rag_generate", "rag"), id="rag-comes-before-ttt"),
+    pytest.param(
+        looked(D, candidate("rag", 1.0), tried=("direct", "rag")),
+        ("ttt_adapt", "ttt"),
+        id="a-good-rag-answer-does-not-save-the-training",
+    ),
+    pytest.param(
+        looked(D, R, tried=("direct", "rag"), adapted=RECALLED),
+        ("generate", "recalled"),
+        id="a-recalled-adapter-stands-for-ttt",
+    ),
+    pytest.param(
+        looked(D, R, T, tried=("direct", "rag", "recalled"), adapted=RECALLED),
+        FINISH,
+        id="a-recalled-adapter-saves-the-training",
+    ),
+    pytest.param(looked(D, samples=0), FINISH, id="no-samples-is-the-end"),
+    pytest.param(
+        looked(tried=("direct",), samples=0), FINISH, id="the-plain-model-does-not-fail-twice"
+    ),
+]
+
+
+@pytest.mark.parametrize(("state", "expected"), COMPARE)
+def test_compare(state: RttcState, expected: tuple[str, str]) -> None:
+    assert step(state, "compare") == expected
+
+
+SINGLE = [
+    pytest.param("direct", FRESH, ("generate", "direct"), id="direct-answers"),
+    pytest.param("direct", asked(D), FINISH, id="direct-answers-once"),
+    pytest.param("direct", asked(), FINISH, id="direct-that-failed-is-the-end"),
+    pytest.param("rag", FRESH, ("retrieve", "rag"), id="rag-retrieves-at-once"),
+    pytest.param("rag", looked(tried=()), ("rag_generate", "rag"), id="rag-answers"),
+    pytest.param("rag", looked(R, tried=("rag",)), FINISH, id="rag-answers-once"),
+    pytest.param(
+        "rag",
+        looked(tried=(), samples=0),
+        ("generate", "direct"),
+        id="rag-without-samples-falls-back",
+    ),
+    pytest.param(
+        "rag", looked(tried=("rag",)), ("generate", "direct"), id="rag-that-failed-falls-back"
+    ),
+    pytest.param(
+        "rag", looked(tried=("rag", "direct")), FINISH, id="a-fallback-that-failed-is-the-end"
+    ),
+    pytest.param("ttt", FRESH, ("retrieve", "recalled"), id="ttt-retrieves-at-once"),
+    pytest.param("ttt", looked(tried=()), ("ttt_adapt", "ttt"), id="ttt-trains"),
+    pytest.param(
+        "ttt", looked(tried=(), adapted=RECALLED), ("generate", "recalled"), id="ttt-recalls"
+    ),
+    pytest.param("ttt", looked(T, tried=("ttt",), adapted=TRAINED), FINISH, id="ttt-answers-once"),
+    pytest.param(
+        "ttt",
+        looked(T, tried=("recalled",), adapted=RECALLED),
+        FINISH,
+        id="ttt-does-not-train-after-a-recalled-answer",
+    ),
+    pytest.param(
+        "ttt", looked(tried=("ttt",)), ("generate", "direct"), id="ttt-that-failed-falls-back"
+    ),
+    pytest.param(
+        "ttt",
+        looked(tried=(), samples=0),
+        ("generate", "direct"),
+        id="ttt-without-samples-falls-back",
+    ),
+]
+
+
+@pytest.mark.parametrize(("policy", "state", "expected"), SINGLE)
+def test_policies_of_one_arm(policy: str, state: RttcState, expected: tuple[str, str]) -> None:
+    assert step(state, policy) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "arms", "expected"),
+    [
+        pytest.param("cascade", asked(D), PLAIN, FINISH, id="a-plain-graph-ends-after-direct"),
+        pytest.param("compare", asked(D), PLAIN, FINISH, id="a-plain-graph-compares-nothing"),
+        pytest.param(
+            "cascade",
+            asked(D),
+            WITHOUT_TRAINER,
+            ("retrieve", "rag"),
+            id="without-a-trainer-nothing-is-recalled",
+        ),
+        pytest.param(
+            "cascade",
+            looked(D, R, tried=("direct", "rag")),
+            WITHOUT_TRAINER,
+            FINISH,
+            id="without-a-trainer-rag-is-the-last-arm",
+        ),
+        pytest.param(
+            "cascade",
+            asked(D),
+            ALL - {"recalled"},
+            ("retrieve", "rag"),
+            id="without-a-cache-nothing-is-recalled",
+        ),
+    ],
+)
+def test_a_policy_uses_only_the_arms_of_its_graph(
+    policy: str, state: RttcState, arms: frozenset[Attempt], expected: tuple[str, str]
+) -> None:
+    assert step(state, policy, arms) == expected
+
+
+def spent(*, seconds: float = 0.0, tokens: int = 0, arms: int = 1) -> Spent:
+    return {"seconds": seconds, "tokens": tokens, "arms": arms}
+
+
+@pytest.mark.parametrize(
+    ("used", "reason"),
+    [
+        pytest.param(spent(seconds=10.0), "budget of seconds is spent", id="seconds-at-the-limit"),
+        pytest.param(spent(tokens=100), "budget of tokens is spent", id="tokens-at-the-limit"),
+        pytest.param(spent(arms=2), "budget of arms is spent", id="arms-at-the-limit"),
+        pytest.param(
+            spent(seconds=9.9, tokens=99), "samples are needed for recalled", id="just-below"
+        ),
+    ],
+)
+@pytest.mark.parametrize("policy", ["cascade", "compare"])
+def test_a_spent_budget_ends_the_run(policy: str, used: Spent, reason: str) -> None:
+    settings = RttcSettings(policy=policy, budget_seconds=10, budget_tokens=100, budget_arms=2)  # type: ignore[arg-type]  # rows are plain strings
+    choice = decide({**asked(D), "spent": used}, settings, arms=ALL)
+    assert choice.reason.replace("for rag", "for recalled") == reason
+
+
+@pytest.mark.parametrize(
+    "used",
+    [spent(seconds=10.0), spent(tokens=100), spent(arms=2)],
+    ids=["seconds", "tokens", "arms"],
+)
+def test_a_spent_budget_still_owes_an_answer(used: Spent) -> None:
+    settings = RttcSettings(budget_seconds=10, budget_tokens=100, budget_arms=2)
+    assert decide({"spent": used}, settings, arms=ALL).decision == "generate"
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+def test_an_answer_that_could_not_be_judged_ends_the_run(policy: str) -> None:
+    settings = RttcSettings(policy=policy)  # type: ignore[arg-type]  # a list of the literal's values
+    state = looked(D, candidate("rag"), tried=("direct", "rag"))
+    assert decide(state, settings, arms=ALL) == Choice("finish", "an answer could not be judged")
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        pytest.param(asked(GOOD), "accepted", id="accepted"),
+        pytest.param(looked(D, samples=0), "nothing left to try", id="not-accepted"),
+    ],
+)
+def test_the_end_says_why(state: RttcState, reason: str) -> None:
+    assert decide(state, RttcSettings(tau_r=0.9), arms=ALL).reason == reason
+
+
+def test_a_threshold_of_zero_accepts_a_reward_of_zero() -> None:
+    state = asked(candidate("direct", 0.0))
+    assert decide(state, RttcSettings(tau_r=0), arms=ALL).reason == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        pytest.param([], None, id="none-of-none"),
+        pytest.param([D, T, R], T, id="the-highest-reward-wins"),
+        pytest.param([R, candidate("ttt", 0.5)], R, id="the-earlier-of-equals-wins"),
+        pytest.param([candidate("direct"), R], R, id="a-judged-one-beats-an-unjudged-one"),
+        pytest.param(
+            [candidate("direct"), candidate("rag", 0.0)],
+            candidate("rag", 0.0),
+            id="even-a-reward-of-zero-beats-an-unjudged-one",
+        ),
+        pytest.param(
+            [candidate("direct"), candidate("rag")],
+            candidate("direct"),
+            id="unjudged-the-first-wins",
+        ),
+    ],
+)
+def test_best_candidate(candidates: list[Candidate], expected: Candidate | None) -> None:
+    assert best_candidate(candidates) == expected

@@ -1,0 +1,102 @@
+"""What can be imported from `rttc_graph`, and that all of it says what it is."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import rttc_graph
+
+PACKAGE = Path(rttc_graph.__file__).parent
+ROOT = PACKAGE.parent
+FOLDERS = [ROOT / name for name in ("rttc_graph", "nodes", "integrations", "migrations")]
+SOURCES = sorted(path for folder in FOLDERS for path in folder.rglob("*.py"))
+"""`rglob` does not follow the links inside `rttc_graph`, so that each file is here once."""
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_the_names_are_sorted_and_there() -> None:
+    names = list(rttc_graph.__all__)
+    assert names == sorted(set(names))
+    assert [name for name in names if not hasattr(rttc_graph, name)] == []
+
+
+def test_nothing_else_looks_public() -> None:
+    submodules = {module.name for module in pkgutil.iter_modules(rttc_graph.__path__)}
+    imported = {
+        name
+        for name, value in vars(rttc_graph).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert imported - submodules == set(rttc_graph.__all__)
+
+
+@pytest.mark.parametrize("name", rttc_graph.__all__)
+def test_a_public_name_says_what_it_is(name: str) -> None:
+    public = getattr(rttc_graph, name)
+    doc = public.__dict__.get("__doc__") if inspect.isclass(public) else public.__doc__
+    assert doc, f"{name} has no docstring of its own"
+    assert doc.splitlines()[0].endswith("."), f"the first line about {name} is no sentence"
+
+
+Documented = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def undocumented(owner: ast.Module | ast.ClassDef) -> list[str]:
+    """Return the public classes and functions in a module that have no docstring."""
+    found = [] if ast.get_docstring(owner) else [getattr(owner, "name", "the module")]
+    for node in owner.body:
+        if not isinstance(node, Documented) or node.name.startswith("_"):
+            continue
+        if isinstance(node, ast.ClassDef):
+            found.extend(undocumented(node))
+        elif "override" not in map(ast.unparse, node.decorator_list) and not ast.get_docstring(
+            node
+        ):
+            found.append(node.name)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_every_public_name_of_a_module_is_documented(path: Path) -> None:
+    assert undocumented(ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+def private_imports(tree: ast.Module) -> list[str]:
+    """Return underscore names that a module takes from other modules, ours or a vendor's."""
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            path = (node.module or "").split(".")
+            names = [*path, *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        else:
+            continue
+        found.extend(n for n in names if n.startswith("_") and not n.startswith("__"))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_module_uses_anothers_private_names(path: Path) -> None:
+    assert private_imports(ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+def test_importing_the_package_is_cheap() -> None:
+    """Neither torch nor a driver comes with it, so that a host without our extras can use it."""
+    heavy = "torch transformers peft psycopg pgvector datasets pyarrow typer matplotlib"
+    script = f"import sys, rttc_graph; print([m for m in {heavy.split()!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=100
+    )
+    assert done.stdout.strip() == "[]"

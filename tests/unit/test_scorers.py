@@ -1,0 +1,221 @@
+"""Answers against references, as tables."""
+
+from __future__ import annotations
+
+import importlib
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.numbers import is_number, last_number
+from rttc_graph.evaluation.scorers import (
+    ScorerName,
+    check_reference,
+    is_right,
+    normalised,
+    scorer_for,
+)
+from rttc_graph.protocols import NewSample
+
+GSM8K = "Half of 48 is 24.\n48 + 24 = 72\n#### 72"
+
+
+def row(answer: str, **metadata: Any) -> NewSample:
+    return NewSample(question="q", answer=answer, domain="d", metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("72", Fraction(72), id="digits"),
+        pytest.param("first 3, then 5.", Fraction(5), id="the-last-one-before-a-full-stop"),
+        pytest.param("$1,234.50", Fraction(2469, 2), id="currency-and-thousands"),
+        pytest.param("1,234,567", Fraction(1234567), id="two-thousands-commas"),
+        pytest.param("3,5", Fraction(5), id="a-comma-between-two-numbers"),
+        pytest.param("12,3456", Fraction(3456), id="a-comma-that-groups-nothing"),
+        pytest.param("-7", Fraction(-7), id="negative"),
+        pytest.param("\u22127", Fraction(-7), id="negative-in-typography"),
+        pytest.param("x = -$5", Fraction(-5), id="sign-before-currency"),
+        pytest.param("$-5", Fraction(-5), id="sign-behind-currency"),
+        pytest.param("10-3", Fraction(3), id="a-minus-between-numbers-is-no-sign"),
+        pytest.param("a 10-year plan", Fraction(10), id="a-hyphen-is-no-sign"),
+        pytest.param("3/4 of it", Fraction(3, 4), id="fraction"),
+        pytest.param("-1 / 2", Fraction(-1, 2), id="spaced-negative-fraction"),
+        pytest.param("1/0", None, id="division-by-zero"),
+        pytest.param(".5", Fraction(1, 2), id="no-leading-zero"),
+        pytest.param("0.10", Fraction(1, 10), id="trailing-zero"),
+        pytest.param("50 %", Fraction(50), id="percent"),
+        pytest.param("1.5e3", Fraction(1500), id="exponent"),
+        pytest.param("2e-2", Fraction(1, 50), id="negative-exponent"),
+        pytest.param(GSM8K, Fraction(72), id="behind-the-final-mark"),
+        pytest.param("#### 5 (of 9)\n#### 8", Fraction(8), id="behind-the-last-final-mark"),
+        pytest.param("3 apples\n####", None, id="nothing-behind-the-final-mark"),
+        pytest.param("no idea", None, id="no-number"),
+        pytest.param("", None, id="empty"),
+        pytest.param("9" * 5000, None, id="absurdly-long"),
+    ],
+)
+def test_last_number(text: str, expected: Fraction | None) -> None:
+    assert last_number(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("72", True, id="digits"),
+        pytest.param("-1,234.5", True, id="signed-with-commas"),
+        pytest.param("$5", True, id="currency"),
+        pytest.param("12 %", True, id="percent"),
+        pytest.param("3/4", True, id="fraction"),
+        pytest.param("72 apples", False, id="with-a-word"),
+        pytest.param("1, 2", False, id="two-numbers"),
+        pytest.param("1/0", False, id="division-by-zero"),
+        pytest.param("$", False, id="currency-alone"),
+        pytest.param("", False, id="empty"),
+    ],
+)
+def test_is_number(text: str, expected: bool) -> None:
+    assert is_number(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"),
+    [
+        pytest.param("Card arrival", "card arrival", True, id="letter-case"),
+        pytest.param("  card\n arrival. ", "card arrival", True, id="space-and-full-stop"),
+        pytest.param("**card arrival**", "card arrival", True, id="bold"),
+        pytest.param("card_arrival", "card arrival", True, id="underscore"),
+        pytest.param("top-up failed", "top up failed", True, id="hyphen"),
+        pytest.param("don\u2019t know", "Don't know", False, id="inner-apostrophes-count"),
+        pytest.param("stra\u00dfe", "STRASSE", True, id="sharp-s"),
+        pytest.param("\uff41", "a", True, id="wide-letters"),
+        pytest.param("-5 x", "5 x", False, id="signs-count"),
+        pytest.param("50% x", "50 x", False, id="percent-counts"),
+        pytest.param("3.14 m", "3 14 m", False, id="decimals-count"),
+        pytest.param("the card arrival", "card arrival", False, id="more-words"),
+        pytest.param("", "card arrival", False, id="nothing"),
+        pytest.param("?!", "?!", True, id="only-punctuation-alike"),
+        pytest.param("?", "!", False, id="only-punctuation-different"),
+    ],
+)
+def test_exact(answer: str, reference: str, expected: bool) -> None:
+    assert is_right(answer, row(reference), "exact") is expected
+
+
+def test_normalising_twice_changes_nothing_more() -> None:
+    once = normalised("  *Top-Up*  (failed), -5!")
+    assert once == normalised(once) == "top up failed -5"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"),
+    [
+        pytest.param("So it is $72.00.", GSM8K, True, id="another-way-to-write-it"),
+        pytest.param("72 or maybe 73", GSM8K, False, id="the-last-number-counts"),
+        pytest.param("1\n#### 72", "72", True, id="final-mark-in-the-answer"),
+        pytest.param("0.5", "1/2", True, id="decimal-for-a-fraction"),
+        pytest.param("0.333", "1/3", False, id="rounded"),
+        pytest.param("seventy-two", "72", False, id="in-words"),
+        pytest.param("", "72", False, id="nothing"),
+    ],
+)
+def test_number(answer: str, reference: str, expected: bool) -> None:
+    assert is_right(answer, row(reference), "number") is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"),
+    [
+        pytest.param("Yes.", "yes", True, id="one-word"),
+        pytest.param("**No**, since there is none", "no", True, id="the-first-choice-counts"),
+        pytest.param("The answer is maybe, not yes", "maybe", True, id="first-of-two"),
+        pytest.param("Nothing is known", "no", False, id="a-part-of-a-word-is-none"),
+        pytest.param("no-one, yes", "no", True, id="before-a-hyphen"),
+        pytest.param("", "yes", False, id="nothing"),
+        pytest.param("False", "true", False, id="the-other-truth-value"),
+        pytest.param("yes", "true", False, id="a-choice-of-another-kind"),
+        pytest.param("(B)", "b", True, id="letter-in-brackets"),
+        pytest.param("B. because of A", "B", True, id="letter-first"),
+        pytest.param("A good choice is B", "B", True, id="an-article-is-no-choice"),
+        pytest.param("I think it is C", "C", True, id="a-pronoun-is-no-choice"),
+        pytest.param("The answer is **D**, not A", "D", True, id="stated"),
+        pytest.param("answer: c", "C", True, id="stated-in-lower-case"),
+        pytest.param("A is wrong, so the answer is B", "B", True, id="stated-behind-another"),
+        pytest.param("banana", "B", False, id="a-word-with-the-letter"),
+    ],
+)
+def test_choice(answer: str, reference: str, expected: bool) -> None:
+    assert is_right(answer, row(reference), "choice") is expected
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        pytest.param(GSM8K, "number", id="final-mark"),
+        pytest.param("-1,200", "number", id="bare-number"),
+        pytest.param("Maybe", "choice", id="maybe"),
+        pytest.param("False", "choice", id="truth-value"),
+        pytest.param("(c)", "choice", id="letter"),
+        pytest.param("card arrival", "exact", id="words"),
+        pytest.param("yes indeed", "exact", id="more-than-a-choice"),
+        pytest.param("12 apples", "exact", id="number-with-unit"),
+        pytest.param("?", "exact", id="punctuation"),
+    ],
+)
+def test_auto_goes_by_the_reference(reference: str, expected: ScorerName) -> None:
+    assert scorer_for(row(reference)) == expected
+    assert is_right(reference, row(reference))
+
+
+@pytest.mark.parametrize(
+    ("scorer", "sample", "says"),
+    [
+        pytest.param("number", row("none"), "needs a number", id="number-of-words"),
+        pytest.param("choice", row("perhaps"), "single letter", id="choice-of-words"),
+        pytest.param("reasoning-gym", row("x"), "reasoning-gym task", id="no-metadata"),
+        pytest.param(
+            "auto", row("x", reasoning_gym={"source_dataset": "nope"}), "task", id="unknown-task"
+        ),
+        pytest.param("auto", row("x", reasoning_gym="gcd"), "task", id="metadata-of-another-form"),
+    ],
+)
+def test_a_reference_that_does_not_fit_its_scorer(
+    scorer: ScorerName, sample: NewSample, says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        check_reference(sample, scorer)
+
+
+def gym_row(task: str, **config: Any) -> NewSample:
+    library: Any = importlib.import_module("reasoning_gym")  # untyped
+    entry = library.create_dataset(task, seed=5, size=1, **config)[0]
+    return NewSample(
+        question=entry["question"],
+        answer=str(entry["answer"]),
+        domain=task,
+        metadata={"reasoning_gym": entry["metadata"]},
+    )
+
+
+def test_the_verifier_of_a_task_takes_other_right_answers() -> None:
+    sample = gym_row("puzzle24")
+    turned = f"1*({sample.answer})/1"
+    assert scorer_for(sample) == "reasoning-gym"
+    assert is_right(sample.answer, sample)
+    assert not is_right("1+1", sample)
+    assert not is_right(turned, sample)  # it uses numbers that were not given
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("((", id="unbalanced"),
+        pytest.param("x" * 5_000, id="long"),
+        pytest.param("\0", id="nul"),
+    ],
+)
+def test_what_a_verifier_cannot_parse_is_wrong(answer: str) -> None:
+    assert not is_right(answer, gym_row("puzzle24"))

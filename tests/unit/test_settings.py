@@ -1,0 +1,195 @@
+"""Settings from whatever a host puts into the context, their bounds, and their form in Studio."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from scripted_parts import Parts
+
+from rttc_graph import ConfigurationError, RttcSettings, create_rttc_graph
+from rttc_graph.settings import TttSettings
+
+DEFAULTS = RttcSettings(tau_r=0.3, k=3, tenant="graph")
+
+
+@dataclass
+class HostDataclass:
+    """A host's own context with two of our names among others."""
+
+    user_id: str = "u1"
+    tau_r: float = 0.5
+    tenant: str | None = None
+    temperature_unit: str = "celsius"
+
+
+class HostModel(BaseModel):
+    """A host's own context as a pydantic model."""
+
+    user_id: str = "u1"
+    tau_r: float = 0.5
+    locale: str = "de"
+
+
+class HostWithoutOurNames:
+    """A host's own context that says nothing to us."""
+
+    locale = "de"
+
+
+class HostSettings(RttcSettings):
+    """A host's extension of our settings."""
+
+    locale: str = "de"
+
+
+@pytest.mark.parametrize(
+    ("context", "tau_r", "k"),
+    [
+        pytest.param(None, 0.3, 3, id="none"),
+        pytest.param({}, 0.3, 3, id="an-empty-dict"),
+        pytest.param({"tau_r": 0.5}, 0.5, 3, id="a-dict"),
+        pytest.param({"tau_r": 0.5, "user_id": "u1"}, 0.5, 3, id="a-dict-with-keys-of-a-server"),
+        pytest.param({"tau_r": None, "k": 4}, 0.3, 4, id="a-dict-with-an-empty-form-field"),
+        pytest.param(RttcSettings(tau_r=0.5), 0.5, 3, id="ours"),
+        pytest.param(RttcSettings(tau_r=0.5, k=8), 0.5, 8, id="ours-with-a-default-said-aloud"),
+        pytest.param(HostSettings(tau_r=0.5), 0.5, 3, id="a-subclass-of-ours"),
+        pytest.param(HostDataclass(), 0.5, 3, id="a-dataclass-of-the-host"),
+        pytest.param(HostModel(), 0.5, 3, id="a-pydantic-model-of-the-host"),
+        pytest.param(HostWithoutOurNames(), 0.3, 3, id="an-object-without-our-names"),
+        pytest.param("a string", 0.3, 3, id="not-even-an-object-with-fields"),
+    ],
+)
+def test_a_context_of_any_kind(context: object, tau_r: float, k: int) -> None:
+    settings = RttcSettings.of(context, defaults=DEFAULTS)
+    assert (settings.tau_r, settings.k, settings.tenant) == (tau_r, k, "graph")
+
+
+@pytest.mark.parametrize("context", [None, {}, HostWithoutOurNames()])
+def test_without_defaults_ours_hold(context: object) -> None:
+    assert RttcSettings.of(context) == RttcSettings()
+
+
+BAD: list[tuple[str, Any]] = [
+    ("policy", "best"),
+    ("tau_r", -0.01),
+    ("tau_r", 1.01),
+    ("tau_r", math.nan),
+    ("tau_r", "high"),
+    ("k", 0),
+    ("k", 65),
+    ("k", 1.5),
+    ("tenant", ""),
+    ("tenant", "x" * 201),
+    ("budget_seconds", 0),
+    ("budget_seconds", math.inf),
+    ("budget_tokens", 0),
+    ("budget_arms", 0),
+    ("budget_arms", 17),
+    ("max_new_tokens", 0),
+    ("max_new_tokens", 32_769),
+    ("temperature", -0.1),
+    ("temperature", 2.1),
+    ("seed", -1),
+    ("seed", 2**31),
+    ("samples_similarity", 1.1),
+    ("adapter_similarity", -0.1),
+    ("use_cache", "perhaps"),
+    ("ttt_rank", 0),
+    ("ttt_rank", 257),
+    ("ttt_alpha", 0),
+    ("ttt_learning_rate", 0),
+    ("ttt_learning_rate", 1.1),
+    ("ttt_epochs", 0),
+    ("ttt_epochs", 101),
+    ("ttt_stop_loss", -0.1),
+    ("ttt_stop_loss", math.nan),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD, ids=[f"{f}-{str(v)[:9]}" for f, v in BAD])
+def test_a_value_out_of_bounds_is_named(field: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{field}=") as raised:
+        RttcSettings.of({field: value})
+    assert repr(value)[:40] in str(raised.value)
+
+
+def test_each_field_has_a_row_among_the_bad_values() -> None:
+    assert {field for field, _ in BAD} == set(RttcSettings.model_fields)
+
+
+def test_a_value_out_of_bounds_in_a_hosts_own_type_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"^tau_r=1\.5: .*less than or equal to 1"):
+        RttcSettings.of(HostDataclass(tau_r=1.5))
+
+
+def test_a_value_out_of_bounds_in_the_constructor_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"^tau_r=1\.5: .*less than or equal to 1"):
+        RttcSettings(tau_r=1.5)
+
+
+def test_settings_cannot_be_changed_behind_a_run() -> None:
+    settings = RttcSettings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.tau_r = 0.1
+
+
+def test_the_trainings_part_takes_over_each_of_its_fields() -> None:
+    settings = RttcSettings(
+        seed=7,
+        ttt_rank=4,
+        ttt_alpha=2.0,
+        ttt_learning_rate=0.1,
+        ttt_epochs=9,
+        ttt_stop_loss=0.5,
+    )
+    assert settings.ttt == TttSettings(
+        rank=4, alpha=2.0, learning_rate=0.1, epochs=9, stop_loss=0.5, seed=7
+    )
+
+
+def test_the_defaults_of_both_classes_agree() -> None:
+    assert RttcSettings().ttt == TttSettings()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rank": 4},
+        {"alpha": 1.0},
+        {"learning_rate": 0.1},
+        {"epochs": 1},
+        {"stop_loss": 0.0},
+        {"seed": 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_each_field_of_the_training_changes_its_fingerprint(change: dict[str, Any]) -> None:
+    assert TttSettings(**change).fingerprint() != TttSettings().fingerprint()
+
+
+def test_the_fingerprint_of_a_training_is_the_same_in_every_release() -> None:
+    # echo -n '{"alpha": 16.0, …, "stop_loss": 0.05}' | sha256sum: adapters in databases carry it.
+    assert TttSettings().fingerprint() == "aca8d5b2f08007bd"
+
+
+GRAPH = create_rttc_graph(**Parts().parts())
+PROPERTIES: dict[str, Any] = (GRAPH.get_context_jsonschema() or {})["properties"]
+
+
+@pytest.mark.parametrize("field", sorted(RttcSettings.model_fields))
+def test_studio_can_show_a_field(field: str) -> None:
+    shown = PROPERTIES[field]
+    assert shown["description"]
+    assert shown["default"] == getattr(RttcSettings(), field)
+    assert set(shown["langgraph_nodes"]) <= set(GRAPH.get_graph().nodes)
+    assert shown["langgraph_nodes"]
+
+
+@pytest.mark.parametrize("field", sorted(RttcSettings.model_fields))
+def test_studio_can_check_a_field(field: str) -> None:
+    bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "minLength"}
+    assert bounds & PROPERTIES[field].keys() or PROPERTIES[field]["type"] == "boolean"
