@@ -177,7 +177,9 @@ def record(
 
 def load(path: Path, *, questions: int, base: int, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Return questions to ask and samples to draw on, drawn at random and apart."""
-    rows = [cast(dict[str, str], json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    # Not `splitlines`: it also splits at separators that stand inside of a text.
+    lines = [line for line in path.read_text("utf-8").split("\n") if line]
+    rows = [cast(dict[str, str], json.loads(line)) for line in lines]
     random.Random(seed).shuffle(rows)
     samples: list[Sample] = [
         {

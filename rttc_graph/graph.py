@@ -7,11 +7,11 @@ any checkpoint, and each choice stands in the ledger.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Required, Unpack
+from typing import Any, Required, Unpack
 
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Checkpointer
 from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError
@@ -81,7 +81,7 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
 
 def create_rttc_graph(
     *,
-    checkpointer: Checkpointer = None,
+    checkpointer: bool | BaseCheckpointSaver[Any] | None = None,
     name: str = "rttc",
     **parts: Unpack[RttcParts],
 ) -> RttcGraph:

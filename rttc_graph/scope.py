@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Protocol, TypeVar, cast
 
 from langchain_core.runnables import RunnableLambda
@@ -61,8 +61,18 @@ def open_scope(state: RttcState, defaults: RttcSettings) -> RunScope:
         settings=settings,
         allowance=Allowance.of(spent, settings),
         started=time.monotonic(),
-        emit=runtime.stream_writer,
+        emit=partial(_emit, contextvars.copy_context(), runtime.stream_writer),
     )
+
+
+def _emit(
+    context: contextvars.Context, write: Callable[[dict[str, Any]], None], event: dict[str, Any]
+) -> None:
+    """Write an event as the node would: LangGraph's writer reads the caller's context variables.
+
+    Each call enters a copy, since a context cannot be entered by two threads at once.
+    """
+    context.copy().run(write, event)
 
 
 def two_faced(name: str, node: Node, defaults: RttcSettings) -> RunnableLambda[RttcState, Any]:
@@ -104,7 +114,7 @@ async def _within(context: contextvars.Context, work: Coroutine[Any, Any, T]) ->
     return await asyncio.get_running_loop().create_task(work, context=context)
 
 
-@functools.cache
+@cache
 def _own_loop(process: int) -> asyncio.AbstractEventLoop:
     """Start the loop behind every synchronous face, once per process, at the first use.
 

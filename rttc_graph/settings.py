@@ -67,7 +67,7 @@ class RttcSettings(BaseModel):
         json_schema_extra=_on("reward_judge"),
     )
     tau_r: float = Field(
-        default=0.9,
+        default=0.8,
         ge=0,
         le=1,
         description="Reward at or above which an answer is accepted.",
@@ -209,6 +209,7 @@ def _fields_of(context: object, cls: type[RttcSettings]) -> dict[str, Any]:
     """
     if context is None:
         return {}
+    said: dict[str, Any]
     if isinstance(context, cls):
         said = {k: getattr(context, k) for k in cls.model_fields if k in context.model_fields_set}
     elif isinstance(context, Mapping):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from blockbuster import blockbuster_ctx
-from graph_runs import Face
+
+if TYPE_CHECKING:  # nothing of ours or of a vendor's may be imported before the lines below
+    from graph_runs import Face
 
 os.environ.update(
     HF_DATASETS_OFFLINE="1",
@@ -25,11 +26,7 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
-pytest_plugins = [
-    name
-    for name in ("postgres_fixtures", "tiny_models")
-    if (Path(__file__).parent / f"{name}.py").exists()
-]
+pytest_plugins = ["postgres_fixtures", "tiny_models"]
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-socket reads its options

@@ -17,6 +17,7 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import Field, PrivateAttr
 
@@ -59,6 +60,8 @@ class BareChat(BaseChatModel):
 
     words: list[str]
     hangs_after: int | None = None
+    usage: UsageMetadata | None = None
+    """Reported with the first word."""
     hanging: Any = Field(default_factory=threading.Event)
     cancelled: Any = Field(default_factory=threading.Event)
     pieces_sent: int = 0
@@ -93,7 +96,8 @@ class BareChat(BaseChatModel):
                 finally:
                     self.cancelled.set()
             self.pieces_sent += 1
-            yield ChatGenerationChunk(message=AIMessageChunk(content=word))
+            usage = None if index else self.usage
+            yield ChatGenerationChunk(message=AIMessageChunk(content=word, usage_metadata=usage))
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         raise AssertionError("the asynchronous face is there")

@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def proxied_dsn(postgres_dsn: str, tcp_proxy: TcpProxy) -> str:
 
 
 @contextmanager
-def cloned(server: str, template: str) -> Iterator[str]:
+def cloned(server: str, template: str) -> Generator[str]:
     """Yield the DSN of a database cloned from a template, and drop it at the end."""
     name = f"test_{os.getpid()}_{next(_NUMBERS)}"
     names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}

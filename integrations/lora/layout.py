@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -107,11 +108,10 @@ def layout_of(model: PreTrainedModel) -> AdapterLayout:
     )
     skeleton = copy_sharing(model, device="meta")
     try:
-        injected = cast(
-            "nn.Module", inject_adapter_in_model(config, skeleton, low_cpu_mem_usage=True)
-        )
+        injected = inject_adapter_in_model(config, skeleton, low_cpu_mem_usage=True)
     except ValueError as exc:  # peft: no target modules
         raise AdaptationError(f"peft finds no place for an adapter in the model: {exc}") from exc
+    modules = cast("Iterable[tuple[str, nn.Module]]", injected.named_modules())
     return AdapterLayout(
         targets=tuple(
             Target(
@@ -119,7 +119,7 @@ def layout_of(model: PreTrainedModel) -> AdapterLayout:
                 in_features=cast("int", layer.in_features),
                 out_features=cast("int", layer.out_features),
             )
-            for name, layer in injected.named_modules()
+            for name, layer in modules
             if isinstance(layer, LoraLayer)
         ),
         base_name=str(getattr(model.config, "name_or_path", "") or ""),

@@ -31,9 +31,6 @@ Source = str | Callable[[], str] | ConnectionPool[Any]
 """A DSN; what returns one, called at the first use and when the server was lost; a pool of the
 caller's."""
 
-_GRACE_SECONDS = 10.0
-"""How long after its time-out a statement may stay unanswered before its connection is cut."""
-
 _KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -51,8 +48,9 @@ class Database:
             closed here.
         max_connections: Size of the pool, and of the number of statements that run at once.
         connect_timeout_seconds: Longest wait for a connection.
-        statement_timeout_seconds: Longest statement; the server ends it. A server that does not
-            answer at all is given up 10 s later.
+        statement_timeout_seconds: Longest statement; the server ends it.
+        silence_seconds: How much longer a statement may stay unanswered before its connection is
+            cut, for servers and networks that have gone without a word.
     """
 
     def __init__(
@@ -62,6 +60,7 @@ class Database:
         max_connections: int = 8,
         connect_timeout_seconds: float = 10.0,
         statement_timeout_seconds: float = 60.0,
+        silence_seconds: float = 10.0,
     ) -> None:
         self._callers: ConnectionPool[Any] | None = None
         self._find: Callable[[], str] = str  # never asked for a caller's pool
@@ -74,6 +73,7 @@ class Database:
         self._max_connections = max_connections
         self._connect_timeout_seconds = connect_timeout_seconds
         self._statement_timeout_seconds = statement_timeout_seconds
+        self._patience_seconds = statement_timeout_seconds + silence_seconds
         self._closed = threading.Event()
         self._dsn: str | None = None
         self._threads_lock = threading.Lock()
@@ -93,7 +93,7 @@ class Database:
         """
         session = Session()
         done = asyncio.wrap_future(self._submit(action, work, error, session))
-        patience = self._statement_timeout_seconds + _GRACE_SECONDS
+        patience = self._patience_seconds
         try:
             while True:
                 await asyncio.wait({done}, timeout=max(0.05, patience - session.idle_seconds()))

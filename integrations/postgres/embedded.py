@@ -123,6 +123,9 @@ class EmbeddedPostgres:
             place = self._own_place()
             if place is None:
                 return False
+            if not self._folder.home.exists():  # removed with the server's data; this runs at exit
+                self._leave(place)
+                return False
             with self._starting(min(_EXIT_SECONDS, self._timeout_seconds)):
                 return self._stop_if(place, force=False, spare_kept=True)
 

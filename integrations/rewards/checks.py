@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rttc_graph.errors import RewardModelError
@@ -37,7 +36,7 @@ def _checked(score: object, source: str) -> float:
         raise RewardModelError(
             f"{source!r} returned {score!r}, which is no number: return a reward from 0 to 1"
         ) from exc
-    if not math.isfinite(value) or not -_ROUNDING <= value <= 1 + _ROUNDING:
+    if not -_ROUNDING <= value <= 1 + _ROUNDING:  # neither is what is not a number
         raise RewardModelError(
             f"{source!r} returned {value!r}: a reward is a finite number from 0 to 1"
         )

@@ -7,6 +7,7 @@ always succeeds and is itself the stop sign which the lane reads between two ste
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 import weakref
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
 
@@ -80,7 +82,8 @@ class Lane:
             target=_work, args=(self._board,), name=f"rttc-lane-{name}", daemon=True
         )
         self._unstarted = deque([self._thread])
-        self._finalizer = weakref.finalize(self, _stop, self._board, self._thread)
+        forgotten = weakref.finalize(self, _stop, self._board)
+        forgotten.atexit = False  # then `_leave` is called, which also waits
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Queue a short job and return its future.
@@ -109,18 +112,14 @@ class Lane:
 
     def close(self) -> None:
         """Fail whatever is queued or half done; the job in hand runs to its next step."""
-        if not self._board.closed:
-            self._board.closed = True
-            self._board.inbox.put(None)
+        _stop(self._board)
 
     def _put(self, job: _Job) -> Future[Any]:
         if self._board.closed:
             raise _closed_error(self._board.name)
         self._start()
         self._board.inbox.put(job)
-        if (
-            self._board.closed
-        ):  # meanwhile: the worker may have looked at its inbox for the last time
+        if self._board.closed:  # meanwhile: the worker may have emptied its inbox for good
             _fail(job, _closed_error(self._board.name))
         return job.future
 
@@ -133,15 +132,21 @@ class Lane:
         thread.start()
 
 
-def _stop(board: _Board, thread: threading.Thread) -> None:
+def _stop(board: _Board) -> None:
+    """Ask the worker to end; never waits, since a garbage collection may call it anywhere."""
     board.closed = True
     board.inbox.put(None)
-    if thread.ident and thread is not threading.current_thread():
-        thread.join(EXIT_SECONDS)
+
+
+def _leave(board: _Board, thread: threading.Thread) -> None:
+    _stop(board)
+    thread.join(EXIT_SECONDS)
 
 
 def _work(board: _Board) -> None:
     """Serve the board until it is closed."""
+    leave = partial(_leave, board, threading.current_thread())
+    atexit.register(leave)
     while not board.closed:
         _take_in(board)
         _drop_cancelled(board)
@@ -151,6 +156,7 @@ def _work(board: _Board) -> None:
         if not board.closed:
             _run_step(board)
     _fail_all(board)
+    atexit.unregister(leave)
 
 
 def _take_in(board: _Board) -> None:

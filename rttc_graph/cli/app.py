@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rttc_graph.cli import ask, cache, db, evaluate, kb, models, status
+from rttc_graph.cli import ask, cache, db, demo, evaluate, kb, models, status
 from rttc_graph.cli.failures import report
 from rttc_graph.cli.session import Session
 
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 app.command("ask")(ask.ask_question)
 app.command("eval")(evaluate.evaluate_file)
-#app.command("demo")(demo.run_demo)
+app.command("demo")(demo.run_demo)
 app.command("status")(status.show_status)
 app.add_typer(kb.app, name="kb")
 app.add_typer(cache.app, name="cache")

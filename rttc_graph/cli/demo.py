@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress
 from rich.rule import Rule
 from rich.text import Text
 
-from rttc_graph.asking import AskResult
 from rttc_graph.cli.ask import event_line, print_result
 from rttc_graph.cli.screen import AsJson, err, out, print_json, progress
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
 from rttc_graph.data import read_samples
-from rttc_graph.demo_samples import DemoQuestion, questions, samples
+from rttc_graph.demo_samples import easy_questions, questions, samples
+from rttc_graph.evaluation.scorers import is_right, normalised
 from rttc_graph.ingest import IngestProgress, ingest
-from rttc_graph.settings import RttcSettings
+from rttc_graph.protocols import NewSample
 
 if TYPE_CHECKING:
     from rttc_graph.local import LocalRttc
 
 TENANT = "demo"
 """The demo's samples and cache stay apart from the user's."""
+
+SAMPLES_PER_TASK = 100
+
+MAX_NEW_TOKENS = 64
+"""The demo's answers are short; without samples a small model rambles to the limit."""
 
 
 def run_demo(
@@ -44,17 +49,12 @@ def run_demo(
 
     Example: rttc demo solved.jsonl --question 'Why was my card declined?'
     """
+    config = session(context).config(tenant=TENANT, max_new_tokens=MAX_NEW_TOKENS)
+    fetch_models(config)
     from rttc_graph.local import open_local
 
-    config = session(context).config(tenant=TENANT)
-    fetch_models(config)
-    asked = questions()
-    if question is not None:
-        asked = [*asked, DemoQuestion(question=question, domain=None, shows="your own question")]
     with progress("samples", total=0) as bar, open_local(config) as local:
-        asyncio.run(_fill(local, path, bar))
-        bar.update(bar.task_ids[0], description="loading the models", total=None)
-        results = asyncio.run(_ask_all(local, asked, bar, show=not as_json))
+        results = asyncio.run(_run(local, path, question, bar, show=not as_json))
     if as_json:
         print_json(results)
 
@@ -74,12 +74,44 @@ def fetch_models(config: InstallationConfig) -> None:
     err.print(f"models are ready ({time.monotonic() - started:.0f} s)")
 
 
-async def _fill(local: LocalRttc, path: str | None, bar: Progress) -> None:
+async def _run(
+    local: LocalRttc, path: str | None, question: str | None, bar: Progress, *, show: bool
+) -> list[dict[str, Any]]:
+    known = samples(SAMPLES_PER_TASK)
+    await _fill(local, known, path, bar)
+    bar.update(bar.task_ids[0], description="loading the model", total=None)
+    await local.warm_up()
+    await local.knowledge.cache.purge(tenant=TENANT)  # so that each demo shows the same routes
+    results: list[dict[str, Any]] = []
+    for title, row in _script(known):
+        results.append(await _ask(local, title, row, bar, show=show))
+    if question is not None:
+        bar.update(bar.task_ids[0], description="your question")
+        result = await local.ask(question, on_event=event_line(bar))
+        results.append({"question": question, "expected": None, "right": None, **result})
+        if show:
+            _print("your question", results[-1])
+    return results
+
+
+def _script(known: list[NewSample]) -> list[tuple[str, NewSample]]:
+    """Return the questions in the order in which they are asked, each with what it shows."""
+    asked = {row.domain: row for row in questions(apart_from=known)}
+    return [
+        ("the plain model is sure enough", easy_questions()[0]),
+        ("below τr: samples go into the prompt", asked["word-order"]),
+        ("another kind of question, answered with samples", asked["sentences"]),
+        ("samples in the prompt do not do: an adapter is trained on them", asked["coins"]),
+        ("the same once more: the adapter is recalled", asked["coins"]),
+    ]
+
+
+async def _fill(local: LocalRttc, known: list[NewSample], path: str | None, bar: Progress) -> None:
     def show(done: IngestProgress) -> None:
         bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
 
     knowledge = local.knowledge
-    for source in [samples()] if path is None else [samples(), read_samples(path)]:
+    for source in [known] if path is None else [known, read_samples(path)]:
         report = await ingest(
             source,
             knowledge.knowledge_base,
@@ -87,23 +119,36 @@ async def _fill(local: LocalRttc, path: str | None, bar: Progress) -> None:
             tenant=TENANT,
             on_progress=show,
         )
-        err.print(f"{report.stored} samples stored, {report.already} were there ({report.seconds:.0f} s)")
-
-
-async def _ask_all(
-    local: LocalRttc, asked: list[DemoQuestion], bar: Progress, *, show: bool
-) -> list[AskResult]:
-    await local.warm_up()
-    results: list[AskResult] = []
-    for one in asked:
-        settings = RttcSettings.of(one.settings, defaults=local.config.run_settings())
-        result = await local.ask(
-            one.question, domain=one.domain, settings=settings, on_event=event_line(bar)
+        err.print(
+            f"{report.stored} samples stored, {report.already} were there ({report.seconds:.0f} s)"
         )
-        results.append(result)
-        if show:
-            out.print(Rule(Text(one.shows), align="left"))
-            out.print(Text(f"{one.question}\n"))
-            print_result(result)
-            out.print()
-    return results
+
+
+async def _ask(
+    local: LocalRttc, title: str, row: NewSample, bar: Progress, *, show: bool
+) -> dict[str, Any]:
+    result = await local.ask(row.question, domain=row.domain, on_event=event_line(bar))
+    whole = {
+        "question": row.question,
+        "expected": row.answer,
+        "right": is_right(result["answer"], row) or _says(result["answer"], row.answer),
+        **result,
+    }
+    if show:
+        _print(title, whole)
+    return whole
+
+
+def _says(answer: str, expected: str) -> bool:
+    """Tell whether a sentence has the expected words in it, as in "It is Moscow."."""
+    return f" {normalised(expected)} " in f" {normalised(answer)} "
+
+
+def _print(title: str, result: dict[str, Any]) -> None:
+    out.print(Rule(Text(title), align="left"))
+    out.print(Text(result["question"] + "\n"))
+    print_result(result)  # type: ignore[arg-type]
+    if result["expected"] is not None:
+        verdict = "right" if result["right"] else "wrong"
+        out.print(Text(f"{verdict}; the answer is {result['expected']}"))
+    out.print()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Required, cast
 
 import pytest
 from graph_runs import QUERY, Face, arms, run
@@ -15,13 +15,11 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from pydantic import BaseModel
-from scripted_parts import Parts, ScriptedTrainer
+from scripted_parts import Parts
 from typing_extensions import TypedDict
 
 from rttc_graph import ConfigurationError, RttcSettings, create_rttc_graph
 from rttc_graph.graph import RttcGraph
-from rttc_graph.protocols import TrainedAdapter, TrainingExample, TrainStep
-from rttc_graph.settings import TttSettings
 
 ALL_ARMS = {"direct": 0.1, "rag": 0.2, "ttt": 0.95}
 
@@ -29,7 +27,7 @@ ALL_ARMS = {"direct": 0.1, "rag": 0.2, "ttt": 0.95}
 class HostState(TypedDict, total=False):
     """A chat agent that shares some of our keys and has others of its own."""
 
-    messages: Annotated[list[AnyMessage], add_messages]
+    messages: Required[Annotated[list[AnyMessage], add_messages]]
     answer: str
     reward: float | None
     step: int
@@ -48,11 +46,16 @@ class HostModel(BaseModel):
     tau_r: float = 0.5
 
 
+def greet(state: HostState) -> Any:
+    del state
+    return {"step": 1}
+
+
 def host_around(
     child: RttcGraph | Callable[[HostState], Any], context: type[Any] | None = None
 ) -> Any:
     builder = StateGraph(HostState, context_schema=context)
-    builder.add_node("greet", lambda _: {"step": 1})
+    builder.add_node("greet", greet)
     builder.add_node("answer", cast("Any", child))
     builder.add_edge(START, "greet")
     builder.add_edge("greet", "answer")
@@ -67,7 +70,7 @@ async def test_as_a_node_of_a_chat_agent_it_answers_the_last_message(face: Face)
     first = await run(host, {"messages": [HumanMessage("one")]}, face, thread="1")
     second = await run(host, {"messages": [HumanMessage("two")]}, face, thread="1")
 
-    assert (first["answer"], first["reward"], cast("Any", first)["step"]) == ("direct", 0.95, 1)
+    assert (first["answer"], first["reward"], first["step"]) == ("direct", 0.95, 1)
     said = [(m.type, m.text) for m in second["messages"]]
     assert said == [("human", "one"), ("ai", "direct"), ("human", "two"), ("ai", "rag")]
     assert len({m.id for m in second["messages"]}) == 4
@@ -76,22 +79,23 @@ async def test_as_a_node_of_a_chat_agent_it_answers_the_last_message(face: Face)
 
 
 @pytest.mark.parametrize(
-    "context",
+    ("schema", "context"),
     [
-        pytest.param(HostContext(user_id="u"), id="a-dataclass"),
-        pytest.param(HostModel(), id="a-pydantic-model"),
-        pytest.param({"user_id": "u", "tau_r": 0.5}, id="a-dict"),
+        pytest.param(HostContext, HostContext(user_id="u"), id="a-dataclass"),
+        pytest.param(HostModel, HostModel(), id="a-pydantic-model"),
+        pytest.param(None, {"user_id": "u", "tau_r": 0.5}, id="a-dict"),
     ],
 )
-async def test_a_hosts_own_context_type_goes_down(face: Face, context: Any) -> None:
-    schema = None if isinstance(context, dict) else type(context)
+async def test_a_hosts_own_context_type_goes_down(
+    face: Face, schema: type[Any] | None, context: object
+) -> None:
     parts = Parts().rewarding(direct=0.6)
     host = host_around(create_rttc_graph(**parts.parts()), schema)
 
     output = await run(host, {"messages": [HumanMessage("one")]}, face, thread="1", context=context)
 
     assert output["reward"] == 0.6
-    assert parts.knowledge_base.searches == []  # tau_r of the host, not ours of 0.9
+    assert parts.knowledge_base.searches == []  # tau_r of the host, not our default
 
 
 async def test_a_wrapper_may_give_settings_of_its_own(face: Face) -> None:
@@ -173,32 +177,6 @@ async def test_the_custom_stream_has_training_steps_and_the_whole_ledger(face: F
     assert "shortened" in [entry["event"] for entry in entries]
 
 
-class ThreadedTrainer(ScriptedTrainer):
-    """Reports its steps from a thread of its own, as a real one does."""
-
-    async def train(
-        self,
-        key: str,
-        examples: Sequence[TrainingExample],
-        settings: TttSettings,
-        *,
-        on_step: Callable[[TrainStep], None],
-        deadline: float | None = None,
-    ) -> TrainedAdapter:
-        step = TrainStep(step=1, steps=1, loss=0.25)
-        await asyncio.to_thread(on_step, step)
-        return await super().train(
-            key, examples, settings, on_step=lambda _: None, deadline=deadline
-        )
-
-
-async def test_steps_may_be_reported_from_another_thread(face: Face) -> None:
-    parts = Parts(trainer=ThreadedTrainer()).rewarding(**ALL_ARMS)
-    custom, _ = await streamed(create_rttc_graph(**parts.parts()), {"query": QUERY}, face)
-    steps = [e for e in custom if e["event"] == "ttt_step"]
-    assert steps == [{"event": "ttt_step", "step": 1, "steps": 1, "loss": 0.25}]
-
-
 async def test_a_host_sees_the_events_of_the_subgraph(face: Face) -> None:
     host = host_around(create_rttc_graph(**Parts().rewarding(**ALL_ARMS).parts()))
     given = {"messages": [HumanMessage("one")]}
@@ -217,7 +195,7 @@ async def test_output_and_state_are_plain_data(face: Face) -> None:
     output = await run(graph, {"query": QUERY, "domain": "math"}, face, thread="1")
 
     state = cast("dict[str, Any]", graph.get_state({"configurable": {"thread_id": "1"}}).values)
-    for values in (cast("dict[str, Any]", output), state):
+    for values in (output, state):
         plain = {key: value for key, value in values.items() if key != "messages"}
         assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert set(output) - {"messages"} == {

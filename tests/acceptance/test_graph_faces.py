@@ -36,6 +36,11 @@ def begun(parts: Parts) -> bool:
     return bool(parts.trainer.trainings if hangs_in_training else parts.policy_model.requests)
 
 
+def is_waiting(thread: int) -> bool:
+    """Tell whether a thread waits for another one."""
+    return sys._current_frames()[thread].f_code is threading.Condition.wait.__code__
+
+
 HANGING = pytest.mark.parametrize("what", ["policy_model", "trainer"])
 
 
@@ -80,7 +85,8 @@ def test_an_interrupt_from_the_keyboard_stops_the_work_of_the_sync_face(what: st
     main = threading.get_ident()
 
     def press() -> None:
-        asyncio.run(until(lambda: begun(parts)))
+        # in between, the main thread may still be handing the work over
+        asyncio.run(until(lambda: begun(parts) and is_waiting(main)))
         signal.pthread_kill(main, signal.SIGINT)
 
     finger = threading.Thread(target=press)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from graph_runs import Face, arms, ask, events, failures
+from graph_runs import TAU_R, Face, arms, ask, events, failures
 from scripted_parts import Parts, recalling, trained_adapter
 
 from rttc_graph import (
@@ -288,7 +288,7 @@ async def test_a_finished_run_is_recorded(face: Face) -> None:
     output = await ask(parts, face, domain="math", tenant="acme")
 
     (run,) = parts.ledger_store.runs
-    assert (run.tenant, run.domain, run.policy, run.tau_r) == ("acme", "math", "cascade", 0.9)
+    assert (run.tenant, run.domain, run.policy, run.tau_r) == ("acme", "math", "cascade", TAU_R)
     assert (run.arm, run.reward, run.accepted) == ("rag", 0.95, True)
     tokens = sum(c["prompt_tokens"] + c["completion_tokens"] for c in output["candidates"])
     assert run.tokens == tokens

@@ -134,7 +134,9 @@ async def test_a_call_may_set_every_option(chat: ChatTransformers) -> None:
 
 async def test_options_may_be_bound(chat: ChatTransformers) -> None:
     bound = chat.bind(max_tokens=2)
-    assert (await bound.ainvoke("hi")).usage_metadata["output_tokens"] == 2
+    usage = (await bound.ainvoke("hi")).usage_metadata
+    assert usage is not None
+    assert usage["output_tokens"] == 2
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import RunnableLambda
 from langchain_fakes import BareChat, SyncChat, fails, says
 
@@ -291,6 +292,32 @@ async def test_calls_run_at_the_same_time_up_to_the_bound() -> None:
     model = ChatPolicyModel(SyncChat(answer=counting), concurrency=3)
     await asyncio.gather(*(model.generate([request()] * 3) for _ in range(3)))
     assert counting.most == 3
+
+
+async def test_an_asynchronous_model_is_bounded_too() -> None:
+    now: list[int] = []
+    most: list[int] = []
+
+    class Counted(SyncChat):
+        async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
+            now.append(1)
+            most.append(len(now))
+            for _ in range(20):  # lets every other call in that is allowed in
+                await asyncio.sleep(0)
+            now.pop()
+            return await super()._agenerate(messages)
+
+    model = ChatPolicyModel(Counted(answer=echo), concurrency=2)
+    await model.generate([request()] * 6)
+    assert max(most) == 2
+
+
+async def test_a_count_that_came_before_the_cut_is_not_taken_for_the_whole() -> None:
+    # Some vendors report the prompt, and one token of the answer, with the first piece.
+    usage: UsageMetadata = {"input_tokens": 40, "output_tokens": 1, "total_tokens": 41}
+    chat = BareChat(words=["one two three ", "four five six ", "never"], hangs_after=2, usage=usage)
+    [answer] = await ChatPolicyModel(chat).generate([request()], deadline=time.monotonic() + 0.5)
+    assert (answer.prompt_tokens, answer.completion_tokens) == (40, 7)  # 28 characters, 4 a token
 
 
 @pytest.mark.parametrize(

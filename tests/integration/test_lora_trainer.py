@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from rttc_graph.integrations.lora.serialization import PEFT_CONFIG
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.tokens import encode_answer
 from rttc_graph.protocols import (
     AdapterTrainer,
     Generation,
@@ -112,12 +115,8 @@ async def test_trained_tokens_count_every_epoch(
 ) -> None:
     trained = await train(trainer, settings=replace(SETTINGS, epochs=2))
     prompts = [await policy.count_tokens(example.messages) for example in EXAMPLES]
-    answer = len(
-        await tiny_engine.run(
-            lambda loaded: list(loaded.tokenizer("the tin hen", add_special_tokens=False).input_ids)
-        )
-    )
-    assert trained.trained_tokens == 2 * sum(prompt + answer + 1 for prompt in prompts)
+    answer = await tiny_engine.run(lambda loaded: encode_answer(loaded, "the tin hen", end=True))
+    assert trained.trained_tokens == 2 * sum(prompt + len(answer) for prompt in prompts)
 
 
 async def test_generation_during_a_training_is_as_without(
@@ -307,6 +306,29 @@ async def test_several_trainings_at_once_do_not_mix(trainer: LoraTrainer) -> Non
     alone = [await train(trainer, f"alone-{s.seed}", s) for s in settings]
     together = await asyncio.gather(*(train(trainer, f"together-{s.seed}", s) for s in settings))
     assert [one.weights for one in together] == [one.weights for one in alone]
+
+
+def _live_tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(found), Tensor) for found in gc.get_objects())
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["fine", "failed"])
+async def test_trainings_leave_nothing_behind_but_the_last_adapter(
+    fails: bool, trainer: LoraTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await train(trainer, settings=replace(SETTINGS, epochs=2))
+    before = _live_tensors()
+    if fails:
+        monkeypatch.setattr(AdaptedModel, "logits_at", _no_memory)
+    for seed in range(4):
+        with suppress(AdaptationError):
+            await train(trainer, settings=replace(SETTINGS, epochs=2, seed=seed))
+    assert _live_tensors() == before
+
+
+def _no_memory(*args: Any) -> Tensor:
+    raise RuntimeError(_CPU_WORDS)
 
 
 _CASES = {

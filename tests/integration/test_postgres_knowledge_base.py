@@ -1,0 +1,525 @@
+"""The knowledge base in Postgres: what the contract of all knowledge bases does not say."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+import pytest
+from knowledge_children import ingest_batches
+from pgvector import HalfVector
+from postgres_children import Child
+from postgres_fixtures import NumberEmbedder
+from psycopg_pool import ConnectionPool
+
+from rttc_graph.errors import ConfigurationError, EmbeddingError, KnowledgeBaseError
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
+from rttc_graph.integrations.postgres.query_state_cache import PostgresQueryStateCache
+from rttc_graph.integrations.postgres.reembedding import ReembedProgress
+from rttc_graph.integrations.postgres.sample_index import IndexProgress
+from rttc_graph.integrations.postgres.sample_search import Scope, search
+from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.integrations.postgres.statements import statement
+from rttc_graph.protocols import Embedder, NewSample, QueryState, SearchResult
+from rttc_graph.testing import at_angle, new_sample
+
+LARGE = 5200
+"""A little more than the number of rows from which on a partition has an index."""
+
+
+@pytest.fixture
+def knowledge_base(database: Database, embedder: Embedder) -> PostgresKnowledgeBase:
+    return PostgresKnowledgeBase(database, embedder, auto_index=False)
+
+
+async def fill(
+    knowledge_base: PostgresKnowledgeBase,
+    count: int,
+    *,
+    tenant: str = "tenant",
+    around: float = 0.0,
+    first: int = 0,
+) -> None:
+    """Store samples within one degree of an angle."""
+    samples = [new_sample(number) for number in range(first, first + count)]
+    vectors = [at_angle(around + number / count) for number in range(count)]
+    assert await knowledge_base.ingest(samples, vectors, tenant=tenant) == count
+
+
+def counted(dsn: str, query: str) -> Any:
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    return row and row[0]
+
+
+class TestEmbedder:
+    async def test_another_one_is_refused_with_the_way_out(self, database: Database) -> None:
+        old = PostgresKnowledgeBase(database, NumberEmbedder(3, "old"))
+        new = PostgresKnowledgeBase(database, NumberEmbedder(3, "new"))
+        await old.ingest([new_sample(1)], [at_angle(0)], tenant="t")
+        message = r"'numbers-3' \(dimension 3, fingerprint 'old'\).*'new'.*rttc kb reembed"
+        with pytest.raises(KnowledgeBaseError, match=message) as caught:
+            await new.search(at_angle(0), k=1, domain=None, tenant="t")
+        assert not caught.value.retryable
+        with pytest.raises(KnowledgeBaseError, match=message):
+            await new.ingest([new_sample(2)], [at_angle(0)], tenant="t")
+
+    async def test_an_empty_knowledge_base_is_anybodys(self, database: Database) -> None:
+        for fingerprint in ("old", "new"):
+            knowledge_base = PostgresKnowledgeBase(database, NumberEmbedder(3, fingerprint))
+            found = await knowledge_base.search(at_angle(0), k=1, domain=None, tenant="t")
+            assert found.samples == []
+
+    async def test_only_one_of_two_can_be_the_first(self, database: Database) -> None:
+        both = [PostgresKnowledgeBase(database, NumberEmbedder(3, name)) for name in "ab"]
+        done = await asyncio.gather(
+            *(k.ingest([new_sample(1)], [at_angle(0)], tenant="t") for k in both),
+            return_exceptions=True,
+        )
+        assert sorted(type(one) for one in done if one != 1) == [KnowledgeBaseError]
+
+    async def test_vectors_too_long_to_store_are_refused(self, database: Database) -> None:
+        knowledge_base = PostgresKnowledgeBase(database, NumberEmbedder(16_001))
+        with pytest.raises(ConfigurationError, match="16001.*16000"):
+            await knowledge_base.search([1.0] * 16_001, k=1, domain=None, tenant="t")
+
+    async def test_vectors_too_long_for_an_index_are_searched_exactly(
+        self, database: Database
+    ) -> None:
+        embedder = NumberEmbedder(4100)
+        knowledge_base = PostgresKnowledgeBase(database, embedder)
+        vectors = await embedder.embed(["1", "2"])
+        samples = [new_sample(1), new_sample(2)]
+        await knowledge_base.ingest(samples, vectors, tenant="t")
+        found = await knowledge_base.search(vectors[1], k=1, domain="math", tenant="t")
+        assert found.samples[0]["question"] == "question 2"
+        assert await knowledge_base.build_indexes() == []
+
+
+class TestReembedding:
+    async def filled(self, database: Database, dsn: str) -> None:
+        old = PostgresKnowledgeBase(database, NumberEmbedder(3))
+        samples = [new_sample(number, f"domain {number % 2}") for number in range(600)]
+        vectors = await NumberEmbedder(3).embed([s.question for s in samples])
+        assert await old.ingest(samples[:400], vectors[:400], tenant="one") == 400
+        assert await old.ingest(samples[300:], vectors[300:], tenant="two") == 300
+        assert counted(dsn, "select count(*) from rttc_sample") == 700
+
+    async def test_all_samples_get_vectors_of_the_new_one(
+        self, database: Database, postgres_dsn: str
+    ) -> None:
+        await self.filled(database, postgres_dsn)
+        cache = PostgresQueryStateCache(database)
+        await cache.remember(STATE)
+        embedder = NumberEmbedder(5, "new")
+        knowledge_base = PostgresKnowledgeBase(database, embedder)
+        progress: list[ReembedProgress] = []
+        assert await knowledge_base.reembed(on_progress=progress.append) == 700
+        assert [(p.done, p.total) for p in progress] == [(256, 700), (512, 700), (700, 700)]
+        for tenant, number in (("one", 7), ("two", 555)):
+            (vector,) = await embedder.embed([str(number)])
+            found = await knowledge_base.search(vector, k=1, domain=None, tenant=tenant)
+            assert found.samples[0]["question"] == f"question {number}"
+            assert found.revision == 4  # two domains, each ingested into once and re-embedded once
+        assert (await cache.stats()).states == 0
+        assert await knowledge_base.reembed() == 0
+        assert counted(postgres_dsn, "select count(*) from rttc_reembedding") == 0
+
+    async def test_a_broken_off_one_leaves_the_old_vectors_and_is_resumed(
+        self, database: Database, postgres_dsn: str
+    ) -> None:
+        await self.filled(database, postgres_dsn)
+        broken = FailingEmbedder(5, "new", after=256)
+        with pytest.raises(EmbeddingError):
+            await PostgresKnowledgeBase(database, broken).reembed()
+        old = PostgresKnowledgeBase(database, NumberEmbedder(3))
+        assert len((await old.search(at_angle(0), k=9, domain=None, tenant="one")).samples) == 9
+        embedder = NumberEmbedder(5, "new")
+        assert await PostgresKnowledgeBase(database, embedder).reembed() == 700
+        assert len(embedder.embedded) == 700 - 256
+
+    async def test_the_tables_can_be_filled_and_indexed_afterwards(
+        self, database: Database, postgres_dsn: str
+    ) -> None:
+        await self.filled(database, postgres_dsn)
+        embedder = NumberEmbedder(5, "new")
+        knowledge_base = PostgresKnowledgeBase(database, embedder)
+        await knowledge_base.reembed()
+        samples = [new_sample(number, "another") for number in range(LARGE)]
+        vectors = await embedder.embed([s.question for s in samples])
+        await knowledge_base.ingest(samples, vectors, tenant="one")
+        assert await knowledge_base.build_indexes() == ["another"]
+
+
+class FailingEmbedder(NumberEmbedder):
+    """Fails after a number of texts."""
+
+    def __init__(self, dimension: int, fingerprint: str, *, after: int) -> None:
+        super().__init__(dimension, fingerprint)
+        self._after = after
+
+    async def embed(self, texts: Any) -> list[list[float]]:
+        if len(self.embedded) >= self._after:
+            raise EmbeddingError("the embedder is gone")
+        return await super().embed(texts)
+
+
+STATE = QueryState(
+    query="q",
+    vector=at_angle(0),
+    domain=None,
+    tenant="one",
+    k=1,
+    samples=[],
+    revision=1,
+    adapter=None,
+    training_fingerprint="f",
+    reward=None,
+)
+
+
+class TestSearch:
+    async def test_an_index_is_built_once_for_a_large_domain(
+        self, knowledge_base: PostgresKnowledgeBase
+    ) -> None:
+        await fill(knowledge_base, LARGE)
+        progress: list[IndexProgress] = []
+        assert (await knowledge_base.stats(tenant="tenant"))[0].index == "exact"
+        assert await knowledge_base.build_indexes(on_progress=progress.append) == ["math"]
+        assert await knowledge_base.build_indexes() == []
+        assert (await knowledge_base.stats(tenant="tenant"))[0].index == "hnsw"
+        assert all(p.domain == "math" and p.done <= p.total for p in progress)
+        found = await knowledge_base.search(at_angle(0), k=64, domain="math", tenant="tenant")
+        similarities = [s["similarity"] for s in found.samples]
+        assert len(similarities) == 64
+        assert similarities == sorted(similarities, reverse=True)
+
+    async def test_a_small_domain_needs_none(self, knowledge_base: PostgresKnowledgeBase) -> None:
+        await fill(knowledge_base, 100)
+        assert await knowledge_base.build_indexes() == []
+
+    async def test_a_search_has_a_missing_index_built(
+        self, database: Database, embedder: Embedder
+    ) -> None:
+        knowledge_base = PostgresKnowledgeBase(database, embedder)
+        await fill(knowledge_base, LARGE)
+        await asyncio.gather(
+            *(
+                knowledge_base.search(at_angle(0), k=1, domain="math", tenant="tenant")
+                for _ in range(5)
+            )
+        )
+        await until_indexed(knowledge_base)
+
+    async def test_an_index_that_an_interrupted_build_left_is_built_again(
+        self, knowledge_base: PostgresKnowledgeBase, postgres_dsn: str
+    ) -> None:
+        await fill(knowledge_base, LARGE)
+        await knowledge_base.build_indexes()
+        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+            connection.execute(
+                "update pg_index set indisvalid = false where indexrelid = 'rttc_sample_1_hnsw'::regclass"
+            )
+        found = await knowledge_base.search(at_angle(0), k=9, domain="math", tenant="tenant")
+        assert len(found.samples) == 9
+        assert await knowledge_base.build_indexes() == ["math"]
+
+    async def test_a_cancelled_build_can_be_made_up_for(
+        self, knowledge_base: PostgresKnowledgeBase
+    ) -> None:
+        await fill(knowledge_base, LARGE)
+        build = asyncio.ensure_future(knowledge_base.build_indexes())
+        await asyncio.sleep(0)
+        build.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await build
+        await knowledge_base.build_indexes()
+        assert (await knowledge_base.stats(tenant="tenant"))[0].index == "hnsw"
+
+    async def test_an_index_is_built_on_a_callers_pool(
+        self, postgres_dsn: str, embedder: Embedder
+    ) -> None:
+        with ConnectionPool(postgres_dsn, min_size=1, max_size=4, open=True) as pool:
+            database = Database(pool)
+            knowledge_base = PostgresKnowledgeBase(database, embedder, auto_index=False)
+            await fill(knowledge_base, LARGE)
+            built = await knowledge_base.build_indexes(on_progress=lambda _: None)
+            with pool.connection() as connection:
+                memory = connection.execute("show maintenance_work_mem").fetchone()
+            database.close()
+        assert (built, memory) == (["math"], ("64MB",))
+
+    @pytest.mark.parametrize("domain", ["math", None], ids=["in-a-domain", "in-all-domains"])
+    async def test_a_tenant_far_from_the_query_gets_its_k_samples(
+        self, knowledge_base: PostgresKnowledgeBase, domain: str | None
+    ) -> None:
+        await fill(knowledge_base, LARGE)
+        await fill(knowledge_base, 12, tenant="small", around=180, first=9000)
+        await knowledge_base.build_indexes()
+        found = await knowledge_base.search(at_angle(0), k=8, domain=domain, tenant="small")
+        assert len(found.samples) == 8
+
+    async def test_where_the_index_comes_back_short_all_rows_are_compared(
+        self, knowledge_base: PostgresKnowledgeBase, database: Database
+    ) -> None:
+        await fill(knowledge_base, LARGE)
+        await fill(knowledge_base, 12, tenant="small", around=180, first=9000)
+        await knowledge_base.build_indexes()
+        names: list[str] = []
+
+        def work(session: Session) -> SearchResult:
+            # A scope that makes 12 rows look like enough for the index.
+            scope = Scope(
+                domain_ids=[1],
+                revision=1,
+                samples=LARGE,
+                partition_samples=LARGE,
+                wants_index=False,
+            )
+            session.connection.execute("set hnsw.max_scan_tuples = 100")
+            original = session.rows
+
+            def rows(name: str, /, **parameters: Any) -> Sequence[Any]:
+                names.append(name)
+                return original(name, **parameters)
+
+            session.rows = rows  # type: ignore[method-assign]  # to see which were run
+            vector = HalfVector(at_angle(0))
+            try:
+                return search(session, scope, vector, k=8, tenant="small")
+            finally:
+                session.connection.execute("reset hnsw.max_scan_tuples")
+
+        found = await database.run("search", work, error=KnowledgeBaseError)
+        assert len(found.samples) == 8
+        assert names == ["search_hnsw", "search_exact"]
+
+    @pytest.mark.parametrize(
+        ("samples", "partition", "exact"),
+        [
+            pytest.param(4999, 4999, True, id="small"),
+            pytest.param(5000, 5000, False, id="large"),
+            pytest.param(5000, 9999, False, id="most-of-a-shared-one"),
+            pytest.param(9999, 30_000, True, id="small-part-of-a-shared-one"),
+            pytest.param(10_000, 30_000, False, id="large-part-of-a-shared-one"),
+            pytest.param(0, 0, True, id="nothing"),
+        ],
+    )
+    def test_few_rows_are_compared_all(self, samples: int, partition: int, exact: bool) -> None:
+        scope = Scope(
+            domain_ids=[1],
+            revision=1,
+            samples=samples,
+            partition_samples=partition,
+            wants_index=False,
+        )
+        assert scope.is_exact is exact
+
+    async def test_the_plans_use_the_indexes_that_they_are_meant_to(
+        self, knowledge_base: PostgresKnowledgeBase, database: Database
+    ) -> None:
+        await fill(knowledge_base, LARGE)
+        await fill(knowledge_base, 12, tenant="small", around=180, first=9000)
+        await knowledge_base.build_indexes()
+
+        def explain(name: str, tenant: str) -> Callable[[Session], str]:
+            def work(session: Session) -> str:
+                session.connection.execute("analyze rttc_sample")
+                asked = {
+                    "domain_ids": [1],
+                    "tenant": tenant,
+                    "vector": HalfVector(at_angle(0)),
+                    "k": 8,
+                }
+                plan = session.connection.execute(b"explain " + statement(name), asked)
+                return "\n".join(line for (line,) in plan.fetchall())
+
+            return work
+
+        async def plan(name: str, tenant: str) -> str:
+            return await database.run("explain", explain(name, tenant), error=KnowledgeBaseError)
+
+        near = await plan("search_hnsw", "tenant")
+        assert "Index Scan using rttc_sample_1_hnsw" in near
+        assert "Sort Key: nearest.distance" in near or "Sort Key: rttc_sample" in near
+        exact = await plan("search_exact", "small")
+        assert "hnsw" not in exact
+        assert "rttc_sample_1_pkey" in exact
+
+    async def test_an_exact_and_an_index_search_agree(
+        self, knowledge_base: PostgresKnowledgeBase
+    ) -> None:
+        """A spiral of distinct angles: with 100 candidates HNSW misses some of 8 once in a while."""
+        await fill(knowledge_base, LARGE)
+        queries = [at_angle(number / 7) for number in range(7)]
+        before = [await self.ids(knowledge_base, query) for query in queries]
+        await knowledge_base.build_indexes()
+        after = [await self.ids(knowledge_base, query) for query in queries]
+        common = sum(len(a & b) for a, b in zip(before, after, strict=True))
+        assert common / (8 * len(queries)) >= 0.5  # half precision makes ties of neighbours
+
+    async def ids(self, knowledge_base: PostgresKnowledgeBase, vector: list[float]) -> set[str]:
+        found = await knowledge_base.search(vector, k=8, domain="math", tenant="tenant")
+        return {s["id"] for s in found.samples}
+
+
+async def until_indexed(knowledge_base: PostgresKnowledgeBase) -> None:
+    async with asyncio.timeout(60):
+        while (await knowledge_base.stats(tenant="tenant"))[0].index != "hnsw":
+            await asyncio.sleep(0.05)
+
+
+class TestIngest:
+    async def test_a_killed_one_leaves_whole_batches_and_is_resumed(
+        self, postgres_dsn: str, database: Database
+    ) -> None:
+        child = Child(ingest_batches, postgres_dsn, 4, 3000)
+        for _ in range(3):
+            child.said()
+        child.kill()  # in the middle of the third batch
+        stored = counted(postgres_dsn, "select count(*) from rttc_sample")
+        assert stored in (6000, 9000)
+        row = counted(postgres_dsn, "select array[samples, revision] from rttc_tenant_domain")
+        assert row == [stored, stored // 3000]
+        embedder = NumberEmbedder()
+        knowledge_base = PostgresKnowledgeBase(database, embedder, auto_index=False)
+        samples = [new_sample(number) for number in range(12_000)]
+        missing = await knowledge_base.missing(samples, tenant="tenant")
+        assert missing == [False] * stored + [True] * (12_000 - stored)
+        vectors = await embedder.embed([s.question for s in samples])
+        added = await knowledge_base.ingest(samples, vectors, tenant="tenant")
+        assert added == 12_000 - stored
+
+    @pytest.mark.parametrize(
+        ("sample", "message"),
+        [
+            pytest.param(
+                NewSample(question="a\0b", answer="", domain="d"),
+                "the question of sample .* NUL character at 1",
+                id="nul-in-the-question",
+            ),
+            pytest.param(
+                NewSample(question="q", answer="x\ud83d", domain="d"),
+                "the answer of sample 'q' holds half a surrogate pair at 1",
+                id="half-a-pair-in-the-answer",
+            ),
+            pytest.param(
+                NewSample(question="q", answer="", domain="d", external_id="\0"),
+                "the id of sample .* NUL",
+                id="nul-in-the-id",
+            ),
+            pytest.param(
+                NewSample(question="q", answer="", domain="d", metadata={"a": [{"b": "\0"}]}),
+                "the metadata of sample 'q' holds a NUL",
+                id="nul-in-the-metadata",
+            ),
+            pytest.param(
+                NewSample(question="q", answer="", domain="d", metadata={"a\ud800": 1}),
+                "the metadata of sample 'q' holds half",
+                id="half-a-pair-in-a-key",
+            ),
+            pytest.param(
+                NewSample(question="q", answer="", domain="d", metadata={"a": {1, 2}}),
+                "the metadata of sample 'q' is not JSON.*set",
+                id="no-json",
+            ),
+            pytest.param(
+                NewSample(question="q", answer="", domain="d", metadata={"a": math.nan}),
+                "the metadata of sample 'q' is not JSON",
+                id="not-a-number",
+            ),
+        ],
+    )
+    async def test_what_postgres_cannot_store_is_refused_whole(
+        self, knowledge_base: PostgresKnowledgeBase, sample: NewSample, message: str
+    ) -> None:
+        samples = [new_sample(1), sample]
+        with pytest.raises(ConfigurationError, match=message):
+            await knowledge_base.ingest(samples, [at_angle(0)] * 2, tenant="t")
+        assert await knowledge_base.stats(tenant="t") == []
+
+    @pytest.mark.parametrize(
+        ("vector", "error"),
+        [
+            pytest.param([math.nan, 0, 0], KnowledgeBaseError, id="nan"),
+            pytest.param([math.inf, 0, 0], KnowledgeBaseError, id="infinite"),
+            pytest.param([1e6, 0, 0], ConfigurationError, id="beyond-half-precision"),
+        ],
+    )
+    async def test_a_vector_of_no_use_is_refused(
+        self,
+        knowledge_base: PostgresKnowledgeBase,
+        vector: list[float],
+        error: type[Exception],
+    ) -> None:
+        samples = [new_sample(1), new_sample(2)]
+        with pytest.raises(error):
+            await knowledge_base.ingest(samples, [at_angle(0), vector], tenant="t")
+        assert await knowledge_base.stats(tenant="t") == []
+
+    async def test_huge_and_odd_values_come_back(
+        self, knowledge_base: PostgresKnowledgeBase
+    ) -> None:
+        metadata = {"text": "x" * 3_000_000, "escape": "\\u0000", "deep": [[[["ü🧮"]]]]}
+        sample = NewSample(
+            question="q" * 500_000, answer="\t\r\n'\"\\", domain="d", metadata=metadata
+        )
+        await knowledge_base.ingest([sample], [at_angle(0)], tenant="t")
+        found = await knowledge_base.search(at_angle(0), k=1, domain="d", tenant="t")
+        assert found.samples[0]["question"] == sample.question
+        assert found.samples[0]["answer"] == sample.answer
+        assert found.samples[0].get("metadata") == metadata
+
+    async def test_a_cancelled_one_stores_nothing(
+        self, knowledge_base: PostgresKnowledgeBase, postgres_dsn: str
+    ) -> None:
+        await fill(knowledge_base, 1)
+        samples = [new_sample(number) for number in range(10, 20_010)]
+        vectors = [at_angle(0)] * 20_000
+        task = asyncio.ensure_future(knowledge_base.ingest(samples, vectors, tenant="tenant"))
+        async with asyncio.timeout(60):
+            while not counted(
+                postgres_dsn,
+                "select count(*) from pg_stat_activity where query ~ 'rttc_incoming' "
+                "and pid <> pg_backend_pid() and datname = current_database()",
+            ):
+                await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await knowledge_base.ingest([new_sample(5)], [at_angle(0)], tenant="tenant")
+        assert counted(postgres_dsn, "select count(*) from rttc_sample") == 2
+
+
+async def test_deleting_leaves_other_tenants_and_their_index(
+    knowledge_base: PostgresKnowledgeBase, postgres_dsn: str
+) -> None:
+    await fill(knowledge_base, LARGE)
+    await fill(knowledge_base, 10, tenant="other")
+    await knowledge_base.build_indexes()
+    assert await knowledge_base.delete(domain="math", tenant="other") == 10
+    assert (await knowledge_base.stats(tenant="tenant"))[0].index == "hnsw"
+    assert await knowledge_base.delete(domain="math", tenant="tenant") == LARGE
+    assert counted(postgres_dsn, "select count(*) from rttc_sample") == 0
+    await fill(knowledge_base, 10)
+    assert (await knowledge_base.stats(tenant="tenant"))[0].index == "exact"
+
+
+async def test_many_domains_at_once_make_one_partition_each(
+    knowledge_base: PostgresKnowledgeBase, postgres_dsn: str
+) -> None:
+    await asyncio.gather(
+        *(
+            knowledge_base.ingest(
+                [new_sample(number, f"domain {number % 4}")], [at_angle(0)], tenant="t"
+            )
+            for number in range(24)
+        )
+    )
+    partitions = "select count(*) from pg_inherits where inhparent = 'rttc_sample'::regclass"
+    assert counted(postgres_dsn, partitions) == 4
+    assert counted(postgres_dsn, "select count(*) from rttc_sample") == 24
