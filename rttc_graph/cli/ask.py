@@ -128,7 +128,7 @@ def route(result: AskResult) -> str:
     return " → ".join(node for i, node in enumerate(steps) if i == 0 or steps[i - 1] != node)
 
 
-def shorten(text: str, limit: int = 60) -> str:
+def shorten(text: str, limit: int = 40) -> str:
     """Return a text as one line of at most `limit` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -101,7 +101,7 @@ def _script(known: list[NewSample]) -> list[tuple[str, NewSample]]:
         ("the plain model is sure enough", easy_questions()[0]),
         ("below τr: samples go into the prompt", asked["word-order"]),
         ("another kind of question, answered with samples", asked["sentences"]),
-        ("samples in the prompt do not do: an adapter is trained on them", asked["coins"]),
+        ("below τr with samples too: an adapter is trained on them", asked["coins"]),
         ("the same once more: the adapter is recalled", asked["coins"]),
     ]
 

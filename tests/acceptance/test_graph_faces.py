@@ -81,7 +81,8 @@ async def test_a_timeout_of_the_host_stops_the_work(what: str) -> None:
 def test_an_interrupt_from_the_keyboard_stops_the_work_of_the_sync_face(what: str) -> None:
     parts = hanging_in(what)
     graph = create_rttc_graph(**parts.parts())
-
+    # a test run in the background of a shell inherits that the signal is ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     main = threading.get_ident()
 
     def press() -> None:
@@ -91,9 +92,12 @@ def test_an_interrupt_from_the_keyboard_stops_the_work_of_the_sync_face(what: st
 
     finger = threading.Thread(target=press)
     finger.start()
-    with pytest.raises(KeyboardInterrupt):
-        graph.invoke({"query": QUERY})
-    finger.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            graph.invoke({"query": QUERY})
+        finger.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     asyncio.run(until(lambda: getattr(parts, what).cancelled == 1))
 

@@ -139,18 +139,18 @@ async def test_samples_that_differ_in_domain_or_answer_are_different() -> None:
 async def test_a_bad_row_at_the_end_leaves_the_knowledge_base_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"question": "q", "answer": "a"}\n' * 5 + "bad\n")
+    source = await asyncio.to_thread(read_samples, path)
     knowledge_base = ListKnowledgeBase()
     with pytest.raises(BadSampleError):
-        await ingest(read_samples(path), knowledge_base, CountingEmbedder(), batch_size=2)
+        await ingest(source, knowledge_base, CountingEmbedder(), batch_size=2)
     assert knowledge_base.calls == []
 
 
 async def test_skipped_rows_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"question": "q", "answer": "a"}\nbad\nbad\n')
-    report = await ingest(
-        read_samples(path, skip_bad=True), ListKnowledgeBase(), CountingEmbedder()
-    )
+    source = await asyncio.to_thread(read_samples, path, skip_bad=True)
+    report = await ingest(source, ListKnowledgeBase(), CountingEmbedder())
     assert (report.rows, report.stored, report.skipped) == (1, 1, 2)
 
 

@@ -54,9 +54,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sentence_folder(tmp_path_factory.mktemp("bert"))
 
 
+@pytest.fixture
+def tiny(folder: Path) -> LangChainEmbedder:
+    return local_embedder(folder, name="tiny")
+
+
+@pytest.fixture
+def damaged(folder: Path, tmp_path: Path) -> LangChainEmbedder:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "model.safetensors").write_bytes(b"no weights")
+    return local_embedder(copy)
+
+
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
-async def test_any_text_gets_a_unit_vector(text: str, folder: Path) -> None:
-    for embedder in (LangChainEmbedder(HashEmbeddings(), name="hash"), local_embedder(folder)):
+async def test_any_text_gets_a_unit_vector(text: str, tiny: LangChainEmbedder) -> None:
+    for embedder in (LangChainEmbedder(HashEmbeddings(), name="hash"), tiny):
         [vector] = await embedder.embed([text])
         assert math.hypot(*vector) == pytest.approx(1.0, abs=1e-9)
         assert len(vector) == await embedder.dimension()
@@ -244,27 +256,26 @@ def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path) -> None:
         local_embedder(tmp_path)
 
 
-async def test_a_damaged_model_is_an_embedding_error(folder: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    (copy / "model.safetensors").write_bytes(b"no weights")
+async def test_a_damaged_model_is_an_embedding_error(damaged: LangChainEmbedder) -> None:
     with pytest.raises(EmbeddingError, match="could not embed"):
-        await local_embedder(copy).embed(["a"])
+        await damaged.embed(["a"])
 
 
 async def test_a_local_model_loads_without_network_and_without_a_word(
-    folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tiny: LangChainEmbedder,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = hf_logging.is_progress_bar_enabled(), logging.getLogger("transformers").level
     disable_socket(allow_unix_socket=True)
     try:
-        embedder = local_embedder(folder, name="tiny")
-        assert await embedder.dimension() == 32
+        assert await tiny.dimension() == 32
     finally:
         enable_socket()
     assert capfd.readouterr() == ("", "")
     assert [entry for entry in caplog.records if entry.name.startswith(("sent", "transf"))] == []
     assert before == (hf_logging.is_progress_bar_enabled(), logging.getLogger("transformers").level)
-    assert embedder.name == "tiny"
+    assert tiny.name == "tiny"
 
 
 class TestHuggingFaceEmbeddings(EmbeddingsIntegrationTests):
