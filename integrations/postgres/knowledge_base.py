@@ -31,7 +31,7 @@ from rttc_graph.integrations.postgres.sample_rows import (
     ids_of,
     insert_rows,
 )
-from rttc_graph.integrations.postgres.sample_search import Scope, search
+from rttc_graph.integrations.postgres.sample_search import INDEX_ROWS, Scope, search
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
 
@@ -48,13 +48,23 @@ class PostgresKnowledgeBase:
         embedder: Made the vectors; asked for its fingerprint and dimension at the first use.
         auto_index: Whether a search that finds a large domain without an index has the index
             built in the background, searching exactly meanwhile.
+        index_rows: Samples from which on a domain has an index. At 5,000 an exact search takes
+            some 5 ms, at 10,000 it takes 11 ms, a search by index 0.5 to 1 ms.
     """
 
-    def __init__(self, database: Database, embedder: Embedder, *, auto_index: bool = True) -> None:
+    def __init__(
+        self,
+        database: Database,
+        embedder: Embedder,
+        *,
+        auto_index: bool = True,
+        index_rows: int = INDEX_ROWS,
+    ) -> None:
         self._database = database
         self._embedder = embedder
         self._auto_index = auto_index
-        self._indexes = IndexBuilder(database)
+        self._index_rows = index_rows
+        self._indexes = IndexBuilder(database, index_rows)
 
     async def search(
         self, vector: Vector, *, k: int, domain: str | None, tenant: str
@@ -74,7 +84,8 @@ class PostgresKnowledgeBase:
             if stored is None:
                 return SearchResult(samples=[], revision=0), False
             mine.check(stored)
-            scope = Scope.of(session.rows("search_scope", tenant=tenant, domain=domain))
+            domains = session.rows("search_scope", tenant=tenant, domain=domain)
+            scope = Scope.of(domains, self._index_rows)
             found = search(session, scope, asked, k=k, tenant=tenant)
             return found, scope.wants_index and mine.dimension <= MAX_INDEXED_DIMENSION
 

@@ -248,8 +248,15 @@ having sum(rttc_tenant_domain.samples) >= %(threshold)s
 order by rttc_domain.id;
 
 -- name: index_progress
--- One row or none: how far the index build of a backend is.
-select phase, greatest(tuples_done, blocks_done) as done, greatest(tuples_total, blocks_total) as total
+-- One row or none: how far the index build of a backend is, in tuples or, in phases that count none,
+-- in blocks. The totals are the server's guesses.
+select
+    phase,
+    case when tuples_done > 0 then tuples_done else blocks_done end as done,
+    case
+        when tuples_done > 0 then greatest(tuples_total, tuples_done)
+        else greatest(blocks_total, blocks_done)
+    end as total
 from pg_stat_progress_create_index
 where pid = %(pid)s;
 

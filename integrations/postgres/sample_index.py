@@ -20,7 +20,6 @@ from psycopg.rows import DictRow, dict_row
 from rttc_graph.errors import KnowledgeBaseError
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.errors import translated
-from rttc_graph.integrations.postgres.sample_search import INDEX_ROWS
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.integrations.postgres.threads import on_daemon
@@ -49,10 +48,16 @@ class IndexProgress:
 
 
 class IndexBuilder:
-    """Builds missing indexes on daemon threads: a process never waits for them to exit."""
+    """Builds missing indexes on daemon threads: a process never waits for them to exit.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: Where the samples are.
+        index_rows: Rows of a partition from which on it has an index.
+    """
+
+    def __init__(self, database: Database, index_rows: int) -> None:
         self._database = database
+        self._index_rows = index_rows
         self._lock = threading.Lock()
         self._in_background: Future[list[str]] | None = None
 
@@ -77,7 +82,7 @@ class IndexBuilder:
         self, stop: threading.Event, on_progress: Callable[[IndexProgress], None] | None
     ) -> list[str]:
         def missing(session: Session) -> list[DictRow]:
-            return list(session.rows("unindexed_domains", threshold=INDEX_ROWS))
+            return list(session.rows("unindexed_domains", threshold=self._index_rows))
 
         action = "build an index"
         domains = self._database.run_here(action, missing, error=KnowledgeBaseError)

@@ -54,14 +54,14 @@ class SampleRow:
         try:
             embedding = HalfVector(list(vector))
         except (OverflowError, ValueError) as exc:
-            raise ConfigurationError(f"the vector {shown} does not fit halfvec: {exc}") from exc
+            raise ConfigurationError(f"vector {shown} does not fit halfvec: {exc}") from exc
         return cls(
             id=bytes.fromhex(sample_id(sample.question, sample.answer, sample.domain)),
             domain=checked_name("domain", sample.domain),
             external_id=None if external_id is None else checked_text(f"id {shown}", external_id),
-            question=checked_text(f"the question {shown}", sample.question),
-            answer=checked_text(f"the answer {shown}", sample.answer),
-            metadata=checked_jsonb(f"the metadata {shown}", sample.metadata),
+            question=checked_text(f"question {shown}", sample.question),
+            answer=checked_text(f"answer {shown}", sample.answer),
+            metadata=checked_jsonb(f"metadata {shown}", sample.metadata),
             embedding=embedding,
         )
 

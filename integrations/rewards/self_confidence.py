@@ -17,10 +17,17 @@ class SelfConfidence:
     for when there is no reward model. Know what it is not:
 
     - It is confidence, not correctness. A model that is wrong in a fluent way scores high.
-    - Scores are comparable for one model at one temperature only. A longer answer and a more
-      talkative model score otherwise for reasons that have nothing to do with being right.
+    - Scores are comparable for one model at one temperature only. Length matters too: an end token
+      that is nearly certain lifts a one-word answer more than a long one.
     - An adapter that was trained hard is confident in anything, and samples in the prompt make
       the model confident in their form: comparing arms by it favours the arm that saw most.
+
+    Measured with SmolLM2-135M-Instruct, greedy (`benchmarks/self_confidence.py`): where the answer
+    is one of many labels that the samples show (banking77, clinc150; 60 questions each), a right
+    answer scored above a wrong one in 93 and 92 of 100 pairs of answers with samples, and answers
+    with samples accepted from 0.85 on were right in 96 and 97 of 100. Those sets have no right
+    plain answer, so nothing is known there about right against wrong without samples. On pubmedqa,
+    yes or no, it told nothing apart: 54 of 100, though of 16 answers only.
     """
 
     @property

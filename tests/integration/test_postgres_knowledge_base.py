@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -27,13 +28,15 @@ from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.protocols import Embedder, NewSample, QueryState, SearchResult
 from rttc_graph.testing import at_angle, new_sample
 
-LARGE = 5200
-"""A little more than the number of rows from which on a partition has an index."""
+INDEX_ROWS = 300
+"""From how many rows on partitions have an index here; the default would take minutes."""
+
+LARGE = 320
 
 
 @pytest.fixture
 def knowledge_base(database: Database, embedder: Embedder) -> PostgresKnowledgeBase:
-    return PostgresKnowledgeBase(database, embedder, auto_index=False)
+    return PostgresKnowledgeBase(database, embedder, auto_index=False, index_rows=INDEX_ROWS)
 
 
 async def fill(
@@ -44,9 +47,9 @@ async def fill(
     around: float = 0.0,
     first: int = 0,
 ) -> None:
-    """Store samples within one degree of an angle."""
+    """Store samples within 90 degrees of an angle, all in one direction."""
     samples = [new_sample(number) for number in range(first, first + count)]
-    vectors = [at_angle(around + number / count) for number in range(count)]
+    vectors = [at_angle(around + 90 * number / count) for number in range(count)]
     assert await knowledge_base.ingest(samples, vectors, tenant=tenant) == count
 
 
@@ -80,11 +83,11 @@ class TestEmbedder:
             *(k.ingest([new_sample(1)], [at_angle(0)], tenant="t") for k in both),
             return_exceptions=True,
         )
-        assert sorted(type(one) for one in done if one != 1) == [KnowledgeBaseError]
+        assert [type(one) for one in done if one != 1] == [KnowledgeBaseError]
 
     async def test_vectors_too_long_to_store_are_refused(self, database: Database) -> None:
         knowledge_base = PostgresKnowledgeBase(database, NumberEmbedder(16_001))
-        with pytest.raises(ConfigurationError, match="16001.*16000"):
+        with pytest.raises(ConfigurationError, match=r"16001.*16000"):
             await knowledge_base.search([1.0] * 16_001, k=1, domain=None, tenant="t")
 
     async def test_vectors_too_long_for_an_index_are_searched_exactly(
@@ -147,12 +150,12 @@ class TestReembedding:
     ) -> None:
         await self.filled(database, postgres_dsn)
         embedder = NumberEmbedder(5, "new")
-        knowledge_base = PostgresKnowledgeBase(database, embedder)
+        knowledge_base = PostgresKnowledgeBase(database, embedder, index_rows=INDEX_ROWS)
         await knowledge_base.reembed()
         samples = [new_sample(number, "another") for number in range(LARGE)]
         vectors = await embedder.embed([s.question for s in samples])
         await knowledge_base.ingest(samples, vectors, tenant="one")
-        assert await knowledge_base.build_indexes() == ["another"]
+        assert await knowledge_base.build_indexes() == ["domain 0", "domain 1", "another"]
 
 
 class FailingEmbedder(NumberEmbedder):
@@ -205,7 +208,7 @@ class TestSearch:
     async def test_a_search_has_a_missing_index_built(
         self, database: Database, embedder: Embedder
     ) -> None:
-        knowledge_base = PostgresKnowledgeBase(database, embedder)
+        knowledge_base = PostgresKnowledgeBase(database, embedder, index_rows=INDEX_ROWS)
         await fill(knowledge_base, LARGE)
         await asyncio.gather(
             *(
@@ -213,7 +216,11 @@ class TestSearch:
                 for _ in range(5)
             )
         )
-        await until_indexed(knowledge_base)
+
+        async def is_indexed() -> bool:
+            return (await knowledge_base.stats(tenant="tenant"))[0].index == "hnsw"
+
+        await until(is_indexed)
 
     async def test_an_index_that_an_interrupted_build_left_is_built_again(
         self, knowledge_base: PostgresKnowledgeBase, postgres_dsn: str
@@ -222,7 +229,8 @@ class TestSearch:
         await knowledge_base.build_indexes()
         with psycopg.connect(postgres_dsn, autocommit=True) as connection:
             connection.execute(
-                "update pg_index set indisvalid = false where indexrelid = 'rttc_sample_1_hnsw'::regclass"
+                "update pg_index set indisvalid = false "
+                "where indexrelid = 'rttc_sample_1_hnsw'::regclass"
             )
         found = await knowledge_base.search(at_angle(0), k=9, domain="math", tenant="tenant")
         assert len(found.samples) == 9
@@ -245,12 +253,14 @@ class TestSearch:
     ) -> None:
         with ConnectionPool(postgres_dsn, min_size=1, max_size=4, open=True) as pool:
             database = Database(pool)
-            knowledge_base = PostgresKnowledgeBase(database, embedder, auto_index=False)
+            knowledge_base = PostgresKnowledgeBase(
+                database, embedder, auto_index=False, index_rows=INDEX_ROWS
+            )
             await fill(knowledge_base, LARGE)
             built = await knowledge_base.build_indexes(on_progress=lambda _: None)
             with pool.connection() as connection:
                 memory = connection.execute("show maintenance_work_mem").fetchone()
-            database.close()
+            await asyncio.to_thread(database.close)
         assert (built, memory) == (["math"], ("64MB",))
 
     @pytest.mark.parametrize("domain", ["math", None], ids=["in-a-domain", "in-all-domains"])
@@ -258,7 +268,7 @@ class TestSearch:
         self, knowledge_base: PostgresKnowledgeBase, domain: str | None
     ) -> None:
         await fill(knowledge_base, LARGE)
-        await fill(knowledge_base, 12, tenant="small", around=180, first=9000)
+        await fill(knowledge_base, 12, tenant="small", around=150, first=9000)
         await knowledge_base.build_indexes()
         found = await knowledge_base.search(at_angle(0), k=8, domain=domain, tenant="small")
         assert len(found.samples) == 8
@@ -267,7 +277,7 @@ class TestSearch:
         self, knowledge_base: PostgresKnowledgeBase, database: Database
     ) -> None:
         await fill(knowledge_base, LARGE)
-        await fill(knowledge_base, 12, tenant="small", around=180, first=9000)
+        await fill(knowledge_base, 12, tenant="small", around=150, first=9000)
         await knowledge_base.build_indexes()
         names: list[str] = []
 
@@ -279,8 +289,13 @@ class TestSearch:
                 samples=LARGE,
                 partition_samples=LARGE,
                 wants_index=False,
+                index_rows=INDEX_ROWS,
             )
             session.connection.execute("set hnsw.max_scan_tuples = 100")
+            session.connection.execute("set enable_seqscan = off")  # too few rows for the planner
+            session.connection.execute("set enable_bitmapscan = off")
+            session.connection.execute("set enable_sort = off")
+            session.connection.execute("set enable_sort = off")  # or the primary key is cheaper
             original = session.rows
 
             def rows(name: str, /, **parameters: Any) -> Sequence[Any]:
@@ -292,7 +307,8 @@ class TestSearch:
             try:
                 return search(session, scope, vector, k=8, tenant="small")
             finally:
-                session.connection.execute("reset hnsw.max_scan_tuples")
+                session.connection.execute("discard all")
+                session.connection.execute("reset enable_sort")
 
         found = await database.run("search", work, error=KnowledgeBaseError)
         assert len(found.samples) == 8
@@ -316,14 +332,15 @@ class TestSearch:
             samples=samples,
             partition_samples=partition,
             wants_index=False,
+            index_rows=5000,
         )
         assert scope.is_exact is exact
 
     async def test_the_plans_use_the_indexes_that_they_are_meant_to(
         self, knowledge_base: PostgresKnowledgeBase, database: Database
     ) -> None:
-        await fill(knowledge_base, LARGE)
-        await fill(knowledge_base, 12, tenant="small", around=180, first=9000)
+        await fill(knowledge_base, 3000)
+        await fill(knowledge_base, 12, tenant="small", around=150, first=9000)
         await knowledge_base.build_indexes()
 
         def explain(name: str, tenant: str) -> Callable[[Session], str]:
@@ -343,34 +360,33 @@ class TestSearch:
         async def plan(name: str, tenant: str) -> str:
             return await database.run("explain", explain(name, tenant), error=KnowledgeBaseError)
 
-        near = await plan("search_hnsw", "tenant")
-        assert "Index Scan using rttc_sample_1_hnsw" in near
-        assert "Sort Key: nearest.distance" in near or "Sort Key: rttc_sample" in near
-        exact = await plan("search_exact", "small")
-        assert "hnsw" not in exact
-        assert "rttc_sample_1_pkey" in exact
+        assert "Index Scan using rttc_sample_1_hnsw" in await plan("search_hnsw", "tenant")
+        for tenant in ("tenant", "small"):
+            assert "hnsw" not in await plan("search_exact", tenant)
+        assert "rttc_sample_1_pkey" in await plan("search_exact", "small")
 
     async def test_an_exact_and_an_index_search_agree(
         self, knowledge_base: PostgresKnowledgeBase
     ) -> None:
-        """A spiral of distinct angles: with 100 candidates HNSW misses some of 8 once in a while."""
-        await fill(knowledge_base, LARGE)
-        queries = [at_angle(number / 7) for number in range(7)]
+        await fill(knowledge_base, LARGE)  # 0.28 degrees apart
+        queries = [at_angle(number * 10) for number in range(7)]
         before = [await self.ids(knowledge_base, query) for query in queries]
         await knowledge_base.build_indexes()
         after = [await self.ids(knowledge_base, query) for query in queries]
         common = sum(len(a & b) for a, b in zip(before, after, strict=True))
-        assert common / (8 * len(queries)) >= 0.5  # half precision makes ties of neighbours
+        assert common / (8 * len(queries)) >= 0.8  # half precision makes ties of neighbours
 
     async def ids(self, knowledge_base: PostgresKnowledgeBase, vector: list[float]) -> set[str]:
         found = await knowledge_base.search(vector, k=8, domain="math", tenant="tenant")
         return {s["id"] for s in found.samples}
 
 
-async def until_indexed(knowledge_base: PostgresKnowledgeBase) -> None:
-    async with asyncio.timeout(60):
-        while (await knowledge_base.stats(tenant="tenant"))[0].index != "hnsw":
-            await asyncio.sleep(0.05)
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Ask the database until something is so; there is nothing else to wait for."""
+    end = time.monotonic() + 60
+    while not await is_so():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
 
 
 class TestIngest:
@@ -386,7 +402,9 @@ class TestIngest:
         row = counted(postgres_dsn, "select array[samples, revision] from rttc_tenant_domain")
         assert row == [stored, stored // 3000]
         embedder = NumberEmbedder()
-        knowledge_base = PostgresKnowledgeBase(database, embedder, auto_index=False)
+        knowledge_base = PostgresKnowledgeBase(
+            database, embedder, auto_index=False, index_rows=INDEX_ROWS
+        )
         samples = [new_sample(number) for number in range(12_000)]
         missing = await knowledge_base.missing(samples, tenant="tenant")
         assert missing == [False] * stored + [True] * (12_000 - stored)
@@ -399,37 +417,37 @@ class TestIngest:
         [
             pytest.param(
                 NewSample(question="a\0b", answer="", domain="d"),
-                "the question of sample .* NUL character at 1",
+                "question of sample .* NUL character at 1",
                 id="nul-in-the-question",
             ),
             pytest.param(
                 NewSample(question="q", answer="x\ud83d", domain="d"),
-                "the answer of sample 'q' holds half a surrogate pair at 1",
+                "answer of sample 'q' holds half a surrogate pair at 1",
                 id="half-a-pair-in-the-answer",
             ),
             pytest.param(
                 NewSample(question="q", answer="", domain="d", external_id="\0"),
-                "the id of sample .* NUL",
+                "id of sample .* NUL",
                 id="nul-in-the-id",
             ),
             pytest.param(
                 NewSample(question="q", answer="", domain="d", metadata={"a": [{"b": "\0"}]}),
-                "the metadata of sample 'q' holds a NUL",
+                "metadata of sample 'q' holds a NUL",
                 id="nul-in-the-metadata",
             ),
             pytest.param(
                 NewSample(question="q", answer="", domain="d", metadata={"a\ud800": 1}),
-                "the metadata of sample 'q' holds half",
+                "metadata of sample 'q' holds half",
                 id="half-a-pair-in-a-key",
             ),
             pytest.param(
                 NewSample(question="q", answer="", domain="d", metadata={"a": {1, 2}}),
-                "the metadata of sample 'q' is not JSON.*set",
+                "metadata of sample 'q' is not JSON.*set",
                 id="no-json",
             ),
             pytest.param(
                 NewSample(question="q", answer="", domain="d", metadata={"a": math.nan}),
-                "the metadata of sample 'q' is not JSON",
+                "metadata of sample 'q' is not JSON",
                 id="not-a-number",
             ),
         ],
@@ -481,13 +499,17 @@ class TestIngest:
         samples = [new_sample(number) for number in range(10, 20_010)]
         vectors = [at_angle(0)] * 20_000
         task = asyncio.ensure_future(knowledge_base.ingest(samples, vectors, tenant="tenant"))
-        async with asyncio.timeout(60):
-            while not counted(
-                postgres_dsn,
-                "select count(*) from pg_stat_activity where query ~ 'rttc_incoming' "
-                "and pid <> pg_backend_pid() and datname = current_database()",
-            ):
-                await asyncio.sleep(0.005)
+
+        async def is_copying() -> bool:
+            return bool(
+                counted(
+                    postgres_dsn,
+                    "select count(*) from pg_stat_activity where query ~ 'rttc_incoming' "
+                    "and pid <> pg_backend_pid() and datname = current_database()",
+                )
+            )
+
+        await until(is_copying)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -124,11 +124,16 @@ def test_rows_together_are_what_generate_gives(tiny_engine: LocalEngine) -> None
 def test_a_row_that_joins_a_running_batch_changes_nobody(tiny_engine: LocalEngine) -> None:
     late: list[Future[Decoded]] = []
 
-    def join(_: str) -> None:
-        if not late:
+    pieces: list[str] = []
+
+    def join(piece: str) -> None:
+        pieces.append(piece)
+        if len(pieces) == 3:  # the batch is under way by then
             late.extend(tiny_engine.decode([request(q) for q in QUESTIONS[1:]]))
 
-    (first,) = decode(tiny_engine, request(QUESTIONS[0], max_new_tokens=60, on_text=join))
+    with counted(tiny_engine) as sizes:
+        (first,) = decode(tiny_engine, request(QUESTIONS[0], max_new_tokens=60, on_text=join))
+    assert max(sizes) == len(QUESTIONS)
     assert list(first.tokens) == generated(tiny_engine, QUESTIONS[0], 60)
     for question, future in zip(QUESTIONS[1:], late, strict=True):
         assert list(future.result(60).tokens) == generated(tiny_engine, question, 24)
@@ -357,6 +362,28 @@ def test_prompts_of_very_different_length_are_not_padded_to_each_other(
         for future in futures:
             future.result(60)
     assert sizes[:3] == [2, 1, 3]  # the short prompts, the long one, then everybody's next token
+
+
+def test_a_short_job_is_served_between_two_tokens(tiny_engine: LocalEngine) -> None:
+    begun, queued = threading.Event(), threading.Event()
+
+    pieces: list[str] = []
+
+    def wait_for_the_job(piece: str) -> None:
+        pieces.append(piece)
+        if len(pieces) == 3:  # the batch is under way by then
+            begun.set()
+            queued.wait()
+
+    async def pieces_meanwhile() -> int:
+        tiny_engine.decode([request(on_text=wait_for_the_job)])
+        await asyncio.to_thread(begun.wait)
+        job = asyncio.create_task(tiny_engine.run(lambda _: len(pieces)))
+        await asyncio.sleep(0)  # the task has put its job into the lane
+        queued.set()
+        return await job
+
+    assert asyncio.run(pieces_meanwhile()) == 3
 
 
 def test_generation_goes_on_between_the_steps_of_a_training(tiny_engine: LocalEngine) -> None:

@@ -1,0 +1,97 @@
+"""Ledgers and calibrations are stored and come back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from rttc_graph.errors import BackendError, ConfigurationError
+from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
+from rttc_graph.protocols import RunRecord
+
+pytestmark = pytest.mark.usefixtures("no_blocking_calls")
+
+RUN = RunRecord(
+    run_id="run-1",
+    tenant="tenant",
+    domain="math",
+    query="What is 1 + 1?",
+    policy="cascade",
+    tau_r=0.9,
+    arm="rag",
+    reward=0.95,
+    accepted=True,
+    seconds=1.5,
+    tokens=120,
+    entries=[
+        {"node": "generate", "event": "answered", "seconds": 0.5, "detail": {"tokens": 60}},
+        {"node": "reward_judge", "event": "judged", "seconds": 0.1, "detail": {}},
+    ],
+)
+
+
+@pytest.fixture
+def ledger(database: Database) -> PostgresLedgerStore:
+    return PostgresLedgerStore(database)
+
+
+async def test_a_run_comes_back_as_it_was(ledger: PostgresLedgerStore) -> None:
+    bare = replace(RUN, run_id="run-2", domain=None, reward=None, entries=[])
+    await ledger.append(RUN)
+    await ledger.append(bare)
+    await ledger.append(replace(RUN, run_id="run-3", tenant="other"))
+    assert await ledger.recent(tenant="tenant") == [bare, RUN]
+    assert await ledger.recent(tenant="tenant", count=1) == [bare]
+
+
+async def test_a_run_is_stored_once(ledger: PostgresLedgerStore) -> None:
+    await ledger.append(RUN)
+    await ledger.append(replace(RUN, query="something else"))
+    assert await ledger.recent(tenant="tenant") == [RUN]
+
+
+async def test_what_postgres_cannot_store_is_replaced(ledger: PostgresLedgerStore) -> None:
+    detail = {"loss": math.nan, "text": "a\0b", "half": "\ud800", "path": {1}, "ok": [True, None]}
+    odd = replace(
+        RUN,
+        query="a\0b\ud800c",
+        entries=[{"node": "n", "event": "e", "seconds": 0.0, "detail": detail}],
+    )
+    await ledger.append(odd)
+    (found,) = await ledger.recent(tenant="tenant")
+    assert found.query == "a\ufffdb\ufffdc"
+    assert found.entries[0]["detail"] == {
+        "loss": None,
+        "text": "a\ufffdb",
+        "half": "\ufffd",
+        "path": "{1}",
+        "ok": [True, None],
+    }
+
+
+async def test_a_database_without_tables_is_named(empty_dsn: str) -> None:
+    ledger = PostgresLedgerStore(Database(empty_dsn))
+    with pytest.raises(BackendError, match="could not store a run"):
+        await ledger.append(RUN)
+
+
+async def test_a_domains_calibration_comes_before_that_of_all(database: Database) -> None:
+    store = PostgresCalibrationStore(database)
+    assert await store.load("judge", tenant="t") is None
+    await store.save("judge", {"a": 1}, pairs=10, tenant="t")
+    await store.save("judge", {"a": 2}, pairs=10, tenant="t", domain="math")
+    await store.save("judge", {"a": 3}, pairs=20, tenant="t", domain="math")
+    assert await store.load("judge", tenant="t", domain="math") == {"a": 3}
+    assert await store.load("judge", tenant="t", domain="law") == {"a": 1}
+    assert await store.load("judge", tenant="t") == {"a": 1}
+    assert await store.load("judge", tenant="other") is None
+    assert await store.load("other", tenant="t") is None
+
+
+async def test_a_calibration_that_is_no_json_is_refused(database: Database) -> None:
+    with pytest.raises(ConfigurationError, match="not JSON"):
+        await PostgresCalibrationStore(database).save("j", {"a": math.nan}, pairs=1, tenant="t")

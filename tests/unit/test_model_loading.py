@@ -1,0 +1,57 @@
+"""How a model is loaded: threads, types, quiet."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+import torch
+from transformers.utils import logging as transformers_logging
+
+from rttc_graph.integrations.transformers.loading import (
+    choose_dtype,
+    choose_threads,
+    quiet_transformers,
+)
+
+
+@pytest.mark.parametrize(
+    ("cores", "given", "load", "expected"),
+    [
+        pytest.param(8, 8, 0.0, 8, id="all-cores-of-an-idle-machine"),
+        pytest.param(8, 8, 3.2, 5, id="the-idle-ones-of-a-busy-machine"),
+        pytest.param(2, 2, 5.0, 1, id="one-when-all-are-busy"),
+        pytest.param(8, 3, 0.0, 3, id="never-more-than-torch-was-given"),
+    ],
+)
+def test_threads_are_as_many_as_idle_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, given: int, load: float, expected: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: given)
+    assert choose_threads() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "expected"),
+    [
+        pytest.param("auto", "cpu", torch.float32, id="full-precision-on-the-cpu"),
+        pytest.param("auto", "cuda", torch.bfloat16, id="half-of-it-on-a-gpu"),
+        pytest.param("float16", "cpu", torch.float16, id="as-asked"),
+    ],
+)
+def test_weights_have_the_type_that_suits_the_device(
+    name: str, device: str, expected: torch.dtype
+) -> None:
+    assert choose_dtype(name, torch.device(device)) == expected
+
+
+def test_transformers_is_quiet_only_for_a_while() -> None:
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    with quiet_transformers():
+        assert transformers_logging.get_verbosity() == logging.ERROR
+        assert not transformers_logging.is_progress_bar_enabled()
+    after = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    assert after == before
