@@ -1,1 +1,1 @@
-"""The only place that knows a vendor; each sub-package implements protocols of `rttc_graph.protocols`."""
+"""The only place that knows a vendor; each sub-package implements `rttc_graph.protocols`."""

@@ -54,4 +54,12 @@ async def ask(
         elif on_event is not None:
             on_event(event)
     assert output is not None  # the stream of a run that did not raise ends with its values
-    return {name: output[name] for name in AskResult.__annotations__}  # type: ignore[return-value]
+    return {
+        "answer": output["answer"],
+        "arm": output["arm"],
+        "reward": output["reward"],
+        "candidates": output["candidates"],
+        "ledger": output["ledger"],
+        "cache": output["cache"],
+        "seconds": output["seconds"],
+    }

@@ -24,7 +24,7 @@ from rttc_graph.settings import RttcSettings
 CONFIG_FILE = "rttc.toml"
 
 
-class InstallationConfig(BaseSettings, RttcSettings):
+class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportIncompatibleVariableOverride]  # a superset
     """Where everything lies, which models are used, and the defaults of a run."""
 
     model_config = SettingsConfigDict(

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from rttc_graph.cli.screen import AsJson, out, print_json, print_pairs, progress
 from rttc_graph.cli.session import session
@@ -103,7 +104,7 @@ def _embedded(config: InstallationConfig) -> EmbeddedPostgres:
 
 
 def _without_password(config: InstallationConfig) -> str:
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
     parts = conninfo_to_dict(config.database_url or "")
-    return make_conninfo(**{**parts, "password": "***"} if "password" in parts else parts)
+    if parts.get("password"):
+        parts["password"] = "***"
+    return make_conninfo(**{name: str(value) for name, value in parts.items()})

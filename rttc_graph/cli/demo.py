@@ -15,7 +15,7 @@ from rttc_graph.cli.ask import event_line, print_result
 from rttc_graph.cli.screen import AsJson, err, out, print_json, progress
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
-from rttc_graph.data import read_samples
+from rttc_graph.data import Samples, read_samples
 from rttc_graph.demo_samples import easy_questions, questions, samples
 from rttc_graph.evaluation.scorers import is_right, normalised
 from rttc_graph.ingest import IngestProgress, ingest
@@ -111,7 +111,10 @@ async def _fill(local: LocalRttc, known: list[NewSample], path: str | None, bar:
         bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
 
     knowledge = local.knowledge
-    for source in [known] if path is None else [known, read_samples(path)]:
+    sources: list[Samples | list[NewSample]] = [known]
+    if path is not None:
+        sources.append(read_samples(path))
+    for source in sources:
         report = await ingest(
             source,
             knowledge.knowledge_base,

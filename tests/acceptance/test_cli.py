@@ -70,7 +70,9 @@ def test_ask_goes_through_all_arms_and_its_json_has_the_promised_shape(
 ) -> None:
     call_json(capsys, "kb", "ingest", str(solved), "--json")
 
-    result = call_json(capsys, "ask", "what is 7 plus 8", "--domain", "sums", "--tau", "1", "--json")
+    result = call_json(
+        capsys, "ask", "what is 7 plus 8", "--domain", "sums", "--tau", "1", "--json"
+    )
 
     assert list(result) == ["answer", "arm", "reward", "candidates", "ledger", "cache", "seconds"]
     assert [c["arm"] for c in result["candidates"]] == ["direct", "rag", "ttt"]

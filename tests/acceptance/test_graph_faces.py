@@ -38,7 +38,7 @@ def begun(parts: Parts) -> bool:
 
 def is_waiting(thread: int) -> bool:
     """Tell whether a thread waits for another one."""
-    return sys._current_frames()[thread].f_code is threading.Condition.wait.__code__
+    return sys._current_frames()[thread].f_code is threading.Condition.wait.__code__  # pyright: ignore[reportPrivateUsage]  # the documented way to see a stack
 
 
 HANGING = pytest.mark.parametrize("what", ["policy_model", "trainer"])

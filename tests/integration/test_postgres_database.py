@@ -205,6 +205,7 @@ async def test_a_killed_server_is_started_again_by_who_knows_how(
 ) -> None:
     with psycopg.connect(own_server.dsn, autocommit=True) as connection:
         connection.execute("create extension vector")
+        connection.execute("checkpoint")  # this server does not wait for the disk
     plain = opened(own_server.dsn, connect_timeout_seconds=2.0)
     healing = opened(lambda: own_server.start().dsn)
     assert (await run(plain), await run(healing)) == (1, 1)
