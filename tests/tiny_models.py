@@ -18,7 +18,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.loading import quiet_transformers
+from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 from rttc_graph.integrations.transformers.weights import entry_for, model_folder, pull
 
 SPECIALS = ("<pad>", "<|start|>", "<|end|>")
@@ -71,7 +71,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
         model = LlamaForCausalLM(config)
     ends = cast("Callable[..., GenerationConfig]", GenerationConfig)(eos_token_id=2, pad_token_id=0)
     model.generation_config = ends
-    with quiet_transformers():
+    with one_load_at_a_time():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

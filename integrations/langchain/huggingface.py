@@ -55,11 +55,12 @@ def local_embedder(
         if device is not None:
             model_kwargs["device"] = device
         # Not at the top: torch comes along with it, and takes seconds.
-        from rttc_graph.integrations.transformers.loading import quiet_transformers  # noqa: PLC0415
+        from rttc_graph.integrations.transformers.loading import one_load_at_a_time  # noqa: PLC0415
 
-        with quiet_transformers():
+        found = _checked(folder())  # may fetch it, which must not hold up others
+        with one_load_at_a_time():
             return HuggingFaceEmbeddings(
-                model_name=str(_checked(folder())),
+                model_name=str(found),
                 model_kwargs=model_kwargs,
                 encode_kwargs={"batch_size": batch_size},
             )

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rttc_graph.errors import AdaptationError
+from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 
 __all__ = ("Adapter", "AdapterLayout", "Target", "copy_sharing", "layout_of")
 
@@ -108,7 +109,8 @@ def layout_of(model: PreTrainedModel) -> AdapterLayout:
     )
     skeleton = copy_sharing(model, device="meta")
     try:
-        injected = inject_adapter_in_model(config, skeleton, low_cpu_mem_usage=True)
+        with one_load_at_a_time():
+            injected = inject_adapter_in_model(config, skeleton, low_cpu_mem_usage=True)
     except ValueError as exc:  # peft: no target modules
         raise AdaptationError(f"peft finds no place for an adapter in the model: {exc}") from exc
     modules = cast("Iterable[tuple[str, nn.Module]]", injected.named_modules())

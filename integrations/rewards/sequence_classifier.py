@@ -30,7 +30,7 @@ from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.rewards.checks import checked_rewards
 from rttc_graph.integrations.rewards.cross_encoder import sigmoid
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
-from rttc_graph.integrations.transformers.loading import quiet_transformers
+from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 from rttc_graph.state import Candidate
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -148,7 +148,7 @@ def _load(source: str, settings: ClassifierSettings) -> _Loaded:
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = "float32" if settings.dtype == "auto" and device == "cpu" else settings.dtype
     is_local = Path(source).is_dir()
-    with quiet_transformers():
+    with one_load_at_a_time():
         model, info = cast(
             tuple[PreTrainedModel, dict[str, Any]],
             AutoModelForSequenceClassification.from_pretrained(

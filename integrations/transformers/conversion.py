@@ -22,12 +22,12 @@ from transformers import (
 )
 
 from rttc_graph.integrations.transformers.catalog import CATALOG, CatalogEntry
-from rttc_graph.integrations.transformers.loading import quiet_transformers
+from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 
 
 def convert(file: Path, target: Path, entry: CatalogEntry) -> None:
     """Write a GGUF model as safetensors, tokenizer, chat template and generation configuration."""
-    with quiet_transformers(), torch.no_grad():
+    with one_load_at_a_time(), torch.no_grad():
         tokenizer = cast(
             "PreTrainedTokenizerBase",
             AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name),

@@ -124,7 +124,7 @@ def load_model(folder: Path, *, device: str, dtype: str) -> LoadedModel:
     where = choose_device(device)
     precision = choose_dtype(dtype, where)
     try:
-        with quiet_transformers():
+        with one_load_at_a_time():
             tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=precision)
     except (OSError, ValueError, KeyError, RuntimeError) as exc:
@@ -202,47 +202,28 @@ def fingerprint_of(folder: Path, *, template: str) -> str:
 
 
 @contextmanager
-def quiet_transformers() -> Generator[None]:
-    """Keep transformers' progress bars and advice off the terminal for a while.
+def one_load_at_a_time() -> Generator[None]:
+    """Wait until no other thread loads a model, and keep transformers' bars and advice quiet.
 
-    Models load in several threads at once, so only the last one to end brings the noise back.
+    While a model loads, transformers and accelerate replace functions of torch and of their own
+    for the whole process, and put back what they found. Loads that overlap put back each other's
+    replacements, and from then on every model with tied embeddings comes without weights for its
+    head ("Cannot copy out of meta tensor", seen with transformers 5.23).
     """
-    _noise.mute()
-    try:
-        yield
-    finally:
-        _noise.unmute()
+    logging = cast("Any", untyped_logging)  # its functions lack `-> None`
+    with _load:
+        level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
 
 
-class _Noise:
-    """What transformers prints, process-wide."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._muted = 0
-        self._before: tuple[int, bool] = (0, False)
-
-    def mute(self) -> None:
-        logging = cast("Any", untyped_logging)  # its functions lack `-> None`
-        with self._lock:
-            if self._muted == 0:
-                self._before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
-                logging.set_verbosity_error()
-                logging.disable_progress_bar()
-            self._muted += 1
-
-    def unmute(self) -> None:
-        logging = cast("Any", untyped_logging)
-        with self._lock:
-            self._muted -= 1
-            if self._muted == 0:
-                level, bars = self._before
-                logging.set_verbosity(level)
-                if bars:
-                    logging.enable_progress_bar()
-
-
-_noise = _Noise()
+_load = threading.RLock()
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from transformers.utils import logging as transformers_logging
 from rttc_graph.integrations.transformers.loading import (
     choose_dtype,
     choose_threads,
-    quiet_transformers,
+    load_model,
+    one_load_at_a_time,
 )
 
 
@@ -50,8 +53,18 @@ def test_weights_have_the_type_that_suits_the_device(
 
 def test_transformers_is_quiet_only_for_a_while() -> None:
     before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    with quiet_transformers():
+    with one_load_at_a_time():
         assert transformers_logging.get_verbosity() == logging.ERROR
         assert not transformers_logging.is_progress_bar_enabled()
     after = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     assert after == before
+
+
+def test_models_load_one_after_the_other(tiny_model_path: Path) -> None:
+    """Overlapping loads leave transformers without tied weights for the rest of the process."""
+    with ThreadPoolExecutor(1) as pool:
+        with one_load_at_a_time():
+            second = pool.submit(load_model, tiny_model_path, device="cpu", dtype="auto")
+            with pytest.raises(TimeoutError):
+                second.result(timeout=1)
+        assert second.result().model.config.vocab_size
