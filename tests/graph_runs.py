@@ -77,6 +77,6 @@ def nodes_of(graph: RttcGraph) -> set[str]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait until something that happens on another thread or task has happened."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - another thread makes it true, without an event
             await asyncio.sleep(0.001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 
@@ -74,9 +75,10 @@ async def test_what_postgres_cannot_store_is_replaced(ledger: PostgresLedgerStor
 
 
 async def test_a_database_without_tables_is_named(empty_dsn: str) -> None:
-    ledger = PostgresLedgerStore(Database(empty_dsn))
-    with pytest.raises(BackendError, match="could not store a run"):
-        await ledger.append(RUN)
+    database = Database(empty_dsn)
+    with pytest.raises(BackendError, match=r"could not store a run.*rttc db migrate"):
+        await PostgresLedgerStore(database).append(RUN)
+    await asyncio.to_thread(database.close)
 
 
 async def test_a_domains_calibration_comes_before_that_of_all(database: Database) -> None:
