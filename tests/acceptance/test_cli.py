@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_checkpoints import sentence_folder
 
 from rttc_graph.cli.app import main
 
@@ -18,28 +17,12 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tiny_embedder_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sentence_folder(tmp_path_factory.mktemp("embedder"))
-
-
 @pytest.fixture
 def installation(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    postgres_dsn: str,
-    tiny_model_path: Path,
-    tiny_embedder_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installation_env: dict[str, str]
 ) -> Path:
-    for name, value in {
-        "HOME": tmp_path / "home",
-        "DATABASE_URL": postgres_dsn,
-        "MODEL": tiny_model_path,
-        "EMBEDDER": tiny_embedder_path,
-        "MAX_NEW_TOKENS": 4,
-        "TTT_EPOCHS": 2,
-    }.items():
-        monkeypatch.setenv(f"RTTC_{name}", str(value))
+    for name, value in installation_env.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

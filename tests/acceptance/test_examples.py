@@ -1,0 +1,47 @@
+"""The examples run as a reader would run them, in a process of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from installations import REPOSITORY
+
+
+def output_of(example: str, env: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "examples" / example)],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_quickstart_stores_asks_and_explains(process_env: dict[str, str]) -> None:
+    lines = output_of("quickstart.py", {**process_env, "RTTC_TAU_R": "1"}).splitlines()
+
+    assert lines[0].startswith("answer: ")
+    assert re.fullmatch(r"arm: +(direct|rag|ttt)", lines[1])
+    assert re.fullmatch(r"reward: +[01]\.\d+", lines[2])
+    nodes = [line.split()[0] for line in lines[3:]]
+    # Below a threshold that nothing reaches, the three stored samples serve every arm.
+    wanted = ["generate", "reward_judge", "retrieve", "rag_generate", "reward_judge", "ttt_adapt"]
+    positions = [nodes.index(node) for node in wanted]
+    assert positions[0] < positions[2] < positions[3] < positions[5]
+
+
+@pytest.mark.parametrize("tau_r", ["0", "1"])
+def test_a_host_with_a_state_of_its_own_gets_its_reply(
+    process_env: dict[str, str], tau_r: str
+) -> None:
+    urgent, calm = output_of("subgraph.py", {**process_env, "RTTC_TAU_R": tau_r}).split("How do I")
+
+    assert urgent.startswith("Urgent: what is the capital of Italy?\n")
+    assert urgent.endswith("\n  (direct of direct)\n")
+    assert re.search(r"\n  \((direct|rag|ttt) of direct(, rag)?(, ttt)?\)\n$", calm)
