@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rttc_graph.cli import ask, cache, db, demo, evaluate, kb, models, status
+from rttc_graph.cli import ask, cache, db, demo, evaluate, kb, keys, models, serve, status
 from rttc_graph.cli.failures import report
 from rttc_graph.cli.session import Session
 
@@ -28,10 +28,12 @@ app.command("ask")(ask.ask_question)
 app.command("eval")(evaluate.evaluate_file)
 app.command("demo")(demo.run_demo)
 app.command("status")(status.show_status)
+app.command("serve")(serve.serve)
 app.add_typer(kb.app, name="kb")
 app.add_typer(cache.app, name="cache")
 app.add_typer(db.app, name="db")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 
 
 def _show_version(wanted: bool) -> None:
