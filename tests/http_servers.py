@@ -90,10 +90,20 @@ class ServeProcess:
         self._process.communicate()
 
 
+def send(method: str, url: str, **more: Any) -> httpx.Response:
+    """Send anything."""
+    return httpx.request(method, url, timeout=PATIENCE_SECONDS, **more)
+
+
+def get(url: str, path: str) -> httpx.Response:
+    """Ask for a page."""
+    return send("GET", url + path)
+
+
 def post(url: str, path: str, body: Any, *, key: str | None = None, **more: Any) -> httpx.Response:
     """Send JSON."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    return httpx.post(url + path, json=body, headers=headers, timeout=PATIENCE_SECONDS, **more)
+    return send("POST", url + path, json=body, headers=headers, **more)
 
 
 class Impatient:

@@ -278,10 +278,11 @@ class RemoteKnowledgeBase:
 
     async def _connected(self) -> httpx.AsyncClient:
         async with self._opening:
-            if self._client is None:  # reads certificates, so on a thread
+            client = self._client
+            if client is None:  # reads certificates, so on a thread
                 loop = asyncio.get_running_loop()
-                self._client = await loop.run_in_executor(None, self._new_client)
-            return self._client
+                client = self._client = await loop.run_in_executor(None, self._new_client)
+            return client
 
     def _new_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter
 from langchain_core.callbacks import adispatch_custom_event
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig, RunnableLambda
-from langserve import add_routes
+from langserve import add_routes  # pyright: ignore[reportUnknownVariableType]  # untyped in parts
 from starlette.requests import Request
 
 from rttc_graph.errors import ConfigurationError

@@ -125,11 +125,10 @@ class Runner:
             config["configurable"] = {"thread_id": key}
             await self._remember(key)
         output: RttcOutput | None = None
-        modes = ["custom", "values"]
-        stream = graph.astream(
-            given, config, context=settings, stream_mode=cast("Any", modes), **more
+        stream = cast("Any", graph).astream(
+            given, config, context=settings, stream_mode=["custom", "values"], **more
         )
-        async for mode, event in cast("Any", stream):
+        async for mode, event in stream:
             if mode == "values":
                 output = event
             elif on_event is not None:

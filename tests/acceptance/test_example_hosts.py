@@ -1,14 +1,11 @@
-"""The example hosts around a graph of scripted parts; their loops are watched for blocking."""
+"""The example hosts around a graph of scripted parts; the fences watch their loops."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from types import ModuleType
 
 import pytest
-from blockbuster import blockbuster_ctx
 from installations import REPOSITORY
 from scripted_parts import Parts
 
@@ -25,14 +22,6 @@ def example(name: str) -> ModuleType:
     return module
 
 
-@asynccontextmanager
-async def watched() -> AsyncIterator[None]:
-    """Fail on any call that blocks the loop, whoever makes it."""
-    with blockbuster_ctx() as fence:
-        fence.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", "lock_data")
-        yield
-
-
 @pytest.fixture
 def rttc() -> RttcGraph:
     return create_rttc_graph(**Parts().rewarding(direct=0.1, rag=0.2, ttt=0.95).parts())
@@ -41,15 +30,13 @@ def rttc() -> RttcGraph:
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
 async def test_as_a_tool(rttc: RttcGraph, capsys: pytest.CaptureFixture[str]) -> None:
     module = example("as_tool")
-    async with watched():
-        await module.main(rttc)
+    await module.main(rttc)
     assert capsys.readouterr().out == "solve['query']: ttt\n(ttt, reward 0.95)\n"
 
 
 async def test_inside_an_agent(rttc: RttcGraph, capsys: pytest.CaptureFixture[str]) -> None:
     module = example("agent")
-    async with watched():
-        await module.main(rttc, module.Delegate())
+    await module.main(rttc, module.Delegate())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "human: How do I get a new card?"
     assert lines[2] == "tool: ttt"
@@ -61,8 +48,7 @@ async def test_as_a_node_with_shared_keys(
     rttc: RttcGraph, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = example("shared_keys")
-    async with watched():
-        await module.main(rttc)
+    await module.main(rttc)
     lines = capsys.readouterr().out.splitlines()
     assert "  ttt_adapt: trained" in lines
     turns = [line for line in lines if line.startswith("turn")]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, cast
+from typing import Any
 
-import httpx
 import pytest
-from http_servers import PATIENCE_SECONDS, post, served
+from http_servers import PATIENCE_SECONDS, get, post, served
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langserve import RemoteRunnable
@@ -60,7 +59,8 @@ def test_invoke_returns_the_typed_answer(client: Client) -> None:
 
 def test_batch_answers_in_order_each_with_its_settings(client: Client) -> None:
     policies: Any = ["direct", "rag"]
-    answers = client.batch([ASK, ASK], [settings(policy=policy) for policy in policies])
+    each: Any = [settings(policy=policy) for policy in policies]
+    answers = client.batch([ASK, ASK], each)
     assert [answer["arm"] for answer in answers] == policies
     assert [a["arm"] for a in client.batch([ASK, ASK], settings(policy="rag"))] == ["rag", "rag"]
 
@@ -92,8 +92,9 @@ async def test_the_log_ends_with_the_answer(client: Client) -> None:
 
 
 def test_it_stands_in_a_pipe(client: Client) -> None:
-    ask = RunnableLambda(lambda text: {"query": text})
-    chain = ask | client | RunnableLambda(lambda answer: cast("Any", answer)["answer"].upper())
+    ask: RunnableLambda[str, Any] = RunnableLambda(lambda text: {"query": text})
+    shout: RunnableLambda[Any, str] = RunnableLambda(lambda answer: answer["answer"].upper())
+    chain = ask | client | shout
     assert chain.invoke("what is two and two") == "TTT"
 
 
@@ -158,11 +159,11 @@ async def test_runs_of_one_thread_take_turns(client: Client, parts: Parts) -> No
 
 def test_the_schemas_and_the_playground_are_there(url: str) -> None:
     def schema(kind: str) -> str:
-        return httpx.get(f"{url}/rttc/{kind}_schema").text
+        return get(url, f"/rttc/{kind}_schema").text
 
     assert "query" in schema("input")
     assert "candidates" in schema("output")
     config = schema("config")
     assert all(name in config for name in (*RttcSettings.model_fields, "thread_id", "maximum"))
-    page = httpx.get(f"{url}/rttc/playground/")
+    page = get(url, "/rttc/playground/")
     assert (page.status_code, "tau_r" in page.text) == (200, True)

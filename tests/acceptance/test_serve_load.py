@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from http_servers import PATIENCE_SECONDS, Impatient, ServeProcess, sockets, until
+from http_servers import PATIENCE_SECONDS, Impatient, ServeProcess, get, sockets, until
 
 from rttc_graph.cli.app import main
 
@@ -70,7 +70,7 @@ def left_behind(server: ServeProcess) -> tuple[int, int]:
     lanes = ('rttc_inside{lane="runs"} 0.0', 'rttc_waiting{lane="runs"} 0.0')
 
     def is_idle() -> bool:
-        figures = httpx.get(f"{server.url}/metrics").text
+        figures = get(server.url, "/metrics").text
         return all(line in figures for line in lanes)
 
     until(is_idle)

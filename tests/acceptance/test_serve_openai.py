@@ -177,7 +177,7 @@ async def test_langchain_openai_invokes_and_streams(url: str) -> None:
     assert whole.usage_metadata is not None
     assert whole.usage_metadata["output_tokens"] == 3
 
-    total = AIMessageChunk("")
+    total = AIMessageChunk(content="")
     async for chunk in chat.astream("what is two and two", stream_usage=True):
         assert isinstance(chunk, AIMessageChunk)
         total += chunk

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from http_servers import PATIENCE_SECONDS, Impatient, ServeProcess, post, until
+from http_servers import PATIENCE_SECONDS, Impatient, ServeProcess, get, post, until
 from installations import REPOSITORY
 from langserve import RemoteRunnable
 from psycopg import sql
@@ -57,7 +57,7 @@ def test_a_real_server_answers_by_every_protocol_and_drains(
 ) -> None:
     call_json(capsys, "kb", "ingest", str(installed / "solved.jsonl"), "--json")
     with ServeProcess(env) as server:
-        assert httpx.get(f"{server.url}/readyz").status_code == 200
+        assert get(server.url, "/readyz").status_code == 200
         done = post(server.url, CHAT, hello(tau_r=1, domain="sums")).json()
         assert [c["arm"] for c in done["rttc"]["candidates"]] == ["direct", "rag", "ttt"]
         assert done["rttc"]["candidates"][2]["trained_tokens"] > 0
@@ -69,7 +69,7 @@ def test_a_real_server_answers_by_every_protocol_and_drains(
         client.sync_client.close()
         stats = post(server.url, "/kb/stats", {}).json()["domains"]
         assert [(d["domain"], d["samples"]) for d in stats] == [("sums", 20)]
-        figures = httpx.get(f"{server.url}/metrics").text
+        figures = get(server.url, "/metrics").text
         assert 'rttc_cache_total{result="hit",what="adapter"} 1.0' in figures
 
         answered: list[int] = []
@@ -78,12 +78,12 @@ def test_a_real_server_answers_by_every_protocol_and_drains(
             target=lambda: answered.append(post(server.url, CHAT, slow).status_code)
         )
         asking.start()
-        until(lambda: 'rttc_inside{lane="runs"} 1.0' in httpx.get(f"{server.url}/metrics").text)
+        until(lambda: 'rttc_inside{lane="runs"} 1.0' in get(server.url, "/metrics").text)
         server.stop()
         asking.join(PATIENCE_SECONDS)
         assert (answered, server.wait()) == ([200], 0)
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{server.url}/healthz")
+        get(server.url, "/healthz")
 
 
 def test_the_edge_client_needs_only_samples_from_the_server(
@@ -95,7 +95,7 @@ def test_the_edge_client_needs_only_samples_from_the_server(
     call_json(capsys, "kb", "ingest", str(installed / "solved.jsonl"), "--json")
     added = call_json(capsys, "keys", "add", "--scopes", "kb:read", "--name", "edge", "--json")
     with ServeProcess(env, "--kb-only") as server:
-        assert httpx.post(f"{server.url}{CHAT}").status_code in (401, 404)
+        assert post(server.url, CHAT, {}).status_code in (401, 404)
         assert post(server.url, "/kb/stats", {}, key=added["key"]).status_code == 200
         own = {**env, "RTTC_DATABASE_URL": empty_dsn, "RTTC_API_KEY": added["key"]}
         own |= {"PYTHONPATH": str(REPOSITORY), "RTTC_HOME": str(installed / "edge")}
@@ -168,10 +168,9 @@ def test_a_client_that_leaves_a_real_training_stops_it(
     with ServeProcess(env) as server:
         with Impatient(server.url, CHAT, {**training, "stream": True}):
             inside = 'rttc_inside{lane="runs"} 1.0'
-            until(lambda: inside in httpx.get(f"{server.url}/metrics").text)
-        figures = f"{server.url}/metrics"
-        until(lambda: "rttc_hung_up_total 1.0" in httpx.get(figures).text)
-        until(lambda: 'rttc_inside{lane="runs"} 0.0' in httpx.get(figures).text)
+            until(lambda: inside in get(server.url, "/metrics").text)
+        until(lambda: "rttc_hung_up_total 1.0" in get(server.url, "/metrics").text)
+        until(lambda: 'rttc_inside{lane="runs"} 0.0' in get(server.url, "/metrics").text)
         assert post(server.url, CHAT, hello(policy="direct")).status_code == 200
         server.stop()
         assert server.wait() == 0

@@ -130,11 +130,15 @@ async def test_another_embedder_is_refused_before_anything_goes_up() -> None:
     assert bodies(bytes(listener.up)) == []
 
 
+Scripting = tuple[int, dict[str, str], Any]
+"""Status, headers and body of an answer; status 0 breaks off."""
+
+
 class Scripted(BaseHTTPRequestHandler):
     """Answers with what a test has written down, one answer a request."""
 
     protocol_version = "HTTP/1.1"
-    answers: list[tuple[int, dict[str, str], Any]]
+    answers: list[Scripting]
 
     def do_GET(self) -> None:
         self._answer()
@@ -160,7 +164,7 @@ class Scripted(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def scripted(*answers: tuple[int, dict[str, str], Any]) -> Generator[tuple[str, list[Any]]]:
+def scripted(*answers: Scripting) -> Generator[tuple[str, list[Any]]]:
     left = list(answers)
     handler = type("Handler", (Scripted,), {"answers": left})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -182,18 +186,18 @@ class Naps:
         self.taken.append(seconds)
 
 
-def info(*, protocol: int = 1, fingerprint: str = "angles") -> tuple[int, dict[str, str], Any]:
+def info(*, protocol: int = 1, fingerprint: str = "angles") -> Scripting:
     embedder = {"name": "angles", "fingerprint": fingerprint, "dimension": 3}
     return 200, {}, {"protocol": protocol, "server": "9.9", "embedder": embedder}
 
 
-NOTHING: tuple[int, dict[str, str], Any] = (200, {}, {"samples": [], "revision": 7})
+NOTHING: Scripting = (200, {}, {"samples": [], "revision": 7})
 
 
 @pytest.mark.blocking_allowed
 async def test_what_fails_on_its_way_is_tried_again() -> None:
-    busy = (429, {"retry-after": "3"}, {"detail": "busy", "kind": "TooManyRequests"})
-    down = (503, {}, {"detail": "no database", "kind": "KnowledgeBaseError"})
+    busy: Scripting = (429, {"retry-after": "3"}, {"detail": "busy", "kind": "TooManyRequests"})
+    down: Scripting = (503, {}, {"detail": "no database", "kind": "KnowledgeBaseError"})
     naps = Naps()
     with scripted(info(), (0, {}, None), busy, down, NOTHING) as (url, left):
         async with RemoteKnowledgeBase(url, Angles(), sleep=naps) as remote:
@@ -277,7 +281,11 @@ def test_misuse_is_refused_at_once(bad: dict[str, Any]) -> None:
 
 @pytest.mark.blocking_allowed
 async def test_a_batch_that_is_too_large_says_how_to_send_less() -> None:
-    too_large = (413, {}, {"detail": "longer than 9 bytes", "kind": "ConfigurationError"})
+    too_large: Scripting = (
+        413,
+        {},
+        {"detail": "longer than 9 bytes", "kind": "ConfigurationError"},
+    )
     with scripted(info(), too_large) as (url, _):
         async with RemoteKnowledgeBase(url, Angles()) as remote:
             with pytest.raises(KnowledgeBaseError, match="batch_size"):
