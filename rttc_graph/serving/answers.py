@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_core.messages import AnyMessage
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from rttc_graph.identity import MAX_NAME_CHARACTERS
 from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcInput, RttcOutput
@@ -25,6 +25,12 @@ class Question(BaseModel):
     messages: list[AnyMessage] | None = Field(
         default=None, description="A conversation that ends with a human message."
     )
+
+    @model_validator(mode="after")
+    def _has_something_to_answer(self) -> Question:
+        if not (self.query or "").strip() and not self.messages:
+            raise ValueError("give a non-empty `query`, or `messages` that end with a human one")
+        return self
 
 
 class Report(BaseModel):

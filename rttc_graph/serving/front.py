@@ -7,6 +7,7 @@ client that hangs up cancels its run on every route, also on those of LangServe,
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +25,8 @@ from rttc_graph.serving.options import ServeOptions
 from rttc_graph.serving.refusals import Refusal, refusal_of, response_to
 
 __all__ = ("Front",)
+
+_log = logging.getLogger(__name__)
 
 
 class Front:
@@ -64,10 +67,16 @@ class Front:
             except RttcError as exc:
                 refusal = refusal_of(exc)
                 if answer.status is not None:
-                    raise  # too late to say it: the connection is cut, so that nobody trusts it
+                    raise  # too late to say it: a cut connection is not taken for an answer
                 await response_to(refusal, scope["path"])(scope, receive, answer)
             except _HungUp:
                 self._metrics.hung_up()
+            except Exception:
+                if not answer.is_stream:
+                    raise
+                # LangServe has said so in the stream; what is left is to end it as a whole one.
+                _log.exception("a stream failed on its way")
+                await answer({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _admit(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         access = access_of(scope)
@@ -135,12 +144,17 @@ class _Answer:
         self._send = send
         self.status: int | None = None
         self.ended = False
+        self.is_stream = False
+        """Whether events are on their way and more could follow."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            kind = Headers(raw=message["headers"]).get("content-type", "")
+            self.is_stream = kind.startswith("text/event-stream")
         elif message["type"] == "http.response.body":
             self.ended = not message.get("more_body", False)
+            self.is_stream = self.is_stream and not self.ended
         await self._send(message)
 
 

@@ -8,8 +8,8 @@ import json
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -124,17 +124,10 @@ class Runner:
             key = _thread_key(settings.tenant, thread)
             config["configurable"] = {"thread_id": key}
             await self._remember(key)
-        output: RttcOutput | None = None
         stream = cast("Any", graph).astream(
             given, config, context=settings, stream_mode=["custom", "values"], **more
         )
-        async for mode, event in stream:
-            if mode == "values":
-                output = event
-            elif on_event is not None:
-                await on_event(event)
-        assert output is not None  # the stream of a run that did not raise ends with its values
-        return output
+        return await _cancelled_once(_last_values(stream, on_event))
 
     def _turn(self, tenant: str, thread: str | None) -> AbstractAsyncContextManager[Any]:
         if thread is None:
@@ -148,6 +141,36 @@ class Runner:
         while self._most_threads is not None and len(self._threads) > self._most_threads:
             oldest, _ = self._threads.popitem(last=False)
             await self._saver.adelete_thread(oldest)
+
+
+async def _last_values(stream: Any, on_event: EventSink | None) -> RttcOutput:
+    output: RttcOutput | None = None
+    async with aclosing(stream) as parts:
+        async for mode, event in parts:
+            if mode == "values":
+                output = event
+            elif on_event is not None:
+                await on_event(event)
+    assert output is not None  # the stream of a run that did not raise ends with its values
+    return output
+
+
+async def _cancelled_once(work: Coroutine[Any, Any, RttcOutput]) -> RttcOutput:
+    """Await a run of the graph so that it is cancelled once, however often the caller is.
+
+    anyio, and with it every streamed response, cancels again and again until a task has ended. The
+    second time would cancel LangGraph's own clean-up, and its nodes would run on.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        task.cancel()
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # looked at, also where the caller was cancelled
 
 
 def _thread_key(tenant: str, thread: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from types import ModuleType
 
 import pytest
@@ -13,11 +14,15 @@ from rttc_graph import create_rttc_graph
 from rttc_graph.graph import RttcGraph
 
 
-def example(name: str) -> ModuleType:
+@pytest.fixture
+def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """An example, loaded before a loop runs, as a program would be."""
+    name: str = request.param
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "examples" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)  # where type hints are looked up
     spec.loader.exec_module(module)
     return module
 
@@ -28,14 +33,18 @@ def rttc() -> RttcGraph:
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
-async def test_as_a_tool(rttc: RttcGraph, capsys: pytest.CaptureFixture[str]) -> None:
-    module = example("as_tool")
+@pytest.mark.parametrize("module", ["as_tool"], indirect=True)
+async def test_as_a_tool(
+    rttc: RttcGraph, module: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     await module.main(rttc)
     assert capsys.readouterr().out == "solve['query']: ttt\n(ttt, reward 0.95)\n"
 
 
-async def test_inside_an_agent(rttc: RttcGraph, capsys: pytest.CaptureFixture[str]) -> None:
-    module = example("agent")
+@pytest.mark.parametrize("module", ["agent"], indirect=True)
+async def test_inside_an_agent(
+    rttc: RttcGraph, module: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     await module.main(rttc, module.Delegate())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "human: How do I get a new card?"
@@ -44,10 +53,10 @@ async def test_inside_an_agent(rttc: RttcGraph, capsys: pytest.CaptureFixture[st
     assert lines[4] == "ai: ttt"
 
 
+@pytest.mark.parametrize("module", ["shared_keys"], indirect=True)
 async def test_as_a_node_with_shared_keys(
-    rttc: RttcGraph, capsys: pytest.CaptureFixture[str]
+    rttc: RttcGraph, module: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = example("shared_keys")
     await module.main(rttc)
     lines = capsys.readouterr().out.splitlines()
     assert "  ttt_adapt: trained" in lines

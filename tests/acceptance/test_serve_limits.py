@@ -299,3 +299,14 @@ def test_the_figures_count_requests_answers_and_tokens(url: str) -> None:
     assert metric(url, f'rttc_requests_total{{method="POST",route="{CHAT}",status="200"}}') == 1
     assert metric(url, 'rttc_answers_total{arm="direct"}') == 1
     assert metric(url, 'rttc_tokens_total{kind="completion"}') == 1
+
+
+@pytest.mark.parametrize("method", ["stream", "stream_events", "stream_log"])
+def test_a_langserve_stream_that_fails_ends_whole_with_an_error_event(
+    url: str, parts: Parts, method: str
+) -> None:
+    parts.policy_model.fails["direct"] = RuntimeError("boom")
+    sent = post(url, f"/rttc/{method}", INVOKE)
+    assert sent.status_code == 200
+    assert "event: error" in sent.text
+    assert metric(url, 'rttc_inside{lane="runs"}') == 0

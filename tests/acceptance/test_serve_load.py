@@ -30,13 +30,14 @@ def request(number: int) -> tuple[str, dict[str, Any]]:
     settings = {"configurable": {"policy": "direct"}}
     question = f"what is {number % 7} plus 8"
     talk = {"model": "rttc", "messages": [{"role": "user", "content": question}], "rttc": ours}
-    return (
+    kinds: list[tuple[str, dict[str, Any]]] = [
         ("/v1/chat/completions", talk),
         ("/v1/chat/completions", {**talk, "stream": True}),
         ("/rttc/invoke", {"input": {"query": question}, "config": settings}),
         ("/rttc/stream", {"input": {"query": question}, "config": settings}),
         ("/kb/stats", {}),
-    )[number % 5]
+    ]
+    return kinds[number % 5]
 
 
 def load(url: str, count: int, hang_ups: int) -> Counter[int]:

@@ -191,6 +191,10 @@ def info(*, protocol: int = 1, fingerprint: str = "angles") -> Scripting:
     return 200, {}, {"protocol": protocol, "server": "9.9", "embedder": embedder}
 
 
+def _answer(status: int, body: object) -> Scripting:
+    return status, {}, body
+
+
 NOTHING: Scripting = (200, {}, {"samples": [], "revision": 7})
 
 
@@ -222,16 +226,16 @@ async def test_after_the_last_try_the_error_says_where_and_why() -> None:
     ("answer", "error", "words"),
     [
         pytest.param(info(protocol=2), KnowledgeBaseError, "version 2", id="other-version"),
-        pytest.param((200, {}, {"hello": 1}), KnowledgeBaseError, "address", id="other-service"),
-        pytest.param((404, {}, "no"), KnowledgeBaseError, "HTTP 404", id="no-such-route"),
+        pytest.param(_answer(200, {"hello": 1}), KnowledgeBaseError, "address", id="other-service"),
+        pytest.param(_answer(404, "no"), KnowledgeBaseError, "HTTP 404", id="no-such-route"),
         pytest.param(
-            (401, {}, {"detail": "a valid API key is needed", "kind": "AuthenticationError"}),
+            _answer(401, {"detail": "a valid API key is needed", "kind": "AuthenticationError"}),
             KnowledgeBaseError,
             "API key",
             id="no-key",
         ),
         pytest.param(
-            (422, {}, {"detail": "k=0", "kind": "ConfigurationError"}),
+            _answer(422, {"detail": "k=0", "kind": "ConfigurationError"}),
             ConfigurationError,
             "k=0",
             id="misuse",
