@@ -10,6 +10,7 @@ from typing import Any, cast
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -27,7 +28,7 @@ from rttc_graph.serving.gate import Gate
 from rttc_graph.serving.health_routes import health_router
 from rttc_graph.serving.kb_routes import knowledge_base_router
 from rttc_graph.serving.keyring import Keyring
-from rttc_graph.serving.langserve_routes import langserve_router
+from rttc_graph.serving.langserve_routes import PATH, langserve_router
 from rttc_graph.serving.metrics import Metrics
 from rttc_graph.serving.openai_routes import openai_router
 from rttc_graph.serving.options import ServeOptions
@@ -139,12 +140,20 @@ def _speak_of_errors(app: FastAPI) -> None:
         )
         return response_to(refusal, request.url.path)
 
+    async def misfit(request: Request, error: Exception) -> Response:
+        """LangServe lets the errors of a batch's inputs out as they are."""
+        assert isinstance(error, ValidationError)
+        if not request.url.path.startswith(f"{PATH}/"):
+            return await unexpected(request, error)
+        return response_to(Refusal(422, first_problem(error.errors())), request.url.path)
+
     async def unexpected(request: Request, error: Exception) -> Response:
         kind = type(error).__name__  # its text may hold anything; the log has it
         refusal = Refusal(500, f"unexpected {kind}; the server's log has it", kind="InternalError")
         return response_to(refusal, request.url.path)
 
     app.add_exception_handler(Exception, unexpected)
+    app.add_exception_handler(ValidationError, misfit)
     app.add_exception_handler(RttcError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)

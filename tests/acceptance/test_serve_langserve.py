@@ -134,6 +134,11 @@ def test_a_batch_has_a_limit(url: str) -> None:
     assert (refused.status_code, "limit is 3" in refused.json()["detail"]) == (422, True)
 
 
+def test_a_batch_with_a_wrong_question_is_refused(url: str) -> None:
+    refused = post(url, "/rttc/batch", {"inputs": [ASK, {"query": 5}]})
+    assert (refused.status_code, "query" in refused.json()["detail"]) == (422, True)
+
+
 def test_messages_come_back_as_messages(client: Client) -> None:
     answer = client.invoke({"messages": [HumanMessage("hello")]})
     assert [type(m) for m in answer["messages"]] == [HumanMessage, AIMessage]

@@ -36,7 +36,7 @@ def test_schemathesis_finds_no_fault(tmp_path: Path) -> None:
             [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
                 *("--header", f"Authorization: Bearer {key}", "--checks", ",".join(CHECKS)),
-                *("--phases", "examples,coverage,fuzzing", "--max-examples", "8", "--seed", "1"),
+                *("--phases", "fuzzing", "--max-examples", "5", "--seed", "1"),
                 *("--no-color", "--generation-database", "none"),
             ],
             cwd=tmp_path,
