@@ -32,7 +32,7 @@ types: $(VENV)/.dev  ## mypy and pyright, both strict
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 tests: $(VENV)/.dev  ## tests with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term:skip-covered
 
 clean:  ## remove the environment and caches; data in RTTC_HOME stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage build *.egg-info
