@@ -147,6 +147,11 @@ class RttcSettings(BaseModel):
         description="Whether to recall from and store in the query-state cache.",
         json_schema_extra=_on("retrieve", "ttt_adapt"),
     )
+    ask_before_training: bool = Field(
+        default=False,
+        description="Stop before a training and ask a person: train, skip, or accept the answer.",
+        json_schema_extra=_on("ttt_adapt"),
+    )
     ttt_rank: int = Field(
         default=8, ge=1, le=256, description="LoRA rank.", json_schema_extra=_on("ttt_adapt")
     )

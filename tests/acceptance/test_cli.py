@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from installations import Installation
 
 from rttc_graph.cli.app import main
 
@@ -18,10 +19,8 @@ ROWS = [
 
 
 @pytest.fixture
-def installation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installation_env: dict[str, str]
-) -> Path:
-    for name, value in installation_env.items():
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: Installation) -> Path:
+    for name, value in installed.described.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     return tmp_path

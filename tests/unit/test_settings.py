@@ -97,6 +97,7 @@ BAD: list[tuple[str, Any]] = [
     ("seed", 2**31),
     ("samples_similarity", 1.1),
     ("adapter_similarity", -0.1),
+    ("ask_before_training", "perhaps"),
     ("use_cache", "perhaps"),
     ("ttt_rank", 0),
     ("ttt_rank", 257),
