@@ -69,13 +69,14 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
     )
     try:
         with open_knowledge(config) as knowledge:
+            trainer = LoraTrainer(engine)
             parts: RttcParts = {
                 "policy_model": TransformersPolicyModel(engine),
-                "reward_model": _reward_model(config),
+                "reward_model": _reward_model(config, trainer),
                 "embedder": knowledge.embedder,
                 "knowledge_base": knowledge.knowledge_base,
                 "cache": knowledge.cache,
-                "trainer": LoraTrainer(engine),
+                "trainer": trainer,
                 "ledger_store": knowledge.ledger_store,
                 "settings": config.run_settings(),
             }
@@ -90,7 +91,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
         engine.close()
 
 
-def _reward_model(config: InstallationConfig) -> RewardModel:
+def _reward_model(config: InstallationConfig, trainer: LoraTrainer) -> RewardModel:
     if config.reward == "self-confidence":
-        return SelfConfidence()
+        return SelfConfidence(trainer.base_fingerprint)
     return SequenceClassifierReward(config.reward)

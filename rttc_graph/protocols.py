@@ -87,6 +87,10 @@ class RewardModel(Protocol):
         """Name for people and for calibrations."""
         ...
 
+    async def fingerprint(self) -> str:
+        """Return a digest that changes when the same answer would get another score."""
+        ...
+
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return one finite reward in [0, 1] for each candidate, in order.
 
