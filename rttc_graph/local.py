@@ -32,6 +32,8 @@ class LocalRttc:
     config: InstallationConfig
     knowledge: Knowledge
     engine: LocalEngine
+    judge: RewardModel
+    """The reward model with its raw scores."""
     parts: RttcParts
     """What `graph` is made of, for hosts that build it with other parts or a checkpointer."""
     graph: RttcGraph
@@ -70,9 +72,10 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
     try:
         with open_knowledge(config) as knowledge:
             trainer = LoraTrainer(engine)
+            judge = _reward_model(config, trainer)
             parts: RttcParts = {
                 "policy_model": TransformersPolicyModel(engine),
-                "reward_model": _reward_model(config, trainer),
+                "reward_model": judge,
                 "embedder": knowledge.embedder,
                 "knowledge_base": knowledge.knowledge_base,
                 "cache": knowledge.cache,
@@ -84,6 +87,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
                 config=config,
                 knowledge=knowledge,
                 engine=engine,
+                judge=judge,
                 parts=parts,
                 graph=create_rttc_graph(**parts),
             )

@@ -12,6 +12,7 @@ import typer
 from rich.progress import Progress
 from rich.text import Text
 
+from rttc_graph.cli.eval_rows import RowsWanted, collect_rows, data_sets_of
 from rttc_graph.cli.screen import AsJsonFile, err, out, print_json, print_table, progress
 from rttc_graph.cli.session import session
 from rttc_graph.data import read_samples
@@ -36,7 +37,13 @@ _POLICIES = "direct,rag,ttt,cascade"
 
 def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
-    path: Annotated[str, typer.Argument(help="Questions with reference answers.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(help="Files of questions, or folders with questions.jsonl, samples.jsonl."),
+    ],
+    models: Annotated[
+        str | None, typer.Option(help="Policy models, comma-separated; the configured one.")
+    ] = None,
     policies: Annotated[str, typer.Option(help="Policies, comma-separated.")] = _POLICIES,
     limit: Annotated[int | None, typer.Option(help="Questions, drawn by the seed; all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw, sampling and training.")] = 0,
@@ -52,6 +59,9 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     records: Annotated[
         Path | None, typer.Option(help="File of every answer; it lets a killed run go on.")
     ] = None,
+    collect_only: Annotated[
+        bool, typer.Option("--collect-only", help="Run each arm once per question, and no more.")
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="PNG of accuracy against cost; rttc-eval-NAME.png.")
     ] = None,
@@ -66,6 +76,20 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     config = session(context).config(
         tau_r=tau, k=k, max_new_tokens=max_new_tokens, tenant=tenant, seed=seed
     )
+    if collect_only:
+        data_sets, samples = data_sets_of(paths, limit=limit, seed=seed)
+        wanted = RowsWanted(
+            data_sets=data_sets,
+            samples=samples,
+            seed=seed,
+            domain=domain,
+            log=records or config.home / "evaluations" / "rows.jsonl",
+        )
+        for model in (models or config.model).split(","):
+            collect_rows(config.model_copy(update={"model": model.strip()}), wanted)
+        out.print(Text(f"every answer: {wanted.log}"))
+        return
+    [path] = paths
     run = config.run_settings()
     rows = choose_rows(list(read_samples(path)), limit=limit, seed=seed)
     settings = EvaluationSettings(
