@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rttc_graph.asking import AskResult, ask
+from rttc_graph.calibration.reward import CalibratedReward
 from rttc_graph.config import InstallationConfig, load_config
 from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
 from rttc_graph.integrations.lora.trainer import LoraTrainer
@@ -75,7 +76,9 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
             judge = _reward_model(config, trainer)
             parts: RttcParts = {
                 "policy_model": TransformersPolicyModel(engine),
-                "reward_model": judge,
+                "reward_model": CalibratedReward(
+                    judge, knowledge.calibrations, tenant=config.tenant
+                ),
                 "embedder": knowledge.embedder,
                 "knowledge_base": knowledge.knowledge_base,
                 "cache": knowledge.cache,

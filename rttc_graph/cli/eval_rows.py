@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
+from rttc_graph.calibration.reward import calibrated_fingerprint, map_of
 from rttc_graph.cli.screen import err, progress
 from rttc_graph.config import InstallationConfig
 from rttc_graph.data import read_samples
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.arm_rows import ArmLog, ArmRows, RowKey
+from rttc_graph.evaluation.arm_rows import ArmLog, RowKey
 from rttc_graph.evaluation.collect import (
     Collection,
     CollectProgress,
@@ -23,9 +24,12 @@ from rttc_graph.evaluation.collect import (
     collect,
     judge_missing,
 )
+from rttc_graph.evaluation.figures import Question, questions_of
 from rttc_graph.evaluation.records import settings_digest
 from rttc_graph.evaluation.runner import choose_rows
+from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.ingest import IngestProgress, ingest
+from rttc_graph.protocols import StoredCalibration
 from rttc_graph.state import Arm
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
 """Files in the folder of a data set."""
 
-_NO_PART = {"policy", "tau_r", "tau_r_of", "seed", "use_cache"}
+_NO_PART = {"policy", "tau_r", "tau_r_of", "use_cache"}
 _UNBOUNDED: Mapping[str, Any] = {
     "budget_seconds": 86_400.0,
     "budget_tokens": 10**9,
@@ -50,7 +54,6 @@ class RowsWanted:
     data_sets: Sequence[DataSet]
     samples: Sequence[Path]
     """Files to ingest before."""
-    seed: int
     domain: str | None
     log: Path
 
@@ -87,7 +90,7 @@ def data_sets_of(
 def collection_of(config: InstallationConfig, wanted: RowsWanted) -> Collection:
     """Return what is collected with the policy model of a configuration."""
     settings = config.run_settings().model_dump(exclude=_NO_PART | _UNBOUNDED.keys())
-    details = {**settings, "seed": wanted.seed, "embedder": config.embedder}
+    details = {**settings, "embedder": config.embedder}
     return Collection(
         data_sets=wanted.data_sets,
         model=config.model,
@@ -96,44 +99,110 @@ def collection_of(config: InstallationConfig, wanted: RowsWanted) -> Collection:
     )
 
 
-def collect_rows(config: InstallationConfig, wanted: RowsWanted) -> tuple[ArmRows, list[RowKey]]:
-    """Run every arm on every question with the policy model of a configuration.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRows:
+    """The rows of one policy model, judged by one reward model."""
 
-    Returns:
-        All rows of the log, and the keys of those that were wanted.
-    """
+    model: str
+    keys: Sequence[RowKey]
+    reward_model: str
+    fingerprint: str
+    """Of the reward model with its raw scores."""
+    calibration: StoredCalibration | None
+
+    def check_threshold(self, config: InstallationConfig) -> None:
+        """Refuse a τr that was chosen for another reward model.
+
+        Raises:
+            ConfigurationError: It was.
+        """
+        found = calibrated_fingerprint(self.calibration) if self.calibration else self.fingerprint
+        if config.tau_r_of not in (None, found):
+            raise ConfigurationError(
+                f"tau_r={config.tau_r!r} was chosen for the fingerprint {config.tau_r_of!r}, but "
+                f"{self.reward_model!r} has {found!r}: run rttc calibrate, or give --tau and "
+                "leave out tau_r_of"
+            )
+
+
+def collect_rows(config: InstallationConfig, wanted: RowsWanted) -> ModelRows:
+    """Run every arm on every question with the policy model of a configuration."""
     from rttc_graph.local import open_local
 
     collection = collection_of(config, wanted)
     with open_local(config) as local:
         _fill(local, wanted)
         with progress(f"collect with {config.model}", total=0) as bar:
-
-            def show(done: CollectProgress) -> None:
-                bar.update(bar.task_ids[0], completed=done.done, total=done.total)
-
-            arms, log = _arm_runner(local), ArmLog(wanted.log)
-            rows = asyncio.run(collect(collection, arms, local.judge, log, on_progress=show))
-    return rows, collection.keys()
+            arms, log, show = _arm_runner(local), ArmLog(wanted.log), _show_on(bar)
+            asyncio.run(collect(collection, arms, local.judge, log, on_progress=show))
+        return asyncio.run(_model_rows(local, collection.keys()))
 
 
-def judge_rows(config: InstallationConfig, log: Path) -> ArmRows:
-    """Judge the rows of a file with the configured reward model, model by model; runs no arm."""
+def judge_rows(
+    config: InstallationConfig, log: Path, *, only: str | None = None
+) -> list[ModelRows]:
+    """Judge the rows of a file with the configured reward model, model by model; runs no arm.
+
+    Args:
+        config: Names the reward model.
+        log: File of rows.
+        only: Policy model whose rows are judged; by default those of all.
+
+    Raises:
+        ConfigurationError: There are no rows.
+    """
     from rttc_graph.local import open_local
 
     rows = ArmLog(log).load()
     if not rows.answers:
         raise ConfigurationError(f"{str(log)!r} has no rows to judge: collect some first")
-    for model in dict.fromkeys(key.model for key in rows.answers):
+    found: list[ModelRows] = []
+    models = dict.fromkeys(key.model for key in rows.answers)
+    for model in models if only is None else [name for name in models if name == only]:
         keys = [key for key in rows.answers if key.model == model]
-        named = config.model_copy(update={"model": model})
-        with progress(f"judge answers of {model}", total=0) as bar, open_local(named) as local:
+        with open_local(config.model_copy(update={"model": model})) as local:
+            with progress(f"judge answers of {model}", total=0) as bar:
+                show = _show_on(bar)
+                asyncio.run(judge_missing(rows, keys, local.judge, ArmLog(log), on_progress=show))
+            found.append(asyncio.run(_model_rows(local, keys)))
+    return found
 
-            def show(done: CollectProgress, bar: Progress = bar) -> None:
-                bar.update(bar.task_ids[0], completed=done.done, total=done.total)
 
-            asyncio.run(judge_missing(rows, keys, local.judge, ArmLog(log), on_progress=show))
-    return rows
+def questions_of_models(
+    found: Sequence[ModelRows], log: Path, *, scorer: ScorerName, calibrated: bool = True
+) -> list[Question]:
+    """Return the questions of all models, with calibrated rewards where there is a calibration."""
+    rows = ArmLog(log).load()
+    return [
+        question
+        for one in found
+        for question in questions_of(
+            rows,
+            one.keys,
+            one.fingerprint,
+            calibrate=map_of(one.calibration) if one.calibration and calibrated else None,
+            scorer=scorer,
+        )
+    ]
+
+
+async def _model_rows(local: LocalRttc, keys: Sequence[RowKey]) -> ModelRows:
+    judge, tenant = local.judge, local.config.tenant
+    fingerprint = await judge.fingerprint()
+    return ModelRows(
+        model=local.config.model,
+        keys=keys,
+        reward_model=judge.name,
+        fingerprint=fingerprint,
+        calibration=await local.knowledge.calibrations.load(judge.name, fingerprint, tenant=tenant),
+    )
+
+
+def _show_on(bar: Progress) -> Callable[[CollectProgress], None]:
+    def show(done: CollectProgress) -> None:
+        bar.update(bar.task_ids[0], completed=done.done, total=done.total)
+
+    return show
 
 
 def _arm_runner(local: LocalRttc) -> RunArm:

@@ -12,7 +12,7 @@ from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
-from rttc_graph.protocols import RunRecord
+from rttc_graph.protocols import DomainCalibration, RunRecord, StoredCalibration
 
 pytestmark = pytest.mark.usefixtures("no_blocking_calls")
 
@@ -81,19 +81,42 @@ async def test_a_database_without_tables_is_named(empty_dsn: str) -> None:
     await asyncio.to_thread(database.close)
 
 
-async def test_a_domains_calibration_comes_before_that_of_all(database: Database) -> None:
+def calibration(fingerprint: str = "one", **domains: int) -> StoredCalibration:
+    return StoredCalibration(
+        reward_model="judge",
+        fingerprint=fingerprint,
+        domains={
+            domain.removeprefix("all"): DomainCalibration(parameters={"a": a}, pairs=10 * a)
+            for domain, a in domains.items()
+        },
+        tau_r=0.7,
+        aim="highest accuracy",
+    )
+
+
+async def test_a_calibration_takes_the_place_of_the_one_before_it(database: Database) -> None:
     store = PostgresCalibrationStore(database)
-    assert await store.load("judge", tenant="t") is None
-    await store.save("judge", {"a": 1}, pairs=10, tenant="t")
-    await store.save("judge", {"a": 2}, pairs=10, tenant="t", domain="math")
-    await store.save("judge", {"a": 3}, pairs=20, tenant="t", domain="math")
-    assert await store.load("judge", tenant="t", domain="math") == {"a": 3}
-    assert await store.load("judge", tenant="t", domain="law") == {"a": 1}
-    assert await store.load("judge", tenant="t") == {"a": 1}
-    assert await store.load("judge", tenant="other") is None
-    assert await store.load("other", tenant="t") is None
+    assert await store.load("judge", "one", tenant="t") is None
+    await store.save(calibration(all=1, math=2, law=3), tenant="t")
+    latest = calibration(all=4, math=5)
+    await store.save(latest, tenant="t")
+    assert await store.load("judge", "one", tenant="t") == latest
+
+
+async def test_other_weights_and_other_tenants_have_no_calibration(database: Database) -> None:
+    store = PostgresCalibrationStore(database)
+    one, two = calibration(all=1), calibration("two", all=2)
+    await store.save(one, tenant="t")
+    assert await store.load("judge", "two", tenant="t") is None
+    assert await store.load("judge", "one", tenant="other") is None
+    assert await store.load("other", "one", tenant="t") is None
+    await store.save(two, tenant="t")
+    assert await store.load("judge", "one", tenant="t") == one
 
 
 async def test_a_calibration_that_is_no_json_is_refused(database: Database) -> None:
+    broken = DomainCalibration(parameters={"a": math.nan}, pairs=1)
     with pytest.raises(ConfigurationError, match="not JSON"):
-        await PostgresCalibrationStore(database).save("j", {"a": math.nan}, pairs=1, tenant="t")
+        await PostgresCalibrationStore(database).save(
+            replace(calibration(), domains={"": broken}), tenant="t"
+        )
