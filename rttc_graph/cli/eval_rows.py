@@ -90,11 +90,12 @@ def data_sets_of(
 def collection_of(config: InstallationConfig, wanted: RowsWanted) -> Collection:
     """Return what is collected with the policy model of a configuration."""
     settings = config.run_settings().model_dump(exclude=_NO_PART | _UNBOUNDED.keys())
-    details = {**settings, "embedder": config.embedder}
+    details = {**settings, "embedder": config.embedder, "domain": wanted.domain}
     return Collection(
         data_sets=wanted.data_sets,
         model=config.model,
-        digest=settings_digest({**details, "domain": wanted.domain}),
+        digest=settings_digest(details),
+        settings=details,
         domain=wanted.domain,
     )
 
@@ -166,6 +167,17 @@ def judge_rows(
                 asyncio.run(judge_missing(rows, keys, local.judge, ArmLog(log), on_progress=show))
             found.append(asyncio.run(_model_rows(local, keys)))
     return found
+
+
+def settings_of(found: Sequence[ModelRows], log: Path) -> dict[str, Any]:
+    """Return what the rows were made with; where that differs, all values with a comma."""
+    known = ArmLog(log).load().settings
+    digests = dict.fromkeys(key.digest for one in found for key in one.keys)
+    values: dict[str, dict[str, None]] = {}
+    for digest in digests:
+        for name, value in known.get(digest, {}).items():
+            values.setdefault(name, {})[str(value)] = None
+    return {name: ", ".join(seen) for name, seen in values.items()}
 
 
 def questions_of_models(

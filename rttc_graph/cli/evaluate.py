@@ -18,6 +18,7 @@ from rttc_graph.cli.eval_rows import (
     data_sets_of,
     judge_rows,
     questions_of_models,
+    settings_of,
 )
 from rttc_graph.cli.screen import AsJsonFile, err, out, print_json
 from rttc_graph.cli.session import session
@@ -153,7 +154,7 @@ def _report(
         "reward model": ", ".join(dict.fromkeys(rows.reward_model for rows in found)),
         "calibrated": ", ".join("yes" if rows.calibration else "no" for rows in found),
         "τr": config.tau_r,
-        **config.run_settings().model_dump(include={"k", "max_new_tokens", "temperature", "seed"}),
+        **settings_of(found, where.log),
     }
     plot_accuracy(groups[0]["policies"], where.picture, rows=groups[0]["rows"], title=where.name)
     result = {**groups[0], "groups": groups, "settings": settings}

@@ -85,7 +85,15 @@ class Judgement(TypedDict):
     seconds: float
 
 
-Line = ArmAnswer | Judgement
+class SettingsLine(TypedDict):
+    """What a digest stands for, for people who read the file later."""
+
+    kind: Literal["settings"]
+    digest: str
+    settings: dict[str, Any]
+
+
+Line = ArmAnswer | Judgement | SettingsLine
 
 
 @dataclass(slots=True)
@@ -98,16 +106,20 @@ class ArmRows:
         default_factory=dict[tuple[RowKey, str], Judgement]
     )
     """By row and fingerprint of the reward model."""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """By digest."""
 
     def add(self, line: Line) -> None:
         """Take in one line."""
         if line["kind"] == "answer":
             self.answers[key_of(line)] = line
+        elif line["kind"] == "settings":
+            self.settings[line["digest"]] = line["settings"]
         else:
             self.judgements[key_of(line), line["fingerprint"]] = line
 
 
-def key_of(line: Line) -> RowKey:
+def key_of(line: ArmAnswer | Judgement) -> RowKey:
     """Return what a line is about."""
     return RowKey(line["digest"], line["data_set"], line["model"], line["row"], line["arm"])
 
@@ -166,4 +178,5 @@ class ArmLog:
 _SHAPES: dict[object, frozenset[str]] = {
     "answer": ArmAnswer.__required_keys__,
     "judgement": Judgement.__required_keys__,
+    "settings": SettingsLine.__required_keys__,
 }

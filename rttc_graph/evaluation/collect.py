@@ -29,6 +29,7 @@ from rttc_graph.evaluation.arm_rows import (
     Line,
     PartSeconds,
     RowKey,
+    SettingsLine,
 )
 from rttc_graph.evaluation.runner import row_keys
 from rttc_graph.evaluation.scorers import check_reference, is_right
@@ -65,7 +66,9 @@ class Collection:
     model: str
     """Name of the policy model."""
     digest: str
-    """Of everything else that an answer depends on."""
+    """Of `settings`."""
+    settings: Mapping[str, Any]
+    """JSON-ready; everything else that an answer depends on."""
     domain: str | None = None
     """Where samples are looked for; by default in the domain of the row."""
 
@@ -154,7 +157,16 @@ class _Collecting:
         for data_set in self._collection.data_sets:
             for row in data_set.rows:
                 check_reference(row)
-        return self._log.load()
+        rows = self._log.load()
+        if self._collection.digest not in rows.settings:
+            line: SettingsLine = {
+                "kind": "settings",
+                "digest": self._collection.digest,
+                "settings": dict(self._collection.settings),
+            }
+            self._log.add([line])
+            rows.add(line)
+        return rows
 
     async def _warm_up(self, waiting: Sequence[tuple[RowKey, NewSample]]) -> None:
         """Run each arm once and forget it: models load on first use."""

@@ -88,7 +88,7 @@ def plot_reliability(
         marker = _MARKERS[number % len(_MARKERS)]
         axes.plot(said, found, marker=marker, label=f"{name} ({len(pairs)} answers)")
         for x, y, members in zip(said, found, filled, strict=True):
-            axes.annotate(str(len(members)), (x, y), fontsize=6, textcoords="offset points")
+            axes.annotate(str(len(members)), (x, y), fontsize=6)
     axes.set_xlabel("reward (mean of the bin)")
     axes.set_ylabel("share of right answers")
     axes.set_xlim(-0.02, 1.02)
