@@ -64,11 +64,19 @@ def sweep(questions: Sequence[Arms], *, policy: PolicyName = "cascade") -> list[
 
 
 def choose(points: Sequence[TauPoint], aim: Aim) -> TauPoint:
-    """Return the point that an aim calls for; of equals the cheaper, then the higher τr.
+    """Return the point that an aim calls for, in the middle of those that do exactly the same.
+
+    The middle of a stretch stays in it when the next questions move its ends a little.
 
     Raises:
         ConfigurationError: No threshold reaches it; says what the nearest one gives.
     """
+    best = _best(points, aim)
+    alike = [point for point in points if _same(point, best)]
+    return alike[len(alike) // 2]
+
+
+def _best(points: Sequence[TauPoint], aim: Aim) -> TauPoint:
     if aim.accuracy is not None:
         reached = [point for point in points if point.accuracy >= aim.accuracy]
         if not reached:
@@ -78,7 +86,7 @@ def choose(points: Sequence[TauPoint], aim: Aim) -> TauPoint:
                 f"{best.accuracy:.1%} at τr={best.tau_r:g}; lower the target, or use a better "
                 "model, reward model or knowledge base"
             )
-        return min(reached, key=lambda p: (p.seconds, -p.accuracy, -p.tau_r))
+        return min(reached, key=lambda p: (p.seconds, -p.accuracy))
     if aim.seconds is not None:
         within = [point for point in points if point.seconds <= aim.seconds]
         if not within:
@@ -87,8 +95,8 @@ def choose(points: Sequence[TauPoint], aim: Aim) -> TauPoint:
                 f"no τr stays within {aim.seconds:g} s per question: the cheapest takes "
                 f"{least.seconds:.2f} s at τr={least.tau_r:g}; raise the target"
             )
-        return min(within, key=lambda p: (-p.accuracy, p.seconds, -p.tau_r))
-    return min(points, key=lambda p: (-p.accuracy, p.seconds, -p.tau_r))
+        return min(within, key=lambda p: (-p.accuracy, p.seconds))
+    return min(points, key=lambda p: (-p.accuracy, p.seconds))
 
 
 def distinct(points: Sequence[TauPoint]) -> list[TauPoint]:

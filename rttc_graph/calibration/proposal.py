@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rttc_graph.calibration.aims import Aim, TauPoint, choose, sweep
-from rttc_graph.calibration.fitting import Calibration, FittedMap, calibrate
+from rttc_graph.calibration.fitting import Calibration, FittedMap, calibrate, fold_of
 from rttc_graph.calibration.maps import Labelled
+from rttc_graph.calibration.reward import map_of
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.figures import Question
 from rttc_graph.evaluation.replay import Arms
@@ -110,3 +111,34 @@ def _with_rewards(question: Question, rewards: dict[tuple[str, str, float], floa
 
 def _kept(found: FittedMap) -> DomainCalibration:
     return DomainCalibration(parameters=found.map.to_json(), pairs=found.pairs)
+
+
+def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question, float]]:
+    """Return the questions with calibrated rewards and a τr, both found without them.
+
+    The questions of each fold are judged by the maps, and accepted at the τr, that the other folds
+    give. So one file serves for choosing and for measuring, and the figures are not flattered.
+
+    Args:
+        questions: Of one policy model, with raw rewards.
+        aim: What τr is to reach.
+
+    Raises:
+        ConfigurationError: There are too few answers, or in some fold no τr reaches the aim.
+    """
+    folds = [fold_of(_group_of(question)) for question in questions]
+    proposals = {
+        fold: propose([q for q, other in zip(questions, folds, strict=True) if other != fold], aim)
+        for fold in sorted(set(folds))
+    }
+    found: list[tuple[Question, float]] = []
+    for question, fold in zip(questions, folds, strict=True):
+        maps = map_of(proposals[fold].stored("", ""))
+        arms: Arms = {
+            arm: judged
+            if judged.reward is None
+            else replace(judged, reward=maps(judged.reward, question.domain))
+            for arm, judged in question.arms.items()
+        }
+        found.append((replace(question, arms=arms), proposals[fold].chosen.tau_r))
+    return found

@@ -10,6 +10,8 @@ from typing import Annotated, Any, get_args
 import typer
 from rich.text import Text
 
+from rttc_graph.calibration.aims import Aim
+from rttc_graph.calibration.proposal import cross_fitted
 from rttc_graph.cli.eval_real import evaluate_for_real, print_policies, print_result
 from rttc_graph.cli.eval_rows import (
     ModelRows,
@@ -63,6 +65,15 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     rejudge: Annotated[
         bool, typer.Option("--rejudge", help="Take the rows of --records as they are; run no arm.")
     ] = False,
+    cross_fit: Annotated[
+        bool, typer.Option("--cross-fit", help="Calibrate and choose τr on the other questions.")
+    ] = False,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="With --cross-fit: the aim, as in rttc calibrate.")
+    ] = None,
+    target_cost: Annotated[
+        float | None, typer.Option(help="With --cross-fit: the aim, as in rttc calibrate.")
+    ] = None,
     records: Annotated[
         Path | None, typer.Option(help="File of every answer; it lets a killed run go on.")
     ] = None,
@@ -79,7 +90,8 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     Each arm runs once per question; what every policy would have answered and paid is worked out
     from these rows. Rows that are there are judged anew when the reward model has changed. The
     knowledge base must hold samples of the same domain, and none of the questions; a samples.jsonl
-    in the folder of a data set is ingested before.
+    in the folder of a data set is ingested before. With --cross-fit, each fifth of the questions is
+    measured with the calibration and the τr that the other four fifths give.
 
     Example: rttc eval banking/ math/ --models smollm2-135m-instruct,gemma-3-270m --report out
     """
@@ -87,6 +99,9 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         tau_r=tau, k=k, max_new_tokens=max_new_tokens, tenant=tenant, seed=seed
     )
     chosen = _parse(policies)
+    aim = Aim(accuracy=target_accuracy, seconds=target_cost) if cross_fit else None
+    if aim is None and (target_accuracy is not None or target_cost is not None):
+        raise ConfigurationError("--target-accuracy and --target-cost need --cross-fit")
     if not paths and not rejudge:
         raise ConfigurationError("no questions: name a file or a folder, or give --rejudge")
     data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
@@ -123,7 +138,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     if collect_only:
         out.print(Text(f"every answer: {log}"))
         return
-    _report(config, found, chosen, scorer, _Where(log, picture, report, json_out, name))
+    _report(config, found, chosen, scorer, _Where(log, picture, report, json_out, name, aim))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,8 @@ class _Where:
     report: Path | None
     json_out: str | None
     name: str
+    aim: Aim | None
+    """Of the cross-fitting, if there is any."""
 
 
 def _report(
@@ -145,15 +162,30 @@ def _report(
     where: _Where,
 ) -> None:
     """Work out the figures of the rows and write them wherever they were asked for."""
-    for rows in found:
-        rows.check_threshold(config)
-    questions = questions_of_models(found, where.log, scorer=scorer)
-    groups = grouped(questions, policies, lambda question: config.tau_r)
+    raw = questions_of_models(found, where.log, scorer=scorer, calibrated=False)
+    if where.aim is None:
+        for rows in found:
+            rows.check_threshold(config)
+        questions = questions_of_models(found, where.log, scorer=scorer)
+        groups = grouped(questions, policies, lambda question: config.tau_r)
+        calibrated = ", ".join("yes" if rows.calibration else "no" for rows in found)
+        taus = f"{config.tau_r:g}"
+    else:
+        fitted = [
+            pair
+            for rows in found
+            for pair in cross_fitted([q for q in raw if q.model == rows.model], where.aim)
+        ]
+        questions = [question for question, _ in fitted]
+        tau_of = {(q.data_set, q.model, q.row): tau_r for q, tau_r in fitted}
+        groups = grouped(questions, policies, lambda q: tau_of[q.data_set, q.model, q.row])
+        calibrated = "cross-fitted"
+        taus = f"{min(tau_of.values()):g} to {max(tau_of.values()):g} ({where.aim})"
     settings = {
         "policy models": ", ".join(rows.model for rows in found),
         "reward model": ", ".join(dict.fromkeys(rows.reward_model for rows in found)),
-        "calibrated": ", ".join("yes" if rows.calibration else "no" for rows in found),
-        "τr": config.tau_r,
+        "calibrated": calibrated,
+        "τr": taus,
         **settings_of(found, where.log),
     }
     plot_accuracy(groups[0]["policies"], where.picture, rows=groups[0]["rows"], title=where.name)
@@ -163,8 +195,7 @@ def _report(
             _print(group)
         out.print(Text(f"every answer: {where.log}\nplot: {where.picture}"))
     if where.report is not None:
-        raw = questions_of_models(found, where.log, scorer=scorer, calibrated=False)
-        has_map = any(rows.calibration for rows in found)
+        has_map = where.aim is not None or any(rows.calibration for rows in found)
         written = write_report(
             ReportInput(
                 title=f"Evaluation of {where.name}",

@@ -132,7 +132,7 @@ def questions(solved: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     solved.rename(folder / "samples.jsonl")
     rows = [
         {"question": f"what is {n} plus 1", "answer": str(n + 1), "domain": "sums"}
-        for n in range(50, 60)
+        for n in range(50, 68)
     ]
     path = folder / "questions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -196,10 +196,15 @@ def test_a_calibration_is_fitted_kept_and_used(
     given = ["calibrate", *records, "--scorer", "exact", "--target-cost", "1000"]
     found = call_json(capsys, *given, "--save", "--json")
     assert found["saved"]
-    assert found["questions"] == 10
+    assert found["questions"] == 18
     assert len(found["points"]) == 51
     assert Path("rttc-calibrate-rows.png").read_bytes().startswith(b"\x89PNG")
     assert found["tau_r_of"] != found["fingerprint"]
+
+    rejudge = ("eval", "--rejudge", *records, "--scorer", "exact", "--json", "-")
+    fair = call_json(capsys, *rejudge, "--cross-fit", "--target-cost", "1000")
+    assert fair["settings"]["calibrated"] == "cross-fitted"
+    assert fair["policies"]["direct"]["accuracy"] == 0.5
 
     ask = ("ask", "what is 7 plus 8", "--domain", "sums", "--policy", "direct", "--json")
     monkeypatch.setenv("RTTC_TAU_R_OF", found["tau_r_of"])
@@ -243,6 +248,7 @@ def test_stats_add_up_what_was_asked(solved: Path, capsys: pytest.CaptureFixture
         pytest.param(["eval", "nowhere.jsonl"], "nowhere.jsonl", id="missing-questions"),
         pytest.param(["eval"], "no questions", id="no-questions"),
         pytest.param(["eval", "--rejudge", "--records", "no.jsonl"], "no rows", id="no-rows"),
+        pytest.param(["eval", "q", "--target-cost", "3"], "--cross-fit", id="aim-of-what"),
         pytest.param(["calibrate"], "no questions", id="nothing-to-calibrate-on"),
         pytest.param(["calibrate", "q", "--target-cost", "0"], "target cost=0.0", id="no-cost"),
         pytest.param(["stats", "--days", "0"], "days=0", id="no-days"),

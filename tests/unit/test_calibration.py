@@ -158,13 +158,19 @@ def point(tau_r: float, accuracy: float, seconds: float) -> TauPoint:
     )
 
 
-POINTS = [point(0.2, 0.5, 1.0), point(0.4, 0.7, 2.0), point(0.6, 0.7, 2.0), point(0.8, 0.65, 5.0)]
+POINTS = [
+    point(0.2, 0.5, 1.0),
+    point(0.4, 0.7, 2.0),
+    point(0.6, 0.7, 2.0),
+    point(0.7, 0.7, 2.0),
+    point(0.8, 0.65, 5.0),
+]
 
 
 @pytest.mark.parametrize(
     ("aim", "tau_r"),
     [
-        pytest.param(Aim(), 0.6, id="best-and-of-equals-the-higher"),
+        pytest.param(Aim(), 0.6, id="best-and-of-equals-the-middle"),
         pytest.param(Aim(accuracy=0.5), 0.2, id="the-cheapest-that-reaches"),
         pytest.param(Aim(accuracy=0.6), 0.6, id="more"),
         pytest.param(Aim(seconds=1.5), 0.2, id="the-best-within"),
@@ -197,5 +203,5 @@ def test_an_aim_out_of_bounds_is_refused(values: dict[str, float]) -> None:
 
 
 def test_stretches_without_a_change_are_one_line() -> None:
-    assert [p.tau_r for p in distinct(POINTS)] == [0.2, 0.6, 0.8]
+    assert [p.tau_r for p in distinct(POINTS)] == [0.2, 0.7, 0.8]
     assert distinct([replace(POINTS[0], tau_r=tau) for tau in GRID])[0].tau_r == 1.0

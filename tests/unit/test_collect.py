@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,12 @@ import pytest
 from scripted_parts import Parts, ScriptedRewardModel
 
 from rttc_graph.asking import ask
+from rttc_graph.calibration.aims import Aim
+from rttc_graph.calibration.fitting import fold_of
+from rttc_graph.calibration.proposal import cross_fitted, propose
+from rttc_graph.calibration.reward import map_of
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.evaluation.arm_rows import ArmLog, ArmRows
+from rttc_graph.evaluation.arm_rows import ARMS, ArmLog, ArmRows
 from rttc_graph.evaluation.bootstrap import paired_difference
 from rttc_graph.evaluation.collect import (
     Collection,
@@ -23,7 +28,7 @@ from rttc_graph.evaluation.collect import (
     collect,
     judge_missing,
 )
-from rttc_graph.evaluation.figures import figures, grouped, questions_of
+from rttc_graph.evaluation.figures import Question, figures, grouped, questions_of
 from rttc_graph.evaluation.replay import JudgedArm, at_random, oracle, replay
 from rttc_graph.evaluation.report import ReportInput, write_report
 from rttc_graph.graph import RttcParts, create_rttc_graph
@@ -307,3 +312,44 @@ async def test_a_report_has_tables_plots_and_figures(tmp_path: Path) -> None:
     assert {"arm-shares.png", "reliability.png", "accuracy-0-all-questions.png"} <= pictures
     assert "| oracle | 100.0% |" in text
     assert json.loads((folder / "figures.json").read_text())["groups"][0]["rows"] == 8
+
+
+def question(number: int, draw: random.Random) -> Question:
+    """A hard or an easy question, on which rewards are right 9 times in 10."""
+    arms: dict[Arm, JudgedArm] = {}
+    for arm, chance in zip(ARMS, (0.3, 0.6, 0.8), strict=True):
+        right = draw.random() < chance
+        reward = (
+            draw.uniform(0.6, 0.7) if right == (draw.random() < 0.9) else draw.uniform(0.5, 0.6)
+        )
+        arms[arm] = judged(arm, reward, right=right)
+    return Question(data_set="s", model="m", row=str(number), domain=None, arms=arms)
+
+
+def test_cross_fitting_measures_with_what_the_other_questions_say() -> None:
+    draw = random.Random(1)
+    questions = [question(number, draw) for number in range(60)]
+    found = cross_fitted(questions, Aim())
+    assert [q.row for q, _ in found] == [q.row for q in questions]
+    mine = [(q, tau) for q, tau in found if fold_of(f"s/{q.row}") == 0]
+    others = [q for q in questions if fold_of(f"s/{q.row}") != 0]
+    proposal = propose(others, Aim())
+    assert {tau for _, tau in mine} == {proposal.chosen.tau_r}
+    for calibrated, _ in mine:
+        raw = questions[int(calibrated.row)]
+        for arm, one in calibrated.arms.items():
+            reward = raw.arms[arm].reward
+            assert reward is not None
+            assert one.reward == proposal.calibration.pooled.map(reward)
+
+
+def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
+    draw = random.Random(2)
+    proposal = propose([question(number, draw) for number in range(60)], Aim(accuracy=0.5))
+    rewards = [one.reward for q in proposal.questions for one in q.arms.values()]
+    assert rewards == list(proposal.calibration.pooled.held_out)
+    stored = proposal.stored("judge", "digest")
+    assert (stored.tau_r, stored.aim) == (proposal.chosen.tau_r, "accuracy of at least 50.0%")
+    assert map_of(stored)(0.65, None) > map_of(stored)(0.55, "any")
+    with pytest.raises(ConfigurationError, match="rows of all three arms"):
+        propose([], Aim())
