@@ -100,7 +100,9 @@ def expected_error(probabilities: Sequence[float], rights: Sequence[bool]) -> fl
 
 def _fitted(pairs: Sequence[Labelled]) -> FittedMap:
     held_out = {method: _cross_fitted(method, pairs) for method in METHODS}
-    losses = {method: _mean_loss(found, pairs) for method, found in held_out.items()}
+    losses: dict[Method, float] = {
+        method: _mean_loss(found, pairs) for method, found in held_out.items()
+    }
     best = min(METHODS, key=lambda method: losses[method])
     share = (sum(pair.right for pair in pairs) + 1) / (len(pairs) + 2)
     return FittedMap(

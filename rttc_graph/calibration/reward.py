@@ -122,11 +122,10 @@ class CalibratedReward:
                 retryable=isinstance(exc, BackendError) and exc.retryable,
             ) from exc
         self._loaded[tenant] = (now, maps)
-        if maps is None:
-            self._say_raw()
         return maps
 
-    def _say_raw(self) -> None:
+    def say_raw(self) -> None:
+        """Say once that raw scores hold."""
         if not self._has_said:
             self._has_said = True
             _LOG.warning(
@@ -156,7 +155,10 @@ class _Within:
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         maps = await self._calibrated.maps(self._tenant)
         scores = await self._raw.score(query, candidates)
-        return scores if maps is None else [maps(score, self._domain) for score in scores]
+        if maps is None:
+            self._calibrated.say_raw()
+            return scores
+        return [maps(score, self._domain) for score in scores]
 
 
 def _read(stored: StoredCalibration) -> _Maps:

@@ -8,7 +8,7 @@ Judgements are lines of their own: another reward model adds its own to rows tha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -166,7 +166,9 @@ class ArmLog:
             value: Any = json.loads(text)
         except ValueError:
             value = None
-        shape = _SHAPES.get(value.get("kind")) if isinstance(value, Mapping) else None
+        if not isinstance(value, dict):
+            value = {}
+        shape = _SHAPES.get(value.get("kind"))
         if shape is None or not shape <= value.keys():
             raise ConfigurationError(
                 f"{str(self.path)!r} is not a file of arm rows (line {number}): "

@@ -140,14 +140,9 @@ def grouped(
         if len(models) > 1:
             groups.append({**figures(mine, policies, tau_of), "model": model})
         if len(data_sets) > 1:
-            groups += [
-                {
-                    **figures([q for q in mine if q.data_set == name], policies, tau_of),
-                    "model": model,
-                    "data_set": name,
-                }
-                for name in data_sets
-            ]
+            for name in data_sets:
+                some = figures([q for q in mine if q.data_set == name], policies, tau_of)
+                groups.append({**some, "model": model, "data_set": name})
     return groups
 
 

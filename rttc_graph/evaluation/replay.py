@@ -94,7 +94,8 @@ def oracle(arms: Arms) -> Outcome:
     answered = [arm for arm in ARMS if arm in arms and arms[arm].row["candidate"] is not None]
     right = [arm for arm in answered if arms[arm].row["right"]]
     best = min(right or answered, key=lambda arm: arms[arm].alone_seconds, default=None)
-    return _mixed(arms, {} if best is None else {best: 1.0})
+    alone: dict[Arm, float] = {} if best is None else {best: 1.0}
+    return _mixed(arms, alone)
 
 
 def at_random(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
@@ -163,9 +164,11 @@ def _mixed(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
 
 def shares_of(outcomes: Sequence[Outcome]) -> dict[Arm, float]:
     """Return how often each arm's answer was returned, as shares of the answered questions."""
-    sums = {arm: sum(o.shares.get(arm, 0.0) for o in outcomes) for arm in ARMS}
+    sums: dict[Arm, float] = {arm: sum(o.shares.get(arm, 0.0) for o in outcomes) for arm in ARMS}
     total = sum(sums.values())
-    return {arm: value / total for arm, value in sums.items() if value} if total else {}
+    if not total:
+        return {}
+    return {arm: value / total for arm, value in sums.items() if value}
 
 
 def _arm(attempt: Attempt) -> Arm:
