@@ -132,7 +132,7 @@ def _nodes(parts: RttcParts, arms: frozenset[Attempt]) -> dict[str, Node]:
     policy_model, cache, trainer = parts["policy_model"], parts.get("cache"), parts.get("trainer")
     embedder, knowledge_base = parts.get("embedder"), parts.get("knowledge_base")
     nodes: dict[str, Node] = {
-        "prepare": Prepare(arms=arms),
+        "prepare": Prepare(arms=arms, reward_model=parts["reward_model"]),
         "generate": Generate(policy_model=policy_model),
         "reward_judge": RewardJudge(
             arms=arms,

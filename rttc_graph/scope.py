@@ -20,6 +20,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.runtime import get_runtime
 
 from rttc_graph.budget import Allowance
+from rttc_graph.protocols import RewardModel, ScopedRewardModel
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import RttcState
 
@@ -50,6 +51,13 @@ class Node(Protocol):
     async def __call__(self, state: RttcState, scope: RunScope) -> Any:
         """Return the update of the state."""
         ...
+
+
+def judge_of(reward_model: RewardModel, settings: RttcSettings, domain: str | None) -> RewardModel:
+    """Return the reward model for a run's question."""
+    if isinstance(reward_model, ScopedRewardModel):
+        return reward_model.within(tenant=settings.tenant, domain=domain)
+    return reward_model
 
 
 def open_scope(state: RttcState, defaults: RttcSettings) -> RunScope:

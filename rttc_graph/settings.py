@@ -73,6 +73,13 @@ class RttcSettings(BaseModel):
         description="Reward at or above which an answer is accepted.",
         json_schema_extra=_on("reward_judge"),
     )
+    tau_r_of: str | None = Field(
+        default=None,
+        max_length=200,
+        description="Fingerprint of the reward model that τr was chosen for, as rttc calibrate "
+        "prints it; a run that judges with another one is refused.",
+        json_schema_extra=_on("reward_judge"),
+    )
     k: int = Field(
         default=8,
         ge=1,
