@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := test
-.PHONY: demo test format lint types tests clean help
+.PHONY: bench demo test format lint types tests clean help
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -32,7 +32,10 @@ types: $(VENV)/.dev  ## mypy and pyright, both strict
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 tests: $(VENV)/.dev  ## tests with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term:skip-covered
+
+bench: $(VENV)/.demo  ## the quick benchmarks, each against a peer in the same run
+	@$(BIN)/python -m benchmarks overhead switch mixed
 
 clean:  ## remove the environment and caches; data in RTTC_HOME stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage build *.egg-info

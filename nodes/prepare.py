@@ -8,9 +8,11 @@ from typing_extensions import TypedDict
 
 from rttc_graph.budget import NOTHING_SPENT
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.ledger import entry
 from rttc_graph.policies import decide
 from rttc_graph.prompts import split_conversation
-from rttc_graph.scope import RunScope
+from rttc_graph.protocols import RewardModel
+from rttc_graph.scope import RunScope, judge_of
 from rttc_graph.state import (
     Adapted,
     Attempt,
@@ -23,6 +25,7 @@ from rttc_graph.state import (
     Spent,
     Task,
 )
+from rttc_graph.survival import Failure, survive
 
 MAX_QUERY_CHARACTERS = 100_000
 """About 25,000 tokens: longer than the context of every model this is meant to run in process."""
@@ -54,13 +57,14 @@ class Prepare:
     """Starts a run."""
 
     arms: frozenset[Attempt]
+    reward_model: RewardModel
 
     async def __call__(self, state: RttcState, scope: RunScope) -> PrepareUpdate:
         """Return a fresh state with the first decision in it.
 
         Raises:
-            ConfigurationError: The input has no question, or the policy needs an arm that this
-                graph was built without.
+            ConfigurationError: The input has no question, the policy needs an arm that this
+                graph was built without, or τr was chosen for another reward model.
         """
         policy = scope.settings.policy
         if policy in ("direct", "rag", "ttt") and policy not in self.arms:
@@ -69,9 +73,11 @@ class Prepare:
                 f"{sorted(self.arms)}: give create_rttc_graph a knowledge base and embedder for "
                 "rag, and a trainer as well for ttt"
             )
+        task = _task(state)
+        notes = await self._check_threshold(task, scope)
         choice = decide({}, scope.settings, arms=self.arms)
         return {
-            "task": _task(state),
+            "task": task,
             "vector": [],
             "samples": [],
             "retrieved": False,
@@ -81,13 +87,35 @@ class Prepare:
             "attempt": choice.attempt,
             "decision": choice.decision,
             "candidates": [],
-            "ledger": [],
+            "ledger": notes,
             "spent": NOTHING_SPENT,
             "cache": {"samples": "miss", "adapter": "miss"},
             "answer": "",
             "reward": None,
             "seconds": 0.0,
         }
+
+    async def _check_threshold(self, task: Task, scope: RunScope) -> list[LedgerEntry]:
+        """Refuse a τr that was chosen for another reward model.
+
+        A judge that is down cannot be asked who it is; that is no reason to give no answer.
+        """
+        wanted = scope.settings.tau_r_of
+        if wanted is None:
+            return []
+        judge = judge_of(self.reward_model, scope.settings, task["domain"])
+        found = await survive(judge.fingerprint(), deadline=scope.deadline)
+        if isinstance(found, Failure):
+            what = "check what τr was chosen for"
+            return [entry("prepare", "failed", since=scope.started, what=what, error=found.reason)]
+        if found != wanted:
+            raise ConfigurationError(
+                f"tau_r={scope.settings.tau_r!r} was chosen for a reward model with the "
+                f"fingerprint {wanted!r}, but {judge.name!r} with its present calibration has "
+                f"{found!r}: choose τr for it with 'rttc calibrate FILE.jsonl --save', or leave "
+                "out tau_r_of if you mean this number whoever judges"
+            )
+        return []
 
 
 def _task(state: RttcState) -> Task:

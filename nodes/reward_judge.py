@@ -25,7 +25,7 @@ from rttc_graph.protocols import (
     RewardModel,
     RunRecord,
 )
-from rttc_graph.scope import RunScope
+from rttc_graph.scope import RunScope, judge_of
 from rttc_graph.state import (
     Arm,
     Attempt,
@@ -104,9 +104,7 @@ class RewardJudge:
         waiting = [c for c in state["candidates"] if c["reward"] is None]
         if not waiting:
             return state["candidates"], []
-        scored = await survive(
-            self._score(state["task"]["query"], waiting), deadline=scope.deadline
-        )
+        scored = await survive(self._score(state, scope, waiting), deadline=scope.deadline)
         if isinstance(scored, Failure):
             failed = entry("reward_judge", "failed", since=scope.started, error=scored.reason)
             return state["candidates"], [failed]
@@ -126,8 +124,11 @@ class RewardJudge:
         )
         return candidates, [judged]
 
-    async def _score(self, query: str, waiting: Sequence[Candidate]) -> list[float]:
-        rewards = await self.reward_model.score(query, waiting)
+    async def _score(
+        self, state: RttcState, scope: RunScope, waiting: Sequence[Candidate]
+    ) -> list[float]:
+        judge = judge_of(self.reward_model, scope.settings, state["task"]["domain"])
+        rewards = await judge.score(state["task"]["query"], waiting)
         if len(rewards) != len(waiting):
             raise RewardModelError(
                 f"{self.reward_model.name} gave {len(rewards)} rewards for {len(waiting)} answers"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from typing_extensions import TypedDict
 
@@ -32,6 +33,7 @@ from rttc_graph.state import (
     Spent,
 )
 from rttc_graph.survival import GRACE_SECONDS, Failure, survive
+from rttc_graph.training_gate import REFUSED, ask_person
 
 
 class AdaptUpdate(TypedDict, total=False):
@@ -55,7 +57,15 @@ class TttAdapt:
     cache: QueryStateCache | None = None
 
     async def __call__(self, state: RttcState, scope: RunScope) -> AdaptUpdate:
-        """Leave the adapter in `adapted` for `generate`, or let `reward_judge` decide what next."""
+        """Leave the adapter in `adapted` for `generate`, or let `reward_judge` decide what next.
+
+        Raises:
+            langgraph.errors.GraphInterrupt: A person is to be asked first.
+        """
+        if scope.settings.ask_before_training:
+            choice = ask_person(state).choice
+            if choice != "train":
+                return self._refused(choice, state, scope)
         notes: list[LedgerEntry] = []
         found = await survive(
             self._adapt(state, scope, notes), deadline=scope.deadline, grace_seconds=GRACE_SECONDS
@@ -138,6 +148,18 @@ class TttAdapt:
                 f"training would take about {needed} tokens, {scope.allowance.tokens} are left of "
                 f"budget_tokens={scope.settings.budget_tokens}; raise it, or lower k or ttt_epochs"
             )
+
+    def _refused(
+        self, choice: Literal["skip", "accept"], state: RttcState, scope: RunScope
+    ) -> AdaptUpdate:
+        skipped = entry("ttt_adapt", "skipped", since=scope.started, arm="ttt", choice=choice)
+        if not state["candidates"]:
+            choice = "skip"  # there is nothing to accept yet, and the run owes an answer
+        return {
+            "tried": [*state["tried"], *REFUSED[choice]],
+            "decision": "reward_judge",
+            "ledger": record(state, scope, [skipped]),
+        }
 
     def _failed(
         self, failure: Failure, state: RttcState, scope: RunScope, notes: list[LedgerEntry]

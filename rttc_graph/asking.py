@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from typing_extensions import TypedDict
 
+from rttc_graph.errors import ConfigurationError
 from rttc_graph.graph import RttcGraph
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcOutput
@@ -42,13 +43,19 @@ async def ask(
         on_event: Called with each custom event: ledger entries and training steps.
 
     Raises:
-        RttcError: No answer came, or the input or the settings are wrong.
+        RttcError: No answer came, or the input or the settings are wrong; a run that stops to ask
+            a person is such a setting.
     """
     output: RttcOutput | None = None
     stream = graph.astream(
         {"query": question, "domain": domain}, context=settings, stream_mode=["custom", "values"]
     )
     async for mode, event in cast("Any", stream):
+        if mode == "values" and "__interrupt__" in event:
+            raise ConfigurationError(
+                "the run waits for a person, and nobody can answer here: resume it on a graph with "
+                "a checkpointer, or set ask_before_training=False"
+            )
         if mode == "values":
             output = event
         elif on_event is not None:

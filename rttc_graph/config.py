@@ -105,8 +105,11 @@ def load_config(file: Path | None = None, **flags: Any) -> InstallationConfig:
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         config: InstallationConfig = bound(**given)
-    except ValidationError as exc:
-        raise ConfigurationError(_explain(exc, path)) from exc
+    except ConfigurationError as exc:
+        found = exc.__cause__
+        if not isinstance(found, ValidationError):
+            raise
+        raise ConfigurationError(_explain(found, path)) from exc
     except ValueError as exc:  # TOML that cannot be parsed
         raise ConfigurationError(f"cannot read {str(path)!r}: {exc}") from exc
     home = Path(os.path.expandvars(config.home)).expanduser().resolve()

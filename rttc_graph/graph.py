@@ -30,7 +30,7 @@ from rttc_graph.protocols import (
     QueryStateCache,
     RewardModel,
 )
-from rttc_graph.scope import Node, two_faced
+from rttc_graph.scope import Node, TwoFaced, two_faced
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Attempt, Decision, RttcInput, RttcOutput, RttcState
 
@@ -132,7 +132,7 @@ def _nodes(parts: RttcParts, arms: frozenset[Attempt]) -> dict[str, Node]:
     policy_model, cache, trainer = parts["policy_model"], parts.get("cache"), parts.get("trainer")
     embedder, knowledge_base = parts.get("embedder"), parts.get("knowledge_base")
     nodes: dict[str, Node] = {
-        "prepare": Prepare(arms=arms),
+        "prepare": Prepare(arms=arms, reward_model=parts["reward_model"]),
         "generate": Generate(policy_model=policy_model),
         "reward_judge": RewardJudge(
             arms=arms,
@@ -160,6 +160,11 @@ def _read_decision(state: RttcState) -> Decision:
     return state["decision"]
 
 
+async def _read_decision_awaited(state: RttcState) -> Decision:
+    """Return the same without the thread in which LangGraph calls a function that is not async."""
+    return state["decision"]
+
+
 _STEPS: Mapping[str, Sequence[Decision]] = {
     "prepare": ("generate", "retrieve"),
     "reward_judge": ("generate", "retrieve", "rag_generate", "ttt_adapt", "finish"),
@@ -181,4 +186,5 @@ def _connect(builder: RttcBuilder, nodes: frozenset[str]) -> None:
             for step in _STEPS[source]
             if step == "finish" or step in nodes
         }
-        builder.add_conditional_edges(source, _read_decision, targets)
+        decided = TwoFaced("decided", _read_decision, _read_decision_awaited)
+        builder.add_conditional_edges(source, decided, targets)

@@ -14,6 +14,7 @@ from functools import partial
 from rttc_graph.config import InstallationConfig
 from rttc_graph.integrations.langchain.embedder import LangChainEmbedder
 from rttc_graph.integrations.langchain.huggingface import local_embedder
+from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
 from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
@@ -34,6 +35,7 @@ class Knowledge:
     knowledge_base: PostgresKnowledgeBase
     cache: PostgresQueryStateCache
     ledger_store: PostgresLedgerStore
+    calibrations: PostgresCalibrationStore
 
 
 @contextmanager
@@ -57,6 +59,7 @@ def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
                     max_age_seconds=config.cache_max_age_days * _DAY_SECONDS,
                 ),
                 ledger_store=PostgresLedgerStore(database),
+                calibrations=PostgresCalibrationStore(database),
             )
         finally:
             database.close()

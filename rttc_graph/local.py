@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rttc_graph.asking import AskResult, ask
+from rttc_graph.calibration.reward import CalibratedReward
 from rttc_graph.config import InstallationConfig, load_config
 from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
 from rttc_graph.integrations.lora.trainer import LoraTrainer
@@ -32,6 +33,8 @@ class LocalRttc:
     config: InstallationConfig
     knowledge: Knowledge
     engine: LocalEngine
+    judge: RewardModel
+    """The reward model with its raw scores."""
     parts: RttcParts
     """What `graph` is made of, for hosts that build it with other parts or a checkpointer."""
     graph: RttcGraph
@@ -69,13 +72,17 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
     )
     try:
         with open_knowledge(config) as knowledge:
+            trainer = LoraTrainer(engine)
+            judge = _reward_model(config, trainer)
             parts: RttcParts = {
                 "policy_model": TransformersPolicyModel(engine),
-                "reward_model": _reward_model(config),
+                "reward_model": CalibratedReward(
+                    judge, knowledge.calibrations, tenant=config.tenant
+                ),
                 "embedder": knowledge.embedder,
                 "knowledge_base": knowledge.knowledge_base,
                 "cache": knowledge.cache,
-                "trainer": LoraTrainer(engine),
+                "trainer": trainer,
                 "ledger_store": knowledge.ledger_store,
                 "settings": config.run_settings(),
             }
@@ -83,6 +90,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
                 config=config,
                 knowledge=knowledge,
                 engine=engine,
+                judge=judge,
                 parts=parts,
                 graph=create_rttc_graph(**parts),
             )
@@ -90,7 +98,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
         engine.close()
 
 
-def _reward_model(config: InstallationConfig) -> RewardModel:
+def _reward_model(config: InstallationConfig, trainer: LoraTrainer) -> RewardModel:
     if config.reward == "self-confidence":
-        return SelfConfidence()
+        return SelfConfidence(trainer.base_fingerprint)
     return SequenceClassifierReward(config.reward)

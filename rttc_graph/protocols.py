@@ -9,9 +9,9 @@ and translate everything a vendor raises.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import Candidate, ChatTurn, FinishReason, LedgerEntry, Sample
@@ -87,11 +87,71 @@ class RewardModel(Protocol):
         """Name for people and for calibrations."""
         ...
 
+    async def fingerprint(self) -> str:
+        """Return a digest that changes when the same answer would get another score."""
+        ...
+
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return one finite reward in [0, 1] for each candidate, in order.
 
         Raises:
             RewardModelError: The reward model failed.
+        """
+        ...
+
+
+@runtime_checkable
+class ScopedRewardModel(RewardModel, Protocol):
+    """A reward model whose scores depend on whose question it is, such as a calibrated one."""
+
+    def within(self, *, tenant: str, domain: str | None) -> RewardModel:
+        """Return the reward model for the questions of a tenant in a domain."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainCalibration:
+    """How the raw scores of one domain become probabilities."""
+
+    parameters: Mapping[str, Any]
+    """JSON."""
+    pairs: int
+    """Judged answers that it was fitted on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCalibration:
+    """The calibration of one reward model, known by its name and its fingerprint."""
+
+    reward_model: str
+    fingerprint: str
+    """Of the reward model with its raw scores."""
+    domains: Mapping[str, DomainCalibration]
+    """By name; the empty name is for all domains that have none of their own."""
+    tau_r: float | None = None
+    """Proposed for the calibrated scores."""
+    aim: str | None = None
+    """What τr was chosen for, in words."""
+
+
+class CalibrationStore(Protocol):
+    """Keeps calibrations of reward models."""
+
+    async def save(self, calibration: StoredCalibration, *, tenant: str) -> None:
+        """Store a calibration in the place of the one before it, domains included.
+
+        Raises:
+            BackendError: It was not stored; the one before it is still there.
+        """
+        ...
+
+    async def load(
+        self, reward_model: str, fingerprint: str, *, tenant: str
+    ) -> StoredCalibration | None:
+        """Return the calibration of a reward model; `None` if it has none.
+
+        Raises:
+            BackendError: The look-up failed.
         """
         ...
 

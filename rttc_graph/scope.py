@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Protocol, TypeVar, cast
 
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.runtime import get_runtime
 
 from rttc_graph.budget import Allowance
+from rttc_graph.protocols import RewardModel, ScopedRewardModel
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import RttcState
 
@@ -52,6 +53,13 @@ class Node(Protocol):
         ...
 
 
+def judge_of(reward_model: RewardModel, settings: RttcSettings, domain: str | None) -> RewardModel:
+    """Return the reward model for a run's question."""
+    if isinstance(reward_model, ScopedRewardModel):
+        return reward_model.within(tenant=settings.tenant, domain=domain)
+    return reward_model
+
+
 def open_scope(state: RttcState, defaults: RttcSettings) -> RunScope:
     """Read the settings from LangGraph's runtime; called in the context of a node."""
     runtime = get_runtime()
@@ -75,8 +83,39 @@ def _emit(
     context.copy().run(write, event)
 
 
-def two_faced(name: str, node: Node, defaults: RttcSettings) -> RunnableLambda[RttcState, Any]:
-    """Return a node that works under `invoke` and under `ainvoke`."""
+class TwoFaced(Runnable[RttcState, Any]):
+    """Something that works under `invoke` and under `ainvoke`, as LangGraph calls it.
+
+    LangChain's `RunnableLambda` does this too, at three times the cost of everything else that
+    the graph does for a step: it reads signatures and makes callbacks of its own at each call.
+    LangGraph traces a node by itself and sets its context before it calls.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sync: Callable[[RttcState], Any],
+        awaited: Callable[[RttcState], Coroutine[Any, Any, Any]],
+    ) -> None:
+        self.name = name
+        self._sync = sync
+        self._awaited = awaited
+
+    def invoke(self, input: RttcState, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Return what the sync face returns."""
+        del config, kwargs
+        return self._sync(input)
+
+    async def ainvoke(
+        self, input: RttcState, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Return what the async face returns."""
+        del config, kwargs
+        return await self._awaited(input)
+
+
+def two_faced(name: str, node: Node, defaults: RttcSettings) -> TwoFaced:
+    """Return a node with both faces; the sync one runs the coroutine on a loop of our own."""
 
     def run_sync(state: RttcState) -> Any:
         return run_blocking(node(state, open_scope(state, defaults)))
@@ -84,7 +123,7 @@ def two_faced(name: str, node: Node, defaults: RttcSettings) -> RunnableLambda[R
     async def run_async(state: RttcState) -> Any:
         return await node(state, open_scope(state, defaults))
 
-    return RunnableLambda(run_sync, afunc=run_async, name=name)
+    return TwoFaced(name, run_sync, run_async)
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:

@@ -31,8 +31,9 @@ class TttSettings:
     alpha: float = 16.0
     """The adapter's output is scaled by `alpha / rank`."""
     learning_rate: float = 2e-3
-    epochs: int = 5
-    """One epoch is one optimiser step over all samples in one batch."""
+    epochs: int = 4
+    """One epoch is one optimiser step over all samples in one batch. As good as 5 on two intent sets
+    (docs/experiments.md)."""
     stop_loss: float = 0.05
     """Training stops early once a step's loss, in nats per answer token, is below this."""
     seed: int = 0
@@ -71,6 +72,13 @@ class RttcSettings(BaseModel):
         ge=0,
         le=1,
         description="Reward at or above which an answer is accepted.",
+        json_schema_extra=_on("reward_judge"),
+    )
+    tau_r_of: str | None = Field(
+        default=None,
+        max_length=200,
+        description="Fingerprint of the reward model that τr was chosen for, as rttc calibrate "
+        "prints it; a run that judges with another one is refused.",
         json_schema_extra=_on("reward_judge"),
     )
     k: int = Field(
@@ -147,6 +155,11 @@ class RttcSettings(BaseModel):
         description="Whether to recall from and store in the query-state cache.",
         json_schema_extra=_on("retrieve", "ttt_adapt"),
     )
+    ask_before_training: bool = Field(
+        default=False,
+        description="Stop before a training and ask a person: train, skip, or accept the answer.",
+        json_schema_extra=_on("ttt_adapt"),
+    )
     ttt_rank: int = Field(
         default=8, ge=1, le=256, description="LoRA rank.", json_schema_extra=_on("ttt_adapt")
     )
@@ -157,7 +170,7 @@ class RttcSettings(BaseModel):
         default=2e-3, gt=0, le=1, description="Of AdamW.", json_schema_extra=_on("ttt_adapt")
     )
     ttt_epochs: int = Field(
-        default=5,
+        default=4,
         ge=1,
         le=100,
         description="Passes over the samples.",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,23 +21,43 @@ def tiny_embedder_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sentence_folder(tmp_path_factory.mktemp("embedder"))
 
 
-@pytest.fixture
-def installation_env(
-    tmp_path: Path, postgres_dsn: str, tiny_model_path: Path, tiny_embedder_path: Path
-) -> dict[str, str]:
-    """The variables that describe the installation."""
+@dataclass(frozen=True)
+class Installation:
+    """Where its parts are, as environment variables."""
+
+    described: Mapping[str, str]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The whole environment of a process that uses the installation."""
+        return {**os.environ, **self.described}
+
+    def run_rttc(self, *arguments: str) -> str:
+        """Run a command in a process of its own and return what it printed."""
+        command = [sys.executable, "-m", "rttc_graph", *arguments]
+        done = subprocess.run(
+            command, env=self.variables, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def described_installation(folder: Path, dsn: str, model: Path, embedder: Path) -> Installation:
+    """Describe an installation whose answers and trainings are short."""
     described = {
-        "HOME": tmp_path / "home",
-        "DATABASE_URL": postgres_dsn,
-        "MODEL": tiny_model_path,
-        "EMBEDDER": tiny_embedder_path,
+        "HOME": folder / "home",
+        "DATABASE_URL": dsn,
+        "MODEL": model,
+        "EMBEDDER": embedder,
         "MAX_NEW_TOKENS": 4,
         "TTT_EPOCHS": 2,
     }
-    return {f"RTTC_{name}": str(value) for name, value in described.items()}
+    return Installation({f"RTTC_{name}": str(value) for name, value in described.items()})
 
 
 @pytest.fixture
-def process_env(installation_env: dict[str, str]) -> dict[str, str]:
-    """The whole environment of a process that uses the installation."""
-    return {**os.environ, **installation_env}
+def installed(
+    tmp_path: Path, postgres_dsn: str, tiny_model_path: Path, tiny_embedder_path: Path
+) -> Installation:
+    """An installation with a database of the test's own."""
+    return described_installation(tmp_path, postgres_dsn, tiny_model_path, tiny_embedder_path)

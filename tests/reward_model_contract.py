@@ -92,6 +92,13 @@ class RewardModelContract:
         with blockbuster_ctx():
             await reward_model.score("Why?", [candidate("because"), candidate("so")])
 
+    async def test_the_fingerprint_stays_the_same(self, reward_model: RewardModel) -> None:
+        with blockbuster_ctx():
+            first = await reward_model.fingerprint()
+        await reward_model.score("Why?", [candidate("because")])
+        assert first.strip()
+        assert await reward_model.fingerprint() == first
+
     async def test_the_name_is_text(self, reward_model: RewardModel) -> None:
         assert reward_model.name.strip()
 

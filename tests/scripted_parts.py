@@ -116,6 +116,10 @@ class ScriptedRewardModel:
     seconds: float = 0.0
     scored: list[str] = field(default_factory=list[str])
     name: str = "scripted"
+    digest: str = "scripted"
+
+    async def fingerprint(self) -> str:
+        return self.digest
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         del query

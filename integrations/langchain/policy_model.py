@@ -1,4 +1,4 @@
-"""Any LangChain chat model as our `PolicyModel`, without adapters.
+"""Any LangChain chat model as our `PolicyModel`, with adapters where its server has them.
 
 What a model takes and reports differs from vendor to vendor: settings are passed as far as the
 model's own constructor knows their names, and counts that it does not report are estimated.
@@ -53,6 +53,8 @@ class ChatPolicyModel:
         concurrency: Requests at the same time, over all runs.
         call_options: Replaces `known_options`, for a model that takes other names or refuses
             some values.
+        adapter_option: Call option in which the server takes the key of an adapter: `model` for
+            vLLM, beside a `PublishingTrainer` for the same server. `None`: no adapters.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class ChatPolicyModel:
         context_tokens: int | None = None,
         concurrency: int = 8,
         call_options: CallOptions | None = None,
+        adapter_option: str | None = None,
     ) -> None:
         if context_tokens is not None and context_tokens < 1:
             raise ConfigurationError(f"context_tokens must be at least 1, got {context_tokens!r}")
         self._name = name or model_name(chat_model)
         self._context_tokens = context_tokens or _profile_tokens(chat_model)
         self._call_options = call_options or known_options(chat_model)
+        self._adapter_option = adapter_option
         self._counts_pieces = call_options is None and _limit_name(chat_model) is None
         self._calls = ChatCalls(chat_model, concurrency=concurrency)
 
@@ -109,19 +113,24 @@ class ChatPolicyModel:
         ]
 
     def _call(self, request: GenerationRequest, deadline: float | None) -> ChatCall:
-        if request.adapter is not None:
-            raise PolicyModelError(
-                f"{self._name!r} has no adapters, but the request names {request.adapter!r}: "
-                "use an in-process model for test-time training"
-            )
         request = self._fitted(request)
         return ChatCall(
             turns=request.messages,
             stop=request.stop,
-            options=self._call_options(request),
+            options={**self._call_options(request), **self._adapter_choice(request)},
             deadline=deadline,
             max_chunks=request.max_new_tokens if self._counts_pieces else None,
         )
+
+    def _adapter_choice(self, request: GenerationRequest) -> dict[str, str]:
+        if request.adapter is None:
+            return {}
+        if self._adapter_option is None:
+            raise PolicyModelError(
+                f"{self._name!r} has no adapters, but the request names {request.adapter!r}: use "
+                "an in-process model for test-time training, or a server's with adapter_option"
+            )
+        return {self._adapter_option: request.adapter}
 
     def _fitted(self, request: GenerationRequest) -> GenerationRequest:
         """Return the request with no longer an answer than the context has room for."""

@@ -1,20 +1,19 @@
-"""Calibrations of reward models in Postgres, by model, tenant and domain."""
+"""Calibrations of reward models in Postgres, by model, fingerprint, tenant and domain."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 from rttc_graph.errors import BackendError
 from rttc_graph.identity import checked_name
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_text
+from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.protocols import DomainCalibration, StoredCalibration
 
 __all__ = ("PostgresCalibrationStore",)
 
 
 class PostgresCalibrationStore:
-    """Keeps the parameters that turn a reward model's scores into calibrated rewards.
+    """A `CalibrationStore` in a migrated database.
 
     Args:
         database: Where it is; it stays its caller's to close.
@@ -23,43 +22,52 @@ class PostgresCalibrationStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def save(
-        self,
-        reward_model: str,
-        parameters: Mapping[str, Any],
-        *,
-        pairs: int,
-        tenant: str,
-        domain: str | None = None,
-    ) -> None:
-        """Store a calibration over the one before it.
-
-        Args:
-            reward_model: Its name.
-            parameters: JSON.
-            pairs: How many judged answers it was fitted on.
-            tenant: Whose answers they were.
-            domain: Of the answers; `None` for all domains.
-        """
-        row = {
-            "reward_model": checked_text("the name of the reward model", reward_model),
+    async def save(self, calibration: StoredCalibration, *, tenant: str) -> None:
+        """Store a calibration in the place of the one before it, domains included."""
+        model = {
+            "reward_model": checked_text("the name of the reward model", calibration.reward_model),
+            "fingerprint": checked_text("its fingerprint", calibration.fingerprint),
             "tenant": checked_name("tenant", tenant),
-            "domain": "" if domain is None else checked_name("domain", domain),
-            "parameters": checked_jsonb("the calibration", dict(parameters)),
-            "pairs": pairs,
         }
-        await self._database.run(
-            "store a calibration",
-            lambda s: s.execute("save_calibration", **row),
-            error=BackendError,
-        )
+        rows = [
+            {
+                **model,
+                "domain": checked_name("domain", domain) if domain else "",
+                "parameters": checked_jsonb("the calibration", dict(found.parameters)),
+                "pairs": found.pairs,
+                "tau_r": calibration.tau_r,
+                "aim": calibration.aim,
+            }
+            for domain, found in calibration.domains.items()
+        ]
+
+        def work(session: Session) -> None:
+            with session.connection.transaction():
+                session.execute("forget_calibration", **model)
+                for row in rows:
+                    session.execute("save_calibration", **row)
+
+        await self._database.run("store a calibration", work, error=BackendError)
 
     async def load(
-        self, reward_model: str, *, tenant: str, domain: str | None = None
-    ) -> dict[str, Any] | None:
-        """Return the parameters for a domain, else those for all domains, else `None`."""
-        asked = {"reward_model": reward_model, "tenant": tenant, "domain": domain or ""}
-        row = await self._database.run(
-            "load a calibration", lambda s: s.row("load_calibration", **asked), error=BackendError
+        self, reward_model: str, fingerprint: str, *, tenant: str
+    ) -> StoredCalibration | None:
+        """Return the calibration of a reward model; `None` if it has none."""
+        asked = {"reward_model": reward_model, "fingerprint": fingerprint, "tenant": tenant}
+        rows = await self._database.run(
+            "load a calibration",
+            lambda session: session.rows("load_calibration", **asked),
+            error=BackendError,
         )
-        return None if row is None else row["parameters"]
+        if not rows:
+            return None
+        return StoredCalibration(
+            reward_model=reward_model,
+            fingerprint=fingerprint,
+            domains={
+                row["domain"]: DomainCalibration(parameters=row["parameters"], pairs=row["pairs"])
+                for row in rows
+            },
+            tau_r=rows[0]["tau_r"],
+            aim=rows[0]["aim"],
+        )

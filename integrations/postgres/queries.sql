@@ -671,24 +671,135 @@ where tenant = %(tenant)s
 order by created_at desc
 limit %(count)s;
 
--- name: save_calibration
+-- name: forget_calibration
 -- Nothing. Index: primary key.
-insert into rttc_calibration (reward_model, tenant, domain, parameters, pairs)
-values (%(reward_model)s, %(tenant)s, %(domain)s, %(parameters)s, %(pairs)s)
-on conflict (reward_model, tenant, domain) do update
+delete from rttc_calibration
+where reward_model = %(reward_model)s
+    and fingerprint = %(fingerprint)s
+    and tenant = %(tenant)s;
+
+-- name: save_calibration
+-- Nothing. Index: primary key. Two that save at once leave the maps of the later one.
+insert into rttc_calibration
+    (reward_model, fingerprint, tenant, domain, parameters, pairs, tau_r, aim)
+values (
+    %(reward_model)s, %(fingerprint)s, %(tenant)s, %(domain)s, %(parameters)s, %(pairs)s,
+    %(tau_r)s, %(aim)s
+)
+on conflict (reward_model, fingerprint, tenant, domain) do update
 set parameters = excluded.parameters,
     pairs = excluded.pairs,
+    tau_r = excluded.tau_r,
+    aim = excluded.aim,
     created_at = now();
 
 -- name: load_calibration
--- One row or none: the domain's calibration, or that of all domains. Index: primary key.
-select domain, parameters, pairs
+-- A row for each domain, the empty name for all others. Index: primary key.
+select domain, parameters, pairs, tau_r, aim
 from rttc_calibration
 where reward_model = %(reward_model)s
+    and fingerprint = %(fingerprint)s
     and tenant = %(tenant)s
-    and domain in (%(domain)s, '')
-order by domain desc
-limit 1;
+order by domain;
+
+-- name: run_statistics
+-- A row for each domain and day with runs of the tenant, newest day first. Index: (tenant,
+-- created_at). An adapter that was recalled, or found under the digest of its samples, saved its
+-- training, less what the look-up took; how long that was stands beside the adapter, or if it was
+-- evicted in the ledger of the run that trained it.
+with mine as (
+    select
+        coalesce(domain, '') as domain,
+        (created_at at time zone 'UTC')::date as day,
+        arm, accepted, seconds, tokens, entries
+    from rttc_run
+    where tenant = %(tenant)s
+        and (%(days)s::integer is null or created_at >= now() - make_interval(days => %(days)s))
+),
+events as (
+    select
+        mine.domain,
+        mine.day,
+        entry ->> 'event' as event,
+        (entry ->> 'seconds')::float8 as seconds,
+        entry -> 'detail' as detail
+    from mine
+    cross join lateral jsonb_array_elements(mine.entries) as unnested (entry)
+),
+trained as (
+    select detail ->> 'key' as key, max((detail ->> 'seconds')::float8) as seconds
+    from events
+    where event = 'trained'
+    group by detail ->> 'key'
+),
+hits as (
+    select
+        domain,
+        day,
+        seconds,
+        case when event = 'recalled' then detail ->> 'adapter_key' else detail ->> 'key' end as key
+    from events
+    where event = 'recalled' and detail ->> 'adapter' = 'hit'
+        or event = 'reused' and detail ->> 'origin' = 'cache'
+),
+saved as (
+    select
+        hits.domain,
+        hits.day,
+        count(*) as adapter_hits,
+        coalesce(
+            sum(greatest(0, coalesce(rttc_adapter.seconds, trained.seconds) - hits.seconds)), 0
+        ) as seconds_saved
+    from hits
+    left join rttc_adapter on rttc_adapter.key = hits.key and rttc_adapter.state = 'ready'
+    left join trained on trained.key = hits.key
+    group by hits.domain, hits.day
+),
+recalled as (
+    select domain, day, count(*) as samples_hits
+    from events
+    where event = 'recalled' and detail ->> 'samples' = 'hit'
+    group by domain, day
+),
+retrieving as (
+    select domain, day, count(*) as look_ups
+    from events
+    where event = 'recalled'
+    group by domain, day
+),
+counted as (
+    select
+        domain,
+        day,
+        count(*) as runs,
+        count(*) filter (where accepted) as accepted,
+        count(*) filter (where arm = 'direct') as direct,
+        count(*) filter (where arm = 'rag') as rag,
+        count(*) filter (where arm = 'ttt') as ttt,
+        sum(seconds) as seconds,
+        sum(tokens)::bigint as tokens
+    from mine
+    group by domain, day
+)
+select
+    counted.domain,
+    counted.day,
+    counted.runs,
+    counted.accepted,
+    counted.direct,
+    counted.rag,
+    counted.ttt,
+    counted.seconds,
+    counted.tokens,
+    coalesce(retrieving.look_ups, 0) as look_ups,
+    coalesce(recalled.samples_hits, 0) as samples_hits,
+    coalesce(saved.adapter_hits, 0) as adapter_hits,
+    coalesce(saved.seconds_saved, 0) as seconds_saved
+from counted
+left join retrieving using (domain, day)
+left join recalled using (domain, day)
+left join saved using (domain, day)
+order by counted.day desc, counted.domain;
 
 -- name: add_api_key
 -- When it was added. Index: primary key.

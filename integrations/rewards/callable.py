@@ -8,7 +8,7 @@ from typing import cast
 
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.batch_lane import BatchLane
-from rttc_graph.integrations.rewards.checks import checked_rewards
+from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.state import Candidate
 
 ScoreFunction = Callable[[str, str], float] | Callable[[str, str], Awaitable[float]]
@@ -38,6 +38,21 @@ class CallableReward:
     def name(self) -> str:
         """Name for people and for calibrations."""
         return self._name
+
+    async def fingerprint(self) -> str:
+        """Return a digest of the function's name and code.
+
+        What the function reads elsewhere is not seen: give it another `name` when that changes.
+        """
+        function = inspect.unwrap(self._function)
+        code = getattr(function, "__code__", None)
+        return digest_of(
+            self._name,
+            getattr(function, "__module__", None),
+            getattr(function, "__qualname__", type(function).__qualname__),
+            code.co_code.hex() if code is not None else None,
+            [c for c in code.co_consts if not inspect.iscode(c)] if code is not None else None,
+        )
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return what the function says about each candidate, in order.

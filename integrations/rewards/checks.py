@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 from rttc_graph.errors import RewardModelError
@@ -27,6 +29,16 @@ def checked_rewards(scores: Sequence[object], *, expected: int, source: str) -> 
             "return one for each"
         )
     return [_checked(score, source) for score in scores]
+
+
+def digest_of(*made_from: object) -> str:
+    """Return a digest of what decides a reward model's scores, 32 hexadecimal characters.
+
+    Args:
+        made_from: Plain data; what JSON cannot hold counts by its `repr`.
+    """
+    text = json.dumps(made_from, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _checked(score: object, source: str) -> float:

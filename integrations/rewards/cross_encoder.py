@@ -12,7 +12,7 @@ from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.batch_lane import BatchLane
 from rttc_graph.integrations.clean_text import clean
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
-from rttc_graph.integrations.rewards.checks import checked_rewards
+from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.state import Candidate
 
 Activation = Literal["sigmoid", "identity"]
@@ -48,6 +48,7 @@ class CrossEncoderReward:
         if batch_size < 1:
             raise ConfigurationError(f"batch_size must be at least 1, got {batch_size!r}")
         self._name = name or type(cross_encoder).__name__
+        self._made_from = (type(cross_encoder).__qualname__, activation)
         self._lane = BatchLane(
             _scorer(cross_encoder, activation, self._name),
             name=f"rttc-reward-{self._name}",
@@ -58,6 +59,13 @@ class CrossEncoderReward:
     def name(self) -> str:
         """Name for people and for calibrations."""
         return self._name
+
+    async def fingerprint(self) -> str:
+        """Return a digest of name, class and activation.
+
+        LangChain's interface shows no weights: give another `name` with other weights.
+        """
+        return digest_of(self._name, *self._made_from)
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the squashed score of each candidate, in order.

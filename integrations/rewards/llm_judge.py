@@ -23,7 +23,7 @@ from rttc_graph.integrations.langchain.chat_calls import (
     model_name,
 )
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
-from rttc_graph.integrations.rewards.checks import checked_rewards
+from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.state import Candidate, ChatTurn
 
@@ -83,6 +83,13 @@ class ChatJudge:
     def name(self) -> str:
         """Name for people and for calibrations."""
         return self._name
+
+    async def fingerprint(self) -> str:
+        """Return a digest of the model's name, the rubric and the options.
+
+        What is served under a name may change unseen: give another `name` when it does.
+        """
+        return digest_of(self._name, RUBRIC, REMINDER, self._max_characters, self._options)
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the grade of each candidate divided by ten, in order.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from rttc_graph.errors import RewardModelError
-from rttc_graph.integrations.rewards.checks import checked_rewards
+from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.state import Candidate
 
 
@@ -28,12 +28,24 @@ class SelfConfidence:
     with samples accepted from 0.85 on were right in 96 and 97 of 100. Those sets have no right
     plain answer, so nothing is known there about right against wrong without samples. On pubmedqa,
     yes or no, it told nothing apart: 54 of 100, though of 16 answers only.
+
+    Args:
+        policy_fingerprint: Returns a digest of the model that answers, whose confidence this is;
+            without it the scores of all models count as one reward model's.
     """
+
+    def __init__(self, policy_fingerprint: Callable[[], Awaitable[str]] | None = None) -> None:
+        self._policy_fingerprint = policy_fingerprint
 
     @property
     def name(self) -> str:
         """Name for people and for calibrations."""
         return "self-confidence"
+
+    async def fingerprint(self) -> str:
+        """Return a digest of the model whose confidence this is, as far as it is known."""
+        whose = await self._policy_fingerprint() if self._policy_fingerprint else None
+        return digest_of(self.name, whose)
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the confidence of each candidate, in order; 0 for an empty answer.

@@ -23,14 +23,15 @@ try:
 except ImportError as exc:
     raise ImportError("sequence classifiers need the extra 'local': rttc-graph[local]") from exc
 
-from rttc_graph.errors import ConfigurationError, RewardModelError
+from rttc_graph.errors import ConfigurationError, PolicyModelError, RewardModelError
 from rttc_graph.integrations.batch_lane import BatchLane
 from rttc_graph.integrations.clean_text import clean
 from rttc_graph.integrations.langchain.vendor_errors import describe
-from rttc_graph.integrations.rewards.checks import checked_rewards
+from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.cross_encoder import sigmoid
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
-from rttc_graph.integrations.transformers.loading import one_load_at_a_time
+from rttc_graph.integrations.transformers.loading import fingerprint_of, one_load_at_a_time
+from rttc_graph.integrations.transformers.weights import resolve
 from rttc_graph.state import Candidate
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -89,11 +90,22 @@ class SequenceClassifierReward:
             name=f"rttc-reward-{self._name}",
             batch_size=settings.batch_size,
         )
+        self._digests = BatchLane(
+            _Digest(str(source), settings).of_each, name="rttc-reward-digest", batch_size=1
+        )
 
     @property
     def name(self) -> str:
         """Name for people and for calibrations."""
         return self._name
+
+    async def fingerprint(self) -> str:
+        """Return a digest of weights, configuration, chat template and settings.
+
+        Raises:
+            RewardModelError: The weights cannot be found or read.
+        """
+        return (await self._digests.run([None]))[0]
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the sigmoid of the model's logit for each candidate, in order.
@@ -114,6 +126,34 @@ class _Loaded:
     pad_id: int | None
     takes_types: bool
     """Whether the model tells question and answer apart by token types, as BERT does."""
+
+
+class _Digest:
+    """The fingerprint, computed once; lives in a thread of its own, since files are large."""
+
+    def __init__(self, source: str, settings: ClassifierSettings) -> None:
+        self._source = source
+        self._settings = settings
+        self._found: str | None = None
+
+    def of_each(self, calls: list[None]) -> list[str]:
+        """Return the fingerprint for each call."""
+        if self._found is None:
+            try:
+                self._found = self._digest()
+            except (PolicyModelError, *_VENDOR_ERRORS) as exc:
+                raise RewardModelError(
+                    f"no fingerprint of reward model {self._source!r}: {describe(exc)}"
+                ) from exc
+        return [self._found] * len(calls)
+
+    def _digest(self) -> str:
+        folder = resolve(self._source, cache_dir=None)
+        template = folder / "chat_template.jinja"
+        text = template.read_text(encoding="utf-8") if template.is_file() else ""
+        settings = self._settings
+        read = (settings.max_tokens, settings.midpoint, settings.scale, settings.dtype)
+        return digest_of(fingerprint_of(folder, template=text), *read)
 
 
 class _Scorer:

@@ -11,7 +11,20 @@ from typing import Annotated
 
 import typer
 
-from rttc_graph.cli import ask, cache, db, demo, evaluate, kb, keys, models, serve, status
+from rttc_graph.cli import (
+    ask,
+    cache,
+    calibrate,
+    db,
+    demo,
+    evaluate,
+    kb,
+    keys,
+    models,
+    serve,
+    stats,
+    status,
+)
 from rttc_graph.cli.failures import report
 from rttc_graph.cli.session import Session
 
@@ -26,6 +39,8 @@ app = typer.Typer(
 )
 app.command("ask")(ask.ask_question)
 app.command("eval")(evaluate.evaluate_file)
+app.command("calibrate")(calibrate.calibrate_file)
+app.command("stats")(stats.show_stats)
 app.command("demo")(demo.run_demo)
 app.command("status")(status.show_status)
 app.command("serve")(serve.serve)

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 import typer
-from rich.progress import Progress
 from rich.text import Text
 
-from rttc_graph.cli.screen import AsJsonFile, err, out, print_json, print_table, progress
-from rttc_graph.cli.session import session
-from rttc_graph.data import read_samples
-from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.plot import plot_accuracy
-from rttc_graph.evaluation.runner import (
-    EvaluationProgress,
-    EvaluationSettings,
-    choose_rows,
-    evaluate,
+from rttc_graph.calibration.aims import Aim
+from rttc_graph.calibration.proposal import cross_fitted
+from rttc_graph.cli.eval_real import evaluate_for_real, print_policies, print_result
+from rttc_graph.cli.eval_rows import (
+    ModelRows,
+    RowsWanted,
+    collect_rows,
+    data_sets_of,
+    judge_rows,
+    questions_of_models,
+    settings_of,
 )
+from rttc_graph.cli.screen import AsJsonFile, err, out, print_json
+from rttc_graph.cli.session import session
+from rttc_graph.config import InstallationConfig
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.figures import GroupFigures, grouped
+from rttc_graph.evaluation.plot import plot_accuracy
+from rttc_graph.evaluation.report import ReportInput, name_of, write_report
 from rttc_graph.evaluation.scorers import ScorerName
-from rttc_graph.evaluation.summary import EvaluationResult
-from rttc_graph.protocols import NewSample
-from rttc_graph.settings import PolicyName, RttcSettings
+from rttc_graph.settings import PolicyName
 
-if TYPE_CHECKING:
-    from rttc_graph.local import LocalRttc
-
-_POLICIES = "direct,rag,ttt,cascade"
+_POLICIES = "direct,rag,ttt,compare,cascade"
 
 
 def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
-    path: Annotated[str, typer.Argument(help="Questions with reference answers.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files of questions, or folders with questions.jsonl, samples.jsonl."),
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Policy models, comma-separated; the configured one.")
+    ] = None,
     policies: Annotated[str, typer.Option(help="Policies, comma-separated.")] = _POLICIES,
     limit: Annotated[int | None, typer.Option(help="Questions, drawn by the seed; all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw, sampling and training.")] = 0,
@@ -46,89 +53,171 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     k: Annotated[int | None, typer.Option(help="Samples to retrieve.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Whose samples.")] = None,
-    use_cache: Annotated[
-        bool, typer.Option("--cache", help="Let runs use the query-state cache.")
+    real: Annotated[
+        bool, typer.Option("--real", help="Run each policy instead of replaying it; one file.")
     ] = False,
+    use_cache: Annotated[
+        bool, typer.Option("--cache", help="With --real: let runs use the query-state cache.")
+    ] = False,
+    collect_only: Annotated[
+        bool, typer.Option("--collect-only", help="Run each arm once per question, and no more.")
+    ] = False,
+    rejudge: Annotated[
+        bool, typer.Option("--rejudge", help="Take the rows of --records as they are; run no arm.")
+    ] = False,
+    cross_fit: Annotated[
+        bool, typer.Option("--cross-fit", help="Calibrate and choose τr on the other questions.")
+    ] = False,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="With --cross-fit: the aim, as in rttc calibrate.")
+    ] = None,
+    target_cost: Annotated[
+        float | None, typer.Option(help="With --cross-fit: the aim, as in rttc calibrate.")
+    ] = None,
     records: Annotated[
         Path | None, typer.Option(help="File of every answer; it lets a killed run go on.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for a Markdown report with plots.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="PNG of accuracy against cost; rttc-eval-NAME.png.")
     ] = None,
     json_out: AsJsonFile = None,
 ) -> None:
-    """Measure accuracy, seconds and tokens of policies on a file of questions.
+    """Measure accuracy, seconds and tokens of policies on files of questions.
 
-    The knowledge base must hold samples of the same domain, and none of the questions.
+    Each arm runs once per question; what every policy would have answered and paid is worked out
+    from these rows. Rows that are there are judged anew when the reward model has changed. The
+    knowledge base must hold samples of the same domain, and none of the questions; a samples.jsonl
+    in the folder of a data set is ingested before. With --cross-fit, each fifth of the questions is
+    measured with the calibration and the τr that the other four fifths give.
 
-    Example: rttc eval questions.jsonl --policies direct,cascade --limit 50 --json result.json
+    Example: rttc eval banking/ math/ --models smollm2-135m-instruct,gemma-3-270m --report out
     """
     config = session(context).config(
         tau_r=tau, k=k, max_new_tokens=max_new_tokens, tenant=tenant, seed=seed
     )
-    run = config.run_settings()
-    rows = choose_rows(list(read_samples(path)), limit=limit, seed=seed)
-    settings = EvaluationSettings(
-        policies=_parse(policies),
-        scorer=scorer,
-        seed=seed,
-        use_cache=use_cache,
-        domain=domain,
-        details={
-            **run.model_dump(exclude={"policy", "seed", "use_cache"}),
-            "model": config.model,
-            "embedder": config.embedder,
-            "reward": config.reward,
-        },
-    )
-    name = Path(path.removeprefix("hub:")).stem
-    log = records or config.home / "evaluations" / f"{name}-{settings.digest()}.jsonl"
-
-    from rttc_graph.local import open_local
-
-    with progress("evaluate", total=0) as bar, open_local(config) as local:
-        result = asyncio.run(_evaluate(local, rows, settings, run, log, bar))
+    chosen = _parse(policies)
+    aim = Aim(accuracy=target_accuracy, seconds=target_cost) if cross_fit else None
+    if aim is None and (target_accuracy is not None or target_cost is not None):
+        raise ConfigurationError("--target-accuracy and --target-cost need --cross-fit")
+    if not paths and not rejudge:
+        raise ConfigurationError("no questions: name a file or a folder, or give --rejudge")
+    data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
+    name = "-".join(data_set.name for data_set in data_sets) or "rows"
     picture = plot or Path(f"rttc-eval-{name}.png")
-    plot_accuracy(result, picture, title=f"{name}, {config.model}")
+    if real or use_cache:
+        if len(data_sets) != 1 or models or report or rejudge:
+            raise ConfigurationError(
+                "--real takes one file of questions and none of --models, --report, --rejudge"
+            )
+        result, log = evaluate_for_real(
+            config,
+            data_sets[0],
+            chosen,
+            scorer=scorer,
+            domain=domain,
+            use_cache=use_cache,
+            records=records,
+        )
+        plot_accuracy(
+            result["policies"], picture, rows=result["rows"], title=f"{name}, {config.model}"
+        )
+        if _write_json(result, json_out):
+            print_result(result)
+            out.print(Text(f"every answer: {log}\nplot: {picture}"))
+        return
+    log = records or config.home / "evaluations" / f"{name}.jsonl"
+    if rejudge:
+        found = judge_rows(config, log)
+    else:
+        wanted = RowsWanted(data_sets=data_sets, samples=samples, domain=domain, log=log)
+        named = [model.strip() for model in (models or config.model).split(",")]
+        found = [collect_rows(config.model_copy(update={"model": m}), wanted) for m in named]
+    if collect_only:
+        out.print(Text(f"every answer: {log}"))
+        return
+    _report(config, found, chosen, scorer, _Where(log, picture, report, json_out, name, aim))
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where the figures go."""
+
+    log: Path
+    picture: Path
+    report: Path | None
+    json_out: str | None
+    name: str
+    aim: Aim | None
+    """Of the cross-fitting, if there is any."""
+
+
+def _report(
+    config: InstallationConfig,
+    found: list[ModelRows],
+    policies: tuple[PolicyName, ...],
+    scorer: ScorerName,
+    where: _Where,
+) -> None:
+    """Work out the figures of the rows and write them wherever they were asked for."""
+    raw = questions_of_models(found, where.log, scorer=scorer, calibrated=False)
+    if where.aim is None:
+        for rows in found:
+            rows.check_threshold(config)
+        questions = questions_of_models(found, where.log, scorer=scorer)
+        groups = grouped(questions, policies, lambda question: config.tau_r)
+        calibrated = ", ".join("yes" if rows.calibration else "no" for rows in found)
+        taus = f"{config.tau_r:g}"
+    else:
+        fitted = [
+            pair
+            for rows in found
+            for pair in cross_fitted([q for q in raw if q.model == rows.model], where.aim)
+        ]
+        questions = [question for question, _ in fitted]
+        tau_of = {(q.data_set, q.model, q.row): tau_r for q, tau_r in fitted}
+        groups = grouped(questions, policies, lambda q: tau_of[q.data_set, q.model, q.row])
+        calibrated = "cross-fitted"
+        taus = f"{min(tau_of.values()):g} to {max(tau_of.values()):g} ({where.aim})"
+    settings = {
+        "policy models": ", ".join(rows.model for rows in found),
+        "reward model": ", ".join(dict.fromkeys(rows.reward_model for rows in found)),
+        "calibrated": calibrated,
+        "τr": taus,
+        **settings_of(found, where.log),
+    }
+    plot_accuracy(groups[0]["policies"], where.picture, rows=groups[0]["rows"], title=where.name)
+    result = {**groups[0], "groups": groups, "settings": settings}
+    if _write_json(result, where.json_out):
+        for group in groups:
+            _print(group)
+        out.print(Text(f"every answer: {where.log}\nplot: {where.picture}"))
+    if where.report is not None:
+        has_map = where.aim is not None or any(rows.calibration for rows in found)
+        written = write_report(
+            ReportInput(
+                title=f"Evaluation of {where.name}",
+                groups=groups,
+                questions=questions if has_map else raw,
+                raw=raw,
+                settings=settings,
+            ),
+            where.report,
+        )
+        err.print(Text(f"report: {written}"))
+
+
+def _write_json(result: Any, json_out: str | None) -> bool:
+    """Write the figures as JSON if wanted, and tell whether people may be shown them too."""
     if json_out == "-":
         print_json(result)
-        return
+        return False
     if json_out is not None:
-        Path(json_out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    _print(result)
-    out.print(Text(f"every answer: {log}\nplot: {picture}"))
-
-
-async def _evaluate(
-    local: LocalRttc,
-    rows: list[NewSample],
-    settings: EvaluationSettings,
-    run: RttcSettings,
-    log: Path,
-    bar: Progress,
-) -> EvaluationResult:
-    async def ask(
-        question: str, *, domain: str | None, policy: PolicyName, seed: int, use_cache: bool
-    ) -> Mapping[str, Any]:
-        chosen = run.model_copy(update={"policy": policy, "seed": seed, "use_cache": use_cache})
-        return await local.ask(question, domain=domain, settings=chosen)
-
-    def show(done: EvaluationProgress) -> None:
-        bar.update(bar.task_ids[0], completed=done.done, total=done.total)
-
-    await local.warm_up()
-    await _warn_of_leaks(local, rows)
-    return await evaluate(ask, rows, settings, log=log, on_progress=show)
-
-
-async def _warn_of_leaks(local: LocalRttc, rows: list[NewSample]) -> None:
-    """Say how many of the questions are themselves in the knowledge base."""
-    missing = await local.knowledge.knowledge_base.missing(rows, tenant=local.config.tenant)
-    if known := missing.count(False):
-        err.print(
-            f"warning: {known} of {len(rows)} questions are in the knowledge base with their "
-            "answers, which flatters rag and ttt"
-        )
+        text = json.dumps(result, indent=2, ensure_ascii=False)
+        Path(json_out).write_text(text + "\n", encoding="utf-8")
+    return True
 
 
 def _parse(policies: str) -> tuple[PolicyName, ...]:
@@ -140,23 +229,9 @@ def _parse(policies: str) -> tuple[PolicyName, ...]:
     return tuple(name for wanted in chosen for name in known if name == wanted)
 
 
-def _print(result: EvaluationResult) -> None:
-    columns = ["policy", "accuracy", "95 %", "seconds", "prompt", "completion", "trained", "arms"]
-    print_table(
-        columns,
-        [
-            (
-                policy,
-                f"{summary['accuracy']:.1%}",
-                "{:.1%} to {:.1%}".format(*summary["interval"]),
-                f"{summary['seconds_mean']:.2f}",
-                f"{summary['prompt_tokens']:.0f}",
-                f"{summary['completion_tokens']:.0f}",
-                f"{summary['trained_tokens']:.0f}",
-                ", ".join(f"{arm} {count}" for arm, count in summary["arms"].items()),
-            )
-            for policy, summary in result["policies"].items()
-        ],
-    )
-    failed = sum(summary["failed"] for summary in result["policies"].values())
-    out.print(f"{result['rows']} questions" + (f", {failed} runs failed" if failed else ""))
+def _print(group: GroupFigures) -> None:
+    out.print(Text(name_of(group), style="bold"))
+    print_policies(group["policies"])
+    failed = sum(policy["failed"] for policy in group["policies"].values())
+    out.print(f"{group['rows']} questions" + (f", {failed} answers missing" if failed else ""))
+    out.print()

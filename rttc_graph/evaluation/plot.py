@@ -1,11 +1,15 @@
-"""Accuracy against cost, one point for each policy, as a PNG file."""
+"""The plots of an evaluation, as PNG files."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from rttc_graph.evaluation.summary import EvaluationResult
+from typing_extensions import TypedDict
+
+from rttc_graph.evaluation.arm_rows import ARMS
 from rttc_graph.extras import require
 
 _INCHES = (7.0, 4.5)
@@ -13,46 +17,126 @@ _DPI = 150
 _MARKERS = "osD^vPX*"
 
 
-def plot_accuracy(result: EvaluationResult, path: Path, *, title: str = "") -> None:
+class AccuracyPoint(TypedDict):
+    """What a plot of accuracy against cost needs of a policy."""
+
+    accuracy: float
+    interval: list[float]
+    seconds_mean: float
+
+
+def plot_accuracy(
+    policies: Mapping[str, AccuracyPoint], path: Path, *, rows: int, title: str = ""
+) -> None:
     """Write a plot of accuracy (with its interval) against mean seconds per question.
 
     Args:
-        result: Figures with at least one policy.
+        policies: At least one, by name.
         path: PNG file, replaced if it is there.
+        rows: Questions behind each point.
         title: Above the plot, for example the names of data and model.
 
     Raises:
         ConfigurationError: matplotlib is not installed.
     """
-    # Figure instead of pyplot: no global state, no display, and usable on any thread.
-    figure_module = require("matplotlib.figure", extra="eval", purpose="plots")
-    figure: Any = figure_module.Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
+    figure = new_figure()
     axes: Any = figure.add_subplot()
-    for number, (policy, summary) in enumerate(result["policies"].items()):
+    for number, (policy, summary) in enumerate(policies.items()):
         low, high = summary["interval"]
         accuracy = summary["accuracy"]
         axes.errorbar(
             summary["seconds_mean"],
             100 * accuracy,
-            yerr=[[100 * (accuracy - low)], [100 * (high - accuracy)]],
+            yerr=[[100 * max(0.0, accuracy - low)], [100 * max(0.0, high - accuracy)]],
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=8,
             capsize=4,
             linestyle="none",
             label=f"{policy} ({100 * accuracy:.0f} %, {summary['seconds_mean']:.2f} s)",
         )
-    _label(axes, result["rows"], title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(str(path), format="png")
-
-
-def _label(axes: Any, rows: int, title: str) -> None:
     axes.set_xlabel("seconds per question (mean)")
     axes.set_ylabel(f"accuracy in % ({rows} questions, 95 % interval)")
     axes.set_ylim(-3, 103)
     axes.set_xlim(left=0)
     axes.margins(x=0.15)
+    finish(figure, axes, path, title)
+
+
+def plot_reliability(
+    curves: Mapping[str, Sequence[tuple[float, bool]]], path: Path, *, title: str = ""
+) -> None:
+    """Write how often answers were right against the reward they got, in ten bins.
+
+    Args:
+        curves: Pairs of reward and right, by the name of the reward model; empty ones are left out.
+        path: PNG file, replaced if it is there.
+        title: Above the plot.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    figure = new_figure()
+    axes: Any = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as said")
+    for number, (name, pairs) in enumerate(curves.items()):
+        bins: dict[int, list[tuple[float, bool]]] = {}
+        for reward, right in pairs:
+            bins.setdefault(min(9, int(reward * 10)), []).append((reward, right))
+        filled = [bins[index] for index in sorted(bins)]
+        said = [fmean(reward for reward, _ in members) for members in filled]
+        found = [fmean(right for _, right in members) for members in filled]
+        marker = _MARKERS[number % len(_MARKERS)]
+        axes.plot(said, found, marker=marker, label=f"{name} ({len(pairs)} answers)")
+        for x, y, members in zip(said, found, filled, strict=True):
+            axes.annotate(str(len(members)), (x, y), fontsize=6)
+    axes.set_xlabel("reward (mean of the bin)")
+    axes.set_ylabel("share of right answers")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    finish(figure, axes, path, title)
+
+
+def plot_shares(bars: Mapping[str, Mapping[str, float]], path: Path, *, title: str = "") -> None:
+    """Write a bar for each data set, made of the shares of the arms.
+
+    Args:
+        bars: Arms with their weights, by data set; a bar is as long as its weights are together 1.
+        path: PNG file, replaced if it is there.
+        title: Above the plot.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    figure = new_figure()
+    axes: Any = figure.add_subplot()
+    names = list(bars)
+    left = [0.0] * len(names)
+    for arm in ARMS:
+        widths = [bars[name].get(arm, 0.0) / max(1e-9, sum(bars[name].values())) for name in names]
+        axes.barh(names, widths, left=left, label=arm)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_xlabel("share of the answers that cascade returned")
+    axes.set_xlim(0, 1)
+    axes.invert_yaxis()
+    finish(figure, axes, path, title)
+
+
+def new_figure() -> Any:
+    """Return an empty figure.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    # Figure instead of pyplot: no global state, no display, and usable on any thread.
+    module = require("matplotlib.figure", extra="eval", purpose="plots")
+    return module.Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
+
+
+def finish(figure: Any, axes: Any, path: Path, title: str) -> None:
+    """Give a figure its grid, legend and title, and write it."""
     axes.grid(visible=True, alpha=0.3)
     axes.legend(loc="best", fontsize="small")
     if title:
         axes.set_title(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(str(path), format="png")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from installations import Installation
 
 from rttc_graph.cli.app import main
 
@@ -18,10 +19,8 @@ ROWS = [
 
 
 @pytest.fixture
-def installation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installation_env: dict[str, str]
-) -> Path:
-    for name, value in installation_env.items():
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: Installation) -> Path:
+    for name, value in installed.described.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -107,32 +106,115 @@ def test_skip_bad_keeps_the_good_rows_on_both_sides(
     assert call_json(capsys, "kb", "delete", "--domain", "sums", "--json")["deleted"] == 20
 
 
-def test_eval_measures_every_policy_on_the_same_rows(
-    solved: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    call_json(capsys, "kb", "ingest", str(solved), "--json")
-    rows = solved.parent / "questions.jsonl"
-    rows.write_text(
-        "".join(
-            json.dumps({"question": f"what is {n} plus 1", "answer": str(n + 1), "domain": "sums"})
-            + "\n"
-            for n in range(50, 56)
-        )
-    )
+@pytest.fixture
+def questions(solved: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A folder of questions with samples beside them."""
+    folder = solved.parent / "sums"
+    folder.mkdir()
+    solved.rename(folder / "samples.jsonl")
+    rows = [
+        {"question": f"what is {n} plus 1", "answer": str(n + 1), "domain": "sums"}
+        for n in range(50, 68)
+    ]
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
-    arguments = ("eval", str(rows), "--limit", "3", "--policies", "direct,rag,ttt,cascade")
-    result = call_json(capsys, *arguments, "--json", "-")
+
+def test_eval_measures_every_policy_on_the_same_rows(
+    questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("eval", str(questions), "--limit", "3", "--tau", "1", "--records", "rows.jsonl")
+    result = call_json(capsys, *arguments, "--report", "report", "--json", "-")
 
     assert result["rows"] == 3
-    assert list(result["policies"]) == ["direct", "rag", "ttt", "cascade"]
+    names = ["direct", "rag", "ttt", "compare", "cascade", "oracle", "random"]
+    assert list(result["policies"]) == names
     for policy, summary in result["policies"].items():
         low, high = summary["interval"]
         assert 0 <= low <= summary["accuracy"] <= high <= 1
-        assert sum(summary["arms"].values()) == 3
-        assert (summary["trained_tokens"] > 0) == (policy in ("ttt", "cascade"))
-    assert Path("rttc-eval-questions.png").read_bytes().startswith(b"\x89PNG")
+        assert sum(summary["arms"].values()) == pytest.approx(3)
+        if policy in ("ttt", "compare", "cascade"):
+            assert summary["trained_tokens"] > 0
+    assert result["policies"]["cascade"]["arms_run"] == {"direct": 3, "rag": 3, "ttt": 3}
+    assert Path("rttc-eval-sums.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("report/report.md").read_text().startswith("# Evaluation of sums")
     assert main([*arguments, "--json", "result.json"]) == 0  # all from the records
     assert json.loads(Path("result.json").read_text()) == result
+    capsys.readouterr()
+    again = call_json(capsys, "eval", "--rejudge", "--records", "rows.jsonl", "--json", "-")
+    assert again["rows"] == 3
+    assert call_json(capsys, "stats", "--json")["total"]["runs"] == 0  # leaves no trace
+
+
+def test_eval_runs_policies_for_real_if_asked(
+    questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_json(capsys, "kb", "ingest", str(questions / "samples.jsonl"), "--json")
+    arguments = ("eval", str(questions / "questions.jsonl"), "--limit", "2", "--tau", "1")
+    chosen = ("--policies", "direct,rag,ttt,cascade")
+    real = call_json(capsys, *arguments, *chosen, "--real", "--json", "-")
+    replayed = call_json(capsys, *arguments, *chosen, "--records", "rows.jsonl", "--json", "-")
+
+    assert list(real["policies"]) == ["direct", "rag", "ttt", "cascade"]
+    for policy, summary in real["policies"].items():
+        for figure in ("accuracy", "prompt_tokens", "completion_tokens", "trained_tokens", "arms"):
+            assert replayed["policies"][policy][figure] == summary[figure]
+
+
+def test_a_calibration_is_fitted_kept_and_used(
+    questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, records = str(questions), ["--records", "rows.jsonl"]
+    code, line = complaint(capsys, "calibrate", folder, *records)
+    assert code == 2
+    assert "too few to calibrate on" in line
+    rows = [json.loads(text) for text in Path("rows.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):  # a model that is sometimes right
+        if row["kind"] == "answer" and number % 4 == 1:
+            row["reference"] = row["candidate"]["answer"] or "nothing"
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    given = ["calibrate", *records, "--scorer", "exact", "--target-cost", "1000"]
+    found = call_json(capsys, *given, "--save", "--json")
+    assert found["saved"]
+    assert found["questions"] == 18
+    assert len(found["points"]) == 51
+    assert Path("rttc-calibrate-rows.png").read_bytes().startswith(b"\x89PNG")
+    assert found["tau_r_of"] != found["fingerprint"]
+
+    rejudge = ("eval", "--rejudge", *records, "--scorer", "exact", "--json", "-")
+    fair = call_json(capsys, *rejudge, "--cross-fit", "--target-cost", "1000")
+    assert fair["settings"]["calibrated"] == "cross-fitted"
+    assert fair["policies"]["direct"]["accuracy"] == 0.5
+
+    ask = ("ask", "what is 7 plus 8", "--domain", "sums", "--policy", "direct", "--json")
+    monkeypatch.setenv("RTTC_TAU_R_OF", found["tau_r_of"])
+    assert 0 < call_json(capsys, *ask)["reward"] < 1
+    monkeypatch.setenv("RTTC_TAU_R_OF", found["fingerprint"])  # of the raw scores
+    code, line = complaint(capsys, *ask)
+    assert code == 2
+    assert "rttc calibrate" in line
+    code, line = complaint(capsys, "eval", "--rejudge", *records)
+    assert code == 2
+    assert "rttc calibrate" in line
+
+
+def test_stats_add_up_what_was_asked(solved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats"]) == 0
+    assert "no runs" in capsys.readouterr().out
+    call_json(capsys, "kb", "ingest", str(solved), "--json")
+    ask = ("ask", "what is 7 plus 8", "--domain", "sums", "--policy", "ttt", "--json")
+    for _ in range(2):
+        call_json(capsys, *ask)
+
+    found = call_json(capsys, "stats", "--json")
+    total = found["total"]
+    assert (total["runs"], total["arms"]["ttt"], total["adapter_hits"]) == (2, 2, 1)
+    assert total["samples_hits"] == 1
+    assert [day["domain"] for day in found["days"]] == ["sums"]
+    assert main(["stats", "--days", "1"]) == 0
+    assert "sums" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -146,6 +228,12 @@ def test_eval_measures_every_policy_on_the_same_rows(
         pytest.param(["kb", "ingest", "nowhere.jsonl"], "nowhere.jsonl", id="missing-file"),
         pytest.param(["kb", "ingest", "data.xml"], ".xml", id="unknown-format"),
         pytest.param(["eval", "nowhere.jsonl"], "nowhere.jsonl", id="missing-questions"),
+        pytest.param(["eval"], "no questions", id="no-questions"),
+        pytest.param(["eval", "--rejudge", "--records", "no.jsonl"], "no rows", id="no-rows"),
+        pytest.param(["eval", "q", "--target-cost", "3"], "--cross-fit", id="aim-of-what"),
+        pytest.param(["calibrate"], "no questions", id="nothing-to-calibrate-on"),
+        pytest.param(["calibrate", "q", "--target-cost", "0"], "target cost=0.0", id="no-cost"),
+        pytest.param(["stats", "--days", "0"], "days=0", id="no-days"),
         pytest.param(["--config", "no.toml", "status"], "no.toml", id="missing-settings-file"),
         pytest.param(["db", "up"], "RTTC_DATABASE_URL", id="no-embedded-server-with-a-dsn"),
         pytest.param(["frobnicate"], "frobnicate", id="unknown-command"),
@@ -187,7 +275,7 @@ def test_status_speaks_of_models_and_database(capsys: pytest.CaptureFixture[str]
 def commands() -> list[list[str]]:
     groups = {"kb": ["ingest", "stats", "delete", "reembed"], "cache": ["stats", "purge"]}
     groups |= {"db": ["up", "down", "status", "migrate"], "models": ["pull", "list"]}
-    single = [["ask"], ["eval"], ["demo"], ["status"]]
+    single = [["ask"], ["eval"], ["calibrate"], ["stats"], ["demo"], ["status"]]
     return single + [[group, name] for group, names in groups.items() for name in names]
 
 

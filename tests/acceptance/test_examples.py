@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from installations import REPOSITORY
+from installations import REPOSITORY, Installation
 
 
 def output_of(example: str, env: dict[str, str]) -> str:
@@ -23,8 +23,8 @@ def output_of(example: str, env: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_quickstart_stores_asks_and_explains(process_env: dict[str, str]) -> None:
-    lines = output_of("quickstart.py", {**process_env, "RTTC_TAU_R": "1"}).splitlines()
+def test_quickstart_stores_asks_and_explains(installed: Installation) -> None:
+    lines = output_of("quickstart.py", {**installed.variables, "RTTC_TAU_R": "1"}).splitlines()
 
     assert lines[0].startswith("answer: ")
     assert re.fullmatch(r"arm: +(direct|rag|ttt)", lines[1])
@@ -37,10 +37,10 @@ def test_quickstart_stores_asks_and_explains(process_env: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize("tau_r", ["0", "1"])
-def test_a_host_with_a_state_of_its_own_gets_its_reply(
-    process_env: dict[str, str], tau_r: str
-) -> None:
-    urgent, calm = output_of("subgraph.py", {**process_env, "RTTC_TAU_R": tau_r}).split("How do I")
+def test_a_host_with_a_state_of_its_own_gets_its_reply(installed: Installation, tau_r: str) -> None:
+    urgent, calm = output_of("subgraph.py", {**installed.variables, "RTTC_TAU_R": tau_r}).split(
+        "How do I"
+    )
 
     assert urgent.startswith("Urgent: what is the capital of Italy?\n")
     assert urgent.endswith("\n  (direct of direct)\n")

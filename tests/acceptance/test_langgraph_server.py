@@ -1,97 +1,222 @@
-"""The exported graph in a real `langgraph dev`, asked through its own client."""
+"""The exported graphs in a real `langgraph dev`, driven as Studio drives them."""
 
 from __future__ import annotations
 
-import signal
-import socket
-import subprocess
-import sys
+import asyncio
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import pytest
-from installations import REPOSITORY
-from langgraph_sdk import get_sync_client
+from installations import described_installation
 from langgraph_sdk.client import SyncLangGraphClient
+from langgraph_server import ServedGraphs
+from postgres_fixtures import cloned
 
-START_SECONDS = 90
-NODES = {"prepare", "generate", "reward_judge", "retrieve", "rag_generate", "ttt_adapt"}
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
+from rttc_graph.integrations.postgres.query_state_cache import CacheStats, PostgresQueryStateCache
 
+pytestmark = [pytest.mark.timeout(300)]
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-def wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(START_SECONDS * 5):
-        if server.poll() is not None:
-            break
-        try:
-            if httpx.get(f"{url}/ok", timeout=5).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    pytest.fail(f"langgraph dev did not come up:\n{log.read_text()[-4000:]}")
+QUESTION = {"query": "what is 7 plus 8", "domain": "sums"}
+ROWS = [
+    {"question": f"what is {n} plus {n}", "answer": f"the sum is {2 * n}", "domain": "sums"}
+    for n in range(64)
+]
 
 
-@pytest.fixture
-def client(tmp_path: Path, process_env: dict[str, str]) -> Iterator[SyncLangGraphClient]:
-    # Paths count from the working folder, where the server also keeps its state.
-    described = (REPOSITORY / "langgraph.json").read_text(encoding="utf-8")
-    config = tmp_path / "langgraph.json"
-    config.write_text(described.replace("./", f"{REPOSITORY}/"), encoding="utf-8")
-    port, log = free_port(), tmp_path / "server.log"
-    url = f"http://127.0.0.1:{port}"
-    command = ["dev", "--config", str(config), "--port", str(port)]
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [sys.executable, "-m", "langgraph_cli", *command, "--no-browser", "--no-reload"],
-            cwd=tmp_path,
-            env=process_env,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as server,
-    ):
-        try:
-            wait_until_up(url, server, log)
-            with get_sync_client(url=url) as found:
-                yield found
-        finally:
-            server.send_signal(signal.SIGINT)
+@pytest.fixture(scope="module")
+def dsn(postgres_server: EmbeddedPostgres, postgres_template: str) -> Iterator[str]:
+    with cloned(postgres_server.dsn, postgres_template) as found:
+        yield found
 
 
-@pytest.mark.timeout(300)
-def test_the_server_draws_runs_and_streams_the_graph(client: SyncLangGraphClient) -> None:
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory,
+    dsn: str,
+    tiny_model_path: Path,
+    tiny_embedder_path: Path,
+) -> ServedGraphs:
+    """Graphs over a knowledge base with samples in it."""
+    folder = tmp_path_factory.mktemp("served")
+    env = described_installation(folder, dsn, tiny_model_path, tiny_embedder_path)
+    solved = folder / "solved.jsonl"
+    solved.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    env.run_rttc("kb", "ingest", str(solved))
+    return ServedGraphs(folder=folder, env=env.variables)
+
+
+@pytest.fixture(scope="module")
+def client(served: ServedGraphs) -> Iterator[SyncLangGraphClient]:
+    with served.running() as found:
+        yield found
+
+
+def new_thread(client: SyncLangGraphClient) -> str:
+    return str(client.threads.create()["thread_id"])
+
+
+def ask(
+    client: SyncLangGraphClient, thread: str, given: Any = QUESTION, **more: Any
+) -> dict[str, Any]:
+    """Run the graph to its end, or to where it waits, and return the values of its output."""
+    return cast("dict[str, Any]", client.runs.wait(thread, "rttc", input=given, **more))
+
+
+def state_of(client: SyncLangGraphClient, thread: str) -> dict[str, Any]:
+    return cast("dict[str, Any]", client.threads.get_state(thread)["values"])
+
+
+def arms(values: Mapping[str, Any]) -> list[str]:
+    return [candidate["arm"] for candidate in values["candidates"]]
+
+
+def test_studio_gets_nodes_with_their_meaning_and_settings_with_their_bounds(
+    client: SyncLangGraphClient,
+) -> None:
     (assistant,) = client.assistants.search(graph_id="rttc")
-    drawn = client.assistants.get_graph(assistant["assistant_id"])
-    assert {node["id"] for node in drawn["nodes"]} >= NODES
-    schemas = cast("dict[str, Any]", client.assistants.get_schemas(assistant["assistant_id"]))
-    settings = schemas["context_schema"]["properties"]
-    assert {"tau_r", "policy", "budget_seconds"} <= settings.keys()
+    drawn = cast("dict[str, Any]", client.assistants.get_graph(assistant["assistant_id"]))
+    does = {n["id"]: n.get("metadata", {}).get("does") for n in drawn["nodes"]}
+    machine = ["generate", "prepare", "rag_generate", "retrieve", "reward_judge", "ttt_adapt"]
+    assert sorted(name for name in does if not name.startswith("__")) == machine
+    assert all(does[name] for name in machine)
 
-    thread = client.threads.create()["thread_id"]
+    schemas = cast("dict[str, Any]", client.assistants.get_schemas(assistant["assistant_id"]))
+    fields = schemas["context_schema"]["properties"]
+    assert (fields["tau_r"]["minimum"], fields["tau_r"]["maximum"]) == (0, 1)
+    assert fields["tau_r"]["langgraph_nodes"] == ["reward_judge"]
+    assert all(field["description"] and field["langgraph_nodes"] for field in fields.values())
+    assert schemas["input_schema"]["properties"].keys() >= {"query", "domain", "messages"}
+
+
+def test_every_mode_of_streaming_tells_of_decisions_and_training_steps(
+    client: SyncLangGraphClient,
+) -> None:
+    modes = ["values", "updates", "custom", "debug", "tasks", "checkpoints", "messages-tuple"]
     told = list(
         client.runs.stream(
-            thread,
+            new_thread(client),
             "rttc",
-            input={"query": "what is 7 plus 8"},
-            context={"tau_r": 1.0},
-            stream_mode=["updates", "custom"],
+            input=QUESTION,
+            context={"policy": "ttt", "use_cache": False},
+            stream_mode=cast("Any", modes),
         )
     )
 
-    assert not [part for part in told if part.event == "error"]
-    updates = [cast("dict[str, Any]", part.data) for part in told if part.event == "updates"]
-    updated = {name for update in updates for name in update}
-    assert {"generate", "reward_judge", "retrieve"} <= updated
-    assert [part for part in told if part.event == "custom"]
-    state = cast("dict[str, Any]", client.threads.get_state(thread)["values"])
-    assert state["answer"] == state["candidates"][0]["answer"]
-    assert state["arm"] == "direct"  # an empty knowledge base leaves nothing to retrieve
+    assert not [part.data for part in told if part.event == "error"]
+    seen = {part.event for part in told}
+    assert {"values", "updates", "custom", "debug", "tasks", "checkpoints"} <= seen
+    custom = [cast("dict[str, Any]", part.data) for part in told if part.event == "custom"]
+    assert [event["step"] for event in custom if event["event"] == "ttt_step"] == [1, 2]
+    entries = [event["entry"]["event"] for event in custom if event["event"] == "ledger"]
+    assert {"trained", "answered", "judged", "decided"} <= set(entries)
+
+
+def test_a_fork_after_the_judge_takes_the_edited_way(client: SyncLangGraphClient) -> None:
+    thread, context = new_thread(client), {"tau_r": 1.0, "use_cache": False}
+    assert arms(ask(client, thread, context=context)) == ["direct", "rag", "ttt"]
+    history = client.threads.get_history(thread, limit=50)
+    before_rag = next(state for state in history if state["next"] == ["rag_generate"])
+
+    edited = client.threads.update_state(
+        thread,
+        {"decision": "ttt_adapt", "attempt": "ttt"},
+        as_node="reward_judge",
+        checkpoint=before_rag["checkpoint"],
+    )
+    forked = ask(client, thread, None, checkpoint=edited["checkpoint"], context=context)
+
+    assert arms(forked) == ["direct", "ttt", "rag"]
+
+
+def test_a_person_is_asked_and_the_run_goes_on_with_the_answer(
+    client: SyncLangGraphClient,
+) -> None:
+    thread = new_thread(client)
+    context = {"tau_r": 1.0, "use_cache": False, "ask_before_training": True}
+    ask(client, thread, context=context)
+    (task,) = client.threads.get_state(thread)["tasks"]
+    (question,) = cast("Any", task)["interrupts"]
+    assert question["value"]["choices"] == ["train", "skip", "accept"]
+
+    output = ask(client, thread, None, command={"resume": {"choice": "skip"}}, context=context)
+
+    assert arms(output) == ["direct", "rag"]
+
+
+def test_a_conversation_is_answered_turn_by_turn(client: SyncLangGraphClient) -> None:
+    thread = new_thread(client)
+    for turn in ("what is 1 plus 1", "and 2 plus 2"):
+        said: dict[str, Any] = {"messages": [{"role": "user", "content": turn}]}
+        client.runs.wait(thread, "rttc_chat", input=said, context={"policy": "direct"})
+
+    talk = state_of(client, thread)["messages"]
+    assert [message["type"] for message in talk] == ["human", "ai", "human", "ai"]
+
+
+def cache_stats(dsn: str) -> CacheStats:
+    database = Database(dsn)
+    try:
+        return asyncio.run(PostgresQueryStateCache(database).stats())
+    finally:
+        database.close()
+
+
+def test_a_cancelled_training_stops(client: SyncLangGraphClient, dsn: str) -> None:
+    before = cache_stats(dsn)
+    thread, run_id, steps = new_thread(client), "", 0
+    long = {"k": 64, "ttt_epochs": 100, "ttt_stop_loss": 0.0, "budget_tokens": 10**7}
+    stream = client.runs.stream(
+        thread,
+        "rttc",
+        input=QUESTION,
+        context={"policy": "ttt", **long},
+        stream_mode=["custom"],
+    )
+    for part in stream:
+        data = cast("dict[str, Any]", part.data)
+        if part.event == "metadata":
+            run_id = str(data["run_id"])
+        if part.event == "custom" and data["event"] == "ttt_step":
+            steps = int(data["step"])
+            if steps == 1:
+                client.runs.cancel(thread, run_id, wait=True)
+
+    assert client.runs.get(thread, run_id)["status"] == "interrupted"
+    assert steps < 100
+    end = time.monotonic() + 60
+    while cache_stats(dsn).training and time.monotonic() < end:  # the lease is given back unwaited
+        time.sleep(0.1)
+    assert cache_stats(dsn) == before
+
+
+def test_twenty_threads_at_once_keep_apart(client: SyncLangGraphClient) -> None:
+    questions = {new_thread(client): f"what is {n} plus 1" for n in range(20)}
+    runs = {
+        thread: client.runs.create(
+            thread, "rttc", input={"query": question}, context={"policy": "rag"}
+        )["run_id"]
+        for thread, question in questions.items()
+    }
+    for thread, run_id in runs.items():
+        client.runs.join(thread, run_id)
+
+    for thread, run_id in runs.items():
+        assert client.runs.get(thread, run_id)["status"] == "success"
+        state = state_of(client, thread)
+        assert state["task"]["query"] == questions[thread]
+        assert arms(state) == ["rag"]
+
+
+def test_threads_survive_a_restart(served: ServedGraphs, tmp_path: Path) -> None:
+    again = ServedGraphs(folder=tmp_path, env=served.env)
+    with again.running() as client:
+        thread = new_thread(client)
+        first = ask(client, thread, context={"policy": "direct"})
+    with again.running() as client:
+        assert state_of(client, thread)["answer"] == first["answer"]
+        assert arms(ask(client, thread, context={"policy": "rag"})) == ["rag"]

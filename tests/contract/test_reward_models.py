@@ -11,6 +11,7 @@ from langchain_fakes import FixedCrossEncoder, SyncChat
 from reward_model_contract import RewardModelContract
 from tiny_checkpoints import classifier_folder
 
+from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.rewards.callable import CallableReward
 from rttc_graph.integrations.rewards.cross_encoder import CrossEncoderReward
 from rttc_graph.integrations.rewards.llm_judge import ChatJudge
@@ -98,3 +99,38 @@ class TestSequenceClassifierWithoutPadding(RewardModelContract):
     @pytest.fixture
     def reward_model(self, folder_without_padding: Path) -> RewardModel:
         return SequenceClassifierReward(folder_without_padding)
+
+
+def other_share(query: str, answer: str) -> float:
+    return share(query) / 2 + share(answer) / 2
+
+
+def other_name(query: str, answer: str) -> float:
+    return share(answer)
+
+
+async def test_other_code_has_another_fingerprint(folder: Path, tmp_path: Path) -> None:
+    async def whose() -> str:
+        return "base"
+
+    models: list[RewardModel] = [
+        CallableReward(other_share, "f"),
+        CallableReward(other_name, "f"),
+        CallableReward(other_name, "g"),
+        SelfConfidence(),
+        SelfConfidence(whose),
+        CrossEncoderReward(FixedCrossEncoder(lambda q, a: 0.5)),
+        CrossEncoderReward(FixedCrossEncoder(lambda q, a: 0.5), activation="identity"),
+        ChatJudge(SyncChat(answer=judge)),
+        ChatJudge(SyncChat(answer=judge), max_characters=500),
+        SequenceClassifierReward(folder),
+        SequenceClassifierReward(folder, settings=ClassifierSettings(midpoint=1.0)),
+        SequenceClassifierReward(classifier_folder(tmp_path, template=None)),
+    ]
+    found = [await model.fingerprint() for model in models]
+    assert len(set(found)) == len(found)
+
+
+async def test_a_classifier_that_is_not_there_has_no_fingerprint(tmp_path: Path) -> None:
+    with pytest.raises(RewardModelError, match="nowhere"):
+        await SequenceClassifierReward(tmp_path / "nowhere").fingerprint()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,8 @@ from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
-from rttc_graph.protocols import RunRecord
+from rttc_graph.protocols import DomainCalibration, RunRecord, StoredCalibration
+from rttc_graph.state import LedgerEntry
 
 pytestmark = pytest.mark.usefixtures("no_blocking_calls")
 
@@ -74,6 +77,54 @@ async def test_what_postgres_cannot_store_is_replaced(ledger: PostgresLedgerStor
     }
 
 
+def adapter_run(run_id: str, *entries: LedgerEntry, **changes: Any) -> RunRecord:
+    return replace(RUN, run_id=run_id, entries=list(entries), **changes)
+
+
+def event(name: str, took: float, **detail: Any) -> LedgerEntry:
+    return {"node": "n", "event": name, "seconds": took, "detail": detail}
+
+
+async def test_statistics_against_a_hand_calculation(
+    ledger: PostgresLedgerStore, database: Database
+) -> None:
+    trained = event("trained", 13.0, key="k1", seconds=12.0)
+    recalled = event("recalled", 0.5, samples="hit", adapter="hit", adapter_key="k1")
+    missed = event("recalled", 0.1, samples="miss", adapter="miss", adapter_key=None)
+    reused = event("reused", 2.0, key="k1", origin="cache", seconds=2.0)
+    waited = event("reused", 9.0, key="k1", origin="waited", seconds=9.0)
+    runs = [
+        adapter_run("1", missed, trained, arm="ttt", seconds=20.0),
+        adapter_run("2", recalled, arm="ttt", seconds=4.0, accepted=False),
+        adapter_run("3", missed, reused, arm="rag", seconds=6.0),
+        adapter_run("4", missed, waited, arm="direct", seconds=10.0),
+        adapter_run("5", domain=None, arm="direct", seconds=1.0, reward=None, accepted=False),
+        adapter_run("6", recalled, tenant="other"),
+        adapter_run("7", event("recalled", 0.5, adapter="hit", adapter_key="gone"), domain="law"),
+    ]
+    for run in runs:
+        await ledger.append(run)
+    found = {one.domain: one for one in await ledger.statistics(tenant="tenant")}
+    assert list(found) == ["", "law", "math"]
+    math_runs = found["math"]
+    assert (math_runs.runs, math_runs.accepted, math_runs.seconds) == (4, 3, 40.0)
+    assert (math_runs.direct, math_runs.rag, math_runs.ttt) == (1, 1, 2)
+    assert (math_runs.look_ups, math_runs.samples_hits, math_runs.adapter_hits) == (4, 1, 2)
+    assert math_runs.seconds_saved == pytest.approx((12.0 - 0.5) + (12.0 - 2.0))
+    assert (found["law"].adapter_hits, found["law"].seconds_saved) == (1, 0.0)
+    assert (found[""].runs, found[""].look_ups, found[""].tokens) == (1, 0, RUN.tokens)
+    assert math_runs.day == datetime.now(UTC).date()
+    await asyncio.to_thread(_age_runs, database)
+    assert len(await ledger.statistics(tenant="tenant")) == 3
+    assert await ledger.statistics(tenant="tenant", days=3) == []
+    assert await ledger.statistics(tenant="nobody") == []
+
+
+def _age_runs(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("update rttc_run set created_at = created_at - interval '4 days'")
+
+
 async def test_a_database_without_tables_is_named(empty_dsn: str) -> None:
     database = Database(empty_dsn)
     with pytest.raises(BackendError, match=r"could not store a run.*rttc db migrate"):
@@ -81,19 +132,42 @@ async def test_a_database_without_tables_is_named(empty_dsn: str) -> None:
     await asyncio.to_thread(database.close)
 
 
-async def test_a_domains_calibration_comes_before_that_of_all(database: Database) -> None:
+def calibration(fingerprint: str = "one", **domains: int) -> StoredCalibration:
+    return StoredCalibration(
+        reward_model="judge",
+        fingerprint=fingerprint,
+        domains={
+            domain.removeprefix("all"): DomainCalibration(parameters={"a": a}, pairs=10 * a)
+            for domain, a in domains.items()
+        },
+        tau_r=0.7,
+        aim="highest accuracy",
+    )
+
+
+async def test_a_calibration_takes_the_place_of_the_one_before_it(database: Database) -> None:
     store = PostgresCalibrationStore(database)
-    assert await store.load("judge", tenant="t") is None
-    await store.save("judge", {"a": 1}, pairs=10, tenant="t")
-    await store.save("judge", {"a": 2}, pairs=10, tenant="t", domain="math")
-    await store.save("judge", {"a": 3}, pairs=20, tenant="t", domain="math")
-    assert await store.load("judge", tenant="t", domain="math") == {"a": 3}
-    assert await store.load("judge", tenant="t", domain="law") == {"a": 1}
-    assert await store.load("judge", tenant="t") == {"a": 1}
-    assert await store.load("judge", tenant="other") is None
-    assert await store.load("other", tenant="t") is None
+    assert await store.load("judge", "one", tenant="t") is None
+    await store.save(calibration(all=1, math=2, law=3), tenant="t")
+    latest = calibration(all=4, math=5)
+    await store.save(latest, tenant="t")
+    assert await store.load("judge", "one", tenant="t") == latest
+
+
+async def test_other_weights_and_other_tenants_have_no_calibration(database: Database) -> None:
+    store = PostgresCalibrationStore(database)
+    one, two = calibration(all=1), calibration("two", all=2)
+    await store.save(one, tenant="t")
+    assert await store.load("judge", "two", tenant="t") is None
+    assert await store.load("judge", "one", tenant="other") is None
+    assert await store.load("other", "one", tenant="t") is None
+    await store.save(two, tenant="t")
+    assert await store.load("judge", "one", tenant="t") == one
 
 
 async def test_a_calibration_that_is_no_json_is_refused(database: Database) -> None:
+    broken = DomainCalibration(parameters={"a": math.nan}, pairs=1)
     with pytest.raises(ConfigurationError, match="not JSON"):
-        await PostgresCalibrationStore(database).save("j", {"a": math.nan}, pairs=1, tenant="t")
+        await PostgresCalibrationStore(database).save(
+            replace(calibration(), domains={"": broken}), tenant="t"
+        )

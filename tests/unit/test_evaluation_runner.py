@@ -399,7 +399,7 @@ def test_a_plot_is_a_png_of_readable_size(tmp_path: Path) -> None:
         ["cascade"],
     )
     path = tmp_path / "plots" / "p.png"
-    plot_accuracy(figures, path, title="data and model")
+    plot_accuracy(figures["policies"], path, rows=figures["rows"], title="data and model")
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])

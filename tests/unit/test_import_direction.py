@@ -24,7 +24,17 @@ CONTRACTS = {
 }
 """What each contract may know of ours: nothing above it."""
 
-CORE = ("adapters", "answering", "budget", "ledger", "policies", "prompts", "scope", "survival")
+CORE = (
+    "adapters",
+    "answering",
+    "budget",
+    "ledger",
+    "policies",
+    "prompts",
+    "scope",
+    "survival",
+    "training_gate",
+)
 """What nodes are made of; between the contracts and the nodes."""
 
 TOP = ("graph", "nodes", "integrations", "cli", "__main__", "local", "config")

@@ -97,6 +97,8 @@ BAD: list[tuple[str, Any]] = [
     ("seed", 2**31),
     ("samples_similarity", 1.1),
     ("adapter_similarity", -0.1),
+    ("ask_before_training", "perhaps"),
+    ("tau_r_of", "f" * 201),
     ("use_cache", "perhaps"),
     ("ttt_rank", 0),
     ("ttt_rank", 257),
@@ -191,5 +193,7 @@ def test_studio_can_show_a_field(field: str) -> None:
 
 @pytest.mark.parametrize("field", sorted(RttcSettings.model_fields))
 def test_studio_can_check_a_field(field: str) -> None:
-    bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "minLength"}
-    assert bounds & PROPERTIES[field].keys() or PROPERTIES[field]["type"] == "boolean"
+    bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum"}
+    bounds |= {"minLength", "maxLength"}
+    form = PROPERTIES[field].get("anyOf", [PROPERTIES[field]])[0]  # the second one is null
+    assert bounds & form.keys() or form["type"] == "boolean"

@@ -1,0 +1,1 @@
+"""Measurements: what this project costs, side by side with a peer in the same process."""

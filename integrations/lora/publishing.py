@@ -1,0 +1,165 @@
+"""Adapters trained here and used by a server that serves the same base model.
+
+The server's part is vLLM's: `POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter` (it allows
+them with `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True` and `--enable-lora`), adapters read from a folder
+that both sides see, and a request that names the adapter as its model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import httpx
+
+from rttc_graph.errors import AdaptationError, ConfigurationError
+from rttc_graph.integrations.lora.serialization import write_peft_folder
+from rttc_graph.protocols import AdapterTrainer, TrainedAdapter, TrainingExample, TrainStep
+from rttc_graph.settings import TttSettings
+
+__all__ = ("PublishingTrainer",)
+
+_LONGEST_ERROR = 300
+"""Characters of a server's answer that go into an error."""
+
+
+class PublishingTrainer:
+    """Trains with another trainer and hands each adapter to a server under its key.
+
+    Use it with `ChatPolicyModel(..., adapter_option="model")` for the same server. The base model
+    must be the same on both sides, which nobody can check from here.
+
+    Args:
+        trainer: Trains on this machine.
+        url: Of the server, without `/v1`.
+        folder: Where adapters are written, one folder each, named by the adapter's key.
+        server_folder: The same folder as the server sees it; `folder` by default.
+        api_key: Sent as a bearer token.
+        max_published: Adapters kept on the server; the least recently used are unloaded and their
+            folders deleted. No more than its `--max-cpu-loras`.
+        timeout_seconds: Longest wait for an answer of the server; loading reads a file.
+
+    Raises:
+        ConfigurationError: `max_published` is below 1.
+    """
+
+    def __init__(
+        self,
+        trainer: AdapterTrainer,
+        *,
+        url: str,
+        folder: Path,
+        server_folder: str | None = None,
+        api_key: str | None = None,
+        max_published: int = 32,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        if max_published < 1:
+            raise ConfigurationError(f"max_published={max_published!r} must be at least 1")
+        self._trainer = trainer
+        self._url = url.rstrip("/")
+        self._folder = folder
+        self._server_folder = server_folder
+        self._max_published = max_published
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._client = httpx.Client(base_url=self._url, headers=headers, timeout=timeout_seconds)
+        self._published: OrderedDict[str, None] = OrderedDict()
+
+    async def base_fingerprint(self) -> str:
+        """Return a digest of the base model that the adapters are trained on."""
+        return await self._trainer.base_fingerprint()
+
+    async def train(
+        self,
+        key: str,
+        examples: Sequence[TrainingExample],
+        settings: TttSettings,
+        *,
+        on_step: Callable[[TrainStep], None],
+        deadline: float | None = None,
+    ) -> TrainedAdapter:
+        """Train an adapter and publish it under `key`.
+
+        Raises:
+            BudgetExceeded: The deadline passed before the training ended.
+            AdaptationError: The training failed, or the server did not take the adapter.
+        """
+        adapter = await self._trainer.train(
+            key, examples, settings, on_step=on_step, deadline=deadline
+        )
+        await self.load(adapter)
+        return adapter
+
+    async def is_resident(self, key: str) -> bool:
+        """Ask the server whether it has the adapter; it may have been started anew.
+
+        Raises:
+            AdaptationError: The server does not answer.
+        """
+        answer = await self._call("GET", "/v1/models")
+        names = {model.get("id") for model in answer.json().get("data", [])}
+        if key in names:
+            self._published[key] = None
+            self._published.move_to_end(key)
+        return key in names
+
+    async def load(self, adapter: TrainedAdapter) -> None:
+        """Publish a stored adapter, unless the server has it.
+
+        Raises:
+            AdaptationError: The server did not take it.
+        """
+        if await self.is_resident(adapter.key):
+            return
+        path = await asyncio.to_thread(self._write, adapter)
+        given = {"lora_name": adapter.key, "lora_path": path}
+        await self._call("POST", "/v1/load_lora_adapter", given)
+        self._published[adapter.key] = None
+        await self._unload_oldest()
+
+    def _write(self, adapter: TrainedAdapter) -> str:
+        """Write an adapter's folder and return its path on the server."""
+        if not adapter.key.isalnum():
+            raise AdaptationError(
+                f"adapter {adapter.key!r} cannot name a folder: letters and digits only"
+            )
+        folder = self._folder / adapter.key
+        write_peft_folder(adapter, folder)
+        if self._server_folder is None:
+            return str(folder.resolve())
+        return str(PurePosixPath(self._server_folder, adapter.key))
+
+    async def _unload_oldest(self) -> None:
+        while len(self._published) > self._max_published:
+            oldest, _ = self._published.popitem(last=False)
+            await self._call("POST", "/v1/unload_lora_adapter", {"lora_name": oldest})
+            await asyncio.to_thread(shutil.rmtree, self._folder / oldest, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close the connections to the server; what is published stays there."""
+        self._client.close()
+
+    async def _call(
+        self, method: str, path: str, given: Mapping[str, Any] | None = None
+    ) -> httpx.Response:
+        # On a thread: a synchronous client is bound to no event loop.
+        return await asyncio.to_thread(self._request, method, path, given)
+
+    def _request(self, method: str, path: str, given: Mapping[str, Any] | None) -> httpx.Response:
+        try:
+            answer = self._client.request(method, path, json=given)
+        except httpx.HTTPError as exc:
+            raise AdaptationError(
+                f"{self._url} did not answer {method} {path}: {type(exc).__name__} {exc}",
+                retryable=True,
+            ) from exc
+        if not answer.is_success:
+            said = answer.text[:_LONGEST_ERROR]
+            raise AdaptationError(
+                f"{self._url} refused {method} {path} with {answer.status_code}: {said}"
+            )
+        return answer

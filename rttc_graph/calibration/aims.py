@@ -1,0 +1,126 @@
+"""From an aim to τr: accuracy, cost and arm shares over all thresholds, and the point chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.replay import Arms, replay, shares_of
+from rttc_graph.settings import PolicyName
+from rttc_graph.state import Arm
+
+GRID = tuple(round(step / 50, 2) for step in range(51))
+"""Thresholds that are tried, 0 to 1: finer steps than the width of any interval here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aim:
+    """What τr is to reach; at most one of the two, and with neither the highest accuracy."""
+
+    accuracy: float | None = None
+    """Lowest accuracy; of the thresholds that reach it, the cheapest is taken."""
+    seconds: float | None = None
+    """Most seconds per question; of the thresholds within, the most accurate is taken."""
+
+    def __post_init__(self) -> None:
+        """Refuse two aims, and values out of their bounds.
+
+        Raises:
+            ConfigurationError: Says which.
+        """
+        if self.accuracy is not None and self.seconds is not None:
+            raise ConfigurationError("give one aim: a target accuracy or a target cost, not both")
+        if self.accuracy is not None and not 0 < self.accuracy <= 1:
+            raise ConfigurationError(f"target accuracy={self.accuracy!r} must be above 0, up to 1")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ConfigurationError(f"target cost={self.seconds!r} must be above 0 seconds")
+
+    def __str__(self) -> str:
+        if self.accuracy is not None:
+            return f"accuracy of at least {self.accuracy:.1%}"
+        if self.seconds is not None:
+            return f"at most {self.seconds:g} s per question"
+        return "highest accuracy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TauPoint:
+    """What a policy does at one τr."""
+
+    tau_r: float
+    accuracy: float
+    seconds: float
+    """Mean per question."""
+    shares: Mapping[Arm, float]
+    false_accepts: float
+    false_rejects: float
+
+
+def sweep(questions: Sequence[Arms], *, policy: PolicyName = "cascade") -> list[TauPoint]:
+    """Return the figures of a policy at each threshold of the grid."""
+    return [_point(questions, policy, tau_r) for tau_r in GRID]
+
+
+def choose(points: Sequence[TauPoint], aim: Aim) -> TauPoint:
+    """Return the point that an aim calls for, in the middle of those that do exactly the same.
+
+    The middle of a stretch stays in it when the next questions move its ends a little.
+
+    Raises:
+        ConfigurationError: No threshold reaches it; says what the nearest one gives.
+    """
+    best = _best(points, aim)
+    alike = [point for point in points if _same(point, best)]
+    return alike[len(alike) // 2]
+
+
+def _best(points: Sequence[TauPoint], aim: Aim) -> TauPoint:
+    if aim.accuracy is not None:
+        reached = [point for point in points if point.accuracy >= aim.accuracy]
+        if not reached:
+            best = max(points, key=lambda p: (p.accuracy, -p.seconds))
+            raise ConfigurationError(
+                f"no τr reaches a target accuracy of {aim.accuracy:.1%}: the best is "
+                f"{best.accuracy:.1%} at τr={best.tau_r:g}; lower the target, or use a better "
+                "model, reward model or knowledge base"
+            )
+        return min(reached, key=lambda p: (p.seconds, -p.accuracy))
+    if aim.seconds is not None:
+        within = [point for point in points if point.seconds <= aim.seconds]
+        if not within:
+            least = min(points, key=lambda p: p.seconds)
+            raise ConfigurationError(
+                f"no τr stays within {aim.seconds:g} s per question: the cheapest takes "
+                f"{least.seconds:.2f} s at τr={least.tau_r:g}; raise the target"
+            )
+        return min(within, key=lambda p: (-p.accuracy, p.seconds))
+    return min(points, key=lambda p: (-p.accuracy, p.seconds))
+
+
+def distinct(points: Sequence[TauPoint]) -> list[TauPoint]:
+    """Return the points at which something changes, and the last of each stretch before."""
+    kept: list[TauPoint] = []
+    for point in points:
+        if kept and _same(kept[-1], point):
+            kept[-1] = point
+        else:
+            kept.append(point)
+    return kept
+
+
+def _same(one: TauPoint, other: TauPoint) -> bool:
+    return (one.accuracy, one.seconds) == (other.accuracy, other.seconds)
+
+
+def _point(questions: Sequence[Arms], policy: PolicyName, tau_r: float) -> TauPoint:
+    outcomes = [replay(arms, policy, tau_r) for arms in questions]
+    return TauPoint(
+        tau_r=tau_r,
+        accuracy=fmean(o.right for o in outcomes),
+        seconds=fmean(o.seconds for o in outcomes),
+        shares=shares_of(outcomes),
+        false_accepts=fmean(o.false_accept for o in outcomes),
+        false_rejects=fmean(o.false_reject for o in outcomes),
+    )

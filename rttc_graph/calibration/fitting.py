@@ -1,0 +1,134 @@
+"""Choosing the map: by the log-loss on answers that it was not fitted on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rttc_graph.calibration.maps import (
+    METHODS,
+    CalibrationMap,
+    Labelled,
+    Method,
+    fit_map,
+    log_loss,
+)
+from rttc_graph.errors import ConfigurationError
+
+FOLDS = 5
+
+MIN_PAIRS = 60
+"""Judged answers of a domain before it gets a map of its own, 20 questions with three arms: below,
+the pooled map of many answers is nearer to the truth than a domain's own of few."""
+
+MIN_OF_EACH = 10
+"""Right answers, and wrong ones, that a map is fitted on at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedMap:
+    """A map, and how well maps made alike did on answers that they had not seen."""
+
+    map: CalibrationMap
+    losses: Mapping[Method, float]
+    """Mean log-loss in nats, cross-fitted; the chosen method has the lowest."""
+    constant_loss: float
+    """The same of saying the share of right answers whatever the score."""
+    pairs: int
+    held_out: tuple[float, ...]
+    """For each answer P(right) by the map that was fitted without its fold, in order."""
+    ece: float
+    """Expected calibration error of `held_out`: mean distance of said and found in ten bins."""
+
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether the scores are no better than the share of right answers."""
+        return min(self.losses.values()) >= self.constant_loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Maps of one reward model: one for all domains, and some for domains of their own."""
+
+    pooled: FittedMap
+    domains: Mapping[str, FittedMap]
+
+
+def calibrate(pairs: Mapping[str, Sequence[Labelled]]) -> Calibration:
+    """Fit a pooled map, and one for each domain with enough answers.
+
+    Args:
+        pairs: Judged answers by domain; the empty name is that of answers without one.
+
+    Raises:
+        ConfigurationError: There are too few answers for even one map.
+    """
+    every = [pair for domain in pairs.values() for pair in domain]
+    if not _is_enough(every, pairs=2 * MIN_OF_EACH):
+        right = sum(pair.right for pair in every)
+        raise ConfigurationError(
+            f"{right} right and {len(every) - right} wrong answers are too few to calibrate on, "
+            f"at least {MIN_OF_EACH} of each are needed: give more questions"
+        )
+    own = {
+        domain: _fitted(found)
+        for domain, found in sorted(pairs.items())
+        if domain and _is_enough(found, pairs=MIN_PAIRS)
+    }
+    return Calibration(pooled=_fitted(every), domains=own)
+
+
+def fold_of(group: str) -> int:
+    """Return the fold of a group, the same in every process."""
+    return hashlib.sha256(group.encode()).digest()[0] % FOLDS
+
+
+def expected_error(probabilities: Sequence[float], rights: Sequence[bool]) -> float:
+    """Return the expected calibration error over ten bins of equal width."""
+    found = zip(probabilities, rights, strict=True)
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for probability, right in found:
+        bins.setdefault(min(9, int(probability * 10)), []).append((probability, right))
+    gaps = (
+        len(members) * abs(fmean(p for p, _ in members) - fmean(right for _, right in members))
+        for members in bins.values()
+    )
+    return sum(gaps) / max(1, len(probabilities))
+
+
+def _fitted(pairs: Sequence[Labelled]) -> FittedMap:
+    held_out = {method: _cross_fitted(method, pairs) for method in METHODS}
+    losses: dict[Method, float] = {
+        method: _mean_loss(found, pairs) for method, found in held_out.items()
+    }
+    best = min(METHODS, key=lambda method: losses[method])
+    share = (sum(pair.right for pair in pairs) + 1) / (len(pairs) + 2)
+    return FittedMap(
+        map=fit_map(best, pairs),
+        losses=losses,
+        constant_loss=_mean_loss([share] * len(pairs), pairs),
+        pairs=len(pairs),
+        held_out=tuple(held_out[best]),
+        ece=expected_error(held_out[best], [pair.right for pair in pairs]),
+    )
+
+
+def _cross_fitted(method: Method, pairs: Sequence[Labelled]) -> list[float]:
+    folds = [fold_of(pair.group) for pair in pairs]
+    maps: dict[int, CalibrationMap] = {}
+    for fold in set(folds):
+        others = [pair for pair, f in zip(pairs, folds, strict=True) if f != fold]
+        maps[fold] = fit_map(method, others or pairs)
+    return [maps[fold](pair.score) for pair, fold in zip(pairs, folds, strict=True)]
+
+
+def _mean_loss(probabilities: Sequence[float], pairs: Sequence[Labelled]) -> float:
+    said = zip(probabilities, pairs, strict=True)
+    return fmean(log_loss(p, right=pair.right) for p, pair in said)
+
+
+def _is_enough(found: Sequence[Labelled], *, pairs: int) -> bool:
+    right = sum(pair.right for pair in found)
+    return len(found) >= pairs and min(right, len(found) - right) >= MIN_OF_EACH

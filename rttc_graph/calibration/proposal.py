@@ -1,0 +1,144 @@
+"""From judged rows of all arms to a calibration and the τr that an aim calls for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rttc_graph.calibration.aims import Aim, TauPoint, choose, sweep
+from rttc_graph.calibration.fitting import Calibration, FittedMap, calibrate, fold_of
+from rttc_graph.calibration.maps import Labelled
+from rttc_graph.calibration.reward import map_of
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.figures import Question
+from rttc_graph.evaluation.replay import Arms
+from rttc_graph.protocols import DomainCalibration, StoredCalibration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A calibration, and what each τr would do with it."""
+
+    calibration: Calibration
+    questions: Sequence[Question]
+    """With calibrated rewards, each by a map that was fitted without this question's fold."""
+    points: Sequence[TauPoint]
+    """Of the cascade, over these rewards."""
+    chosen: TauPoint
+    aim: Aim
+
+    def stored(self, reward_model: str, fingerprint: str) -> StoredCalibration:
+        """Return what is kept of it for a reward model."""
+        fitted = {"": self.calibration.pooled, **self.calibration.domains}
+        return StoredCalibration(
+            reward_model=reward_model,
+            fingerprint=fingerprint,
+            domains={domain: _kept(found) for domain, found in fitted.items()},
+            tau_r=self.chosen.tau_r,
+            aim=str(self.aim),
+        )
+
+
+def propose(questions: Sequence[Question], aim: Aim) -> Proposal:
+    """Calibrate on all judged answers, and choose τr for the cascade.
+
+    The figures over τr use cross-fitted rewards: with the maps' own answers they would be too good.
+
+    Args:
+        questions: With raw rewards.
+        aim: What τr is to reach.
+
+    Raises:
+        ConfigurationError: There are too few answers, or no τr reaches the aim.
+    """
+    if not questions:
+        raise ConfigurationError("no question has the rows of all three arms: collect them first")
+    pairs: dict[str, list[Labelled]] = {}
+    for question in questions:
+        pairs.setdefault(question.domain or "", []).extend(_labelled(question))
+    calibration = calibrate(pairs)
+    held_out = _held_out(pairs, calibration)
+    seen = [_with_rewards(question, held_out) for question in questions]
+    points = sweep([question.arms for question in seen])
+    return Proposal(
+        calibration=calibration,
+        questions=seen,
+        points=points,
+        chosen=choose(points, aim),
+        aim=aim,
+    )
+
+
+def _group_of(question: Question) -> str:
+    return f"{question.data_set}/{question.row}"
+
+
+def _labelled(question: Question) -> list[Labelled]:
+    return [
+        Labelled(judged.reward, judged.row["right"], _group_of(question))
+        for judged in question.arms.values()
+        if judged.reward is not None
+    ]
+
+
+def _held_out(
+    pairs: dict[str, list[Labelled]], calibration: Calibration
+) -> dict[tuple[str, str, float], float]:
+    """Return the cross-fitted reward by domain, group and raw score.
+
+    Within a group equal raw scores have equal rewards, since a group is never split.
+    """
+    every = [(domain, pair) for domain, found in pairs.items() for pair in found]
+    rewards: dict[tuple[str, str, float], float] = {}
+    for (domain, pair), reward in zip(every, calibration.pooled.held_out, strict=True):
+        rewards[domain, pair.group, pair.score] = reward
+    for domain, fitted in calibration.domains.items():
+        for pair, reward in zip(pairs[domain], fitted.held_out, strict=True):
+            rewards[domain, pair.group, pair.score] = reward
+    return rewards
+
+
+def _with_rewards(question: Question, rewards: dict[tuple[str, str, float], float]) -> Question:
+    domain, group = question.domain or "", _group_of(question)
+    arms: Arms = {
+        arm: judged
+        if judged.reward is None
+        else replace(judged, reward=rewards[domain, group, judged.reward])
+        for arm, judged in question.arms.items()
+    }
+    return replace(question, arms=arms)
+
+
+def _kept(found: FittedMap) -> DomainCalibration:
+    return DomainCalibration(parameters=found.map.to_json(), pairs=found.pairs)
+
+
+def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question, float]]:
+    """Return the questions with calibrated rewards and a τr, both found without them.
+
+    The questions of each fold are judged by the maps, and accepted at the τr, that the other folds
+    give. So one file serves for choosing and for measuring, and the figures are not flattered.
+
+    Args:
+        questions: Of one policy model, with raw rewards.
+        aim: What τr is to reach.
+
+    Raises:
+        ConfigurationError: There are too few answers, or in some fold no τr reaches the aim.
+    """
+    folds = [fold_of(_group_of(question)) for question in questions]
+    proposals = {
+        fold: propose([q for q, other in zip(questions, folds, strict=True) if other != fold], aim)
+        for fold in sorted(set(folds))
+    }
+    found: list[tuple[Question, float]] = []
+    for question, fold in zip(questions, folds, strict=True):
+        maps = map_of(proposals[fold].stored("", ""))
+        arms: Arms = {
+            arm: judged
+            if judged.reward is None
+            else replace(judged, reward=maps(judged.reward, question.domain))
+            for arm, judged in question.arms.items()
+        }
+        found.append((replace(question, arms=arms), proposals[fold].chosen.tau_r))
+    return found

@@ -1,0 +1,176 @@
+"""A reward model whose scores are P(right), by the calibration that is stored for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rttc_graph.calibration.maps import CalibrationMap
+from rttc_graph.errors import BackendError, ConfigurationError, RewardModelError
+from rttc_graph.protocols import CalibrationStore, RewardModel, StoredCalibration
+from rttc_graph.state import Candidate
+
+_LOG = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 60.0
+"""How old a calibration in memory may be: a new one is used within a minute, without a restart."""
+
+MapOf = Callable[[float, str | None], float]
+"""Raw score and domain to P(right)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Maps:
+    """A stored calibration, read."""
+
+    by_domain: Mapping[str, CalibrationMap]
+    fingerprint: str
+    """Of the reward model and its maps together."""
+
+    def __call__(self, score: float, domain: str | None) -> float:
+        found = self.by_domain.get(domain or "") or self.by_domain[""]
+        return found(score)
+
+
+def map_of(stored: StoredCalibration) -> MapOf:
+    """Return a stored calibration as a function of raw score and domain.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    return _read(stored)
+
+
+def calibrated_fingerprint(stored: StoredCalibration) -> str:
+    """Return the fingerprint of a reward model under a calibration."""
+    return _read(stored).fingerprint
+
+
+class CalibratedReward:
+    """Turns the scores of a reward model into P(right), by domain where there is a map for it.
+
+    A reward model without a stored calibration keeps its raw scores, and that is said once, in the
+    log. The look-up is by name and fingerprint, so other weights never get another one's map.
+
+    Args:
+        raw: Scores.
+        store: Where its calibrations are.
+        tenant: Whose calibration holds where a run names no tenant.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        raw: RewardModel,
+        store: CalibrationStore,
+        *,
+        tenant: str = "default",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._raw = raw
+        self._store = store
+        self._tenant = tenant
+        self._clock = clock
+        self._loaded: dict[str, tuple[float, _Maps | None]] = {}
+        self._has_said = False
+
+    @property
+    def name(self) -> str:
+        """Name of the reward model that scores."""
+        return self._raw.name
+
+    async def fingerprint(self) -> str:
+        """Return the digest of reward model and calibration; the model's own without one."""
+        return await self.within(tenant=self._tenant, domain=None).fingerprint()
+
+    async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
+        """Return P(right) of each candidate by the map of all domains, in order.
+
+        Raises:
+            RewardModelError: The reward model failed, or its calibration could not be loaded.
+        """
+        return await self.within(tenant=self._tenant, domain=None).score(query, candidates)
+
+    def within(self, *, tenant: str, domain: str | None) -> RewardModel:
+        """Return the reward model with the maps of a tenant, for the answers of a domain."""
+        return _Within(self, self._raw, tenant, domain)
+
+    async def maps(self, tenant: str) -> _Maps | None:
+        """Return a tenant's maps; `None` if there are none.
+
+        Raises:
+            RewardModelError: They could not be loaded, and none were before.
+        """
+        now = self._clock()
+        known = self._loaded.get(tenant)
+        if known is not None and now - known[0] < REFRESH_SECONDS:
+            return known[1]
+        try:
+            stored = await self._store.load(
+                self._raw.name, await self._raw.fingerprint(), tenant=tenant
+            )
+            maps = None if stored is None else _read(stored)
+        except (BackendError, ConfigurationError) as exc:
+            if known is not None:  # better a calibration of some minutes ago than none
+                return known[1]
+            raise RewardModelError(
+                f"the calibration of {self._raw.name!r} could not be loaded: {exc}",
+                retryable=isinstance(exc, BackendError) and exc.retryable,
+            ) from exc
+        self._loaded[tenant] = (now, maps)
+        return maps
+
+    def say_raw(self) -> None:
+        """Say once that raw scores hold."""
+        if not self._has_said:
+            self._has_said = True
+            _LOG.warning(
+                "reward model %r has no calibration: τr is compared with its raw scores "
+                "(rttc calibrate FILE.jsonl --save makes one)",
+                self._raw.name,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Within:
+    """A calibrated reward model for one tenant and domain."""
+
+    _calibrated: CalibratedReward
+    _raw: RewardModel
+    _tenant: str
+    _domain: str | None
+
+    @property
+    def name(self) -> str:
+        return self._raw.name
+
+    async def fingerprint(self) -> str:
+        maps = await self._calibrated.maps(self._tenant)
+        return await self._raw.fingerprint() if maps is None else maps.fingerprint
+
+    async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
+        maps = await self._calibrated.maps(self._tenant)
+        scores = await self._raw.score(query, candidates)
+        if maps is None:
+            self._calibrated.say_raw()
+            return scores
+        return [maps(score, self._domain) for score in scores]
+
+
+def _read(stored: StoredCalibration) -> _Maps:
+    maps = {
+        domain: CalibrationMap.from_json(found.parameters)
+        for domain, found in stored.domains.items()
+    }
+    if "" not in maps:
+        raise ConfigurationError(
+            f"the calibration of {stored.reward_model!r} has no map for all domains: "
+            "run rttc calibrate again"
+        )
+    read = {domain: found.to_json() for domain, found in maps.items()}
+    text = json.dumps([stored.fingerprint, read], sort_keys=True)
+    return _Maps(maps, hashlib.sha256(text.encode()).hexdigest()[:32])

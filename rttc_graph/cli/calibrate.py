@@ -1,0 +1,195 @@
+"""`rttc calibrate`: what a reward is worth on questions of one's own, and the τr for an aim."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from rttc_graph.calibration.aims import Aim, distinct
+from rttc_graph.calibration.fitting import FittedMap
+from rttc_graph.calibration.plot import plot_sweep
+from rttc_graph.calibration.proposal import Proposal, propose
+from rttc_graph.calibration.reward import calibrated_fingerprint
+from rttc_graph.cli.eval_rows import (
+    ModelRows,
+    RowsWanted,
+    collect_rows,
+    data_sets_of,
+    judge_rows,
+    questions_of_models,
+)
+from rttc_graph.cli.screen import AsJson, err, out, print_json, print_table
+from rttc_graph.cli.session import session
+from rttc_graph.config import InstallationConfig
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.scorers import ScorerName
+from rttc_graph.knowledge import open_knowledge
+from rttc_graph.protocols import StoredCalibration
+
+
+def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
+    context: typer.Context,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files of questions with answers; none takes --records as they are."),
+    ] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="The cheapest τr with this share of right answers.")
+    ] = None,
+    target_cost: Annotated[
+        float | None, typer.Option(help="The most accurate τr within these seconds per question.")
+    ] = None,
+    best: Annotated[bool, typer.Option("--best", help="The most accurate τr; default.")] = False,
+    save: Annotated[
+        bool, typer.Option("--save", help="Keep it: from now on rewards are P(right).")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="Questions, drawn by the seed; all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw and of training.")] = 0,
+    scorer: Annotated[ScorerName, typer.Option(help="auto decides row by row.")] = "auto",
+    domain: Annotated[str | None, typer.Option(help="Where samples are; the row's.")] = None,
+    k: Annotated[int | None, typer.Option(help="Samples to retrieve.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Whose samples, and whose calibration.")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="File of every answer, as rttc eval keeps it.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG over τr; rttc-calibrate-NAME.png.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Map the reward model's scores to P(right), and propose τr from an aim.
+
+    Every arm runs once on every question (what --records holds already is not run again), the
+    scorer says what was right, and the map is chosen by its log-loss on answers it was not fitted
+    on. With --save, the map is used from the next minute on wherever this reward model judges.
+
+    Example: rttc calibrate questions.jsonl --limit 60 --target-accuracy 0.8 --save
+    """
+    config = session(context).config(k=k, max_new_tokens=max_new_tokens, tenant=tenant, seed=seed)
+    if best and (target_accuracy is not None or target_cost is not None):
+        raise ConfigurationError("give one aim: --target-accuracy, --target-cost or --best")
+    aim = Aim(accuracy=target_accuracy, seconds=target_cost)
+    if not paths and records is None:
+        raise ConfigurationError("no questions: name a file, or --records of an earlier run")
+    data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
+    name = "-".join(data_set.name for data_set in data_sets) or "rows"
+    log = records or config.home / "evaluations" / f"{name}.jsonl"
+    if data_sets:
+        wanted = RowsWanted(data_sets=data_sets, samples=samples, domain=domain, log=log)
+        rows = collect_rows(config, wanted)
+    else:
+        rows = _rows_of(config, log)
+    questions = questions_of_models([rows], log, scorer=scorer, calibrated=False)
+    proposal = propose(questions, aim)
+    stored = proposal.stored(rows.reward_model, rows.fingerprint)
+    picture = plot or Path(f"rttc-calibrate-{name}.png")
+    plot_sweep(proposal.points, proposal.chosen, picture, title=f"{name}, {rows.model}, {aim}")
+    if save:
+        _save(config, stored)
+    if as_json:
+        print_json(_as_json(proposal, stored, saved=save))
+    else:
+        _show(proposal, rows)
+        out.print(Text(f"every answer: {log}\nplot: {picture}"))
+        _say_how(stored, saved=save)
+
+
+def _rows_of(config: InstallationConfig, log: Path) -> ModelRows:
+    """Return the rows of the configured policy model in a file."""
+    found = {rows.model: rows for rows in judge_rows(config, log, only=config.model)}
+    if config.model not in found:
+        raise ConfigurationError(
+            f"{str(log)!r} has no rows of the policy model {config.model!r}: name another with "
+            "rttc --model, or name a file of questions"
+        )
+    return found[config.model]
+
+
+def _save(config: InstallationConfig, stored: StoredCalibration) -> None:
+    with open_knowledge(config) as knowledge:
+        asyncio.run(knowledge.calibrations.save(stored, tenant=config.tenant))
+
+
+def _show(proposal: Proposal, rows: ModelRows) -> None:
+    out.print(
+        Text(
+            f"{len(proposal.questions)} questions, reward model {rows.reward_model} "
+            f"({rows.fingerprint[:8]}), policy model {rows.model}",
+            style="bold",
+        )
+    )
+    maps = {"all": proposal.calibration.pooled, **proposal.calibration.domains}
+    columns = ["domain", "answers", "map", "log-loss: platt", "isotonic", "constant", "ECE"]
+    print_table(columns, [_map_row(domain, found) for domain, found in maps.items()])
+    for domain, found in maps.items():
+        if found.tells_nothing:
+            err.print(
+                Text(
+                    f"warning: on {domain} the reward says no more than the share of right "
+                    "answers does: no τr can choose well by it"
+                )
+            )
+    out.print()
+    columns = ["", "τr", "accuracy", "seconds", "direct", "rag", "ttt", "false accepts", "rejects"]
+    shown = distinct(proposal.points)
+    if proposal.chosen not in shown:
+        shown = sorted([*shown, proposal.chosen], key=lambda point: point.tau_r)
+    print_table(
+        columns,
+        [
+            (
+                "→" if point is proposal.chosen else "",
+                f"{point.tau_r:.2f}",
+                f"{point.accuracy:.1%}",
+                f"{point.seconds:.2f}",
+                *(f"{point.shares.get(arm, 0.0):.0%}" for arm in ("direct", "rag", "ttt")),
+                f"{point.false_accepts:.1%}",
+                f"{point.false_rejects:.1%}",
+            )
+            for point in shown
+        ],
+    )
+
+
+def _map_row(domain: str, found: FittedMap) -> tuple[object, ...]:
+    losses = (found.losses["platt"], found.losses["isotonic"], found.constant_loss)
+    return (domain, found.pairs, found.map.method, *losses, found.ece)
+
+
+def _say_how(stored: StoredCalibration, *, saved: bool) -> None:
+    if not saved:
+        out.print("not kept: add --save to use it")
+        return
+    fingerprint = calibrated_fingerprint(stored)
+    lines = f'tau_r = {stored.tau_r:g}\ntau_r_of = "{fingerprint}"'
+    out.print(Text(f"kept for {stored.aim}; put into rttc.toml:\n\n{lines}\n"))
+
+
+def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> dict[str, Any]:
+    maps = {"": proposal.calibration.pooled, **proposal.calibration.domains}
+    return {
+        "reward_model": stored.reward_model,
+        "fingerprint": stored.fingerprint,
+        "tau_r": stored.tau_r,
+        "tau_r_of": calibrated_fingerprint(stored),
+        "aim": stored.aim,
+        "saved": saved,
+        "questions": len(proposal.questions),
+        "maps": {
+            domain: {
+                **found.map.to_json(),
+                "pairs": found.pairs,
+                "log_loss": dict(found.losses),
+                "constant_log_loss": found.constant_loss,
+                "ece": found.ece,
+            }
+            for domain, found in maps.items()
+        },
+        "points": [asdict(point) for point in proposal.points],
+    }

@@ -1,0 +1,260 @@
+"""What `rttc eval` and `rttc calibrate` share: data sets from paths, and rows of all arms."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import Progress
+
+from rttc_graph.calibration.reward import calibrated_fingerprint, map_of
+from rttc_graph.cli.screen import err, progress
+from rttc_graph.config import InstallationConfig
+from rttc_graph.data import read_samples
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.arm_rows import ArmLog, RowKey
+from rttc_graph.evaluation.collect import (
+    Collection,
+    CollectProgress,
+    DataSet,
+    RunArm,
+    collect,
+    judge_missing,
+)
+from rttc_graph.evaluation.figures import Question, questions_of
+from rttc_graph.evaluation.records import settings_digest
+from rttc_graph.evaluation.runner import choose_rows
+from rttc_graph.evaluation.scorers import ScorerName
+from rttc_graph.ingest import IngestProgress, ingest
+from rttc_graph.protocols import StoredCalibration
+from rttc_graph.state import Arm
+
+if TYPE_CHECKING:
+    from rttc_graph.local import LocalRttc
+
+QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
+"""Files in the folder of a data set."""
+
+_NO_PART = {"policy", "tau_r", "tau_r_of", "use_cache"}
+_UNBOUNDED: Mapping[str, Any] = {
+    "budget_seconds": 86_400.0,
+    "budget_tokens": 10**9,
+    "use_cache": False,
+}
+"""No arm is cut short for want of time: which one that would hit depends on the machine's load."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsWanted:
+    """Which rows a command wants."""
+
+    data_sets: Sequence[DataSet]
+    samples: Sequence[Path]
+    """Files to ingest before."""
+    domain: str | None
+    log: Path
+
+
+def data_sets_of(
+    paths: Sequence[str], *, limit: int | None, seed: int
+) -> tuple[list[DataSet], list[Path]]:
+    """Return the data sets that paths stand for, and the files of samples beside them.
+
+    Args:
+        paths: Files of questions, or folders with `questions.jsonl` and perhaps `samples.jsonl`;
+            the name of the file or folder is that of the data set.
+        limit: Questions of each, drawn by `seed`; `None` for all.
+        seed: Of the draw.
+
+    Raises:
+        ConfigurationError: A folder has no questions.
+    """
+    data_sets: list[DataSet] = []
+    samples: list[Path] = []
+    for path in paths:
+        source, name = path, Path(path.removeprefix("hub:")).stem
+        if Path(path).is_dir():
+            folder = Path(path).resolve()
+            source, name = str(folder / QUESTIONS), folder.name
+            if not (folder / QUESTIONS).is_file():
+                raise ConfigurationError(f"folder {path!r} has no {QUESTIONS}")
+            samples += [folder / SAMPLES] if (folder / SAMPLES).is_file() else []
+        rows = choose_rows(list(read_samples(source)), limit=limit, seed=seed)
+        data_sets.append(DataSet(name=name, rows=rows))
+    return data_sets, samples
+
+
+def collection_of(config: InstallationConfig, wanted: RowsWanted) -> Collection:
+    """Return what is collected with the policy model of a configuration."""
+    settings = config.run_settings().model_dump(exclude=_NO_PART | _UNBOUNDED.keys())
+    details = {**settings, "embedder": config.embedder, "domain": wanted.domain}
+    return Collection(
+        data_sets=wanted.data_sets,
+        model=config.model,
+        digest=settings_digest(details),
+        settings=details,
+        domain=wanted.domain,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRows:
+    """The rows of one policy model, judged by one reward model."""
+
+    model: str
+    keys: Sequence[RowKey]
+    reward_model: str
+    fingerprint: str
+    """Of the reward model with its raw scores."""
+    calibration: StoredCalibration | None
+
+    def check_threshold(self, config: InstallationConfig) -> None:
+        """Refuse a τr that was chosen for another reward model.
+
+        Raises:
+            ConfigurationError: It was.
+        """
+        found = calibrated_fingerprint(self.calibration) if self.calibration else self.fingerprint
+        if config.tau_r_of not in (None, found):
+            raise ConfigurationError(
+                f"tau_r={config.tau_r!r} was chosen for the fingerprint {config.tau_r_of!r}, but "
+                f"{self.reward_model!r} has {found!r}: run rttc calibrate, or give --tau and "
+                "leave out tau_r_of"
+            )
+
+
+def collect_rows(config: InstallationConfig, wanted: RowsWanted) -> ModelRows:
+    """Run every arm on every question with the policy model of a configuration."""
+    from rttc_graph.local import open_local
+
+    collection = collection_of(config, wanted)
+    with open_local(config) as local:
+        _fill(local, wanted)
+        with progress(f"collect with {config.model}", total=0) as bar:
+            arms, log, show = _arm_runner(local), ArmLog(wanted.log), _show_on(bar)
+            asyncio.run(collect(collection, arms, local.judge, log, on_progress=show))
+        return asyncio.run(_model_rows(local, collection.keys()))
+
+
+def judge_rows(
+    config: InstallationConfig, log: Path, *, only: str | None = None
+) -> list[ModelRows]:
+    """Judge the rows of a file with the configured reward model, model by model; runs no arm.
+
+    Args:
+        config: Names the reward model.
+        log: File of rows.
+        only: Policy model whose rows are judged; by default those of all.
+
+    Raises:
+        ConfigurationError: There are no rows.
+    """
+    from rttc_graph.local import open_local
+
+    rows = ArmLog(log).load()
+    if not rows.answers:
+        raise ConfigurationError(f"{str(log)!r} has no rows to judge: collect some first")
+    found: list[ModelRows] = []
+    models = dict.fromkeys(key.model for key in rows.answers)
+    for model in models if only is None else [name for name in models if name == only]:
+        keys = [key for key in rows.answers if key.model == model]
+        with open_local(config.model_copy(update={"model": model})) as local:
+            with progress(f"judge answers of {model}", total=0) as bar:
+                show = _show_on(bar)
+                asyncio.run(judge_missing(rows, keys, local.judge, ArmLog(log), on_progress=show))
+            found.append(asyncio.run(_model_rows(local, keys)))
+    return found
+
+
+def settings_of(found: Sequence[ModelRows], log: Path) -> dict[str, Any]:
+    """Return what the rows were made with; where that differs, all values with a comma."""
+    known = ArmLog(log).load().settings
+    digests = dict.fromkeys(key.digest for one in found for key in one.keys)
+    values: dict[str, dict[str, None]] = {}
+    for digest in digests:
+        for name, value in known.get(digest, {}).items():
+            values.setdefault(name, {})[str(value)] = None
+    return {name: ", ".join(seen) for name, seen in values.items()}
+
+
+def questions_of_models(
+    found: Sequence[ModelRows], log: Path, *, scorer: ScorerName, calibrated: bool = True
+) -> list[Question]:
+    """Return the questions of all models, with calibrated rewards where there is a calibration."""
+    rows = ArmLog(log).load()
+    return [
+        question
+        for one in found
+        for question in questions_of(
+            rows,
+            one.keys,
+            one.fingerprint,
+            calibrate=map_of(one.calibration) if one.calibration and calibrated else None,
+            scorer=scorer,
+        )
+    ]
+
+
+async def _model_rows(local: LocalRttc, keys: Sequence[RowKey]) -> ModelRows:
+    judge, tenant = local.judge, local.config.tenant
+    fingerprint = await judge.fingerprint()
+    return ModelRows(
+        model=local.config.model,
+        keys=keys,
+        reward_model=judge.name,
+        fingerprint=fingerprint,
+        calibration=await local.knowledge.calibrations.load(judge.name, fingerprint, tenant=tenant),
+    )
+
+
+def _show_on(bar: Progress) -> Callable[[CollectProgress], None]:
+    def show(done: CollectProgress) -> None:
+        bar.update(bar.task_ids[0], completed=done.done, total=done.total)
+
+    return show
+
+
+def _arm_runner(local: LocalRttc) -> RunArm:
+    """Return what runs one arm on the real graph with raw rewards, and leaves no trace."""
+    from rttc_graph.asking import ask
+    from rttc_graph.graph import RttcParts, create_rttc_graph
+
+    parts: RttcParts = {
+        **local.parts,
+        "reward_model": local.judge,
+        "cache": None,
+        "ledger_store": None,
+    }
+    graph = create_rttc_graph(**parts)
+    run = local.config.run_settings().model_copy(update={**_UNBOUNDED, "tau_r_of": None})
+
+    async def run_arm(question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
+        return await ask(
+            graph, question, domain=domain, settings=run.model_copy(update={"policy": arm})
+        )
+
+    return run_arm
+
+
+def _fill(local: LocalRttc, wanted: RowsWanted) -> None:
+    """Ingest what lies beside the questions, and say how many of these are samples themselves."""
+    tenant = local.config.tenant
+    base, embedder = local.knowledge.knowledge_base, local.knowledge.embedder
+    for path in wanted.samples:
+        with progress(f"ingest {path}", total=0) as bar:
+
+            def show(done: IngestProgress, bar: Progress = bar) -> None:
+                bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
+
+            samples = read_samples(str(path))
+            asyncio.run(ingest(samples, base, embedder, tenant=tenant, on_progress=show))
+    for data_set in wanted.data_sets:
+        missing = asyncio.run(base.missing(data_set.rows, tenant=tenant))
+        if known := missing.count(False):
+            err.print(
+                f"warning: {known} of {len(missing)} questions of {data_set.name} are in the "
+                "knowledge base with their answers, which flatters rag and ttt"
+            )

@@ -1,0 +1,184 @@
+"""What each arm answered to each question, one JSON line each, and what reward models said of it.
+
+Arms do not depend on the policy that runs them, so one row for each question and arm is enough to
+work out what any policy at any τr would have answered and paid (`rttc_graph.evaluation.replay`).
+Judgements are lines of their own: another reward model adds its own to rows that are there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from typing_extensions import TypedDict
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.state import Arm, Candidate
+
+ARMS: tuple[Arm, ...] = ("direct", "rag", "ttt")
+"""From cheap to dear."""
+
+
+class RowKey(NamedTuple):
+    """What one answer is known by."""
+
+    digest: str
+    """Of the settings under which it was made."""
+    data_set: str
+    model: str
+    """Name of the policy model."""
+    row: str
+    """Content hash of the question's row."""
+    arm: Arm
+
+
+class PartSeconds(TypedDict):
+    """Wall time of one arm's run by part, without the judging."""
+
+    generation: float
+    retrieval: float
+    """Embedding, search and what the graph itself takes; 0 for the arm `direct`."""
+    training: float
+
+
+class ArmAnswer(TypedDict):
+    """One question answered by one arm."""
+
+    kind: Literal["answer"]
+    digest: str
+    data_set: str
+    model: str
+    row: str
+    arm: Arm
+    id: str | None
+    domain: str | None
+    """In which samples were looked for; `None` for all."""
+    question: str
+    reference: str
+    metadata: dict[str, Any]
+    """Of the row, for scorers that need more than the reference answer."""
+    candidate: Candidate | None
+    """As the graph made it, without a reward; `None` when the arm gave no answer."""
+    right: bool
+    seconds: PartSeconds
+    error: str | None
+    """Why there is no answer."""
+
+
+class Judgement(TypedDict):
+    """What one reward model said of one answer."""
+
+    kind: Literal["judgement"]
+    digest: str
+    data_set: str
+    model: str
+    row: str
+    arm: Arm
+    reward_model: str
+    fingerprint: str
+    """Of the reward model."""
+    reward: float
+    """Raw, whatever calibrations there are."""
+    seconds: float
+
+
+class SettingsLine(TypedDict):
+    """What a digest stands for, for people who read the file later."""
+
+    kind: Literal["settings"]
+    digest: str
+    settings: dict[str, Any]
+
+
+Line = ArmAnswer | Judgement | SettingsLine
+
+
+@dataclass(slots=True)
+class ArmRows:
+    """The content of a file of rows."""
+
+    answers: dict[RowKey, ArmAnswer] = field(default_factory=dict[RowKey, ArmAnswer])
+    """The latest where there are two."""
+    judgements: dict[tuple[RowKey, str], Judgement] = field(
+        default_factory=dict[tuple[RowKey, str], Judgement]
+    )
+    """By row and fingerprint of the reward model."""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """By digest."""
+
+    def add(self, line: Line) -> None:
+        """Take in one line."""
+        if line["kind"] == "answer":
+            self.answers[key_of(line)] = line
+        elif line["kind"] == "settings":
+            self.settings[line["digest"]] = line["settings"]
+        else:
+            self.judgements[key_of(line), line["fingerprint"]] = line
+
+
+def key_of(line: ArmAnswer | Judgement) -> RowKey:
+    """Return what a line is about."""
+    return RowKey(line["digest"], line["data_set"], line["model"], line["row"], line["arm"])
+
+
+class ArmLog:
+    """The file of rows; every call blocks, so it belongs on a thread.
+
+    Args:
+        path: Created with its folder when the first row is added.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> ArmRows:
+        """Return what the file holds.
+
+        A last line that a kill cut short is removed from the file.
+
+        Raises:
+            ConfigurationError: The file holds something else.
+        """
+        rows = ArmRows()
+        if not self.path.exists():
+            return rows
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, text in enumerate(whole.split(b"\n")[:-1], start=1):
+            rows.add(self._line(number, text))
+        if len(whole) < len(content):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+        return rows
+
+    def add(self, lines: Iterable[Line]) -> None:
+        """Append lines; once this returns, a kill of the process does not lose them."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        texts = (json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        with self.path.open("ab") as file:
+            file.write("".join(texts).encode("utf-8", "surrogatepass"))
+
+    def _line(self, number: int, text: bytes) -> Line:
+        try:
+            value: Any = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            value = {}
+        shape = _SHAPES.get(value.get("kind"))
+        if shape is None or not shape <= value.keys():
+            raise ConfigurationError(
+                f"{str(self.path)!r} is not a file of arm rows (line {number}): "
+                "name another file, or delete it to start anew"
+            )
+        return cast("Line", value)
+
+
+_SHAPES: dict[object, frozenset[str]] = {
+    "answer": ArmAnswer.__required_keys__,
+    "judgement": Judgement.__required_keys__,
+    "settings": SettingsLine.__required_keys__,
+}

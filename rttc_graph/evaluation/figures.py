@@ -1,0 +1,235 @@
+"""Rows of all arms to the figures of every policy and yardstick; pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.arm_rows import ARMS, ArmAnswer, ArmRows, RowKey
+from rttc_graph.evaluation.bootstrap import paired_difference
+from rttc_graph.evaluation.intervals import wilson_interval
+from rttc_graph.evaluation.replay import (
+    Arms,
+    JudgedArm,
+    Outcome,
+    at_random,
+    oracle,
+    replay,
+    shares_of,
+)
+from rttc_graph.evaluation.scorers import ScorerName, is_right
+from rttc_graph.protocols import NewSample
+from rttc_graph.settings import PolicyName
+from rttc_graph.state import Arm
+
+Yardstick = Literal["oracle", "random"]
+YARDSTICKS: tuple[Yardstick, ...] = ("oracle", "random")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One question with the rows of its arms."""
+
+    data_set: str
+    model: str
+    row: str
+    domain: str | None
+    arms: Arms
+
+
+class PolicyFigures(TypedDict):
+    """Figures of one policy or yardstick; tokens and seconds are means per question."""
+
+    accuracy: float
+    interval: list[float]
+    """Low and high end of the 95 % Wilson score interval of the accuracy."""
+    against_cascade: list[float] | None
+    """Difference of the accuracies, low and high end of its 95 % paired bootstrap interval."""
+    seconds_mean: float
+    prompt_tokens: float
+    completion_tokens: float
+    trained_tokens: float
+    arms: dict[str, float]
+    """Questions by the arm whose answer was returned."""
+    arms_run: dict[str, int]
+    """Answers by arm, whether returned or not: what the policy paid for; none for yardsticks."""
+    false_accepts: float | None
+    """Share of questions whose answer was judged at least τr and is wrong."""
+    false_rejects: float | None
+    """Share of questions with a right answer in hand that was judged below τr."""
+    failed: int
+    """Questions without any answer; they count as wrong."""
+
+
+class GroupFigures(TypedDict):
+    """Figures of all policies on some of the questions."""
+
+    model: str | None
+    """`None` for all models together."""
+    data_set: str | None
+    """`None` for all data sets together."""
+    rows: int
+    policies: dict[str, PolicyFigures]
+
+
+TauOf = Callable[[Question], float]
+
+
+def questions_of(
+    rows: ArmRows,
+    keys: Sequence[RowKey],
+    fingerprint: str,
+    *,
+    calibrate: Callable[[float, str | None], float] | None = None,
+    scorer: ScorerName = "auto",
+) -> list[Question]:
+    """Return the questions whose three arms are all there, in the order of the keys.
+
+    Args:
+        rows: Answers and judgements.
+        keys: Which of them.
+        fingerprint: Whose judgements count.
+        calibrate: Raw reward and domain to the reward that counts; `None` for raw ones.
+        scorer: Says what is right; by row, unless named.
+
+    Raises:
+        ConfigurationError: One model has answers of two settings to one data set.
+    """
+    _check_settings(keys)
+    found: dict[tuple[str, str, str], dict[Arm, JudgedArm]] = {}
+    for key in keys:
+        if key not in rows.answers:
+            continue
+        answer = _scored(rows.answers[key], scorer)
+        judgement = rows.judgements.get((key, fingerprint))
+        reward = None if judgement is None else judgement["reward"]
+        if reward is not None and calibrate is not None:
+            reward = calibrate(reward, answer["domain"])
+        found.setdefault((key.data_set, key.model, key.row), {})[key.arm] = JudgedArm(
+            row=answer,
+            reward=reward,
+            judging_seconds=0.0 if judgement is None else judgement["seconds"],
+        )
+    return [
+        Question(
+            data_set=data_set,
+            model=model,
+            row=row,
+            domain=arms["direct"].row["domain"],
+            arms=arms,
+        )
+        for (data_set, model, row), arms in found.items()
+        if arms.keys() == set(ARMS)
+    ]
+
+
+def grouped(
+    questions: Sequence[Question], policies: Sequence[PolicyName], tau_of: TauOf
+) -> list[GroupFigures]:
+    """Return the figures of all questions, of each model, and of each model's data sets."""
+    models = list(dict.fromkeys(q.model for q in questions))
+    groups = [figures(questions, policies, tau_of)]
+    for model in models:
+        mine = [q for q in questions if q.model == model]
+        data_sets = list(dict.fromkeys(q.data_set for q in mine))
+        if len(models) > 1:
+            groups.append({**figures(mine, policies, tau_of), "model": model})
+        if len(data_sets) > 1:
+            for name in data_sets:
+                some = figures([q for q in mine if q.data_set == name], policies, tau_of)
+                groups.append({**some, "model": model, "data_set": name})
+    return groups
+
+
+def figures(
+    questions: Sequence[Question], policies: Sequence[PolicyName], tau_of: TauOf
+) -> GroupFigures:
+    """Return the figures of each policy and of the two yardsticks.
+
+    Args:
+        questions: At least one.
+        policies: In the order wanted.
+        tau_of: A question's τr.
+
+    Raises:
+        ConfigurationError: There are no questions.
+    """
+    if not questions:
+        raise ConfigurationError("no question has the rows of all three arms: collect them first")
+    cascade = [replay(q.arms, "cascade", tau_of(q)) for q in questions]
+    outcomes: dict[str, list[Outcome]] = {
+        policy: [replay(q.arms, policy, tau_of(q)) for q in questions] for policy in policies
+    }
+    shares = shares_of(cascade)
+    outcomes["oracle"] = [oracle(q.arms) for q in questions]
+    outcomes["random"] = [at_random(q.arms, shares) for q in questions]
+    return {
+        "model": None,
+        "data_set": None,
+        "rows": len(questions),
+        "policies": {
+            name: _figures(found, None if name == "cascade" else cascade, name in YARDSTICKS)
+            for name, found in outcomes.items()
+        },
+    }
+
+
+def _figures(
+    outcomes: Sequence[Outcome], cascade: Sequence[Outcome] | None, is_yardstick: bool
+) -> PolicyFigures:
+    count = len(outcomes)
+    right = [outcome.right for outcome in outcomes]
+    ran = [arm for outcome in outcomes for arm in outcome.ran]
+    return {
+        "accuracy": fmean(right),
+        "interval": list(wilson_interval(min(count, round(sum(right))), count)),
+        "against_cascade": None
+        if cascade is None
+        else list(paired_difference(right, [outcome.right for outcome in cascade])),
+        "seconds_mean": fmean(o.seconds for o in outcomes),
+        "prompt_tokens": fmean(o.prompt_tokens for o in outcomes),
+        "completion_tokens": fmean(o.completion_tokens for o in outcomes),
+        "trained_tokens": fmean(o.trained_tokens for o in outcomes),
+        "arms": _by_arm(outcomes),
+        "arms_run": {arm: ran.count(arm) for arm in ARMS if arm in ran},
+        "false_accepts": None if is_yardstick else fmean(o.false_accept for o in outcomes),
+        "false_rejects": None if is_yardstick else fmean(o.false_reject for o in outcomes),
+        "failed": sum(not outcome.shares for outcome in outcomes),
+    }
+
+
+def _by_arm(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    sums = {arm: sum(o.shares.get(arm, 0.0) for o in outcomes) for arm in ARMS}
+    return {arm: round(value, 6) for arm, value in sums.items() if value}
+
+
+def _scored(answer: ArmAnswer, scorer: ScorerName) -> ArmAnswer:
+    """Return the row with today's verdict on it."""
+    if answer["candidate"] is None:
+        return {**answer, "right": False}
+    sample = NewSample(
+        question=answer["question"],
+        answer=answer["reference"],
+        domain=answer["domain"] or "",
+        external_id=answer["id"],
+        metadata=answer["metadata"],
+    )
+    return {**answer, "right": is_right(answer["candidate"]["answer"], sample, scorer)}
+
+
+def _check_settings(keys: Sequence[RowKey]) -> None:
+    digests: dict[tuple[str, str], set[str]] = {}
+    for key in keys:
+        digests.setdefault((key.data_set, key.model), set()).add(key.digest)
+    mixed: Mapping[tuple[str, str], set[str]] = {k: d for k, d in digests.items() if len(d) > 1}
+    if mixed:
+        (data_set, model), found = next(iter(mixed.items()))
+        raise ConfigurationError(
+            f"the rows of {model} on {data_set} were made with {len(found)} different settings "
+            f"(digests {', '.join(sorted(found))}): keep each in a file of its own"
+        )

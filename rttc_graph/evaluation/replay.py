@@ -1,0 +1,179 @@
+"""What a policy would have answered and paid, worked out from rows of all arms.
+
+The policy is the graph's own (`rttc_graph.policies.decide`); only the arms' work is taken from the
+rows instead of being done. That is exact where arms are deterministic and independent, which greedy
+decoding without a query-state cache gives. Budgets of seconds and tokens are not replayed: rows
+come from runs that no such budget ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rttc_graph.evaluation.arm_rows import ARMS, ArmAnswer
+from rttc_graph.policies import Choice, best_candidate, decide
+from rttc_graph.settings import PolicyName, RttcSettings
+from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedArm:
+    """One arm's row with the reward that counts in this replay."""
+
+    row: ArmAnswer
+    reward: float | None
+    """Raw or calibrated; `None` when it was not judged."""
+    judging_seconds: float
+
+    @property
+    def alone_seconds(self) -> float:
+        """What a run of this arm alone takes, judging included."""
+        return sum(self.work_seconds(retrieves=True))
+
+    def work_seconds(self, *, retrieves: bool) -> tuple[float, ...]:
+        """Return the seconds of its parts; a second arm of a run does not retrieve again."""
+        parts = self.row["seconds"]
+        retrieval = parts["retrieval"] if retrieves else 0.0
+        return (parts["generation"], retrieval, parts["training"], self.judging_seconds)
+
+
+Arms = Mapping[Arm, JudgedArm]
+"""All arms of one question."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One question under one policy or yardstick."""
+
+    right: float
+    """1 or 0; a yardstick that draws arms at random has what is between."""
+    seconds: float
+    prompt_tokens: float
+    completion_tokens: float
+    trained_tokens: float
+    shares: Mapping[Arm, float]
+    """The arm whose answer was returned; empty when there is no answer."""
+    ran: tuple[Arm, ...] = ()
+    reward: float | None = None
+    false_accept: bool = False
+    """The answer was judged at least τr, and is wrong."""
+    false_reject: bool = False
+    """A right answer was in hand and was judged below τr."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """The state of one replayed run."""
+
+    state: RttcState = field(default_factory=lambda: RttcState(candidates=[], tried=[]))
+    ran: list[Arm] = field(default_factory=list[Arm])
+    seconds: float = 0.0
+
+
+def replay(arms: Arms, policy: PolicyName, tau_r: float) -> Outcome:
+    """Return what a policy would have made of a question.
+
+    Args:
+        arms: The question's rows.
+        policy: Decides, as in the graph.
+        tau_r: In the units of the rewards.
+    """
+    settings = RttcSettings(policy=policy, tau_r=tau_r, budget_arms=len(ARMS))
+    possible: frozenset[Attempt] = frozenset(arms)
+    run = _Run()
+    choice = decide(run.state, settings, arms=possible)
+    while choice.decision != "finish":
+        _step(run, choice, arms)
+        choice = decide(run.state, settings, arms=possible)
+    return _outcome(run, arms, tau_r)
+
+
+def oracle(arms: Arms) -> Outcome:
+    """Return the best arm in hindsight: of the right ones the cheapest, else the cheapest."""
+    answered = [arm for arm in ARMS if arm in arms and arms[arm].row["candidate"] is not None]
+    right = [arm for arm in answered if arms[arm].row["right"]]
+    best = min(right or answered, key=lambda arm: arms[arm].alone_seconds, default=None)
+    alone: dict[Arm, float] = {} if best is None else {best: 1.0}
+    return _mixed(arms, alone)
+
+
+def at_random(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
+    """Return what an arm drawn with these shares gives in the mean, computed, not drawn."""
+    return _mixed(arms, shares)
+
+
+def _step(run: _Run, choice: Choice, arms: Arms) -> None:
+    """Do what the graph's next node would have done."""
+    if choice.decision == "retrieve":
+        found = any(arm != "direct" and judged.row["candidate"] for arm, judged in arms.items())
+        run.state["retrieved"] = True
+        run.state["samples"] = [_ANY_SAMPLE] if found else []
+        return
+    arm = _arm(choice.attempt)
+    run.state["tried"] = [*run.state["tried"], choice.attempt]
+    judged = arms.get(arm)
+    if judged is None or judged.row["candidate"] is None:
+        return
+    first = not any(ran != "direct" for ran in run.ran)
+    run.seconds += sum(judged.work_seconds(retrieves=first))
+    run.ran.append(arm)
+    candidate: Candidate = {**judged.row["candidate"], "reward": judged.reward}
+    run.state["candidates"] = [*run.state["candidates"], candidate]
+
+
+def _outcome(run: _Run, arms: Arms, tau_r: float) -> Outcome:
+    candidates = run.state["candidates"]
+    best = best_candidate(candidates)
+    right = best is not None and arms[best["arm"]].row["right"]
+    reward = None if best is None else best["reward"]
+    return Outcome(
+        right=float(right),
+        seconds=run.seconds,
+        prompt_tokens=sum(c["prompt_tokens"] for c in candidates),
+        completion_tokens=sum(c["completion_tokens"] for c in candidates),
+        trained_tokens=sum(c["trained_tokens"] for c in candidates),
+        shares={} if best is None else {best["arm"]: 1.0},
+        ran=tuple(run.ran),
+        reward=reward,
+        false_accept=reward is not None and reward >= tau_r and not right,
+        false_reject=any(
+            arms[c["arm"]].row["right"] and c["reward"] is not None and c["reward"] < tau_r
+            for c in candidates
+        ),
+    )
+
+
+def _mixed(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
+    """Return the mean over arms that run alone, weighted by their shares."""
+    weighted = [
+        (share, arms[arm], arms[arm].row["candidate"])
+        for arm, share in shares.items()
+        if arm in arms
+    ]
+    made = [(share, judged, c) for share, judged, c in weighted if c is not None]
+    return Outcome(
+        right=sum(share * judged.row["right"] for share, judged, _ in made),
+        seconds=sum(share * judged.alone_seconds for share, judged, _ in made),
+        prompt_tokens=sum(share * c["prompt_tokens"] for share, _, c in made),
+        completion_tokens=sum(share * c["completion_tokens"] for share, _, c in made),
+        trained_tokens=sum(share * c["trained_tokens"] for share, _, c in made),
+        shares={c["arm"]: share for share, _, c in made},
+    )
+
+
+def shares_of(outcomes: Sequence[Outcome]) -> dict[Arm, float]:
+    """Return how often each arm's answer was returned, as shares of the answered questions."""
+    sums: dict[Arm, float] = {arm: sum(o.shares.get(arm, 0.0) for o in outcomes) for arm in ARMS}
+    total = sum(sums.values())
+    if not total:
+        return {}
+    return {arm: value / total for arm, value in sums.items() if value}
+
+
+def _arm(attempt: Attempt) -> Arm:
+    return "ttt" if attempt == "recalled" else attempt
+
+
+_ANY_SAMPLE: Sample = {"id": "", "question": "", "answer": "", "domain": "", "similarity": 1.0}
+"""Stands for what was retrieved; policies only ask whether there is any."""

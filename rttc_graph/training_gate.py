@@ -1,0 +1,49 @@
+"""Asks a person before an adapter is trained, where the run's settings want that.
+
+The run stops with an interrupt and goes on when it is resumed with an answer, on a LangGraph
+server from Studio's form. It needs a checkpointer; the time that the person takes costs no budget.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from langgraph.types import interrupt
+from pydantic import BaseModel, Field
+
+from rttc_graph.policies import best_candidate
+from rttc_graph.state import Attempt, RttcState
+
+REFUSED: dict[str, tuple[Attempt, ...]] = {
+    "skip": ("ttt",),
+    "accept": ("direct", "recalled", "rag", "ttt"),
+}
+"""Attempts that count as tried after each answer but `train`."""
+
+
+class TrainingAnswer(BaseModel):
+    """What a person says to a training."""
+
+    choice: Literal["train", "skip", "accept"] = Field(
+        description="Train the adapter, go on without it, or take the best answer so far."
+    )
+
+
+def ask_person(state: RttcState) -> TrainingAnswer:
+    """Stop the run with the question, or return the answer if the run was resumed with one.
+
+    An answer of another form makes the resume fail; the run still waits after that.
+
+    Raises:
+        langgraph.errors.GraphInterrupt: There is no answer yet.
+    """
+    best = best_candidate(state["candidates"])
+    question = {
+        "ask": "train an adapter for this question?",
+        "query": state["task"]["query"],
+        "samples": len(state["samples"]),
+        "answer_so_far": best and best["answer"],
+        "reward_so_far": best and best["reward"],
+        "choices": ["train", "skip", "accept"],
+    }
+    return interrupt(question, response_schema=TrainingAnswer)

@@ -1,0 +1,163 @@
+"""Adapters trained here answer on a server that loads them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import langchain_openai
+import pytest
+from lora_server import LoraServer, lora_server
+from postgres_fixtures import NumberEmbedder
+from pydantic import SecretStr
+
+from rttc_graph import RttcSettings, create_rttc_graph
+from rttc_graph.errors import AdaptationError, ConfigurationError, PolicyModelError
+from rttc_graph.integrations.langchain.policy_model import ChatPolicyModel
+from rttc_graph.integrations.lora.publishing import PublishingTrainer
+from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.rewards.callable import CallableReward
+from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.protocols import GenerationRequest, NewSample, TrainedAdapter, TrainingExample
+from rttc_graph.settings import TttSettings
+from rttc_graph.state import ChatTurn
+from rttc_graph.testing import MemoryKnowledgeBase
+
+SETTINGS = TttSettings(rank=4, alpha=8.0, learning_rate=2e-2, epochs=12, stop_loss=0.0)
+QUESTION: ChatTurn = {"role": "user", "content": "what is the capital of the rain?"}
+EXAMPLES = (TrainingExample(messages=(QUESTION,), answer="the tin hen"),)
+
+
+@pytest.fixture
+def server(tiny_model_path: Path) -> Iterator[tuple[str, LoraServer]]:
+    with lora_server(tiny_model_path) as found:
+        yield found
+
+
+@pytest.fixture
+def trainer(
+    tiny_engine: LocalEngine, server: tuple[str, LoraServer], tmp_path: Path
+) -> Iterator[PublishingTrainer]:
+    local = LoraTrainer(tiny_engine)
+    found = PublishingTrainer(local, url=server[0], folder=tmp_path / "adapters", max_published=2)
+    yield found
+    found.close()
+
+
+def served_policy(url: str) -> ChatPolicyModel:
+    client = langchain_openai.ChatOpenAI(
+        model="base", base_url=f"{url}/v1", api_key=SecretStr("none"), max_retries=0
+    )
+    return ChatPolicyModel(client, adapter_option="model", context_tokens=512)
+
+
+async def trained(trainer: PublishingTrainer, key: str) -> TrainedAdapter:
+    return await trainer.train(key, EXAMPLES, SETTINGS, on_step=lambda step: None)
+
+
+@pytest.mark.parametrize("adapter", [None, "a1"])
+async def test_the_server_says_what_the_local_model_says(
+    server: tuple[str, LoraServer],
+    trainer: PublishingTrainer,
+    tiny_engine: LocalEngine,
+    adapter: str | None,
+) -> None:
+    await trained(trainer, "a1")
+    request = GenerationRequest(messages=(QUESTION,), max_new_tokens=12, adapter=adapter)
+
+    [here] = await TransformersPolicyModel(tiny_engine).generate([request])
+    [there] = await served_policy(server[0]).generate([request])
+
+    assert there.text == here.text
+    assert (here.text == "the tin hen") == (adapter is not None)
+
+
+async def test_the_graph_trains_here_and_answers_there(
+    server: tuple[str, LoraServer], trainer: PublishingTrainer
+) -> None:
+    knowledge_base, embedder = MemoryKnowledgeBase(), NumberEmbedder()
+    samples = [NewSample(question=f"number {n}", answer="the tin hen", domain="d") for n in (1, 2)]
+    vectors = await embedder.embed([sample.question for sample in samples])
+    await knowledge_base.ingest(samples, vectors, tenant="default")
+    graph = create_rttc_graph(
+        policy_model=served_policy(server[0]),
+        reward_model=CallableReward(lambda query, answer: float("tin hen" in answer), name="hen"),
+        embedder=embedder,
+        knowledge_base=knowledge_base,
+        trainer=trainer,
+        settings=RttcSettings(
+            ttt_learning_rate=2e-2, ttt_epochs=20, ttt_rank=4, ttt_stop_loss=0.0, max_new_tokens=12
+        ),
+    )
+
+    output = await graph.ainvoke({"query": "number 3"}, context=RttcSettings(policy="ttt"))
+
+    assert output["answer"] == "the tin hen"
+    assert output["candidates"][0]["adapter"] in server[1].models
+
+
+async def test_the_server_keeps_so_many_adapters_and_forgets_the_oldest(
+    server: tuple[str, LoraServer], trainer: PublishingTrainer, tmp_path: Path
+) -> None:
+    for key in ("a1", "a2"):
+        await trained(trainer, key)
+    assert await trainer.is_resident("a1")  # which counts as a use
+
+    await trained(trainer, "a3")
+
+    assert sorted(server[1].models) == ["a1", "a3", "base"]
+    assert sorted(path.name for path in (tmp_path / "adapters").iterdir()) == ["a1", "a3"]
+    assert not await trainer.is_resident("a2")
+
+
+async def test_a_server_that_was_started_anew_gets_its_adapters_again(
+    server: tuple[str, LoraServer], trainer: PublishingTrainer
+) -> None:
+    adapter = await trained(trainer, "a1")
+    del server[1].models["a1"]
+    assert not await trainer.is_resident("a1")
+
+    await trainer.load(adapter)
+    await trainer.load(adapter)  # it has it: nothing to do
+
+    assert await trainer.is_resident("a1")
+
+
+async def test_what_the_server_refuses_is_said(
+    server: tuple[str, LoraServer], tiny_engine: LocalEngine, tmp_path: Path
+) -> None:
+    elsewhere = PublishingTrainer(
+        LoraTrainer(tiny_engine), url=server[0], folder=tmp_path, server_folder="/nowhere"
+    )
+    with pytest.raises(AdaptationError, match=r"refused POST .* 404: .*/nowhere/a1"):
+        await trained(elsewhere, "a1")
+    with pytest.raises(AdaptationError, match="cannot name a folder"):
+        await trained(elsewhere, "../a1")
+    elsewhere.close()
+
+
+async def test_a_server_that_is_gone_is_named(tiny_engine: LocalEngine, tmp_path: Path) -> None:
+    gone = PublishingTrainer(
+        LoraTrainer(tiny_engine), url="http://127.0.0.1:1", folder=tmp_path, timeout_seconds=5
+    )
+    with pytest.raises(AdaptationError, match=r"127\.0\.0\.1:1 did not answer") as caught:
+        await gone.is_resident("a1")
+    assert caught.value.retryable
+    gone.close()
+
+
+async def test_a_policy_model_without_adapters_says_so(server: tuple[str, LoraServer]) -> None:
+    client = langchain_openai.ChatOpenAI(
+        model="base", base_url=f"{server[0]}/v1", api_key=SecretStr("none")
+    )
+    request = GenerationRequest(messages=(QUESTION,), max_new_tokens=4, adapter="a1")
+    with pytest.raises(PolicyModelError, match="adapter_option"):
+        await ChatPolicyModel(client).generate([request])
+
+
+def test_at_least_one_adapter_must_fit(tiny_engine: LocalEngine, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="max_published=0"):
+        PublishingTrainer(
+            LoraTrainer(tiny_engine), url="http://x", folder=tmp_path, max_published=0
+        )

@@ -1,0 +1,91 @@
+"""A replay from rows says what the real graph does, on a tiny model that really trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from postgres_fixtures import NumberEmbedder
+
+from rttc_graph.asking import ask
+from rttc_graph.evaluation.arm_rows import ArmLog
+from rttc_graph.evaluation.collect import Collection, DataSet, collect
+from rttc_graph.evaluation.figures import questions_of
+from rttc_graph.evaluation.replay import replay
+from rttc_graph.graph import RttcGraph, create_rttc_graph
+from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
+from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.protocols import NewSample
+from rttc_graph.settings import PolicyName, RttcSettings
+from rttc_graph.state import Arm
+from rttc_graph.testing import MemoryKnowledgeBase
+
+SETTINGS = RttcSettings(max_new_tokens=4, k=2, ttt_epochs=2, ttt_rank=2, use_cache=False)
+QUESTIONS = [NewSample(question=f"double of {n}", answer="x", domain="sums") for n in (3, 11, 42)]
+
+
+@pytest.fixture
+async def graph(tiny_engine: LocalEngine) -> RttcGraph:
+    embedder, base = NumberEmbedder(), MemoryKnowledgeBase()
+    solved = [
+        NewSample(question=f"double of {n}", answer=str(2 * n), domain="sums")
+        for n in range(50, 58)
+    ]
+    vectors = await embedder.embed([sample.question for sample in solved])
+    await base.ingest(solved, vectors, tenant="default")
+    return create_rttc_graph(
+        policy_model=TransformersPolicyModel(tiny_engine),
+        reward_model=SelfConfidence(),
+        embedder=embedder,
+        knowledge_base=base,
+        trainer=LoraTrainer(tiny_engine),
+        settings=SETTINGS,
+    )
+
+
+async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
+    graph: RttcGraph, tmp_path: Path
+) -> None:
+    async def run_arm(question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
+        chosen = SETTINGS.model_copy(update={"policy": arm})
+        return await ask(graph, question, domain=domain, settings=chosen)
+
+    collection = Collection(
+        data_sets=[DataSet(name="sums", rows=QUESTIONS)], model="tiny", digest="d", settings={}
+    )
+    judge = SelfConfidence()
+    rows = await collect(collection, run_arm, judge, ArmLog(tmp_path / "rows.jsonl"))
+    questions = questions_of(rows, collection.keys(), await judge.fingerprint())
+    assert len(questions) == len(QUESTIONS)
+    rewards = sorted(
+        judged.reward for q in questions for judged in q.arms.values() if judged.reward is not None
+    )
+    assert len(rewards) == 9
+    ends = set[tuple[Arm, ...]]()
+    for question, row in zip(questions, QUESTIONS, strict=True):
+        for policy in get_args(PolicyName):
+            # Thresholds between the rewards: each makes another set of answers pass.
+            for tau_r in (
+                0.0,
+                *((a + b) / 2 for a, b in pairwise(rewards)),
+                1.0,
+            ):
+                chosen = SETTINGS.model_copy(update={"policy": policy, "tau_r": tau_r})
+                real = await ask(graph, row.question, domain="sums", settings=chosen)
+                found = replay(question.arms, policy, tau_r)
+                assert found.ran == tuple(c["arm"] for c in real["candidates"])
+                assert list(found.shares) == [real["arm"]]
+                assert found.reward == real["reward"]
+                for name in ("prompt_tokens", "completion_tokens", "trained_tokens"):
+                    assert getattr(found, name) == sum(c[name] for c in real["candidates"])
+                (arm,) = found.shares
+                answer = question.arms[arm].row["candidate"]
+                assert answer is not None
+                assert answer["answer"] == real["answer"]
+                ends.add(found.ran)
+    assert {("direct",), ("direct", "rag"), ("direct", "rag", "ttt")} <= ends

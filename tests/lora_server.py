@@ -1,0 +1,131 @@
+"""A small server that follows vLLM's protocol for adapters, with peft behind it.
+
+Its routes: `/v1/models`, `/v1/chat/completions`, `/v1/load_lora_adapter` and its opposite.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import warnings
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rttc_graph.integrations.transformers.loading import one_load_at_a_time
+
+
+class LoraServer:
+    """Models by name: the base, and whatever was loaded."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(base)
+        self.models: dict[str, Any] = {"base": self._fresh()}
+        self.lock = threading.Lock()
+
+    def _fresh(self) -> Any:
+        with one_load_at_a_time():
+            return AutoModelForCausalLM.from_pretrained(self._base).train(False)
+
+    def load(self, given: Mapping[str, str]) -> tuple[int, Any]:
+        name, path = given["lora_name"], given["lora_path"]
+        if name in self.models:
+            return 400, {"message": f"The lora adapter '{name}' has already been loaded."}
+        if not (Path(path) / "adapter_config.json").is_file():
+            return 404, {"message": f"No adapter found for {path}"}
+        with warnings.catch_warnings(), one_load_at_a_time():
+            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
+            self.models[name] = PeftModel.from_pretrained(self._fresh(), path).train(False)
+        return 200, f"Success: LoRA adapter '{name}' added successfully."
+
+    def unload(self, given: Mapping[str, str]) -> tuple[int, Any]:
+        name = given["lora_name"]
+        if self.models.pop(name, None) is None:
+            return 404, {"message": f"The lora adapter '{name}' cannot be found."}
+        return 200, f"Success: LoRA adapter '{name}' removed successfully."
+
+    def chat(self, given: Mapping[str, Any]) -> tuple[int, Any]:
+        if (model := self.models.get(given["model"])) is None:
+            return 404, {"message": f"The model `{given['model']}` does not exist."}
+        ids = self._tokenizer.apply_chat_template(
+            given["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        limit = given.get("max_completion_tokens") or given["max_tokens"]
+        with torch.inference_mode():
+            out = model.generate(**ids, max_new_tokens=limit, do_sample=False)
+        new = out[0, ids["input_ids"].shape[1] :]
+        return 200, self._tokenizer.decode(new, skip_special_tokens=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    served: LoraServer
+
+    def do_GET(self) -> None:
+        assert self.path == "/v1/models"
+        with self.served.lock:
+            self._send(200, {"object": "list", "data": [{"id": n} for n in self.served.models]})
+
+    def do_POST(self) -> None:
+        given = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        routes = {
+            "/v1/load_lora_adapter": self.served.load,
+            "/v1/unload_lora_adapter": self.served.unload,
+            "/v1/chat/completions": self.served.chat,
+        }
+        with self.served.lock:
+            status, said = routes[self.path](given)
+        if self.path == "/v1/chat/completions" and status == 200:
+            self._stream(said) if given.get("stream") else self._send(200, _completion(said))
+        else:
+            self._send(status, said)
+
+    def _stream(self, text: str) -> None:
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+        first: dict[str, Any] = {"index": 0, "delta": {"role": "assistant", "content": text}}
+        last: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        lines = [json.dumps({**chunk, "choices": [choice]}) for choice in (first, last)]
+        body = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+        self._reply(200, body, "text/event-stream")
+
+    def _send(self, status: int, said: Any) -> None:
+        self._reply(status, json.dumps(said).encode(), "application/json")
+
+    def _reply(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep quiet."""
+
+
+def _completion(text: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+
+@contextmanager
+def lora_server(base: Path) -> Generator[tuple[str, LoraServer]]:
+    """Yield the server's URL, without `/v1`, and what it serves."""
+    served = LoraServer(base)
+    handler = cast("Any", type("Handler", (_Handler,), {"served": served}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", served
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,355 @@
+"""Rows of all arms: collected once, resumed, judged anew, and what is worked out from them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_parts import Parts, ScriptedRewardModel
+
+from rttc_graph.asking import ask
+from rttc_graph.calibration.aims import Aim
+from rttc_graph.calibration.fitting import fold_of
+from rttc_graph.calibration.proposal import cross_fitted, propose
+from rttc_graph.calibration.reward import map_of
+from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.evaluation.arm_rows import ARMS, ArmLog, ArmRows
+from rttc_graph.evaluation.bootstrap import paired_difference
+from rttc_graph.evaluation.collect import (
+    Collection,
+    CollectProgress,
+    DataSet,
+    collect,
+    judge_missing,
+)
+from rttc_graph.evaluation.figures import Question, figures, grouped, questions_of
+from rttc_graph.evaluation.replay import JudgedArm, at_random, oracle, replay
+from rttc_graph.evaluation.report import ReportInput, write_report
+from rttc_graph.graph import RttcParts, create_rttc_graph
+from rttc_graph.protocols import NewSample
+from rttc_graph.settings import PolicyName, RttcSettings
+from rttc_graph.state import Arm
+
+SHOP = DataSet(
+    name="shop",
+    rows=[NewSample(question=f"q{n}", answer="rag", domain="shop") for n in range(3)],
+)
+MATH = DataSet(name="math", rows=[NewSample(question="m", answer="ttt", domain="general")])
+
+
+@dataclass
+class Arms:
+    """Runs arms on a real graph of scripted parts; may break off after some runs."""
+
+    parts: Parts = field(default_factory=lambda: Parts().rewarding(direct=0.2, rag=0.6, ttt=0.9))
+    most: int = 10_000
+    asked: list[tuple[str, str | None, Arm]] = field(
+        default_factory=list[tuple[str, str | None, Arm]]
+    )
+
+    async def __call__(self, question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
+        if len(self.asked) >= self.most:
+            raise KeyboardInterrupt
+        self.asked.append((question, domain, arm))
+        apart: RttcParts = {**self.parts.parts(), "cache": None, "ledger_store": None}
+        graph = create_rttc_graph(**apart)
+        return await ask(graph, question, domain=domain, settings=RttcSettings(policy=arm))
+
+
+def collection(*data_sets: DataSet, digest: str = "d", model: str = "m") -> Collection:
+    return Collection(
+        data_sets=data_sets or (SHOP, MATH), model=model, digest=digest, settings={"k": 8}
+    )
+
+
+async def collected(
+    path: Path, arms: Arms | None = None, wanted: Collection | None = None
+) -> ArmRows:
+    arms = arms or Arms()
+    return await collect(
+        wanted or collection(), arms, arms.parts.reward_model, ArmLog(path / "rows.jsonl")
+    )
+
+
+async def test_each_arm_runs_once_for_each_question_and_data_sets_take_turns(
+    tmp_path: Path,
+) -> None:
+    arms = Arms()
+    rows = await collected(tmp_path, arms)
+    asked = arms.asked[3:]  # behind the warm-up
+    assert [(q, arm) for q, _, arm in asked[:6]] == [
+        ("q0", "direct"),
+        ("q0", "rag"),
+        ("q0", "ttt"),
+        ("m", "direct"),
+        ("m", "rag"),
+        ("m", "ttt"),
+    ]
+    assert len(asked) == len(rows.answers) == len(rows.judgements) == 12
+    assert {domain for _, domain, _ in asked} == {"shop", None}
+    rewards = {key.arm: found["reward"] for (key, _), found in rows.judgements.items()}
+    assert rewards == {"direct": 0.2, "rag": 0.6, "ttt": 0.9}
+    right = {(key.data_set, key.arm) for key, row in rows.answers.items() if row["right"]}
+    assert right == {("shop", "rag"), ("math", "ttt")}
+
+
+async def test_the_rows_of_arms_come_with_what_they_cost(tmp_path: Path) -> None:
+    rows = await collected(tmp_path)
+    for key, row in rows.answers.items():
+        assert row["candidate"] is not None
+        assert row["candidate"]["reward"] is None
+        assert (row["candidate"]["trained_tokens"] > 0) == (key.arm == "ttt")
+        assert (row["seconds"]["training"] > 0) == (key.arm == "ttt")
+        assert row["seconds"]["generation"] > 0
+        assert (row["seconds"]["retrieval"] > 0) == (key.arm != "direct")
+
+
+@pytest.mark.parametrize("most", [0, 3, 4, 8, 14])
+async def test_a_killed_collection_goes_on_where_it_ended(tmp_path: Path, most: int) -> None:
+    first, second = Arms(most=most), Arms()
+    with pytest.raises(KeyboardInterrupt):
+        await collected(tmp_path, first)
+    path = tmp_path / "rows.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"kind": "answer", "digest"')  # cut by the kill
+    rows = await collected(tmp_path, second)
+    done = max(0, len(first.asked) - 3)
+    waiting = 12 - done
+    assert len(second.asked) - waiting in (1, 2, 3)  # the warm-up
+    assert len(rows.answers) == len(rows.judgements) == 12
+    kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
+    assert (kinds.count("settings"), kinds.count("answer"), kinds.count("judgement")) == (1, 12, 12)
+    third = Arms(most=0)
+    assert (await collected(tmp_path, third)).answers == rows.answers
+
+
+async def test_other_settings_and_other_models_have_rows_of_their_own(tmp_path: Path) -> None:
+    await collected(tmp_path)
+    await collected(tmp_path, wanted=collection(digest="other"))
+    rows = await collected(tmp_path, wanted=collection(model="other"))
+    assert len(rows.answers) == 36
+    with pytest.raises(ConfigurationError, match="2 different settings"):
+        questions_of(rows, list(rows.answers), "scripted")
+
+
+async def test_a_failed_arm_counts_as_wrong_and_is_tried_again(tmp_path: Path) -> None:
+    arms = Arms()
+    arms.parts.policy_model.fails = {"ttt": PolicyModelError("out of memory")}
+    rows = await collected(tmp_path, arms)
+    failed = [row for row in rows.answers.values() if row["error"]]
+    assert {(row["arm"], row["right"], row["candidate"]) for row in failed} == {
+        ("ttt", False, None)
+    }
+    assert "out of memory" in str(failed[0]["error"])
+    [question, *_] = questions_of(rows, collection().keys(), "scripted")
+    assert replay(question.arms, "cascade", 0.95).ran == ("direct", "rag")
+    assert replay(question.arms, "ttt", 0.5).shares == {"direct": 1.0}  # as in the graph
+    again = await collected(tmp_path)
+    assert not any(row["error"] for row in again.answers.values())
+
+
+async def test_another_reward_model_judges_without_a_new_answer(tmp_path: Path) -> None:
+    log = ArmLog(tmp_path / "rows.jsonl")
+    rows = await collected(tmp_path)
+    seen: list[CollectProgress] = []
+    other = ScriptedRewardModel(rewards={"rag": 0.99}, name="other", digest="other")
+    keys = list(rows.answers)
+    assert await judge_missing(rows, keys, other, log, on_progress=seen.append) == 12
+    assert await judge_missing(rows, keys, other, log) == 0
+    assert [progress.done for progress in seen] == list(range(1, 13))
+    stored = await asyncio.to_thread(log.load)
+    assert (len(stored.answers), len(stored.judgements)) == (12, 24)
+    by_first = figures(questions_of(stored, keys, "scripted"), ["cascade"], lambda q: 0.8)
+    by_other = figures(questions_of(stored, keys, "other"), ["cascade"], lambda q: 0.8)
+    assert by_first["policies"]["cascade"]["arms"] == {"ttt": 4}
+    assert by_other["policies"]["cascade"]["arms"] == {"rag": 4}
+
+
+@pytest.mark.parametrize(
+    "content", ["no json\n", "[]\n", '{"kind": "answer"}\n', '{"digest": "d", "row": "r"}\n']
+)
+async def test_another_file_is_refused_and_left_alone(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=r"not a file of arm rows \(line 1\)"):
+        await collected(tmp_path)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("data_sets", [(SHOP, SHOP), (DataSet(name="none", rows=[]),)])
+async def test_a_data_set_that_is_empty_or_there_twice_is_refused(
+    tmp_path: Path, data_sets: tuple[DataSet, ...]
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"each name once|has no rows"):
+        await collected(tmp_path, wanted=collection(*data_sets))
+
+
+def judged(
+    arm: Arm, reward: float, *, right: bool, seconds: float = 1.0, retrieval: float = 0.25
+) -> JudgedArm:
+    return JudgedArm(
+        row={
+            "kind": "answer",
+            "digest": "d",
+            "data_set": "s",
+            "model": "m",
+            "row": "r",
+            "arm": arm,
+            "id": None,
+            "domain": None,
+            "question": "q",
+            "reference": "a",
+            "metadata": {},
+            "candidate": {
+                "arm": arm,
+                "answer": arm,
+                "reward": None,
+                "seconds": seconds,
+                "prompt_tokens": 10,
+                "completion_tokens": 2,
+                "trained_tokens": 100 if arm == "ttt" else 0,
+                "mean_logprob": -0.1,
+                "finish_reason": "stop",
+                "adapter": None,
+            },
+            "right": right,
+            "seconds": {
+                "generation": seconds,
+                "retrieval": 0.0 if arm == "direct" else retrieval,
+                "training": 4.0 if arm == "ttt" else 0.0,
+            },
+            "error": None,
+        },
+        reward=reward,
+        judging_seconds=0.5,
+    )
+
+
+QUESTION: Mapping[Arm, JudgedArm] = {
+    "direct": judged("direct", 0.3, right=False),
+    "rag": judged("rag", 0.5, right=True),
+    "ttt": judged("ttt", 0.9, right=False),
+}
+
+
+@pytest.mark.parametrize(
+    ("policy", "tau_r", "ran", "seconds", "verdict"),
+    [
+        # generation 1 and judging 0.5 for each arm, retrieval 0.25 once, training 4
+        pytest.param("direct", 0.8, ("direct",), 1.5, (0, False, False), id="direct"),
+        pytest.param("rag", 0.8, ("rag",), 1.75, (1, False, True), id="rag-rejected"),
+        pytest.param("ttt", 0.8, ("ttt",), 5.75, (0, True, False), id="ttt-accepted"),
+        pytest.param("cascade", 0.2, ("direct",), 1.5, (0, True, False), id="at-once"),
+        pytest.param("cascade", 0.5, ("direct", "rag"), 3.25, (1, False, False), id="second"),
+        pytest.param(
+            "cascade", 0.8, ("direct", "rag", "ttt"), 8.75, (0, True, True), id="to-the-end"
+        ),
+        pytest.param(
+            "compare", 0.5, ("direct", "rag", "ttt"), 8.75, (0, True, False), id="compare"
+        ),
+    ],
+)
+def test_a_replay_against_a_hand_calculation(
+    policy: PolicyName, tau_r: float, ran: tuple[Arm, ...], seconds: float, verdict: tuple[Any, ...]
+) -> None:
+    found = replay(QUESTION, policy, tau_r)
+    assert found.ran == ran
+    assert found.seconds == pytest.approx(seconds)
+    assert (found.right, found.false_accept, found.false_reject) == verdict
+    assert found.prompt_tokens == 10 * len(ran)
+
+
+def test_the_yardsticks_against_a_hand_calculation() -> None:
+    assert (oracle(QUESTION).right, oracle(QUESTION).seconds) == (1.0, 1.75)
+    nothing: Mapping[Arm, JudgedArm] = {**QUESTION, "rag": judged("rag", 0.5, right=False)}
+    assert (oracle(nothing).right, oracle(nothing).seconds) == (0.0, 1.5)
+    drawn = at_random(QUESTION, {"direct": 0.5, "rag": 0.25, "ttt": 0.25})
+    assert drawn.right == 0.25
+    assert drawn.seconds == pytest.approx(0.5 * 1.5 + 0.25 * 1.75 + 0.25 * 5.75)
+    assert drawn.trained_tokens == 25
+
+
+def test_a_paired_interval_is_narrow_where_both_agree() -> None:
+    """200 questions, half of them hard for both; one policy is right on 10 more."""
+    theirs = [float(n % 2) for n in range(200)]
+    ours = [max(value, float(n < 20)) for n, value in enumerate(theirs)]
+    mean, low, high = paired_difference(ours, theirs)
+    assert mean == pytest.approx(0.05)
+    # standard error of a share of 0.05 in 200: 0.0154
+    assert low == pytest.approx(0.05 - 1.96 * 0.0154, abs=0.006)
+    assert high == pytest.approx(0.05 + 1.96 * 0.0154, abs=0.006)
+    assert paired_difference(ours, ours) == (0.0, 0.0, 0.0)
+    assert paired_difference(ours, theirs, seed=1)[0] == mean
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [([], []), ([1.0], [1.0, 0.0])])
+def test_what_is_not_paired_is_refused(ours: list[float], theirs: list[float]) -> None:
+    with pytest.raises(ConfigurationError, match="same questions"):
+        paired_difference(ours, theirs)
+
+
+async def test_a_report_has_tables_plots_and_figures(tmp_path: Path) -> None:
+    rows = await collected(tmp_path)
+    rows = await collected(tmp_path, wanted=collection(model="other|model"))
+    questions = questions_of(rows, list(rows.answers), "scripted")
+    groups = grouped(questions, ["direct", "cascade"], lambda q: 0.8)
+    names = [(group["model"], group["data_set"], group["rows"]) for group in groups]
+    assert names[:3] == [(None, None, 8), ("m", None, 4), ("m", "shop", 3)]
+    folder = tmp_path / "report"
+    found = ReportInput(
+        title="T", groups=groups, questions=questions, raw=questions, settings={"a": "b|c"}
+    )
+    written = await asyncio.to_thread(write_report, found, folder)
+    text = written.read_text()
+    pictures = {path.name for path in folder.glob("*.png")}
+    assert all(f"]({name})" in text for name in pictures)
+    assert {"arm-shares.png", "reliability.png", "accuracy-0-all-questions.png"} <= pictures
+    assert "| oracle | 100.0% |" in text
+    assert json.loads((folder / "figures.json").read_text())["groups"][0]["rows"] == 8
+
+
+def question(number: int, draw: random.Random) -> Question:
+    """A hard or an easy question, on which rewards are right 9 times in 10."""
+    arms: dict[Arm, JudgedArm] = {}
+    for arm, chance in zip(ARMS, (0.3, 0.6, 0.8), strict=True):
+        right = draw.random() < chance
+        reward = (
+            draw.uniform(0.6, 0.7) if right == (draw.random() < 0.9) else draw.uniform(0.5, 0.6)
+        )
+        arms[arm] = judged(arm, reward, right=right)
+    return Question(data_set="s", model="m", row=str(number), domain=None, arms=arms)
+
+
+def test_cross_fitting_measures_with_what_the_other_questions_say() -> None:
+    draw = random.Random(1)
+    questions = [question(number, draw) for number in range(60)]
+    found = cross_fitted(questions, Aim())
+    assert [q.row for q, _ in found] == [q.row for q in questions]
+    mine = [(q, tau) for q, tau in found if fold_of(f"s/{q.row}") == 0]
+    others = [q for q in questions if fold_of(f"s/{q.row}") != 0]
+    proposal = propose(others, Aim())
+    assert {tau for _, tau in mine} == {proposal.chosen.tau_r}
+    for calibrated, _ in mine:
+        raw = questions[int(calibrated.row)]
+        for arm, one in calibrated.arms.items():
+            reward = raw.arms[arm].reward
+            assert reward is not None
+            assert one.reward == proposal.calibration.pooled.map(reward)
+
+
+def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
+    draw = random.Random(2)
+    proposal = propose([question(number, draw) for number in range(60)], Aim(accuracy=0.5))
+    rewards = [one.reward for q in proposal.questions for one in q.arms.values()]
+    assert rewards == list(proposal.calibration.pooled.held_out)
+    stored = proposal.stored("judge", "digest")
+    assert (stored.tau_r, stored.aim) == (proposal.chosen.tau_r, "accuracy of at least 50.0%")
+    assert map_of(stored)(0.65, None) > map_of(stored)(0.55, "any")
+    with pytest.raises(ConfigurationError, match="rows of all three arms"):
+        propose([], Aim())

@@ -1,0 +1,64 @@
+"""Settings of an installation: which source wins, and what a wrong value is answered with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rttc_graph.config import load_config
+from rttc_graph.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No variable and no file of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("RTTC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_flags_win_over_environment_over_file_over_defaults(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty_folder / "rttc.toml").write_text("k = 1\ntau_r = 0.1\nmodel = 'file'\n")
+    monkeypatch.setenv("RTTC_K", "2")
+    monkeypatch.setenv("RTTC_TAU_R", "0.2")
+    monkeypatch.setenv("RTTC_MODEL", "")  # empty is not given
+
+    config = load_config(k=3, tau_r=None)
+
+    assert (config.k, config.tau_r, config.model) == (3, 0.2, "file")
+    assert config.policy == "cascade"
+    assert config.run_settings().k == 3
+
+
+def test_the_home_is_a_whole_path(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", str(empty_folder))
+    assert load_config(home=Path("$PLACE/x")).home == empty_folder.resolve() / "x"
+
+
+@pytest.mark.parametrize(
+    ("file", "flags", "words"),
+    [
+        pytest.param("", {"k": 0}, ["k=0", "RTTC_K", "rttc.toml"], id="out-of-bounds"),
+        pytest.param("k = 'many'", {}, ["k='many'", "valid integer"], id="of-another-type"),
+        pytest.param("kay = 8", {}, ["unknown setting 'kay'", "known are", "tau_r"], id="unknown"),
+        pytest.param("k = ", {}, ["cannot read 'rttc.toml'", "Invalid value"], id="not-toml"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_where_it_can_be_set(
+    empty_folder: Path, file: str, flags: dict[str, Any], words: list[str]
+) -> None:
+    (empty_folder / "rttc.toml").write_text(file)
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(**flags)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_file_that_was_named_must_be_there() -> None:
+    with pytest.raises(ConfigurationError, match=r"no settings file 'other\.toml'"):
+        load_config(Path("other.toml"))
