@@ -32,8 +32,8 @@ class TttSettings:
     """The adapter's output is scaled by `alpha / rank`."""
     learning_rate: float = 2e-3
     epochs: int = 4
-    """One epoch is one optimiser step over all samples in one batch. As good as 5 on two intent sets
-    (docs/experiments.md)."""
+    """One epoch is one optimiser step over all samples in one batch. 4 are as good as 5 on two
+    intent sets (docs/experiments.md)."""
     stop_loss: float = 0.05
     """Training stops early once a step's loss, in nats per answer token, is below this."""
     seed: int = 0
