@@ -78,6 +78,7 @@ BAD: list[tuple[str, Any]] = [
     ("tau_r", -0.01),
     ("tau_r", 1.01),
     ("tau_r", math.nan),
+    ("tau_r_of", "x" * 201),
     ("tau_r", "high"),
     ("k", 0),
     ("k", 65),
@@ -191,5 +192,6 @@ def test_studio_can_show_a_field(field: str) -> None:
 
 @pytest.mark.parametrize("field", sorted(RttcSettings.model_fields))
 def test_studio_can_check_a_field(field: str) -> None:
-    bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "minLength"}
+    bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum"}
+    bounds |= {"minLength", "maxLength"}
     assert bounds & PROPERTIES[field].keys() or PROPERTIES[field]["type"] == "boolean"
