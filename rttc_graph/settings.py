@@ -74,11 +74,11 @@ class RttcSettings(BaseModel):
         description="Reward at or above which an answer is accepted.",
         json_schema_extra=_on("reward_judge"),
     )
-    tau_r_of: str | None = Field(
-        default=None,
+    tau_r_of: str = Field(
+        default="",
         max_length=200,
         description="Fingerprint of the reward model that τr was chosen for, as rttc calibrate "
-        "prints it; a run that judges with another one is refused.",
+        "prints it; a run that judges with another one is refused. Empty: not checked.",
         json_schema_extra=_on("reward_judge"),
     )
     k: int = Field(
