@@ -101,7 +101,7 @@ class Prepare:
         A judge that is down cannot be asked who it is; that is no reason to give no answer.
         """
         wanted = scope.settings.tau_r_of
-        if wanted is None:
+        if not wanted:
             return []
         judge = judge_of(self.reward_model, scope.settings, task["domain"])
         found = await survive(judge.fingerprint(), deadline=scope.deadline)

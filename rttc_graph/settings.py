@@ -32,8 +32,8 @@ class TttSettings:
     """The adapter's output is scaled by `alpha / rank`."""
     learning_rate: float = 2e-3
     epochs: int = 4
-    """One epoch is one optimiser step over all samples in one batch. As good as 5 on two intent sets
-    (docs/experiments.md)."""
+    """One epoch is one optimiser step over all samples in one batch. 4 are as good as 5 on two
+    intent sets (docs/experiments.md)."""
     stop_loss: float = 0.05
     """Training stops early once a step's loss, in nats per answer token, is below this."""
     seed: int = 0
@@ -74,11 +74,11 @@ class RttcSettings(BaseModel):
         description="Reward at or above which an answer is accepted.",
         json_schema_extra=_on("reward_judge"),
     )
-    tau_r_of: str | None = Field(
-        default=None,
+    tau_r_of: str = Field(
+        default="",
         max_length=200,
         description="Fingerprint of the reward model that τr was chosen for, as rttc calibrate "
-        "prints it; a run that judges with another one is refused.",
+        "prints it; a run that judges with another one is refused. Empty: not checked.",
         json_schema_extra=_on("reward_judge"),
     )
     k: int = Field(

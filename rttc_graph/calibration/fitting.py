@@ -99,7 +99,7 @@ def expected_error(probabilities: Sequence[float], rights: Sequence[bool]) -> fl
 
 
 def _fitted(pairs: Sequence[Labelled]) -> FittedMap:
-    held_out = {method: _cross_fitted(method, pairs) for method in METHODS}
+    held_out: dict[Method, list[float]] = {m: _cross_fitted(m, pairs) for m in METHODS}
     losses: dict[Method, float] = {
         method: _mean_loss(found, pairs) for method, found in held_out.items()
     }

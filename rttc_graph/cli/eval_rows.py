@@ -118,7 +118,7 @@ class ModelRows:
             ConfigurationError: It was.
         """
         found = calibrated_fingerprint(self.calibration) if self.calibration else self.fingerprint
-        if config.tau_r_of not in (None, found):
+        if config.tau_r_of not in ("", found):
             raise ConfigurationError(
                 f"tau_r={config.tau_r!r} was chosen for the fingerprint {config.tau_r_of!r}, but "
                 f"{self.reward_model!r} has {found!r}: run rttc calibrate, or give --tau and "
@@ -229,7 +229,7 @@ def _arm_runner(local: LocalRttc) -> RunArm:
         "ledger_store": None,
     }
     graph = create_rttc_graph(**parts)
-    run = local.config.run_settings().model_copy(update={**_UNBOUNDED, "tau_r_of": None})
+    run = local.config.run_settings().model_copy(update={**_UNBOUNDED, "tau_r_of": ""})
 
     async def run_arm(question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
         return await ask(

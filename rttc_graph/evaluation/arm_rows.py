@@ -166,15 +166,14 @@ class ArmLog:
             value: Any = json.loads(text)
         except ValueError:
             value = None
-        if not isinstance(value, dict):
-            value = {}
-        shape = _SHAPES.get(value.get("kind"))
-        if shape is None or not shape <= value.keys():
+        fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        shape = _SHAPES.get(fields.get("kind"))
+        if shape is None or not shape <= fields.keys():
             raise ConfigurationError(
                 f"{str(self.path)!r} is not a file of arm rows (line {number}): "
                 "name another file, or delete it to start anew"
             )
-        return cast("Line", value)
+        return cast("Line", fields)
 
 
 _SHAPES: dict[object, frozenset[str]] = {

@@ -91,8 +91,8 @@ def replay(arms: Arms, policy: PolicyName, tau_r: float) -> Outcome:
 
 def oracle(arms: Arms) -> Outcome:
     """Return the best arm in hindsight: of the right ones the cheapest, else the cheapest."""
-    answered = [arm for arm in ARMS if arm in arms and arms[arm].row["candidate"] is not None]
-    right = [arm for arm in answered if arms[arm].row["right"]]
+    answered: list[Arm] = [a for a in ARMS if a in arms and arms[a].row["candidate"] is not None]
+    right: list[Arm] = [arm for arm in answered if arms[arm].row["right"]]
     best = min(right or answered, key=lambda arm: arms[arm].alone_seconds, default=None)
     alone: dict[Arm, float] = {} if best is None else {best: 1.0}
     return _mixed(arms, alone)

@@ -93,9 +93,9 @@ async def test_a_prompt_that_fills_the_models_context_gives_no_answer(face: Face
 
 
 async def test_tokens_too_few_for_a_training_leave_the_rag_answer(face: Face) -> None:
-    # direct takes 9 and RAG 17 tokens; 2 samples of 7 tokens for 5 epochs would take 70
+    # direct takes 9 and RAG 17 tokens; 2 samples of 7 tokens for 5 epochs take 70
     parts = low()
-    output = await ask(parts, face, budget_tokens=80, max_new_tokens=10)
+    output = await ask(parts, face, budget_tokens=80, max_new_tokens=10, ttt_epochs=5)
     assert arms(output) == ["direct", "rag"]
     assert parts.trainer.trainings == []
     (entry,) = failures(output["ledger"])
