@@ -278,11 +278,9 @@ class RemoteKnowledgeBase:
 
     async def _connected(self) -> httpx.AsyncClient:
         async with self._opening:
-            client = self._client
-            if client is None:  # reads certificates, so on a thread
-                loop = asyncio.get_running_loop()
-                client = self._client = await loop.run_in_executor(None, self._new_client)
-            return client
+            if self._client is None:  # reads certificates, so on a thread
+                self._client = await asyncio.to_thread(self._new_client)
+            return self._client
 
     def _new_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(

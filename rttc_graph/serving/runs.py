@@ -66,13 +66,19 @@ class Runner:
         """Return the settings of a run: the server's, with what the request says over them.
 
         Raises:
-            ConfigurationError: A name is unknown or a value out of its bounds.
+            ConfigurationError: A name is unknown, a value is out of its bounds, or a person is to
+                be asked.
             Refusal: The request names a tenant that is not its key's.
         """
         if unknown := sorted(said.keys() - RttcSettings.model_fields.keys()):
             known = ", ".join(sorted(RttcSettings.model_fields))
             raise ConfigurationError(f"unknown settings {unknown!r}; known are: {known}")
         asked = RttcSettings.of(said, defaults=self._defaults)
+        if asked.ask_before_training:
+            raise ConfigurationError(
+                "ask_before_training=True: nobody can be asked over HTTP; leave it out, or run the "
+                "graph on a LangGraph server (docs/howto/studio.md)"
+            )
         tenant = caller.tenant_for(said.get("tenant"), self._defaults.tenant)
         return asked.model_copy(update={"tenant": tenant})
 

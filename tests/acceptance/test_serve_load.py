@@ -13,12 +13,15 @@ from typing import Any
 import httpx
 import pytest
 from http_servers import PATIENCE_SECONDS, Impatient, ServeProcess, get, sockets, until
+from installations import Installation
 
 from rttc_graph.cli.app import main
 
 CLIENTS = 32
 REQUESTS = 200
 HANG_UPS = 20
+MOST_ROUNDS = 5
+"""Threads of pools come into being by and by, and then no more; leaked ones with every round."""
 ROWS = [
     {"question": f"what is {n} plus {n}", "answer": str(2 * n), "domain": "sums"} for n in range(20)
 ]
@@ -85,27 +88,29 @@ def left_behind(server: ServeProcess) -> tuple[int, int]:
     return counts[-1]
 
 
+def _is_settled(left: list[tuple[int, int]]) -> bool:
+    return len(left) > 1 and all(now <= then for then, now in zip(*left[-2:], strict=True))
+
+
 def test_a_crowd_leaves_nothing_behind(
-    process_env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    installed: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path(process_env["RTTC_HOME"]).mkdir()
+    Path(installed.described["RTTC_HOME"]).mkdir()
     solved = tmp_path / "solved.jsonl"
     solved.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    for name, value in process_env.items():
-        if name.startswith("RTTC_"):
-            monkeypatch.setenv(name, value)
+    for name, value in installed.described.items():
+        monkeypatch.setenv(name, value)
     assert main(["kb", "ingest", str(solved), "--json"]) == 0
 
-    with ServeProcess(process_env, "--concurrency", "4", "--queue", "16") as server:
-        load(server.url, 100, 10)  # threads and connections that are kept come into being
-        before = left_behind(server)
-        statuses = load(server.url, REQUESTS, HANG_UPS)
-        after = left_behind(server)
+    with ServeProcess(installed.variables, "--concurrency", "4", "--queue", "16") as server:
+        left = [left_behind(server)]
+        while len(left) < MOST_ROUNDS and not _is_settled(left):
+            statuses = load(server.url, REQUESTS, HANG_UPS)
+            assert set(statuses) <= {0, 200, 429}
+            assert statuses[0] == HANG_UPS
+            assert statuses[200] > 0
+            left.append(left_behind(server))
 
-        assert set(statuses) <= {0, 200, 429}
-        assert statuses[0] == HANG_UPS
-        assert statuses[200] > 0
-        assert after[0] <= before[0]
-        assert after[1] <= before[1]
+        assert _is_settled(left), left
         server.stop()
         assert server.wait() == 0

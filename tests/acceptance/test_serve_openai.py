@@ -116,6 +116,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
     [
         pytest.param({"rttc": {"tau_r": 1.5}}, "tau_r=1.5", id="setting-out-of-bounds"),
         pytest.param({"rttc": {"tau": 0.5}}, "unknown settings", id="unknown-setting"),
+        pytest.param({"rttc": {"ask_before_training": True}}, "nobody", id="asks-a-person"),
         pytest.param({"temperature": 3}, "temperature", id="temperature-out-of-bounds"),
         pytest.param({"stop": ["x"]}, "stop", id="stop-strings"),
         pytest.param({"n": 2}, "n=2", id="several-choices"),

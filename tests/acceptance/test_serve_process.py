@@ -13,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 from http_servers import PATIENCE_SECONDS, Impatient, ServeProcess, get, post, until
-from installations import REPOSITORY
+from installations import REPOSITORY, Installation
 from langserve import RemoteRunnable
 from psycopg import sql
 
@@ -26,18 +26,19 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture
-def env(process_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    Path(process_env["RTTC_HOME"]).mkdir()
+def env(installed: Installation, tmp_path: Path) -> dict[str, str]:
+    Path(installed.described["RTTC_HOME"]).mkdir()
     (tmp_path / "solved.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return process_env
+    return installed.variables
 
 
 @pytest.fixture
-def installed(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same installation for commands that run in this process."""
-    for name, value in env.items():
-        if name.startswith("RTTC_"):
-            monkeypatch.setenv(name, value)
+def here(
+    installed: Installation, env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Folder of the same installation, for commands that run in this process."""
+    for name, value in installed.described.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -53,9 +54,9 @@ def hello(**ours: Any) -> dict[str, Any]:
 
 
 def test_a_real_server_answers_by_every_protocol_and_drains(
-    env: dict[str, str], installed: Path, capsys: pytest.CaptureFixture[str]
+    env: dict[str, str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call_json(capsys, "kb", "ingest", str(installed / "solved.jsonl"), "--json")
+    call_json(capsys, "kb", "ingest", str(here / "solved.jsonl"), "--json")
     with ServeProcess(env) as server:
         assert get(server.url, "/readyz").status_code == 200
         done = post(server.url, CHAT, hello(tau_r=1, domain="sums")).json()
@@ -88,17 +89,17 @@ def test_a_real_server_answers_by_every_protocol_and_drains(
 
 def test_the_edge_client_needs_only_samples_from_the_server(
     env: dict[str, str],
-    installed: Path,
+    here: Path,
     empty_dsn: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    call_json(capsys, "kb", "ingest", str(installed / "solved.jsonl"), "--json")
+    call_json(capsys, "kb", "ingest", str(here / "solved.jsonl"), "--json")
     added = call_json(capsys, "keys", "add", "--scopes", "kb:read", "--name", "edge", "--json")
     with ServeProcess(env, "--kb-only") as server:
         assert post(server.url, CHAT, {}).status_code in (401, 404)
         assert post(server.url, "/kb/stats", {}, key=added["key"]).status_code == 200
         own = {**env, "RTTC_DATABASE_URL": empty_dsn, "RTTC_API_KEY": added["key"]}
-        own |= {"PYTHONPATH": str(REPOSITORY), "RTTC_HOME": str(installed / "edge")}
+        own |= {"PYTHONPATH": str(REPOSITORY), "RTTC_HOME": str(here / "edge")}
         rttc = [sys.executable, "-m", "rttc_graph", "db", "migrate"]
         subprocess.run(rttc, env=own, check=True, capture_output=True, timeout=100)
         example = [sys.executable, str(REPOSITORY / "examples" / "edge_client.py"), server.url]
@@ -125,7 +126,7 @@ def _count(connection: Any, table: str) -> int:
     return int(connection.execute(query).fetchone()[0])
 
 
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("here")
 def test_only_loopback_is_served_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["serve", "--kb-only", "--host", "0.0.0.0", "--port", "0"])
     line = capsys.readouterr().err
@@ -149,7 +150,7 @@ def test_only_loopback_is_served_without_a_key(capsys: pytest.CaptureFixture[str
         (["keys", "revoke", "nobody"], "nobody"),
     ],
 )
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("here")
 def test_misuse_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
@@ -161,9 +162,9 @@ def test_misuse_is_one_clear_line(
 
 
 def test_a_client_that_leaves_a_real_training_stops_it(
-    env: dict[str, str], installed: Path, capsys: pytest.CaptureFixture[str]
+    env: dict[str, str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call_json(capsys, "kb", "ingest", str(installed / "solved.jsonl"), "--json")
+    call_json(capsys, "kb", "ingest", str(here / "solved.jsonl"), "--json")
     training = hello(policy="ttt", domain="sums", ttt_epochs=100, ttt_stop_loss=0, k=16)
     with ServeProcess(env) as server:
         with Impatient(server.url, CHAT, {**training, "stream": True}):
