@@ -800,3 +800,36 @@ left join retrieving using (domain, day)
 left join recalled using (domain, day)
 left join saved using (domain, day)
 order by counted.day desc, counted.domain;
+
+-- name: add_api_key
+-- When it was added. Index: primary key.
+insert into rttc_api_key (id, digest, tenant, scopes, name)
+values (%(id)s, %(digest)s, %(tenant)s, %(scopes)s, %(name)s)
+returning created_at;
+
+-- name: api_key
+-- One row or none: a key, revoked or not. Index: primary key.
+select id, digest, tenant, scopes, name, created_at, revoked_at
+from rttc_api_key
+where id = %(id)s;
+
+-- name: api_keys
+-- All keys, oldest first. No index, there are few.
+select id, digest, tenant, scopes, name, created_at, revoked_at
+from rttc_api_key
+order by created_at, id;
+
+-- name: any_api_key
+-- One row: whether there is a key, revoked or not. No index, the first row will do.
+select exists (select from rttc_api_key) as found;
+
+-- name: revoke_api_key
+-- A row if the key exists; revoking it twice keeps the first time. Index: primary key.
+update rttc_api_key
+set revoked_at = coalesce(revoked_at, now())
+where id = %(id)s
+returning revoked_at;
+
+-- name: server_answers
+-- One row. No index, no table.
+select 1 as one;

@@ -11,7 +11,20 @@ from typing import Annotated
 
 import typer
 
-from rttc_graph.cli import ask, cache, calibrate, db, demo, evaluate, kb, models, stats, status
+from rttc_graph.cli import (
+    ask,
+    cache,
+    calibrate,
+    db,
+    demo,
+    evaluate,
+    kb,
+    keys,
+    models,
+    serve,
+    stats,
+    status,
+)
 from rttc_graph.cli.failures import report
 from rttc_graph.cli.session import Session
 
@@ -30,10 +43,12 @@ app.command("calibrate")(calibrate.calibrate_file)
 app.command("stats")(stats.show_stats)
 app.command("demo")(demo.run_demo)
 app.command("status")(status.show_status)
+app.command("serve")(serve.serve)
 app.add_typer(kb.app, name="kb")
 app.add_typer(cache.app, name="cache")
 app.add_typer(db.app, name="db")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 
 
 def _show_version(wanted: bool) -> None:

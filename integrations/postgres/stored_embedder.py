@@ -1,0 +1,58 @@
+"""The embedder that a database's vectors are of, known by its record alone.
+
+A server that only searches and stores gets its vectors from clients: it compares embedders, it
+never embeds. So no model is loaded for a database that knows its embedder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rttc_graph.errors import KnowledgeBaseError
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.protocols import Embedder
+
+__all__ = ("StoredEmbedder",)
+
+
+class StoredEmbedder:
+    """An `Embedder` with the identity that the database has on record.
+
+    The record is read each time: another process may have embedded all samples anew.
+
+    Args:
+        database: Where the record is; it stays its caller's to close.
+        configured: Whose identity it is while the database is empty.
+    """
+
+    def __init__(self, database: Database, configured: Embedder) -> None:
+        self._database = database
+        self._configured = configured
+        self._name = configured.name
+
+    @property
+    def name(self) -> str:
+        """Name for people, as of the last look at the record."""
+        return self._name
+
+    async def fingerprint(self) -> str:
+        """Return the fingerprint on record."""
+        record = await self._record()
+        return await self._configured.fingerprint() if record is None else record["fingerprint"]
+
+    async def dimension(self) -> int:
+        """Return the dimension on record."""
+        record = await self._record()
+        return await self._configured.dimension() if record is None else record["dimension"]
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Embed with the configured embedder."""
+        return await self._configured.embed(texts)
+
+    async def _record(self) -> Mapping[str, Any] | None:
+        record = await self._database.run(
+            "read the embedder's record", lambda s: s.row("embedder"), error=KnowledgeBaseError
+        )
+        self._name = self._configured.name if record is None else record["name"]
+        return record

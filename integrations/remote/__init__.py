@@ -1,0 +1,1 @@
+"""A knowledge base on another machine, reached over HTTP."""

@@ -1,0 +1,100 @@
+"""`rttc keys`: who may call a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from rttc_graph.api_keys import ApiKey, new_key
+from rttc_graph.cli.screen import AsJson, out, print_json, print_table
+from rttc_graph.cli.session import session
+from rttc_graph.integrations.postgres.api_keys import PostgresApiKeys
+from rttc_graph.knowledge import open_knowledge
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="API keys of `rttc serve`; from the first one on every request needs one.",
+)
+
+T = TypeVar("T")
+
+
+@app.command("add")
+def add_key(
+    context: typer.Context,
+    scopes: Annotated[
+        str, typer.Option(help="ask, kb:read, kb:write; several with commas.")
+    ] = "ask",
+    tenant: Annotated[str | None, typer.Option(help="Whose samples and cache it opens.")] = None,
+    name: Annotated[str, typer.Option(help="Who or what has it, for `rttc keys list`.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, this once: only its digest is kept.
+
+    Example: rttc keys add --tenant acme --scopes ask,kb:read --name 'support desk'
+    """
+    config = session(context).config(tenant=tenant)
+    wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    key, made = new_key(config.tenant, wanted, name=name)
+    stored = _with_keys(context, lambda keys: keys.add(made))
+    if as_json:
+        print_json({"key": key, **_shown(stored)})
+    else:
+        out.print(key, soft_wrap=True)
+
+
+@app.command("list")
+def list_keys(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the keys, without what would let one use them.
+
+    Example: rttc keys list
+    """
+    rows = [_shown(key) for key in _with_keys(context, lambda keys: keys.all())]
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        out.print("there are no keys: rttc keys add")
+    else:
+        columns = ["id", "tenant", "scopes", "name", "created_at", "revoked_at"]
+        shown = [{**row, "scopes": ",".join(row["scopes"])} for row in rows]
+        print_table(columns, [[row[column] for column in columns] for row in shown])
+
+
+@app.command("revoke")
+def revoke_key(
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(help="As `rttc keys list` shows it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Revoke a key for good; servers that run notice within seconds.
+
+    Example: rttc keys revoke 3f9c0a6d5e2b7714
+    """
+    revoked = _with_keys(context, lambda keys: keys.revoke(key_id))
+    if as_json:
+        print_json(_shown(revoked))
+    else:
+        out.print(f"{key_id} revoked")
+
+
+def _with_keys(context: typer.Context, work: Callable[[PostgresApiKeys], Awaitable[T]]) -> T:
+    async def run(keys: PostgresApiKeys) -> T:
+        return await work(keys)
+
+    with open_knowledge(session(context).config()) as knowledge:
+        return asyncio.run(run(PostgresApiKeys(knowledge.database)))
+
+
+def _shown(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "scopes": list(key.scopes),
+        "name": key.name,
+        "created_at": key.created_at and key.created_at.isoformat(timespec="seconds"),
+        "revoked_at": key.revoked_at and key.revoked_at.isoformat(timespec="seconds"),
+    }

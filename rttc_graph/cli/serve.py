@@ -1,0 +1,170 @@
+"""`rttc serve`: the graph and the knowledge base over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rttc_graph.cli.screen import AsJson, out, print_json, progress
+from rttc_graph.cli.session import session
+from rttc_graph.config import InstallationConfig
+from rttc_graph.errors import BackendError, ConfigurationError
+from rttc_graph.extras import require
+from rttc_graph.integrations.postgres.api_keys import PostgresApiKeys
+from rttc_graph.knowledge import Knowledge, open_knowledge
+from rttc_graph.protocols import Embedder
+
+if TYPE_CHECKING:
+    from rttc_graph.serving.app import Offer
+    from rttc_graph.serving.options import ServeOptions
+
+
+def serve(  # noqa: PLR0913 - one parameter for each flag
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than loopback need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8008,
+    kb_only: Annotated[
+        bool, typer.Option("--kb-only", help="Offer the knowledge base alone, without models.")
+    ] = False,
+    concurrency: Annotated[int | None, typer.Option(help="Runs at once (8).")] = None,
+    queue: Annotated[int | None, typer.Option(help="Requests that may wait (32).")] = None,
+    run_seconds: Annotated[float | None, typer.Option(help="Longest run (120).")] = None,
+    body_bytes: Annotated[int | None, typer.Option(help="Largest body (1 MiB).")] = None,
+    drain_seconds: Annotated[
+        float | None, typer.Option(help="What running requests get at the end (30).")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Web origin whose pages may call; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve LangServe's routes at /rttc, OpenAI's at /v1, the knowledge base at /kb.
+
+    Prints its address when it accepts connections; SIGTERM and Ctrl-C let running requests end.
+
+    Example: rttc serve --port 8008
+    Example: rttc keys add --scopes kb:read && rttc serve --kb-only --host 0.0.0.0
+    """
+    require("fastapi", extra="serve", purpose="servers")
+    require("langserve", extra="serve", purpose="servers")
+    from rttc_graph.serving.options import ServeOptions
+
+    given = {
+        "concurrency": concurrency,
+        "queue": queue,
+        "run_seconds": run_seconds,
+        "body_bytes": body_bytes,
+        "drain_seconds": drain_seconds,
+        "cors_origins": tuple(cors_origin or ()),
+    }
+    options = ServeOptions(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    config = session(context).config()
+    with _offered(config, kb_only=kb_only) as (offer, knowledge):
+        _serve(offer, knowledge, host, port, options, as_json=as_json)
+
+
+@contextmanager
+def _offered(config: InstallationConfig, *, kb_only: bool) -> Generator[tuple[Offer, Knowledge]]:
+    """Open what is served, with models and database ready."""
+    from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
+    from rttc_graph.integrations.postgres.stored_embedder import StoredEmbedder
+    from rttc_graph.serving.app import Offer
+
+    if kb_only:
+        with open_knowledge(config) as knowledge:
+            embedder = StoredEmbedder(knowledge.database, knowledge.embedder)
+            with progress("starting the database"):
+                asyncio.run(_identify(embedder))
+            hosted = PostgresKnowledgeBase(knowledge.database, embedder)
+            yield (
+                Offer(knowledge_base=hosted, embedder=embedder, default_tenant=config.tenant),
+                knowledge,
+            )
+        return
+    from rttc_graph.local import open_local
+
+    with open_local(config) as local:
+        with progress("loading the models"):
+            asyncio.run(local.warm_up())
+        knowledge = local.knowledge
+        yield (
+            Offer(
+                parts=local.parts,
+                knowledge_base=knowledge.knowledge_base,
+                embedder=knowledge.embedder,
+                default_tenant=config.tenant,
+            ),
+            knowledge,
+        )
+
+
+async def _identify(embedder: Embedder) -> None:
+    await embedder.dimension()
+    await embedder.fingerprint()
+
+
+def _serve(
+    offer: Offer,
+    knowledge: Knowledge,
+    host: str,
+    port: int,
+    options: ServeOptions,
+    *,
+    as_json: bool,
+) -> None:
+    from rttc_graph.serving.app import create_app
+    from rttc_graph.serving.options import is_loopback
+    from rttc_graph.serving.server import listen, run_until_stopped
+
+    keys, local_only = PostgresApiKeys(knowledge.database), is_loopback(host)
+    usable = [key for key in asyncio.run(keys.all()) if key.revoked_at is None]
+    if not local_only and not usable:
+        raise ConfigurationError(
+            f"host={host!r} can be reached from elsewhere, and there is no API key that would keep "
+            "others out: make one with `rttc keys add`, or leave --host out"
+        )
+    app = create_app(
+        offer,
+        options=options,
+        keys=keys,
+        keys_required=not local_only,
+        hosts=[] if usable else ["localhost", "127.0.0.1", "[::1]", host],
+        check=_check(knowledge),
+    )
+    with listen(host, port) as listening:
+        run_until_stopped(
+            app,
+            listening,
+            drain_seconds=options.drain_seconds,
+            on_ready=lambda: _announce(listening, as_json=as_json),
+        )
+
+
+def _check(knowledge: Knowledge) -> Callable[[], Awaitable[None]]:
+    """Return what raises when the database does not answer."""
+
+    async def check() -> None:
+        await knowledge.database.run(
+            "ask the database", lambda s: s.row("server_answers"), error=BackendError
+        )
+
+    return check
+
+
+def _announce(listening: socket.socket, *, as_json: bool) -> None:
+    host, port = listening.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if as_json:
+        print_json({"url": url, "pid": os.getpid()})
+    else:
+        out.print(f"serving on {url}, to stop: Ctrl-C or SIGTERM")
+    sys.stdout.flush()

@@ -1,0 +1,45 @@
+"""What each route needs: a scope, a place in a queue, and how much it may be sent.
+
+One table, read before a request is: so nothing of a body is looked at for a client that may not
+send one, and a route that is added without a line here is closed to everyone with a limited key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.types import Scope
+
+from rttc_graph.api_keys import KeyScope
+
+__all__ = ("Access", "Lane", "access_of")
+
+Lane = Literal["runs", "kb"]
+"""Which queue a request waits in: that of the models, or that of the knowledge base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a request needs."""
+
+    scope: KeyScope | None
+    """`None`: anybody may."""
+    lane: Lane | None = None
+    is_ingest: bool = False
+
+
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
+_WRITES = frozenset({"/kb/ingest", "/kb/delete"})
+
+
+def access_of(request: Scope) -> Access:
+    """Return what a request needs, by its path and method."""
+    path, works = request["path"], request["method"] == "POST"
+    if path in _OPEN:
+        return Access(None)
+    if path.startswith("/kb/"):
+        scope: KeyScope = "kb:write" if path in _WRITES else "kb:read"
+        is_large = path in ("/kb/ingest", "/kb/missing")
+        return Access(scope, "kb" if works else None, is_ingest=is_large)
+    return Access("ask", "runs" if works else None)

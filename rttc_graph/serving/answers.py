@@ -1,0 +1,87 @@
+"""What goes in and out over HTTP, as pydantic models: the schemas that clients see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import AnyMessage
+from pydantic import BaseModel, Field, model_validator
+
+from rttc_graph.identity import MAX_NAME_CHARACTERS
+from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcInput, RttcOutput
+
+__all__ = ("Answer", "Question", "Report", "given_to_graph")
+
+
+class Question(BaseModel):
+    """A question, by itself or as the end of a conversation."""
+
+    query: str | None = Field(default=None, description="What to answer; or give `messages`.")
+    domain: str | None = Field(
+        default=None,
+        max_length=MAX_NAME_CHARACTERS,
+        description="Domain of the knowledge base; all if there is none.",
+    )
+    messages: list[AnyMessage] | None = Field(
+        default=None, description="A conversation that ends with a human message."
+    )
+
+    @model_validator(mode="after")
+    def _has_something_to_answer(self) -> Question:
+        if not (self.query or "").strip() and not self.messages:
+            raise ValueError("give a non-empty `query`, or `messages` that end with a human one")
+        return self
+
+
+class Report(BaseModel):
+    """How an answer came about."""
+
+    arm: Arm = Field(description="The arm that gave the answer.")
+    reward: float | None = Field(description="Its reward; `None` if the judge failed.")
+    candidates: list[Candidate] = Field(description="All answers, with what each one cost.")
+    ledger: list[LedgerEntry] = Field(description="What was tried, skipped and decided, and why.")
+    cache: CacheReport
+    seconds: float
+
+    @staticmethod
+    def of(output: RttcOutput) -> Report:
+        """Take it from a run's output."""
+        return Report(
+            arm=output["arm"],
+            reward=output["reward"],
+            candidates=output["candidates"],
+            ledger=output["ledger"],
+            cache=output["cache"],
+            seconds=output["seconds"],
+        )
+
+
+class Answer(Report):
+    """An answer, and how it came about."""
+
+    answer: str
+    messages: list[AnyMessage] = Field(
+        default_factory=list[AnyMessage],
+        description="The conversation with the answer behind it, if the question came as one.",
+    )
+
+    @staticmethod
+    def of(output: RttcOutput) -> Answer:
+        """Take it from a run's output."""
+        messages = output.get("messages") or []
+        return Answer(
+            **Report.of(output).model_dump(), answer=output["answer"], messages=list(messages)
+        )
+
+
+def given_to_graph(question: Any) -> RttcInput:
+    """Return the input of the graph; `question` is a `Question` or its fields."""
+    said: dict[str, Any] = dict(question)  # of a model too: its fields as they are
+    given: RttcInput = {}
+    if said.get("query") is not None:
+        given["query"] = said["query"]
+    if said.get("domain") is not None:
+        given["domain"] = said["domain"]
+    if said.get("messages"):
+        given["messages"] = said["messages"]
+    return given

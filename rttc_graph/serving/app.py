@@ -1,0 +1,159 @@
+"""Joins routes, queues, keys and limits into one ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, cast
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rttc_graph.api_keys import ApiKeyStore
+from rttc_graph.errors import RttcError
+from rttc_graph.graph import RttcParts
+from rttc_graph.protocols import Embedder, KnowledgeBase
+from rttc_graph.serving.access import Lane
+from rttc_graph.serving.document import describe
+from rttc_graph.serving.front import Front
+from rttc_graph.serving.gate import Gate
+from rttc_graph.serving.health_routes import health_router
+from rttc_graph.serving.kb_routes import knowledge_base_router
+from rttc_graph.serving.keyring import Keyring
+from rttc_graph.serving.langserve_routes import PATH, langserve_router
+from rttc_graph.serving.metrics import Metrics
+from rttc_graph.serving.openai_routes import openai_router
+from rttc_graph.serving.options import ServeOptions
+from rttc_graph.serving.refusals import Refusal, first_problem, refusal_of, response_to
+from rttc_graph.serving.runs import Runner
+
+__all__ = ("Offer", "create_app")
+
+_VERSION = version("rttc-graph")
+
+_KB_PLACES = 8
+"""Searches at once: as many as the database has connections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a server offers; a part that is `None` has no routes."""
+
+    parts: RttcParts | None = None
+    """The graph, at `/rttc` and `/v1`."""
+    knowledge_base: KnowledgeBase | None = None
+    """At `/kb`, together with `embedder`."""
+    embedder: Embedder | None = None
+    """Whose vectors the knowledge base holds."""
+    default_tenant: str = "default"
+    """Whose knowledge base it is for callers without a key."""
+    checkpointer: BaseCheckpointSaver[Any] | None = None
+    """Keeps conversations; by default the server does, in memory."""
+
+
+async def _is_there() -> None:
+    """Find nothing that keeps the server from answering."""
+
+
+def create_app(
+    offer: Offer,
+    *,
+    options: ServeOptions | None = None,
+    keys: ApiKeyStore | None = None,
+    keys_required: bool = False,
+    hosts: Sequence[str] = (),
+    check: Callable[[], Awaitable[None]] = _is_there,
+) -> FastAPI:
+    """Return the application.
+
+    Args:
+        offer: What is served.
+        options: Limits.
+        keys: Who may call; `None` lets everybody in, for hosts with an authentication of their own.
+        keys_required: Refuse requests without a key even while there are no keys.
+        hosts: Names in the `Host` header that are answered; all if there are none. Without keys
+            this is what keeps a web page's own name from leading to this server.
+        check: Raises what keeps the server from answering, for `/readyz`.
+    """
+    options = options or ServeOptions()
+    gates: dict[Lane, Gate] = {
+        "runs": Gate(options.concurrency, options.queue, options.queue_seconds),
+        "kb": Gate(_KB_PLACES, _KB_PLACES * 8, options.queue_seconds),
+    }
+    metrics = Metrics(gates)
+    app = FastAPI(title="rttc-graph", version=_VERSION, docs_url=None, redoc_url=None)
+    app.include_router(health_router(metrics, check))
+    if offer.parts is not None:
+        runner = Runner(
+            offer.parts, metrics, threads=options.threads, checkpointer=offer.checkpointer
+        )
+        app.include_router(openai_router(runner))
+        app.include_router(langserve_router(runner, batch=options.batch))
+    if offer.knowledge_base is not None and offer.embedder is not None:
+        app.include_router(
+            knowledge_base_router(
+                offer.knowledge_base, offer.embedder, default_tenant=offer.default_tenant
+            )
+        )
+    _speak_of_errors(app)
+    describe(app)
+    # The last one added is the outermost.
+    keyring = Keyring(keys, required=keys_required)
+    app.add_middleware(
+        cast("Any", Front), keyring=keyring, gates=gates, options=options, metrics=metrics
+    )
+    if hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(options.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+        )
+    return app
+
+
+def _speak_of_errors(app: FastAPI) -> None:
+    """Give every error the shape of its family of routes."""
+
+    async def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RttcError)
+        return response_to(refusal_of(error), request.url.path)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return response_to(Refusal(422, first_problem(error.errors())), request.url.path)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        refusal = Refusal(
+            error.status_code, str(error.detail), kind="HTTPException", headers=error.headers
+        )
+        return response_to(refusal, request.url.path)
+
+    async def misfit(request: Request, error: Exception) -> Response:
+        """LangServe lets the errors of a batch's inputs out as they are."""
+        assert isinstance(error, ValidationError)
+        if not request.url.path.startswith(f"{PATH}/"):
+            return await unexpected(request, error)
+        return response_to(Refusal(422, first_problem(error.errors())), request.url.path)
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        kind = type(error).__name__  # its text may hold anything; the log has it
+        refusal = Refusal(500, f"unexpected {kind}; the server's log has it", kind="InternalError")
+        return response_to(refusal, request.url.path)
+
+    app.add_exception_handler(Exception, unexpected)
+    app.add_exception_handler(ValidationError, misfit)
+    app.add_exception_handler(RttcError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)

@@ -1,0 +1,235 @@
+"""What stands between the socket and the routes: who may enter, how much, how many, how long.
+
+Plain ASGI on purpose: a place in the queue is kept until the last byte of a stream is out, and a
+client that hangs up cancels its run on every route, also on those of LangServe, which never look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rttc_graph.errors import RttcError
+from rttc_graph.serving.access import Access, Lane, access_of
+from rttc_graph.serving.gate import Gate
+from rttc_graph.serving.keyring import Caller, Keyring, caller_of
+from rttc_graph.serving.metrics import Metrics
+from rttc_graph.serving.options import ServeOptions
+from rttc_graph.serving.refusals import Refusal, refusal_of, response_to
+
+__all__ = ("Front",)
+
+_log = logging.getLogger(__name__)
+
+
+class Front:
+    """Lets a request through to the application when it may, fits and has a place.
+
+    Args:
+        app: The routes.
+        keyring: Knows who may enter.
+        gates: The queues.
+        options: The limits.
+        metrics: Counts.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keyring: Keyring,
+        gates: Mapping[Lane, Gate],
+        options: ServeOptions,
+        metrics: Metrics,
+    ) -> None:
+        self._app = app
+        self._keyring = keyring
+        self._gates = gates
+        self._options = options
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(send)
+        with self._metrics.request(scope, answer):
+            try:
+                await self._admit(scope, receive, answer)
+            except RttcError as exc:
+                refusal = refusal_of(exc)
+                if answer.status is not None:
+                    raise  # too late to say it: a cut connection is not taken for an answer
+                await response_to(refusal, scope["path"])(scope, receive, answer)
+            except _HungUp:
+                self._metrics.hung_up()
+            except Exception:
+                if not answer.is_stream:
+                    raise
+                # LangServe has said so in the stream; what is left is to end it as a whole one.
+                _log.exception("a stream failed on its way")
+                await answer({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _admit(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        access = access_of(scope)
+        caller = Caller(tenant=None)
+        if access.scope is not None:
+            caller = await self._keyring.caller(Headers(scope=scope), access.scope)
+        body = await self._body(scope, receive, access)
+        deadline = time.monotonic() + self._options.longest_seconds
+        scope.setdefault("state", {})["rttc_caller"] = replace(caller, deadline=deadline)
+        work = asyncio.create_task(self._work(scope, _Replay(body), answer, access))
+        leaving = asyncio.create_task(_gone(receive))
+        try:
+            left = deadline - time.monotonic()
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait({work, leaving}, timeout=left, return_when=first)
+            if answer.ended:  # whoever has the whole answer may hang up
+                await asyncio.wait({work}, timeout=deadline - time.monotonic())
+            has_left, is_late = leaving.done() and not work.done(), not work.done()
+        finally:
+            leaving.cancel()
+            work.cancel()
+            await asyncio.wait({work, leaving})
+        _raise_what_ended(work, has_left=has_left, is_late=is_late, options=self._options)
+
+    async def _work(self, scope: Scope, replay: _Replay, answer: _Answer, access: Access) -> None:
+        if access.lane is None:
+            await self._app(scope, replay.receive, answer)
+            return
+        async with self._gates[access.lane].place():
+            caller = caller_of(scope)
+            deadline = time.monotonic() + self._options.run_seconds
+            scope["state"]["rttc_caller"] = replace(caller, deadline=deadline)
+            await self._app(scope, replay.receive, answer)
+
+    async def _body(self, scope: Scope, receive: Receive, access: Access) -> bytes:
+        """Read the body, but no more than may be sent, and no longer than it may take."""
+        limit = self._options.ingest_bytes if access.is_ingest else self._options.body_bytes
+        headers = Headers(scope=scope)
+        told = headers.get("content-length", "")
+        if told.isdecimal() and int(told) > limit:
+            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(self._options.body_seconds):
+                body = await _read(receive, limit)
+        except TimeoutError:
+            raise Refusal(
+                408,
+                f"the body did not arrive within {self._options.body_seconds:g} s",
+                kind="RequestTimeout",
+                retry_after_seconds=1,
+            ) from None
+        if scope["method"] == "POST" and access.lane is not None:
+            _check_json(headers, body)
+        return body
+
+
+class _HungUp(Exception):
+    """The client has gone, so nobody is there to be told anything."""
+
+
+class _Answer:
+    """The way back to the client, which knows what was sent."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status: int | None = None
+        self.ended = False
+        self.is_stream = False
+        """Whether events are on their way and more could follow."""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            kind = Headers(raw=message["headers"]).get("content-type", "")
+            self.is_stream = kind.startswith("text/event-stream")
+        elif message["type"] == "http.response.body":
+            self.ended = not message.get("more_body", False)
+            self.is_stream = self.is_stream and not self.ended
+        await self._send(message)
+
+
+class _Replay:
+    """A body that has been read, for an application that reads it once more."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+        self._never = asyncio.Event()
+
+    async def receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._never.wait()  # a client that has gone is noticed outside, and cancels this
+        return {"type": "http.disconnect"}
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _HungUp
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(
+        413,
+        f"the body is longer than {limit} bytes; send less at once",
+        headers={"connection": "close"},  # the rest of it is not read
+    )
+
+
+def _check_json(headers: Headers, body: bytes) -> None:
+    """Refuse what is not sent as JSON: a page elsewhere can send anything else without asking."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refusal(
+            415, f"content-type {kind!r} is not understood; send application/json with JSON in it"
+        )
+    with suppress(UnicodeDecodeError):
+        body.decode()
+        return
+    raise Refusal(400, "the body is not UTF-8; send JSON in UTF-8")
+
+
+def _raise_what_ended(
+    work: asyncio.Task[None], *, has_left: bool, is_late: bool, options: ServeOptions
+) -> None:
+    """Raise what ended a request before its answer was out."""
+    if not work.cancelled():
+        if (error := work.exception()) is not None and not has_left:
+            raise error
+        if error is None:
+            return
+    if has_left:
+        raise _HungUp
+    if is_late:
+        raise Refusal(
+            504,
+            f"no answer within {options.longest_seconds:g} s; ask for less with budget_seconds",
+            kind="Timeout",
+            retry_after_seconds=1,
+        )
+    raise Refusal(503, "the work was cancelled", kind="Cancelled", retry_after_seconds=1)

@@ -1,0 +1,153 @@
+"""`/kb`: the knowledge base alone, for clients that do everything else themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rttc_graph.errors import KnowledgeBaseError
+from rttc_graph.knowledge_wire import (
+    EMBEDDER_HEADER,
+    PROTOCOL_VERSION,
+    Changed,
+    DeleteRequest,
+    DomainMessage,
+    EmbedderInfo,
+    Found,
+    IngestRequest,
+    KnowledgeBaseInfo,
+    Missing,
+    MissingRequest,
+    SearchRequest,
+    Stats,
+    StatsRequest,
+)
+from rttc_graph.protocols import Embedder, KnowledgeBase
+from rttc_graph.serving.keyring import caller_of
+from rttc_graph.serving.refusals import Problem, Refusal
+
+__all__ = ("knowledge_base_router",)
+
+_VERSION = version("rttc-graph")  # read from a file, so not while a request waits
+_STATUSES = (400, 401, 403, 405, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+
+
+def knowledge_base_router(
+    knowledge_base: KnowledgeBase, embedder: Embedder, *, default_tenant: str
+) -> APIRouter:
+    """Return the routes under `/kb`.
+
+    Args:
+        knowledge_base: What they lead to.
+        embedder: Whose vectors it holds; asked for its identity, never to embed.
+        default_tenant: For callers that name none and have no key that does.
+    """
+    router = APIRouter(
+        prefix="/kb",
+        tags=["knowledge base"],
+        responses={status: {"model": Problem} for status in _STATUSES},
+    )
+    routes = _Routes(knowledge_base, embedder, default_tenant)
+    router.get("/info")(routes.tell_about)
+    posts: dict[str, Callable[..., Any]] = {
+        "/search": routes.search,
+        "/missing": routes.tell_missing,
+        "/ingest": routes.ingest,
+        "/delete": routes.delete,
+        "/stats": routes.measure,
+    }
+    for path, route in posts.items():
+        router.add_api_route(path, route, methods=["POST"])
+    return router
+
+
+class _Routes:
+    """What the routes do."""
+
+    def __init__(
+        self, knowledge_base: KnowledgeBase, embedder: Embedder, default_tenant: str
+    ) -> None:
+        self._knowledge_base = knowledge_base
+        self._embedder = embedder
+        self._default_tenant = default_tenant
+
+    async def tell_about(self, response: Response) -> KnowledgeBaseInfo:
+        """Tell the version of the protocol and the embedder."""
+        dimension = await self._embedder.dimension()
+        fingerprint = await self._name_embedder(response)
+        return KnowledgeBaseInfo(
+            protocol=PROTOCOL_VERSION,
+            server=_VERSION,
+            embedder=EmbedderInfo(
+                name=self._embedder.name, fingerprint=fingerprint, dimension=dimension
+            ),
+        )
+
+    async def search(self, body: SearchRequest, request: Request, response: Response) -> Found:
+        """Return the samples nearest to a vector."""
+        tenant = self._tenant(request, body.tenant)
+        await self._check_length([body.vector])
+        await self._name_embedder(response)
+        found = await self._knowledge_base.search(
+            body.vector, k=body.k, domain=body.domain, tenant=tenant
+        )
+        return Found(samples=found.samples, revision=found.revision)
+
+    async def tell_missing(self, body: MissingRequest, request: Request) -> Missing:
+        """Tell which samples are not stored yet."""
+        tenant = self._tenant(request, body.tenant)
+        samples = [sample.to_sample() for sample in body.samples]
+        return Missing(missing=await self._knowledge_base.missing(samples, tenant=tenant))
+
+    async def ingest(self, body: IngestRequest, request: Request) -> Changed:
+        """Store samples, all or none."""
+        tenant = self._tenant(request, body.tenant)
+        mine = await self._embedder.fingerprint()
+        if body.embedder != mine:
+            raise _conflict(
+                f"the vectors are of an embedder with fingerprint {body.embedder!r}, the knowledge "
+                f"base holds those of {self._embedder.name!r} with {mine!r}; use that one"
+            )
+        await self._check_length(body.vectors)
+        samples = [sample.to_sample() for sample in body.samples]
+        stored = await self._knowledge_base.ingest(samples, body.vectors, tenant=tenant)
+        return Changed(samples=stored)
+
+    async def delete(self, body: DeleteRequest, request: Request) -> Changed:
+        """Delete a domain."""
+        tenant = self._tenant(request, body.tenant)
+        deleted = await self._knowledge_base.delete(domain=body.domain, tenant=tenant)
+        return Changed(samples=deleted)
+
+    async def measure(self, body: StatsRequest, request: Request) -> Stats:
+        """Return the size of each domain."""
+        domains = await self._knowledge_base.stats(tenant=self._tenant(request, body.tenant))
+        return Stats(domains=[DomainMessage(**asdict(domain)) for domain in domains])
+
+    def _tenant(self, request: Request, asked: str | None) -> str:
+        return caller_of(request.scope).tenant_for(asked, self._default_tenant)
+
+    async def _name_embedder(self, response: Response) -> str:
+        fingerprint = await self._embedder.fingerprint()
+        response.headers[EMBEDDER_HEADER] = fingerprint
+        return fingerprint
+
+    async def _check_length(self, vectors: list[list[float]]) -> None:
+        dimension = await self._embedder.dimension()
+        for vector in vectors:
+            if len(vector) != dimension:
+                raise _conflict(
+                    f"a vector has dimension {len(vector)}, those of {self._embedder.name!r} have "
+                    f"{dimension}"
+                )
+
+
+def _conflict(message: str) -> Refusal:
+    """Return the refusal of vectors that cannot be compared with those that are stored."""
+    return Refusal(409, message, kind=KnowledgeBaseError.__name__)

@@ -1,0 +1,144 @@
+"""LangServe's routes, on a thin wrapper that cures what LangServe does not do for a graph.
+
+LangServe itself is deprecated by its makers; see docs/decisions/0012. It hands a graph no settings,
+drops threads, fails on typed output that is no pydantic model, and loses custom events. What it
+serves here is therefore not the graph but a runnable that calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter
+from langchain_core.callbacks import adispatch_custom_event
+from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig, RunnableLambda
+from langserve import add_routes  # pyright: ignore[reportUnknownVariableType]  # untyped in parts
+from starlette.requests import Request
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.identity import checked_name
+from rttc_graph.serving.answers import Answer, Question, given_to_graph
+from rttc_graph.serving.keyring import Caller, caller_of
+from rttc_graph.serving.runs import Runner
+from rttc_graph.settings import RttcSettings
+
+__all__ = ("PATH", "langserve_router")
+
+PATH = "/rttc"
+
+_CALLER = "rttc_caller"
+"""Where a request's caller stands among the configurable values; clients cannot send it."""
+
+
+class ServedGraph(RunnableLambda[Any, Answer]):
+    """Runs the graph as LangServe wants a runnable to be.
+
+    Args:
+        runner: Runs it.
+        batch: Most questions in one batch.
+    """
+
+    def __init__(self, runner: Runner, batch: int) -> None:
+        self._runner = runner
+        self._batch = batch
+        super().__init__(self._answer, name="rttc")
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """The settings and the thread, which the playground shows as a form."""
+        thread = ConfigurableFieldSpec(
+            id="thread_id",
+            annotation=str,
+            default="",
+            name="thread_id",
+            description="Conversation to continue; none if empty.",
+        )
+        defaults = self._runner.defaults
+        return [*(_spec(name, defaults) for name in RttcSettings.model_fields), thread]
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Answer]:
+        """Answer one question after the other: a request has one place in the queue."""
+        if len(inputs) > self._batch:
+            raise ConfigurationError(
+                f"{len(inputs)} questions in one batch, the limit is {self._batch}: send several"
+            )
+        configs = config if isinstance(config, list) else [config or {}] * len(inputs)
+        del return_exceptions  # LangServe never asks for it
+        pairs = zip(inputs, configs, strict=True)
+        return [await self.ainvoke(one, its, **kwargs) for one, its in pairs]
+
+    async def _answer(self, question: Any, config: RunnableConfig) -> Answer:
+        configurable: Mapping[str, Any] = config.get("configurable") or {}
+        caller: Caller = configurable[_CALLER]
+        settings = self._runner.settings(_said(configurable), caller)
+
+        async def progress(event: dict[str, Any]) -> None:
+            await adispatch_custom_event("progress", event, config=config)
+
+        output = await self._runner.run(
+            given_to_graph(question),
+            settings,
+            caller,
+            thread=configurable.get("thread_id") or None,
+            config=config,
+            on_event=progress,
+        )
+        return Answer.of(output)
+
+
+def langserve_router(runner: Runner, *, batch: int) -> APIRouter:
+    """Return LangServe's routes under `/rttc`.
+
+    They are on a router of their own because LangServe's use of FastAPI's events cannot be mixed
+    with a lifespan on one application.
+    """
+
+    def prepare(config: dict[str, Any], request: Request) -> dict[str, Any]:
+        """Check a request's settings before anything is streamed, and say whose request it is."""
+        configurable = dict(config.get("configurable") or {})
+        caller = caller_of(request.scope)
+        runner.settings(_said(configurable), caller)
+        if configurable.get("thread_id"):
+            checked_name("thread_id", configurable["thread_id"])
+        return {**config, "configurable": {**configurable, _CALLER: caller}}
+
+    router = APIRouter(tags=["langserve"])
+    served = ServedGraph(runner, batch).with_types(input_type=Question, output_type=Answer)
+    add_routes(
+        router,
+        cast("Runnable[Any, Any]", served),
+        path=PATH,
+        per_req_config_modifier=prepare,
+    )
+    feedback = f"{PATH}/token_feedback"  # always there, and never of use without LangSmith
+    router.routes[:] = [r for r in router.routes if getattr(r, "path", None) != feedback]
+    return router
+
+
+def _said(configurable: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings among the configurable values; an unset one may stand there as `None`."""
+    names = RttcSettings.model_fields
+    return {name: configurable[name] for name in names if configurable.get(name) is not None}
+
+
+def _spec(name: str, defaults: RttcSettings) -> ConfigurableFieldSpec:
+    """Describe a setting; the tenant has no default here, since LangServe sends every default."""
+    field = RttcSettings.model_fields[name]
+    annotation: Any = field.annotation
+    for bound in field.metadata:
+        annotation = Annotated[annotation, bound]
+    return ConfigurableFieldSpec(
+        id=name,
+        annotation=annotation | None if name == "tenant" else annotation,
+        default=None if name == "tenant" else getattr(defaults, name),
+        name=name,
+        description=field.description,
+    )

@@ -1,0 +1,64 @@
+"""What a server takes on: sizes, numbers and times, each with its limit."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, fields
+
+from rttc_graph.errors import ConfigurationError
+
+__all__ = ("ServeOptions", "is_loopback")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """Limits of a server; what is over them is refused, never cut."""
+
+    concurrency: int = 8
+    """Runs at once, as many as the database has connections; the models' lanes batch them."""
+    queue: int = 32
+    """Requests that wait for a run to end; the next one gets 429 with Retry-After."""
+    queue_seconds: float = 30.0
+    """Longest wait in the queue, then 429."""
+    run_seconds: float = 120.0
+    """Longest run. A run's own budget is cut to it, so that it ends with its best answer."""
+    body_bytes: int = 1024 * 1024
+    """Largest body of a request."""
+    ingest_bytes: int = 32 * 1024 * 1024
+    """Largest body that brings samples: 256 with vectors of 1,000 numbers are some 6 MB."""
+    body_seconds: float = 30.0
+    """Longest wait for the whole body."""
+    batch: int = 16
+    """Questions in one batch request; they run one after the other, in one place of the queue."""
+    threads: int = 1000
+    """Conversations that are remembered, in memory; the one used longest ago is forgotten."""
+    drain_seconds: float = 30.0
+    """What running requests get to end in when the server is asked to stop."""
+    cors_origins: tuple[str, ...] = ()
+    """Web origins whose pages may call; none by default."""
+
+    def __post_init__(self) -> None:
+        lowest = {"queue": 0, "drain_seconds": 0}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            least = lowest.get(item.name)
+            if item.name == "cors_origins":
+                continue
+            if value < least if least is not None else value <= 0:
+                bound = "0 or more" if least is not None else "above 0"
+                raise ConfigurationError(f"{item.name}={value!r} must be {bound}")
+
+    @property
+    def longest_seconds(self) -> float:
+        """Longest a request may take once its body is here; past it something is stuck."""
+        return self.queue_seconds + self.run_seconds + 10.0
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only programs on this machine can reach a host name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

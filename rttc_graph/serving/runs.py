@@ -1,0 +1,184 @@
+"""Runs of the graph on behalf of a caller: its settings, its tenant, its conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.graph import RttcParts, create_rttc_graph
+from rttc_graph.serving.keyring import Caller
+from rttc_graph.serving.metrics import Metrics
+from rttc_graph.serving.refusals import Refusal
+from rttc_graph.settings import RttcSettings
+from rttc_graph.state import RttcInput, RttcOutput
+
+__all__ = ("Runner",)
+
+EventSink = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Runner:
+    """Answers questions for callers.
+
+    Args:
+        parts: What the graph is made of.
+        metrics: Counts each run.
+        threads: Conversations that are kept; used longest ago, first forgotten.
+        checkpointer: Keeps the conversations; by default in memory. Nothing is forgotten in one
+            that is given.
+    """
+
+    def __init__(
+        self,
+        parts: RttcParts,
+        metrics: Metrics,
+        *,
+        threads: int,
+        checkpointer: BaseCheckpointSaver[Any] | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._defaults = parts.get("settings") or RttcSettings()
+        self._graph = create_rttc_graph(**parts)
+        self._saver: BaseCheckpointSaver[Any] = checkpointer or InMemorySaver()
+        self._with_threads = create_rttc_graph(checkpointer=self._saver, **parts)
+        self._most_threads = threads if checkpointer is None else None
+        self._threads: OrderedDict[str, None] = OrderedDict()
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    @property
+    def defaults(self) -> RttcSettings:
+        """What holds where a request says nothing."""
+        return self._defaults
+
+    def settings(self, said: Mapping[str, Any], caller: Caller) -> RttcSettings:
+        """Return the settings of a run: the server's, with what the request says over them.
+
+        Raises:
+            ConfigurationError: A name is unknown, a value is out of its bounds, or a person is to
+                be asked.
+            Refusal: The request names a tenant that is not its key's.
+        """
+        if unknown := sorted(said.keys() - RttcSettings.model_fields.keys()):
+            known = ", ".join(sorted(RttcSettings.model_fields))
+            raise ConfigurationError(f"unknown settings {unknown!r}; known are: {known}")
+        asked = RttcSettings.of(said, defaults=self._defaults)
+        if asked.ask_before_training:
+            raise ConfigurationError(
+                "ask_before_training=True: nobody can be asked over HTTP; leave it out, or run the "
+                "graph on a LangGraph server (docs/howto/studio.md)"
+            )
+        tenant = caller.tenant_for(said.get("tenant"), self._defaults.tenant)
+        return asked.model_copy(update={"tenant": tenant})
+
+    async def run(
+        self,
+        given: RttcInput,
+        settings: RttcSettings,
+        caller: Caller,
+        *,
+        thread: str | None = None,
+        config: RunnableConfig | None = None,
+        on_event: EventSink | None = None,
+    ) -> RttcOutput:
+        """Run the graph once.
+
+        Args:
+            given: The question.
+            settings: From `settings`; the budget is cut to what is left of the request's time.
+            caller: Whose request it is.
+            thread: Conversation that the run continues; runs of one conversation wait in turn.
+            config: LangChain's, for tracing.
+            on_event: Awaited with each ledger entry and training step.
+
+        Raises:
+            RttcError: There is no answer.
+        """
+        async with self._turn(settings.tenant, thread):
+            left = caller.deadline - time.monotonic()
+            if left <= 0:
+                raise Refusal(504, "no time is left for this run", kind="Timeout")
+            seconds = min(settings.budget_seconds, left)
+            settings = settings.model_copy(update={"budget_seconds": seconds})
+            output = await self._run(given, settings, thread, config or {}, on_event)
+        self._metrics.run(output)
+        return output
+
+    async def _run(
+        self,
+        given: RttcInput,
+        settings: RttcSettings,
+        thread: str | None,
+        config: RunnableConfig,
+        on_event: EventSink | None,
+    ) -> RttcOutput:
+        graph, more = self._graph, dict[str, Any]()
+        config = cast("RunnableConfig", {**config, "configurable": {}})
+        if thread is not None:
+            graph, more = self._with_threads, {"durability": "exit"}
+            key = _thread_key(settings.tenant, thread)
+            config["configurable"] = {"thread_id": key}
+            await self._remember(key)
+        stream = cast("Any", graph).astream(
+            given, config, context=settings, stream_mode=["custom", "values"], **more
+        )
+        return await _cancelled_once(_last_values(stream, on_event))
+
+    def _turn(self, tenant: str, thread: str | None) -> AbstractAsyncContextManager[Any]:
+        if thread is None:
+            return nullcontext()
+        return self._turns.setdefault(_thread_key(tenant, thread), asyncio.Lock())
+
+    async def _remember(self, key: str) -> None:
+        """Note that a conversation is used, and forget the ones used longest ago."""
+        self._threads[key] = None
+        self._threads.move_to_end(key)
+        while self._most_threads is not None and len(self._threads) > self._most_threads:
+            oldest, _ = self._threads.popitem(last=False)
+            await self._saver.adelete_thread(oldest)
+
+
+async def _last_values(stream: Any, on_event: EventSink | None) -> RttcOutput:
+    output: RttcOutput | None = None
+    async with aclosing(stream) as parts:
+        async for mode, event in parts:
+            if mode == "values":
+                output = event
+            elif on_event is not None:
+                await on_event(event)
+    assert output is not None  # the stream of a run that did not raise ends with its values
+    return output
+
+
+async def _cancelled_once(work: Coroutine[Any, Any, RttcOutput]) -> RttcOutput:
+    """Await a run of the graph so that it is cancelled once, however often the caller is.
+
+    anyio, and with it every streamed response, cancels again and again until a task has ended. The
+    second time would cancel LangGraph's own clean-up, and its nodes would run on.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        task.cancel()
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # looked at, also where the caller was cancelled
+
+
+def _thread_key(tenant: str, thread: str) -> str:
+    """Return what a conversation is kept under: no tenant can name one of another's."""
+    return hashlib.sha256(json.dumps([tenant, thread]).encode()).hexdigest()

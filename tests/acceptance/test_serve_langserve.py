@@ -1,0 +1,174 @@
+"""LangServe's routes, through its own client in all its methods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from http_servers import PATIENCE_SECONDS, get, post, served
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langserve import RemoteRunnable
+from scripted_parts import Parts
+
+from rttc_graph import RttcSettings
+from rttc_graph.serving.app import Offer, create_app
+from rttc_graph.serving.options import ServeOptions
+
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")
+"""LangServe reads `model_fields` of instances, which pydantic 3 will not allow."""
+
+ASK = {"query": "what is two and two"}
+Client = RemoteRunnable[Any, Any]
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts().rewarding(direct=0.1, rag=0.2, ttt=0.95)
+
+
+@pytest.fixture
+def url(parts: Parts) -> Iterator[str]:
+    made = parts.parts()
+    made["settings"] = RttcSettings(k=1)
+    app = create_app(Offer(parts=made), options=ServeOptions(batch=3, threads=2))
+    with served(app) as url:
+        yield url
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[Client]:
+    client: Client = RemoteRunnable(f"{url}/rttc", timeout=PATIENCE_SECONDS)
+    yield client
+    client.sync_client.close()
+    await client.async_client.aclose()
+
+
+def settings(**said: Any) -> RunnableConfig:
+    return {"configurable": said}
+
+
+def test_invoke_returns_the_typed_answer(client: Client) -> None:
+    answer = client.invoke(ASK)
+    assert (answer["answer"], answer["arm"], answer["reward"]) == ("ttt", "ttt", 0.95)
+    assert [c["arm"] for c in answer["candidates"]] == ["direct", "rag", "ttt"]
+    assert answer["cache"] == {"samples": "miss", "adapter": "miss"}
+
+
+def test_batch_answers_in_order_each_with_its_settings(client: Client) -> None:
+    policies: Any = ["direct", "rag"]
+    each: Any = [settings(policy=policy) for policy in policies]
+    answers = client.batch([ASK, ASK], each)
+    assert [answer["arm"] for answer in answers] == policies
+    assert [a["arm"] for a in client.batch([ASK, ASK], settings(policy="rag"))] == ["rag", "rag"]
+
+
+def test_stream_ends_with_the_answer(client: Client) -> None:
+    assert [chunk["answer"] for chunk in client.stream(ASK)] == ["ttt"]
+
+
+async def test_the_asynchronous_methods_do_the_same(client: Client) -> None:
+    assert (await client.ainvoke(ASK))["answer"] == "ttt"
+    assert [a["answer"] for a in await client.abatch([ASK, ASK])] == ["ttt", "ttt"]
+    assert [c["answer"] async for c in client.astream(ASK)] == ["ttt"]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_events_have_progress(client: Client, version: Any) -> None:
+    events = [event async for event in client.astream_events(ASK, version=version)]
+    progress = [e["data"] for e in events if e["event"] == "on_custom_event"]
+    steps: list[Any] = [d for d in progress if d.get("event") == "ttt_step"]
+    assert [step["step"] for step in steps] == [1, 2]
+    assert {"on_chain_start", "on_chain_end"} <= {e["event"] for e in events}
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.deprecation.LangChainDeprecationWarning")
+async def test_the_log_ends_with_the_answer(client: Client) -> None:
+    patches = [patch async for patch in client.astream_log(ASK)]
+    last: Any = sum(patches[1:], patches[0])
+    assert last.state["final_output"]["answer"] == "ttt"
+
+
+def test_it_stands_in_a_pipe(client: Client) -> None:
+    ask: RunnableLambda[str, Any] = RunnableLambda(lambda text: {"query": text})
+    shout: RunnableLambda[Any, str] = RunnableLambda(lambda answer: answer["answer"].upper())
+    chain = ask | client | shout
+    assert chain.invoke("what is two and two") == "TTT"
+
+
+def test_settings_reach_the_run_over_the_servers_own(client: Client, parts: Parts) -> None:
+    client.invoke({**ASK, "domain": "math"}, settings(policy="rag"))
+    client.invoke(ASK, settings(policy="rag", k=2, tenant="acme"))
+    assert parts.knowledge_base.searches == [(1, "math", "default"), (2, None, "acme")]
+
+
+@pytest.mark.parametrize("method", ["invoke", "stream", "stream_events", "stream_log"])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"input": ASK, "config": settings(tau_r=1.5)}, "tau_r"),
+        ({"input": ASK, "config": settings(policy="best")}, "policy"),
+        ({"input": {"query": 5}}, "query"),
+        ({"input": ASK, "config": settings(thread_id="x" * 201)}, "thread_id"),
+        ({}, "input"),
+    ],
+    ids=["out-of-bounds", "unknown-policy", "wrong-type", "long-thread", "no-input"],
+)
+def test_a_wrong_request_is_refused_before_it_streams(
+    url: str, method: str, body: Any, words: str
+) -> None:
+    refused = post(url, f"/rttc/{method}", body)
+    assert refused.status_code == 422
+    assert words in refused.json()["detail"]
+
+
+def test_an_empty_question_is_refused_with_its_reason(url: str) -> None:
+    refused = post(url, "/rttc/invoke", {"input": {"query": " "}})
+    assert (refused.status_code, "empty" in refused.json()["detail"]) == (422, True)
+
+
+def test_a_batch_has_a_limit(url: str) -> None:
+    refused = post(url, "/rttc/batch", {"inputs": [ASK] * 4})
+    assert (refused.status_code, "limit is 3" in refused.json()["detail"]) == (422, True)
+
+
+def test_a_batch_with_a_wrong_question_is_refused(url: str) -> None:
+    refused = post(url, "/rttc/batch", {"inputs": [ASK, {"query": 5}]})
+    assert (refused.status_code, "query" in refused.json()["detail"]) == (422, True)
+
+
+def test_messages_come_back_as_messages(client: Client) -> None:
+    answer = client.invoke({"messages": [HumanMessage("hello")]})
+    assert [type(m) for m in answer["messages"]] == [HumanMessage, AIMessage]
+
+
+def test_a_thread_remembers_and_the_oldest_is_forgotten(client: Client) -> None:
+    def talk(thread: str, **more: Any) -> int:
+        given = {"messages": [HumanMessage("hello")]}
+        return len(client.invoke(given, settings(thread_id=thread, **more))["messages"])
+
+    assert [talk("a"), talk("a"), talk("b")] == [2, 4, 2]
+    assert talk("a", tenant="other") == 2  # the third thread, so the oldest of them is dropped
+    assert [talk("b"), talk("a")] == [4, 2]
+
+
+async def test_runs_of_one_thread_take_turns(client: Client, parts: Parts) -> None:
+    parts.policy_model.seconds = 0.05
+    given = {"messages": [HumanMessage("hello")]}
+    runs = [client.ainvoke(given, settings(thread_id="a")) for _ in range(3)]
+    lengths = [len(answer["messages"]) for answer in await asyncio.gather(*runs)]
+    assert sorted(lengths) == [2, 4, 6]
+
+
+def test_the_schemas_and_the_playground_are_there(url: str) -> None:
+    def schema(kind: str) -> str:
+        return get(url, f"/rttc/{kind}_schema").text
+
+    assert "query" in schema("input")
+    assert "candidates" in schema("output")
+    config = schema("config")
+    assert all(name in config for name in (*RttcSettings.model_fields, "thread_id", "maximum"))
+    page = get(url, "/rttc/playground/")
+    assert (page.status_code, "tau_r" in page.text) == (200, True)

@@ -1,0 +1,47 @@
+"""The server does what `/openapi.json` says, whatever is sent to it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from http_servers import MemoryKeys, Vectors, served
+from scripted_parts import Parts
+
+from rttc_graph.serving.app import Offer, create_app
+from rttc_graph.testing import MemoryKnowledgeBase
+
+CHECKS = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+    "ignored_auth",
+]
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")
+def test_schemathesis_finds_no_fault(tmp_path: Path) -> None:
+    keys = MemoryKeys()
+    key = keys.add("ask", "kb:read", "kb:write")
+    parts = Parts().rewarding(direct=0.95)
+    offer = Offer(parts=parts.parts(), knowledge_base=MemoryKnowledgeBase(), embedder=Vectors())
+    with served(create_app(offer, keys=keys)) as url:
+        found = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
+                *("--header", f"Authorization: Bearer {key}", "--checks", ",".join(CHECKS)),
+                *("--phases", "fuzzing", "--max-examples", "5", "--seed", "1"),
+                *("--no-color", "--generation-database", "none"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]

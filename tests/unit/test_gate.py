@@ -1,0 +1,99 @@
+"""The queue before the models: first come, first served, and no place is ever lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.serving.gate import Gate
+from rttc_graph.serving.options import ServeOptions, is_loopback
+from rttc_graph.serving.refusals import Refusal
+
+
+async def hold(gate: Gate, release: asyncio.Event, order: list[int], number: int) -> None:
+    async with gate.place():
+        order.append(number)
+        await release.wait()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_places_are_given_in_the_order_of_coming() -> None:
+    gate, release, order = Gate(2, 10, 60), asyncio.Event(), list[int]()
+    tasks = [asyncio.create_task(hold(gate, release, order, number)) for number in range(6)]
+    await settle()
+    assert (order, gate.inside, gate.waiting) == ([0, 1], 2, 4)
+    release.set()
+    await asyncio.gather(*tasks)
+    assert (order, gate.inside, gate.waiting) == ([0, 1, 2, 3, 4, 5], 0, 0)
+
+
+async def test_a_full_queue_refuses_with_advice() -> None:
+    gate, release = Gate(1, 1, 60), asyncio.Event()
+    tasks = [asyncio.create_task(hold(gate, release, [], number)) for number in range(2)]
+    await settle()
+    with pytest.raises(Refusal) as caught:
+        async with gate.place():
+            raise AssertionError("there is no place")
+    assert caught.value.status == 429
+    assert caught.value.retry_after_seconds == 2  # two rounds of a second, as first assumed
+    release.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_whoever_waits_too_long_is_refused_and_leaves_the_queue() -> None:
+    gate, release = Gate(1, 5, 0.01), asyncio.Event()
+    task = asyncio.create_task(hold(gate, release, [], 0))
+    await settle()
+    with pytest.raises(Refusal, match="no place became free"):
+        async with gate.place():
+            raise AssertionError("there is no place")
+    assert (gate.inside, gate.waiting) == (1, 0)
+    release.set()
+    await task
+    assert gate.inside == 0
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_a_place_that_comes_to_one_who_leaves_goes_on_to_the_next(steps: int) -> None:
+    gate, release, order = Gate(1, 5, 60), asyncio.Event(), list[int]()
+    tasks = [asyncio.create_task(hold(gate, release, order, number)) for number in range(3)]
+    await settle()
+    release.set()
+    for _ in range(steps):  # cancelled before, while and after its place comes
+        await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order in ([0, 2], [0, 1, 2])
+    assert (gate.inside, gate.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"concurrency": 0}, {"queue": -1}, {"run_seconds": 0}, {"body_bytes": -5}]
+)
+def test_a_limit_that_makes_no_sense_is_refused_by_name(bad: dict[str, int]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(bad))):
+        ServeOptions(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.0.2.1", False),
+        ("example.org", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_told_from_the_rest(host: str, local: bool) -> None:
+    assert is_loopback(host) is local
