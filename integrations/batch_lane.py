@@ -13,8 +13,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
+
+from rttc_graph.integrations.worker_threads import wait_at_exit
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -66,7 +69,8 @@ class BatchLane(Generic[ItemT, ResultT]):
         ]
         self._starting = threading.Lock()
         self._started = False
-        self._finalizer = weakref.finalize(self, _stop, self._desk.inbox, threads)
+        forgotten = weakref.finalize(self, _stop, self._desk.inbox, threads)
+        forgotten.atexit = False  # then `wait_at_exit` stops the threads, and waits for them
 
     async def run(self, items: Sequence[ItemT]) -> list[ResultT]:
         """Return one result for each item, in order.
@@ -105,6 +109,7 @@ def _stop(inbox: SimpleQueue[_Job[ItemT, ResultT] | None], threads: int) -> None
 
 def _serve(desk: _Desk[ItemT, ResultT]) -> None:
     """Work until the stop sign; a job that would overfill a batch opens the next one."""
+    wait_at_exit(partial(desk.inbox.put, None))
     held: _Job[ItemT, ResultT] | None = None
     while True:
         job = held or desk.inbox.get()

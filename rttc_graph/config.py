@@ -50,9 +50,10 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         description="Embedder: a short name, a hub name, or a sentence-transformers folder.",
     )
     reward: str = Field(
-        default="self-confidence",
+        default="minilm-judge",
         min_length=1,
-        description="Reward model: `self-confidence`, or name or folder of a sequence classifier.",
+        description="Reward model: `minilm-judge` (ships), `self-confidence`, a folder of `rttc "
+        "reward train`, the address of a server, or a sequence classifier.",
     )
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda`, …")
     threads: int | None = Field(

@@ -17,13 +17,26 @@ from rttc_graph.calibration.reward import CalibratedReward
 from rttc_graph.config import InstallationConfig, load_config
 from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
 from rttc_graph.integrations.lora.trainer import LoraTrainer
-from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
-from rttc_graph.integrations.rewards.sequence_classifier import SequenceClassifierReward
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
 from rttc_graph.knowledge import Knowledge, open_knowledge
 from rttc_graph.protocols import RewardModel
+from rttc_graph.rewards import open_reward_model
 from rttc_graph.settings import RttcSettings
+from rttc_graph.state import Candidate
+
+_WARM_UP: Candidate = {
+    "arm": "direct",
+    "answer": "warm-up",
+    "reward": None,
+    "seconds": 0.0,
+    "prompt_tokens": 0,
+    "completion_tokens": 1,
+    "trained_tokens": 0,
+    "mean_logprob": 0.0,
+    "finish_reason": "stop",
+    "adapter": None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +71,7 @@ class LocalRttc:
         """
         await asyncio.gather(
             self.engine.run(lambda _: None),
+            self.parts["reward_model"].score("warm-up", [_WARM_UP]),
             self.knowledge.embedder.embed(["warm-up"]),
             self.knowledge.knowledge_base.stats(tenant=self.config.tenant),
         )
@@ -73,7 +87,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
     try:
         with open_knowledge(config) as knowledge:
             trainer = LoraTrainer(engine)
-            judge = _reward_model(config, trainer)
+            judge = open_reward_model(config, engine, trainer.base_fingerprint)
             parts: RttcParts = {
                 "policy_model": TransformersPolicyModel(engine),
                 "reward_model": CalibratedReward(
@@ -96,9 +110,3 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
             )
     finally:
         engine.close()
-
-
-def _reward_model(config: InstallationConfig, trainer: LoraTrainer) -> RewardModel:
-    if config.reward == "self-confidence":
-        return SelfConfidence(trainer.base_fingerprint)
-    return SequenceClassifierReward(config.reward)

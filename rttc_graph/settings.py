@@ -68,10 +68,11 @@ class RttcSettings(BaseModel):
         json_schema_extra=_on("reward_judge"),
     )
     tau_r: float = Field(
-        default=0.8,
+        default=0.5,
         ge=0,
         le=1,
-        description="Reward at or above which an answer is accepted.",
+        description="Reward at or above which an answer is accepted; 0.5 suits rewards that are "
+        "probabilities, such as those of the reward model that ships.",
         json_schema_extra=_on("reward_judge"),
     )
     tau_r_of: str = Field(

@@ -49,6 +49,7 @@ def described_installation(folder: Path, dsn: str, model: Path, embedder: Path) 
         "DATABASE_URL": dsn,
         "MODEL": model,
         "EMBEDDER": embedder,
+        "REWARD": "self-confidence",
         "MAX_NEW_TOKENS": 4,
         "TTT_EPOCHS": 2,
     }

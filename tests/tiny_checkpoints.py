@@ -17,7 +17,12 @@ from transformers import (
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
 )
+
+from rttc_graph.integrations.rewards.trained.folder import RewardBase, new_network, save_weights
+from rttc_graph.integrations.rewards.trained.spec import Backbone, Calibration, RewardSpec
 
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 TEMPLATE = (
@@ -68,6 +73,36 @@ def classifier_folder(
     return folder
 
 
+QWEN3_TEMPLATE = (
+    "{% for m in messages %}{{ '<bos>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m['content'] + '<eos>\n' }}{% endfor %}"
+)
+"""As Qwen3 writes a conversation that ends with an answer: empty thoughts before its text."""
+
+
+def qwen3_classifier_folder(folder: Path) -> Path:
+    """A reward model in the form of Skywork-Reward-V2-Qwen3."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        id2label={0: "LABEL_0"},
+    )
+    model = Qwen3ForSequenceClassification(config)  # type: ignore[no-untyped-call]  # as above
+    torch.nn.init.normal_(model.score.weight, std=1.0)
+    model.save_pretrained(folder)
+    byte_tokenizer(template=QWEN3_TEMPLATE).save_pretrained(folder)
+    return folder
+
+
 def causal_folder(folder: Path) -> Path:
     """A language model, which has no score head."""
     LlamaForCausalLM(_llama(pad_id=0, labels=1)).save_pretrained(folder)
@@ -112,3 +147,35 @@ def sentence_folder(folder: Path, *, seed: int = 0) -> Path:
     modules: list[torch.nn.Module] = [Transformer(str(raw), max_seq_length=64), Pooling(32)]
     SentenceTransformer(modules=modules).save(str(folder / "model"))
     return folder / "model"
+
+
+def encoder_folder(folder: Path) -> Path:
+    """A BERT without a head, as the backbone of a reward model."""
+    torch.manual_seed(0)
+    BertModel(_bert(folder)).save_pretrained(folder)
+    return folder
+
+
+def trained_reward_folder(folder: Path, base: RewardBase, backbone: Backbone) -> Path:
+    """A reward model on a backbone, with random weights of its own and no training behind it."""
+    torch.manual_seed(1)
+    spec = RewardSpec(
+        name=f"tiny-{backbone}",
+        backbone=backbone,
+        base="tiny",
+        base_fingerprint=base.fingerprint,
+        rank=2,
+        alpha=4.0,
+        hidden=8,
+        max_tokens=48,
+        with_signals=Calibration(bias=0.5, logit=1.0, signals=(0.5, -1.0)),
+    )
+    network = new_network(base, spec)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(network, folder)
+    spec.write(folder)
+    return folder

@@ -7,7 +7,6 @@ always succeeds and is itself the stop sign which the lane reads between two ste
 
 from __future__ import annotations
 
-import atexit
 import threading
 import time
 import weakref
@@ -20,6 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
 
 from rttc_graph.errors import PolicyModelError
+from rttc_graph.integrations.worker_threads import wait_at_exit
 
 T = TypeVar("T")
 
@@ -34,9 +34,6 @@ So training keeps a quarter of a lane that is never idle, and slows generation b
 
 FOREGROUND_SECONDS = 0.2
 """What foreground steps may take at least between two background steps."""
-
-EXIT_SECONDS = 5.0
-"""How long the interpreter waits at its end for the step in hand, which torch wants finished."""
 
 
 @dataclass(eq=False, slots=True)
@@ -83,7 +80,7 @@ class Lane:
         )
         self._unstarted = deque([self._thread])
         forgotten = weakref.finalize(self, _stop, self._board)
-        forgotten.atexit = False  # then `_leave` is called, which also waits
+        forgotten.atexit = False  # then `wait_at_exit` stops the thread, and waits for it
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Queue a short job and return its future.
@@ -138,15 +135,9 @@ def _stop(board: _Board) -> None:
     board.inbox.put(None)
 
 
-def _leave(board: _Board, thread: threading.Thread) -> None:
-    _stop(board)
-    thread.join(EXIT_SECONDS)
-
-
 def _work(board: _Board) -> None:
     """Serve the board until it is closed."""
-    leave = partial(_leave, board, threading.current_thread())
-    atexit.register(leave)
+    wait_at_exit(partial(_stop, board))
     while not board.closed:
         _take_in(board)
         _drop_cancelled(board)
@@ -156,7 +147,6 @@ def _work(board: _Board) -> None:
         if not board.closed:
             _run_step(board)
     _fail_all(board)
-    atexit.unregister(leave)
 
 
 def _take_in(board: _Board) -> None:

@@ -54,7 +54,8 @@ class CalibratedReward:
     """Turns the scores of a reward model into P(right), by domain where there is a map for it.
 
     A reward model without a stored calibration keeps its raw scores, and that is said once, in the
-    log. The look-up is by name and fingerprint, so other weights never get another one's map.
+    log, unless the reward model's attribute `is_calibrated` says that they are probabilities. The
+    look-up is by name and fingerprint, so other weights never get another one's map.
 
     Args:
         raw: Scores.
@@ -126,7 +127,7 @@ class CalibratedReward:
 
     def say_raw(self) -> None:
         """Say once that raw scores hold."""
-        if not self._has_said:
+        if not self._has_said and not getattr(self._raw, "is_calibrated", False):
             self._has_said = True
             _LOG.warning(
                 "reward model %r has no calibration: τr is compared with its raw scores "

@@ -21,6 +21,7 @@ from rttc_graph.cli import (
     kb,
     keys,
     models,
+    reward,
     serve,
     stats,
     status,
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Answer, judge, and only then spend more: reward-guided test-time compute.",
-    epilog="Example: rttc ask 'What is 17 + 25?' --tau 0.8",
+    epilog="Example: rttc ask 'What is 17 + 25?' --tau 0.6",
 )
 app.command("ask")(ask.ask_question)
 app.command("eval")(evaluate.evaluate_file)
@@ -48,6 +49,7 @@ app.add_typer(kb.app, name="kb")
 app.add_typer(cache.app, name="cache")
 app.add_typer(db.app, name="db")
 app.add_typer(models.app, name="models")
+app.add_typer(reward.app, name="reward")
 app.add_typer(keys.app, name="keys")
 
 
@@ -72,8 +74,9 @@ def read_flags(
     model: Annotated[
         str | None, typer.Option(help="Policy model: name, hub name or folder.")
     ] = None,
-    reward: Annotated[
-        str | None, typer.Option(help="Reward model: self-confidence, or a classifier.")
+    reward_model: Annotated[
+        str | None,
+        typer.Option("--reward", help="minilm-judge, self-confidence, a folder or an address."),
     ] = None,
     show_version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")
@@ -81,7 +84,8 @@ def read_flags(
 ) -> None:
     """Keep the flags for the command that follows; --debug, for tracebacks, may stand anywhere."""
     del show_version
-    flags = {"home": home, "database_url": database_url, "model": model, "reward": reward}
+    flags = {"home": home, "database_url": database_url, "model": model}
+    flags["reward"] = reward_model
     context.obj = Session(config, flags)
 
 

@@ -40,7 +40,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
 ) -> None:
     """Answer a question.
 
-    Example: rttc ask 'Why was my card charged twice?' --domain banking --tau 0.8 --json
+    Example: rttc ask 'Why was my card charged twice?' --domain banking --tau 0.6 --json
     """
     config = session(context).config(
         policy=policy,

@@ -62,10 +62,11 @@ def run_demo(
 def fetch_models(config: InstallationConfig) -> None:
     """Fetch what is not here yet, saying what is going on."""
     from rttc_graph.integrations.transformers.weights import resolve
+    from rttc_graph.needed_models import needed_models
 
     started = time.monotonic()
     with progress("models") as bar:
-        for name in (config.model, config.embedder):
+        for name in needed_models(config):
             resolve(
                 name,
                 cache_dir=config.home,
@@ -96,13 +97,16 @@ async def _run(
 
 def _script(known: list[NewSample]) -> list[tuple[str, NewSample]]:
     """Return the questions in the order in which they are asked, each with what it shows."""
-    asked = {row.domain: row for row in questions(apart_from=known)}
+    asked: dict[str, list[NewSample]] = {}
+    for row in questions(2, apart_from=known):
+        asked.setdefault(row.domain, []).append(row)
+    hard = asked["word-order"][1]
     return [
         ("the plain model is sure enough", easy_questions()[0]),
-        ("below τr: samples go into the prompt", asked["word-order"]),
-        ("another kind of question, answered with samples", asked["sentences"]),
-        ("below τr with samples too: an adapter is trained on them", asked["coins"]),
-        ("the same once more: the adapter is recalled", asked["coins"]),
+        ("below τr: samples go into the prompt", asked["sentences"][1]),
+        ("another question of that kind", asked["sentences"][0]),
+        ("below τr with samples too: an adapter is trained on them", hard),
+        ("the same once more: the adapter is recalled", hard),
     ]
 
 

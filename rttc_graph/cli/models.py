@@ -28,11 +28,12 @@ def pull_models(
     Example: rttc models pull smollm2-135m-instruct all-minilm-l6-v2
     """
     from rttc_graph.integrations.transformers.weights import resolve
+    from rttc_graph.needed_models import needed_models
 
     config = session(context).config()
     folders: dict[str, str] = {}
     with progress("models") as bar:
-        for name in names or [config.model, config.embedder]:
+        for name in names or needed_models(config):
             folders[name] = str(
                 resolve(
                     name,

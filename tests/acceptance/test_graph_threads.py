@@ -174,7 +174,7 @@ async def fork(graph: RttcGraph, decision: str, face: Face) -> Any:
 
 
 async def test_an_overruled_decision_is_obeyed(face: Face) -> None:
-    parts = Parts().rewarding(direct=0.5, rag=0.95)
+    parts = Parts().rewarding(direct=0.45, rag=0.95)
     graph = threaded(parts)
     await run(graph, {"query": "a"}, face, thread="1", context=RttcSettings(tau_r=0.4))
     assert parts.knowledge_base.searches == []

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_fakes import FixedCrossEncoder, SyncChat
 from reward_model_contract import RewardModelContract
-from tiny_checkpoints import classifier_folder
+from tiny_checkpoints import classifier_folder, encoder_folder, trained_reward_folder
 
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.rewards.callable import CallableReward
@@ -20,6 +20,10 @@ from rttc_graph.integrations.rewards.sequence_classifier import (
     ClassifierSettings,
     SequenceClassifierReward,
 )
+from rttc_graph.integrations.rewards.trained.folder import encoder_base, policy_base
+from rttc_graph.integrations.rewards.trained.reward import EncoderReward, PolicyBackboneReward
+from rttc_graph.integrations.rewards.trained.spec import Backbone
+from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.protocols import RewardModel
 
 
@@ -99,6 +103,23 @@ class TestSequenceClassifierWithoutPadding(RewardModelContract):
     @pytest.fixture
     def reward_model(self, folder_without_padding: Path) -> RewardModel:
         return SequenceClassifierReward(folder_without_padding)
+
+
+@pytest.mark.parametrize("backbone", ["towers", "encoder"])
+class TestTrainedOnAnEncoder(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self, tmp_path: Path, backbone: Backbone) -> RewardModel:
+        base = encoder_folder(tmp_path / "base")
+        folder = trained_reward_folder(tmp_path / "reward", encoder_base(base), backbone)
+        return EncoderReward(folder, base)
+
+
+class TestTrainedOnThePolicyModel(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self, tmp_path: Path, tiny_engine: LocalEngine) -> RewardModel:
+        bases = asyncio.run(tiny_engine.run(policy_base))
+        folder = trained_reward_folder(tmp_path / "reward", bases, "causal")
+        return PolicyBackboneReward(folder, tiny_engine)
 
 
 def other_share(query: str, answer: str) -> float:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -192,3 +194,31 @@ async def test_the_threads_end_with_the_lane() -> None:
     for thread in threads:
         await asyncio.to_thread(thread.join, 10)
         assert not thread.is_alive()
+
+
+LEAVING = """
+import asyncio, time
+from rttc_graph.integrations.batch_lane import BatchLane
+
+def work(items):
+    time.sleep(0.5)
+    print("ended", flush=True)
+    return items
+
+lane = BatchLane(work, name="t", batch_size=1, threads=2)
+
+async def main():
+    try:
+        await asyncio.wait_for(lane.run([1]), 0.1)
+    except TimeoutError:
+        print("left", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_the_batch_in_hand_ends_before_the_interpreter_does() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout.split() == ["left", "ended"]

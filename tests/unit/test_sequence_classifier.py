@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from tiny_checkpoints import (
     byte_tokenizer,
     causal_folder,
     classifier_folder,
+    qwen3_classifier_folder,
 )
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -48,6 +50,35 @@ async def test_rewards_are_the_sigmoid_of_the_reference_logits(folder: Path) -> 
         [got] = await reward.score(question, [candidate(answer)])
         expected = 1 / (1 + math.exp(-reference(folder, question, answer)))
         assert got == pytest.approx(expected, abs=1e-5)
+
+
+async def test_qwen3_is_asked_in_its_own_form(tmp_path: Path) -> None:
+    folder = qwen3_classifier_folder(tmp_path)
+    tokenizer = cast(Any, AutoTokenizer.from_pretrained(folder))
+    ids = PairEncoder(tokenizer, 512).encode("why", "so").ids
+    assert tokenizer.decode(ids) == (
+        "<bos>user\nwhy<eos>\n<bos>assistant\n<think>\n\n</think>\n\nso<eos>\n"
+    )
+    got = await SequenceClassifierReward(folder).score(
+        "Why?", [candidate(answer) for _, answer in PAIRS]
+    )
+    logits = [reference(folder, "Why?", answer) for _, answer in PAIRS]
+    assert got == pytest.approx([1 / (1 + math.exp(-logit)) for logit in logits], abs=1e-5)
+
+
+@pytest.mark.parametrize("make", [classifier_folder, qwen3_classifier_folder])
+async def test_a_question_that_is_too_long_never_costs_the_answer(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """Only the question is cut: two answers under a long one differ as under none."""
+    folder = make(tmp_path)
+    settings = ClassifierSettings(max_tokens=120)
+    reward = SequenceClassifierReward(folder, settings=settings)
+    tokenizer = cast(Any, AutoTokenizer.from_pretrained(folder))
+    text = tokenizer.decode(PairEncoder(tokenizer, 120).encode("x" * 9000, "the answer").ids)
+    assert "the answer" in text
+    first, second = await reward.score("x" * 9000, [candidate("yes"), candidate("no, 42")])
+    assert first != pytest.approx(second, abs=1e-6)
 
 
 async def test_midpoint_and_scale_move_the_reward(folder: Path) -> None:

@@ -1,0 +1,250 @@
+"""A reward model behind HTTP as our `RewardModel`: vLLM's classify and score, TEI's predict.
+
+The server writes the prompt (its model's chat template, or the pair) and runs the model. Calls are
+made in threads of our own, so nothing blocks an event loop and no client is bound to one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import httpx
+
+from rttc_graph.errors import ConfigurationError, RewardModelError
+from rttc_graph.integrations.batch_lane import BatchLane
+from rttc_graph.integrations.clean_text import clean
+from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, describe
+from rttc_graph.integrations.rewards.checks import checked_rewards
+from rttc_graph.integrations.rewards.cross_encoder import sigmoid
+from rttc_graph.integrations.rewards.shorten import keep_ends
+from rttc_graph.state import Candidate
+
+Route = Literal["classify", "score", "predict"]
+"""`classify`: vLLM, one conversation a call, in the model's chat template: reward models such as
+Skywork's. `score`: vLLM, pairs: cross encoders. `predict`: text-embeddings-inference, pairs."""
+
+Activation = Literal["identity", "sigmoid"]
+"""`identity` where the server squashes scores itself, as all three do by default."""
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedSettings:
+    """How a served reward model is called."""
+
+    route: Route = "classify"
+    model: str | None = None
+    """Name under which vLLM serves it; TEI serves one model and needs none."""
+    activation: Activation = "identity"
+    timeout_seconds: float = 30.0
+    """Of one call; a call that fails for a passing reason is made once more."""
+    batch_size: int = 32
+    """Pairs in one call; TEI's own limit is 32 by default. `classify` takes one each."""
+    concurrency: int = 4
+    max_characters: int = 24_000
+    """Longer questions keep their end, longer answers both ends; the server's context is its own
+    affair and is told to cut on the left, where the question stands."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """For example `Authorization`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ConfigurationError: Says which setting is out of its bounds.
+        """
+        if self.route not in _ROUTES:
+            raise ConfigurationError(f"route={self.route!r}: use one of {', '.join(_ROUTES)}")
+        if self.activation not in ("identity", "sigmoid"):
+            raise ConfigurationError(
+                f"activation={self.activation!r}: use 'identity', or 'sigmoid' for raw scores"
+            )
+        for name in ("batch_size", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.max_characters < 100:
+            raise ConfigurationError(
+                f"max_characters must be at least 100, got {self.max_characters!r}"
+            )
+        if not self.timeout_seconds > 0:
+            raise ConfigurationError(
+                f"timeout_seconds must be above 0, got {self.timeout_seconds!r}"
+            )
+
+
+class ServedReward:
+    """Scores answers with a reward model that a server holds.
+
+    Args:
+        url: Of the server, for example `http://localhost:8000`; the route is added to it.
+        settings: How it is called.
+        name: For people and for calibrations; the served model's, else the URL, by default.
+
+    Raises:
+        ConfigurationError: The URL is none.
+    """
+
+    def __init__(
+        self, url: str, *, settings: ServedSettings | None = None, name: str | None = None
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigurationError(f"url={url!r} must start with http:// or https://")
+        self._settings = settings or ServedSettings()
+        self._url = f"{url.rstrip('/')}/{self._settings.route}"
+        self._name = name or self._settings.model or url.rstrip("/")
+        caller = _Caller(self._url, self._settings)
+        self._finalizer = weakref.finalize(self, caller.close)
+        self._lane = BatchLane(
+            caller.scores,
+            name=f"rttc-reward-{self._name}",
+            batch_size=1 if self._settings.route == "classify" else self._settings.batch_size,
+            coalesce=False,
+            threads=self._settings.concurrency,
+        )
+
+    @property
+    def name(self) -> str:
+        """Name for people and for calibrations."""
+        return self._name
+
+    async def fingerprint(self) -> str:
+        """Return a digest of address, route, model and activation.
+
+        What the server loads under that name cannot be seen: give a new version a new name.
+        """
+        known = [self._url, self._settings.model, self._settings.activation]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
+
+    async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
+        """Return the server's score of each candidate, in order.
+
+        Raises:
+            RewardModelError: The server cannot be reached, refused the call, or answered something
+                that is no score.
+        """
+        limit = self._settings.max_characters
+        question = clean(query)[-limit:]
+        pairs = [(question, keep_ends(clean(c["answer"]), limit)) for c in candidates]
+        scores = await self._lane.run(pairs)
+        return checked_rewards(scores, expected=len(candidates), source=self._name)
+
+
+class _Caller:
+    """Makes the calls; lives in the lane's threads, which share its connections."""
+
+    def __init__(self, url: str, settings: ServedSettings) -> None:
+        self._url = url
+        self._settings = settings
+        self._route = _ROUTES[settings.route]
+        self._client = httpx.Client(
+            timeout=settings.timeout_seconds, headers=dict(settings.headers), trust_env=False
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def scores(self, pairs: list[Pair]) -> list[float]:
+        """Return the scores of the pairs, in order."""
+        body = self._route.body(pairs)
+        if self._settings.model is not None:
+            body["model"] = self._settings.model
+        try:
+            answer = self._answer(body)
+        except RewardModelError as exc:
+            if not exc.retryable:
+                raise
+            answer = self._answer(body)
+        try:
+            raw = self._route.scores(answer, len(pairs))
+        except (KeyError, TypeError, IndexError, ValueError) as exc:
+            shown = json.dumps(answer)[:200]
+            raise RewardModelError(
+                f"{self._url} gave no score for each of {len(pairs)} answers but {shown}: "
+                "is it a model with one output, and the right route?"
+            ) from exc
+        return [sigmoid(x) for x in raw] if self._settings.activation == "sigmoid" else raw
+
+    def _answer(self, body: dict[str, Any]) -> Any:
+        try:
+            response = self._client.post(self._url, json=body)
+        except httpx.HTTPError as exc:
+            raise RewardModelError(
+                f"could not reach {self._url}: {describe(exc)}", retryable=True
+            ) from exc
+        if response.status_code != 200:
+            raise RewardModelError(
+                f"{self._url} answered {response.status_code}: {response.text[:200]!r}",
+                retryable=response.status_code in RETRYABLE_STATUS,
+            )
+        try:
+            return response.json()
+        except ValueError as exc:
+            raise RewardModelError(
+                f"{self._url} answered no JSON but {response.text[:80]!r}"
+            ) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What one route is asked, and how its answer is read."""
+
+    body: Callable[[Sequence[Pair]], dict[str, Any]]
+    scores: Callable[[Any, int], list[float]]
+
+
+def _classify_body(pairs: Sequence[Pair]) -> dict[str, Any]:
+    ((question, answer),) = pairs
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns}
+
+
+def _classify_scores(answer: Any, count: int) -> list[float]:
+    return [_only(row["probs"]) for row in _in_order(answer["data"], count)]
+
+
+def _score_body(pairs: Sequence[Pair]) -> dict[str, Any]:
+    return {"text_1": [q for q, _ in pairs], "text_2": [a for _, a in pairs]}
+
+
+def _score_scores(answer: Any, count: int) -> list[float]:
+    return [float(row["score"]) for row in _in_order(answer["data"], count)]
+
+
+def _predict_body(pairs: Sequence[Pair]) -> dict[str, Any]:
+    inputs = [list(pair) for pair in pairs]
+    return {"inputs": inputs, "truncate": True, "truncation_direction": "left"}
+
+
+def _predict_scores(answer: Any, count: int) -> list[float]:
+    rows = cast("list[Any]", answer)
+    if len(rows) != count:
+        raise ValueError(len(rows))
+    return [float(_only(row)["score"]) for row in rows]
+
+
+def _in_order(rows: Any, count: int) -> list[Any]:
+    """Return the rows by their index: a server may answer in the order in which it was done."""
+    found = sorted(cast("list[Any]", rows), key=lambda row: int(row["index"]))
+    if [int(row["index"]) for row in found] != list(range(count)):
+        raise ValueError(len(found))
+    return found
+
+
+def _only(values: Any) -> Any:
+    """Return the one value of a list; a model with more outputs is no reward model."""
+    (value,) = values
+    return value
+
+
+_ROUTES: dict[Route, _Form] = {
+    "classify": _Form(_classify_body, _classify_scores),
+    "score": _Form(_score_body, _score_scores),
+    "predict": _Form(_predict_body, _predict_scores),
+}

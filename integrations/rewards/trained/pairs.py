@@ -1,0 +1,42 @@
+"""Question and answer to token ids, quickly also when somebody hands in a book."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from rttc_graph.integrations.clean_text import clean
+from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
+from rttc_graph.integrations.rewards.shorten import keep_ends
+
+_CHARACTERS_PER_TOKEN = 16
+"""More than a token of running text has; what is cut by this would not have been read anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardPairs:
+    """Encodes pairs for a reward network."""
+
+    encoder: PairEncoder
+    apart: bool
+    """Whether each text is a row of its own, `max_tokens` long; else both share that length."""
+
+    def encode(self, question: str, answer: str) -> EncodedPair:
+        """Return the ids; the question's end and the answer's ends are kept."""
+        limit = self.encoder.max_tokens * _CHARACTERS_PER_TOKEN
+        question, answer = clean(question)[-limit:], keep_ends(clean(answer), limit)
+        if not self.apart:
+            return self.encoder.encode(question, answer)
+        asked, said = self._row(question), self._row(answer)
+        spare = len(asked) - self.encoder.max_tokens
+        if spare > 0:
+            asked = [asked[0], *asked[1 + spare :]]
+        spare = len(said) - self.encoder.max_tokens
+        if spare > 0:
+            half = self.encoder.max_tokens // 2
+            said = [*said[:half], *said[half + spare :]]
+        return EncodedPair([*asked, *said], [0] * len(asked) + [1] * len(said))
+
+    def _row(self, text: str) -> list[int]:
+        """Return the ids of one text between the tokenizer's special tokens."""
+        return cast("list[int]", self.encoder.tokenizer(text, verbose=False)["input_ids"])

@@ -1,0 +1,323 @@
+"""`rttc reward`: candidates for a reward model, its training, and what it is worth."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import typer
+from rich.text import Text
+
+from rttc_graph.cli.screen import AsJsonFile, out, print_json, print_table, progress
+from rttc_graph.cli.session import session
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.state import Arm
+
+if TYPE_CHECKING:
+    from rttc_graph.config import InstallationConfig
+    from rttc_graph.reward_training.drawing import DrawSettings
+    from rttc_graph.reward_training.measuring import Measured
+    from rttc_graph.reward_training.rows import CandidateRow
+    from rttc_graph.reward_training.training import TrainResult, TrainSettings
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Train and measure reward models."
+)
+
+BackboneName = Literal["towers", "encoder", "policy"]
+LossName = Literal["pointwise", "pairwise", "both"]
+
+_Files = Annotated[list[Path], typer.Argument(help="JSONL files of solved questions.")]
+_Questions = Annotated[
+    int | None, typer.Option(help="Questions of each file, drawn by the seed; all.")
+]
+_Samples = Annotated[
+    list[Path] | None, typer.Option(help="Files that samples come from; FILE itself.")
+]
+_Most = Annotated[int, typer.Option(help="Most samples of each file that are searched.")]
+_Arms = Annotated[str, typer.Option(help="Of direct, rag, ttt, or none; comma-separated.")]
+_Temperatures = Annotated[str, typer.Option(help="Of the policy model's answers.")]
+_K = Annotated[int, typer.Option(help="Samples in a prompt, or that an adapter learns.")]
+_Tokens = Annotated[int, typer.Option(help="Longest answer of the policy model.")]
+_Negatives = Annotated[int, typer.Option(help="Wrong answers from near samples.")]
+_Seed = Annotated[int, typer.Option(help="Of draws, sampling and training.")]
+
+
+@app.command("draw")
+def draw(  # noqa: PLR0913 - one parameter for each flag
+    context: typer.Context,
+    files: _Files,
+    out_file: Annotated[Path, typer.Option("--out", help="File of candidates, added to.")],
+    samples: _Samples = None,
+    questions: _Questions = None,
+    most_samples: _Most = 2_000,
+    arms: _Arms = "direct,rag",
+    temperatures: _Temperatures = "0,0.8",
+    k: _K = 8,
+    max_new_tokens: _Tokens = 96,
+    negatives: _Negatives = 4,
+    seed: _Seed = 0,
+) -> None:
+    """Draw candidate answers, judge them by the references, and keep them in a file.
+
+    A killed run goes on where it was. Use --samples for questions that are not in the knowledge
+    base, as in a measurement.
+
+    Example: rttc reward draw questions.jsonl --samples samples.jsonl --out candidates.jsonl
+    """
+    config = session(context).config()
+    settings = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
+    material = _material(files, samples, questions, most_samples, seed)
+    rows = _drawn(config, material, settings, out_file)
+    _print_sources(rows)
+    out.print(Text(f"candidates: {out_file}"))
+
+
+@app.command("train")
+def train(  # noqa: PLR0913 - one parameter for each flag
+    context: typer.Context,
+    files: _Files,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the reward model.")],
+    candidates: Annotated[
+        list[Path] | None,
+        typer.Option(help="Files of candidates; the first is added to. FOLDER/candidates.jsonl."),
+    ] = None,
+    samples: _Samples = None,
+    questions: _Questions = None,
+    most_samples: _Most = 2_000,
+    arms: _Arms = "direct,rag",
+    temperatures: _Temperatures = "0,0.8",
+    k: _K = 8,
+    max_new_tokens: _Tokens = 96,
+    negatives: _Negatives = 4,
+    backbone: Annotated[
+        BackboneName, typer.Option(help="Encoder apart or together; policy: its own weights.")
+    ] = "towers",
+    base: Annotated[str, typer.Option(help="The encoder.")] = "all-minilm-l6-v2",
+    loss: Annotated[LossName, typer.Option(help="What is asked of the answers.")] = "both",
+    epochs: Annotated[float, typer.Option(help="Passes over the questions.")] = 3.0,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-3,
+    rank: Annotated[int, typer.Option(help="Of the LoRA terms.")] = 16,
+    name: Annotated[str | None, typer.Option(help="Of the model; the folder's.")] = None,
+    seed: _Seed = 0,
+    json_out: AsJsonFile = None,
+) -> None:
+    """Draw candidates for solved questions and train a reward model on them.
+
+    The answers come from the policy model (arms, temperatures) and from other samples; the scorer
+    of each row tells right from wrong. Candidates are kept in a file, so a killed run goes on where
+    it was. Use the folder with RTTC_REWARD or --reward.
+
+    Example: rttc reward train samples.jsonl --questions 200 --out my-judge
+
+    Example: rttc reward train samples.jsonl --arms none --out my-judge   (minutes: no generation)
+
+    Example: rttc reward train samples.jsonl --backbone policy --epochs 1 --out my-judge
+    """
+    config = session(context).config()
+    settings = _train_settings(
+        name or out_folder.name, backbone, base, loss, epochs, learning_rate, rank, seed, config
+    )
+    kept = candidates or [out_folder / "candidates.jsonl"]
+    drawing = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
+    material = _material(files, samples, questions, most_samples, seed)
+    rows = _drawn(config, material, drawing, kept[0])
+    rows = _with_more(rows, kept[1:])
+    result = _trained(config, rows, settings, out_folder)
+    if json_out is not None:
+        _write_json(result.spec.training, json_out)
+    if json_out != "-":
+        _print_figures({"held out": result.held_out})
+        out.print(Text(f"reward model: {out_folder}\ncandidates: {', '.join(map(str, kept))}"))
+
+
+@app.command("eval")
+def evaluate(
+    context: typer.Context,
+    reward: Annotated[str, typer.Argument(metavar="REWARD", help="Folder or name.")],
+    files: Annotated[list[Path], typer.Argument(help="Files of 'rttc reward draw'.")],
+    json_out: AsJsonFile = None,
+) -> None:
+    """Measure a reward model on judged candidates: AUC, calibration error, milliseconds.
+
+    AUC is how often a right answer scores above a wrong one, over all answers and over answers to
+    the same question; 0.5 is chance. Any reward model works, self-confidence too.
+
+    Example: rttc reward eval my-judge candidates.jsonl
+    """
+    config = session(context).config(reward=reward)
+
+    from rttc_graph.reward_training.job import measure_on
+    from rttc_graph.reward_training.rows import read_candidates
+
+    rows = read_candidates(files)
+    with progress("score", total=len({row["group"] for row in rows})) as bar:
+        measured = asyncio.run(
+            measure_on(config, rows, lambda n: bar.update(bar.task_ids[0], completed=n))
+        )
+    if json_out is not None:
+        _write_json(measured, json_out)
+    if json_out != "-":
+        _print_measured(measured)
+
+
+def _draw_settings(
+    arms: str, temperatures: str, k: int, max_new_tokens: int, negatives: int, seed: int
+) -> DrawSettings:
+    from rttc_graph.reward_training.drawing import DrawSettings
+
+    return DrawSettings(
+        arms=_arms(arms),
+        temperatures=_numbers("temperatures", temperatures),
+        k=k,
+        max_new_tokens=max_new_tokens,
+        negatives=negatives,
+        seed=seed,
+    )
+
+
+def _train_settings(  # noqa: PLR0913 - what the flags say
+    name: str,
+    backbone: BackboneName,
+    base: str,
+    loss: LossName,
+    epochs: float,
+    learning_rate: float,
+    rank: int,
+    seed: int,
+    config: InstallationConfig,
+) -> TrainSettings:
+    from rttc_graph.integrations.rewards.trained.learning import LearnSettings
+    from rttc_graph.reward_training.training import TrainSettings
+
+    return TrainSettings(
+        name=name,
+        backbone="causal" if backbone == "policy" else backbone,
+        base=config.model if backbone == "policy" else base,
+        rank=rank,
+        alpha=2.0 * rank,
+        learn=LearnSettings(
+            loss=loss,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            groups_per_step=32 if backbone == "towers" else 8,  # they lend each other answers
+            seed=seed,
+        ),
+    )
+
+
+def _material(
+    files: list[Path],
+    samples: list[Path] | None,
+    questions: int | None,
+    most_samples: int,
+    seed: int,
+) -> Any:
+    from rttc_graph.reward_training.job import Material
+
+    return Material(
+        files=tuple(files),
+        samples=tuple(samples or ()),
+        questions=questions,
+        most_samples=most_samples,
+        seed=seed,
+    )
+
+
+def _drawn(
+    config: InstallationConfig, material: Any, settings: DrawSettings, file: Path
+) -> list[CandidateRow]:
+    from rttc_graph.reward_training.drawing import DrawProgress
+    from rttc_graph.reward_training.job import draw_candidates
+    from rttc_graph.reward_training.rows import CandidateLog
+
+    with progress("draw candidates", total=0) as bar:
+
+        def show(done: DrawProgress) -> None:
+            bar.update(bar.task_ids[0], completed=done.done, total=done.total)
+
+        log = CandidateLog(file)
+        return asyncio.run(draw_candidates(config, material, settings, log, show))
+
+
+def _with_more(rows: list[CandidateRow], files: Sequence[Path]) -> list[CandidateRow]:
+    from rttc_graph.reward_training.rows import read_candidates
+
+    if not files:
+        return rows
+    found = {row["key"]: row for row in read_candidates(files)}
+    return [*rows, *(row for key, row in found.items() if key not in {r["key"] for r in rows})]
+
+
+def _trained(
+    config: InstallationConfig, rows: list[CandidateRow], settings: TrainSettings, folder: Path
+) -> TrainResult:
+    from rttc_graph.integrations.rewards.trained.learning import LearnProgress
+    from rttc_graph.reward_training.job import train_on
+
+    with progress("train", total=0) as bar:
+
+        def show(done: LearnProgress) -> None:
+            held_out = "" if done.held_out_loss is None else f", held out {done.held_out_loss:.3f}"
+            bar.update(
+                bar.task_ids[0],
+                completed=done.step,
+                total=done.steps,
+                description=f"train: loss {done.loss:.3f}{held_out}",
+            )
+
+        return asyncio.run(train_on(config, rows, settings, folder, show))
+
+
+def _arms(text: str) -> tuple[Arm, ...]:
+    known: tuple[Arm, ...] = get_args(Arm)
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if names == ["none"]:
+        return ()
+    for part in names:
+        if part not in known:
+            raise ConfigurationError(f"arm {part!r} is unknown: take any of {', '.join(known)}")
+    return tuple(arm for arm in known if arm in names)
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as exc:
+        raise ConfigurationError(f"{name}={text!r} must be numbers with commas between") from exc
+
+
+def _write_json(value: object, target: str) -> None:
+    import json
+
+    if target == "-":
+        print_json(value)
+    else:
+        Path(target).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _print_sources(rows: Sequence[CandidateRow]) -> None:
+    counts: dict[str, list[int]] = {}
+    for row in rows:
+        count = counts.setdefault(row["source"], [0, 0])
+        count[0] += 1
+        count[1] += row["right"]
+    print_table(["source", "answers", "right"], [(name, *c) for name, c in counts.items()])
+
+
+def _print_measured(measured: Measured) -> None:
+    _print_figures(
+        {"policy model's": measured["answered"], "all": measured["everything"]}
+        | {f"  {name}": found for name, found in measured["domains"].items()}
+    )
+    out.print(Text(f"{measured['reward_model']}: {measured['ms_per_pair']:.1f} ms for each answer"))
+
+
+def _print_figures(sets: Any) -> None:
+    columns = ["answers", "right", "auc", "auc_same_question", "ece", "false_accepts"]
+    print_table(
+        ["set", "answers", "right", "AUC", "same question", "ECE", "wrong above 0.8"],
+        [(name, *(found[column] for column in columns)) for name, found in sets.items()],
+    )

@@ -1,0 +1,29 @@
+"""The models that an installation reads before it can answer; known without loading any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rttc_graph.config import InstallationConfig
+from rttc_graph.integrations.rewards.shipped import SHIPPED, shipped_folder
+from rttc_graph.integrations.rewards.trained.spec import is_reward_folder, read_spec
+
+
+def needed_models(config: InstallationConfig) -> list[str]:
+    """Return the names of policy model, embedder and the reward model's encoder, each once.
+
+    Raises:
+        ConfigurationError: The reward model's folder is damaged.
+    """
+    names = [config.model, config.embedder]
+    folder = trained_folder(config)
+    if folder is not None and read_spec(folder).backbone != "causal":
+        names.append(read_spec(folder).base)
+    return list(dict.fromkeys(names))
+
+
+def trained_folder(config: InstallationConfig) -> Path | None:
+    """Return the folder of the setting `reward`, if it names a reward model that was trained."""
+    name = config.reward
+    folder = shipped_folder() if name == SHIPPED else Path(name).expanduser()
+    return folder if is_reward_folder(folder) else None

@@ -1,0 +1,89 @@
+"""The model card that is written beside a trained reward model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rttc_graph.integrations.rewards.trained.spec import RewardSpec
+
+
+def model_card(spec: RewardSpec) -> str:
+    """Return the card as Markdown: what it is, what it learned from, how well, and its limits."""
+    training = spec.training
+    lines = [
+        f"# {spec.name}",
+        "",
+        "A reward model for `rttc-graph`: question and answer to the probability that the answer "
+        "is right.",
+        "",
+        f"- Backbone: `{spec.base}` ({spec.backbone}), frozen, with LoRA terms of rank "
+        f"{spec.rank} on all linear layers and a head of width {spec.hidden}",
+        f"- Longest pair: {spec.max_tokens} tokens; the question gives way first, from its left",
+        f"- Signals beside the text: {_signals(spec)}",
+        "",
+        "## Data",
+        "",
+        f"{training['questions']} questions to learn from, {training['questions_held_out']} held "
+        "out to stop early and to calibrate.",
+        "",
+        *_table("domain", "questions", training["questions_by_domain"]),
+        "",
+        *_table("source of the answers", "answers", training["answers_by_source"]),
+        "",
+        "## Recipe",
+        "",
+        *(f"- {name}: {value}" for name, value in training["settings"].items()),
+        f"- steps: {training['steps']}, best after {training['best_step']}; "
+        f"held-out loss {training['held_out_loss']:.4f}; {training['seconds']:.0f} s",
+        f"- then the head alone, with answers in other words added, pleas to the judge among them: "
+        f"{training['head']['epochs']} epochs over {training['head']['pairs']} pairs; held-out "
+        f"loss {training['head']['held_out_before']:.4f} to "
+        f"{training['head']['held_out_loss']:.4f}",
+        "",
+        "## Figures",
+        "",
+        "Of the policy model's answers to the held-out questions (of all answers where it gave "
+        "none); the calibration was fitted on the same answers, so measure ECE on others with "
+        "`rttc reward eval`.",
+        "",
+        *_table("figure", "value", training["held_out_answers"]),
+        "",
+        "By domain; an AUC of 0.5 is chance, and few answers say little:",
+        "",
+        *_by_domain(training["held_out_by_domain"]),
+        "",
+        "## Limits",
+        "",
+        "- It tells whether an answer fits the question in meaning and form. It does not compute: "
+        "where right and wrong answers differ in a number only, expect no more than chance.",
+        "- Among answers that all look alike, such as labels copied from the right samples, the "
+        "answer's own log-probability tells more than the text does.",
+        "- Its probabilities hold for answers like those it was calibrated on; calibrate it on "
+        "questions of your own before you rely on a threshold.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _signals(spec: RewardSpec) -> str:
+    if not spec.with_signals.signals:
+        return "none"
+    return "the answer's mean log-probability under its model, and whether it was cut off"
+
+
+def _table(name: str, value: str, entries: dict[str, Any]) -> list[str]:
+    head = [f"| {name} | {value} |", "| --- | --- |"]
+    return [*head, *(f"| {key} | {_shown(entry)} |" for key, entry in entries.items())]
+
+
+def _by_domain(found: dict[str, dict[str, Any]]) -> list[str]:
+    head = ["| domain | answers | right | AUC |", "| --- | --- | --- | --- |"]
+    rows = (
+        f"| {name} | {one['answers']} | {one['right']} | "
+        f"{'-' if one['auc'] is None else _shown(one['auc'])} |"
+        for name, one in found.items()
+    )
+    return [*head, *rows]
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

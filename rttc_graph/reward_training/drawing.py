@@ -1,0 +1,302 @@
+"""Candidate answers to solved questions: from the policy model's arms and from other samples.
+
+What costs time goes through the policy model in batches and is written down as soon as it is
+there; what other samples give is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rttc_graph.adapters import adapter_key
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.scorers import ScorerName, check_reference, is_right
+from rttc_graph.prompts import direct_messages, rag_messages, training_examples
+from rttc_graph.protocols import (
+    AdapterTrainer,
+    Embedder,
+    Generation,
+    GenerationRequest,
+    NewSample,
+    PolicyModel,
+)
+from rttc_graph.reward_training.negatives import FreeAnswer, free_answers
+from rttc_graph.reward_training.neighbours import nearest_samples
+from rttc_graph.reward_training.rows import CandidateLog, CandidateRow, digest_of
+from rttc_graph.settings import TttSettings
+from rttc_graph.state import Arm, ChatTurn, Sample
+
+MOST_AT_ONCE = 32
+"""Requests handed to the policy model together, and lost when the job is killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawSettings:
+    """Which candidates are drawn for each question."""
+
+    arms: tuple[Arm, ...] = ("direct", "rag")
+    temperatures: tuple[float, ...] = (0.0, 0.8)
+    """Each arm answers once at each; the arm `ttt`, which is dear, at the first only."""
+    k: int = 8
+    """Samples in the prompt of `rag`, or that the adapter of `ttt` learns."""
+    max_new_tokens: int = 96
+    negatives: int = 4
+    """Wrong answers taken from near samples, and half as many from samples drawn at random."""
+    seed: int = 0
+    scorer: ScorerName = "auto"
+    ttt: TttSettings = field(default_factory=TttSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse what gives no candidates.
+
+        Raises:
+            ConfigurationError: Says which setting is out of its bounds.
+        """
+        for name in ("k", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name}={getattr(self, name)!r} must be at least 1")
+        if self.negatives < 0:
+            raise ConfigurationError(f"negatives={self.negatives!r} must be at least 0")
+        if not self.temperatures or not all(0 <= t <= 2 for t in self.temperatures):
+            raise ConfigurationError(
+                f"temperatures={list(self.temperatures)!r} must name at least one from 0 to 2"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawProgress:
+    """Sent after each batch, and once at the start for what an earlier run had drawn."""
+
+    done: int
+    total: int
+    """Answers of the policy model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """An answer to be: the question, and how the policy model is asked."""
+
+    key: str
+    row: NewSample
+    arm: Arm
+    request: GenerationRequest
+    near: tuple[NewSample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawer:
+    """What answers are drawn with.
+
+    Args:
+        policy_model: Gives the answers of the arms; `None` for none but those of samples.
+        embedder: Finds the near samples.
+        trainer: Makes the adapters of the arm `ttt`.
+    """
+
+    policy_model: PolicyModel | None
+    embedder: Embedder
+    trainer: AdapterTrainer | None = None
+
+    async def draw(
+        self,
+        questions: Sequence[NewSample],
+        samples: Sequence[NewSample],
+        settings: DrawSettings,
+        log: CandidateLog,
+        on_progress: Callable[[DrawProgress], None] | None = None,
+    ) -> list[CandidateRow]:
+        """Return the candidates of all questions, those that the log has already included.
+
+        Args:
+            questions: Solved questions; the references tell right from wrong.
+            samples: What stands in prompts and gives wrong answers; may hold the questions, which
+                then never see themselves.
+            settings: Which candidates.
+            log: Candidates are added to it batch by batch.
+            on_progress: Called on the event loop; must not block.
+
+        Raises:
+            ConfigurationError: There is no question or no sample, a reference answer does not fit
+                the scorer, or the log is something else.
+            RttcError: A model failed; what was drawn before is in the log.
+        """
+        if not questions or not samples:
+            raise ConfigurationError("no rows to draw candidates for: the file is empty")
+        for row in questions:
+            check_reference(row, settings.scorer)
+        known = await asyncio.to_thread(log.load)
+        wanted = max(settings.k, 2 * settings.negatives)
+        near = await nearest_samples(self.embedder, questions, samples, k=wanted)
+        free = await asyncio.to_thread(_free_rows, questions, near, samples, settings)
+        await asyncio.to_thread(log.add, [row for row in free if row["key"] not in known])
+        rows = {row["key"]: row for row in free}
+        jobs = await self._jobs(questions, near, settings)
+        rows |= {job.key: known[job.key] for job in jobs if job.key in known}
+        done = sum(job.key in known for job in jobs)
+        report = on_progress or _ignore
+        report(DrawProgress(done=done, total=len(jobs)))
+        for batch in _batches([job for job in jobs if job.key not in known]):
+            answers = await self._answers(batch, settings)
+            drawn = await asyncio.to_thread(_judged, batch, answers, settings)
+            await asyncio.to_thread(log.add, drawn)
+            rows |= {row["key"]: row for row in drawn}
+            done += len(drawn)
+            report(DrawProgress(done=done, total=len(jobs)))
+        return list(rows.values())
+
+    async def _jobs(
+        self,
+        questions: Sequence[NewSample],
+        near: Sequence[Sequence[NewSample]],
+        settings: DrawSettings,
+    ) -> list[_Job]:
+        """Return what to ask, the questions mixed so that a half-drawn file has all domains."""
+        if self.policy_model is None:
+            return []
+        base = await self.trainer.base_fingerprint() if self.trainer else self.policy_model.name
+        jobs: list[_Job] = []
+        for row, found in zip(questions, near, strict=True):
+            for arm in settings.arms:
+                warm = settings.temperatures if arm != "ttt" else settings.temperatures[:1]
+                shown = found[: settings.k]
+                jobs += [_job(row, shown, arm, t, settings, base) for t in warm]
+        random.Random(settings.seed).shuffle(jobs)
+        room = await self.policy_model.context_tokens()
+        return [job for job in jobs if await self._fits(job, room)]
+
+    async def _fits(self, job: _Job, room: int | None) -> bool:
+        assert self.policy_model is not None
+        if room is None:
+            return True
+        prompt = await self.policy_model.count_tokens(job.request.messages)
+        return prompt + job.request.max_new_tokens <= room
+
+    async def _answers(self, batch: Sequence[_Job], settings: DrawSettings) -> list[Generation]:
+        assert self.policy_model is not None
+        for job in batch:
+            if job.request.adapter is not None:
+                await self._adapt(job, settings)
+        return await self.policy_model.generate([job.request for job in batch])
+
+    async def _adapt(self, job: _Job, settings: DrawSettings) -> None:
+        if self.trainer is None:
+            raise ConfigurationError("the arm 'ttt' needs a policy model that can be trained here")
+        key = str(job.request.adapter)
+        if not await self.trainer.is_resident(key):
+            examples = training_examples([_sample(s) for s in job.near])
+            await self.trainer.train(key, examples, settings.ttt, on_step=_ignore)
+
+
+def _job(
+    row: NewSample,
+    near: Sequence[NewSample],
+    arm: Arm,
+    temperature: float,
+    settings: DrawSettings,
+    base: str,
+) -> _Job:
+    shown = [_sample(s) for s in near]
+    messages: tuple[ChatTurn, ...] = (
+        rag_messages(row.question, shown) if arm == "rag" else direct_messages(row.question)
+    )
+    adapter = adapter_key(base, training_examples(shown), settings.ttt) if arm == "ttt" else None
+    seed = int(digest_of(settings.seed, row.question, arm, temperature), 16) % 2**31
+    request = GenerationRequest(
+        messages=messages,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        adapter=adapter,
+    )
+    asked = [list(messages), temperature, seed, settings.max_new_tokens, adapter]
+    key = digest_of(base, asked, group_of(row))
+    return _Job(key=key, row=row, arm=arm, request=request, near=tuple(near))
+
+
+def group_of(row: NewSample) -> str:
+    """Return the digest under which the candidates of a question are kept together."""
+    return digest_of(row.question, row.answer, row.domain)
+
+
+def _batches(jobs: Sequence[_Job]) -> Iterable[Sequence[_Job]]:
+    """Cut the jobs into batches.
+
+    Those with an adapter come last, one by one, so that a batch never needs more adapters than
+    there is memory for.
+    """
+    plain = [job for job in jobs if job.request.adapter is None]
+    adapted = [job for job in jobs if job.request.adapter is not None]
+    for first in range(0, len(plain), MOST_AT_ONCE):
+        yield plain[first : first + MOST_AT_ONCE]
+    for job in adapted:
+        yield [job]
+
+
+def _judged(
+    batch: Sequence[_Job], answers: Sequence[Generation], settings: DrawSettings
+) -> list[CandidateRow]:
+    return [
+        {
+            "key": job.key,
+            "group": group_of(job.row),
+            "domain": job.row.domain,
+            "question": job.row.question,
+            "reference": job.row.answer,
+            "answer": answer.text,
+            "right": is_right(answer.text, job.row, settings.scorer),
+            "source": job.arm,
+            "temperature": job.request.temperature,
+            "mean_logprob": answer.mean_logprob,
+            "completion_tokens": answer.completion_tokens,
+            "finish_reason": answer.finish_reason,
+        }
+        for job, answer in zip(batch, answers, strict=True)
+    ]
+
+
+def _free_rows(
+    questions: Sequence[NewSample],
+    near: Sequence[Sequence[NewSample]],
+    samples: Sequence[NewSample],
+    settings: DrawSettings,
+) -> list[CandidateRow]:
+    rows: list[CandidateRow] = []
+    for row, found in zip(questions, near, strict=True):
+        chance = random.Random(f"{settings.seed} {group_of(row)}")
+        answers = free_answers(row, found, samples, settings.negatives, chance)
+        rows += [_free_row(row, answer, settings.scorer) for answer in answers]
+    return rows
+
+
+def _free_row(row: NewSample, free: FreeAnswer, scorer: ScorerName) -> CandidateRow:
+    return {
+        "key": digest_of(group_of(row), free.source, free.text),
+        "group": group_of(row),
+        "domain": row.domain,
+        "question": row.question,
+        "reference": row.answer,
+        "answer": free.text,
+        "right": free.source == "reference" or is_right(free.text, row, scorer),
+        "source": free.source,
+        "temperature": 0.0,
+        "mean_logprob": None,
+        "completion_tokens": 0,
+        "finish_reason": "stop",
+    }
+
+
+def _sample(row: NewSample) -> Sample:
+    return {
+        "id": group_of(row),
+        "question": row.question,
+        "answer": row.answer,
+        "domain": row.domain,
+        "similarity": 0.0,
+    }
+
+
+def _ignore(_: object) -> None:
+    return

@@ -1,0 +1,149 @@
+"""A whole training on this machine: files of solved questions in, a reward-model folder out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from rttc_graph.config import InstallationConfig
+from rttc_graph.data import read_samples
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.integrations.langchain.huggingface import local_embedder
+from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.rewards.trained.folder import RewardBase, encoder_base, policy_base
+from rttc_graph.integrations.rewards.trained.learning import LearnProgress
+from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.loading import LoadedModel, choose_threads
+from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.weights import resolve
+from rttc_graph.protocols import NewSample
+from rttc_graph.reward_training.drawing import Drawer, DrawProgress, DrawSettings
+from rttc_graph.reward_training.measuring import Measured, measure
+from rttc_graph.reward_training.rows import CandidateLog, CandidateRow
+from rttc_graph.reward_training.training import TrainResult, TrainSettings, train_reward
+from rttc_graph.rewards import open_reward_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """Files, and how much of each is used."""
+
+    files: tuple[Path, ...]
+    samples: tuple[Path, ...] = ()
+    """Where samples come from; the files themselves if empty."""
+    questions: int | None = None
+    """Of each file, drawn by the seed; `None` for all."""
+    most_samples: int = 2_000
+    """Of each file; searching is exact and embedding takes a few milliseconds for each."""
+    seed: int = 0
+
+    def read(self) -> tuple[list[NewSample], list[NewSample]]:
+        """Return questions and samples; blocks.
+
+        Raises:
+            ConfigurationError: A file is missing, holds bad rows, or a number is below 1.
+        """
+        for name in ("questions", "most_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name}={value!r} must be at least 1")
+        questions = [row for file in self.files for row in self._some(file, self.questions)]
+        sources = self.samples or self.files
+        samples = [row for file in sources for row in self._some(file, self.most_samples)]
+        return questions, samples
+
+    def _some(self, file: Path, count: int | None) -> list[NewSample]:
+        rows = list(read_samples(file))
+        if count is None or count >= len(rows):
+            return rows
+        chosen = random.Random(self.seed).sample(range(len(rows)), count)
+        return [rows[index] for index in sorted(chosen)]
+
+
+async def draw_candidates(
+    config: InstallationConfig,
+    material: Material,
+    settings: DrawSettings,
+    log: CandidateLog,
+    on_progress: Callable[[DrawProgress], None],
+) -> list[CandidateRow]:
+    """Draw the candidates of a material with the installation's models; resumes what the log has.
+
+    Raises:
+        RttcError: A file or a model is not to be had, or a setting is wrong.
+    """
+    questions, samples = await asyncio.to_thread(material.read)
+    with _engine(config) as engine:
+        policy_model = TransformersPolicyModel(engine) if settings.arms else None
+        drawer = Drawer(
+            policy_model=policy_model,
+            embedder=local_embedder(
+                partial(resolve, config.embedder, cache_dir=config.home), name=config.embedder
+            ),
+            trainer=LoraTrainer(engine) if "ttt" in settings.arms else None,
+        )
+        return await drawer.draw(questions, samples, settings, log, on_progress)
+
+
+async def train_on(
+    config: InstallationConfig,
+    rows: Sequence[CandidateRow],
+    settings: TrainSettings,
+    folder: Path,
+    on_progress: Callable[[LearnProgress], None],
+) -> TrainResult:
+    """Train on candidates with the installation's backbone, off the event loop.
+
+    Raises:
+        RttcError: The backbone is not to be had, or there is too little to learn from.
+    """
+
+    def train(base: RewardBase) -> TrainResult:
+        return train_reward(base, rows, settings, folder, on_progress=on_progress)
+
+    if settings.backbone == "causal":
+        with _engine(config) as engine:
+
+            def in_lane(loaded: LoadedModel) -> TrainResult:
+                return train(policy_base(loaded))
+
+            return await engine.run(in_lane)
+    return await asyncio.to_thread(lambda: train(_encoder(config, settings.base)))
+
+
+def _encoder(config: InstallationConfig, name: str) -> RewardBase:
+    torch.set_num_threads(config.threads or choose_threads())
+    return encoder_base(resolve(name, cache_dir=config.home))
+
+
+@contextmanager
+def _engine(config: InstallationConfig) -> Generator[LocalEngine]:
+    engine = LocalEngine(
+        config.model, cache_dir=config.home, device=config.device, threads=config.threads
+    )
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+async def measure_on(
+    config: InstallationConfig,
+    rows: Sequence[CandidateRow],
+    on_progress: Callable[[int], None],
+) -> Measured:
+    """Measure the installation's reward model on candidates.
+
+    Raises:
+        RttcError: It is not to be had, or failed.
+    """
+    with _engine(config) as engine:
+        judge = open_reward_model(config, engine, LoraTrainer(engine).base_fingerprint)
+        return await measure(judge, rows, on_progress)

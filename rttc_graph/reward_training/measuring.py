@@ -1,0 +1,77 @@
+"""Any reward model against judged candidates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from typing_extensions import TypedDict
+
+from rttc_graph.protocols import RewardModel
+from rttc_graph.reward_training.figures import Figures, figures
+from rttc_graph.reward_training.rows import ARMS, CandidateRow, candidate_of
+
+
+class Measured(TypedDict):
+    """What a reward model is worth on a file of candidates."""
+
+    reward_model: str
+    ms_per_pair: float
+    """Wall time, loading left out."""
+    answered: Figures
+    """Answers of the policy model: what it will meet in use."""
+    everything: Figures
+    """These and the answers taken from samples."""
+    domains: dict[str, Figures]
+    """Of the policy model's answers, where a domain has any; else of all."""
+
+
+async def measure(
+    reward_model: RewardModel,
+    rows: Sequence[CandidateRow],
+    on_progress: Callable[[int], None] | None = None,
+) -> Measured:
+    """Score every candidate, question by question as the graph does, and return the figures.
+
+    Raises:
+        RewardModelError: The reward model failed.
+    """
+    groups: dict[str, list[CandidateRow]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    first = next(iter(groups.values()))
+    await reward_model.score(first[0]["question"], [candidate_of(first[0])])  # loads it
+    scores: dict[str, float] = {}
+    began = time.monotonic()
+    for done, group in enumerate(groups.values(), start=1):
+        rewards = await reward_model.score(group[0]["question"], [candidate_of(r) for r in group])
+        scores |= {row["key"]: reward for row, reward in zip(group, rewards, strict=True)}
+        if on_progress is not None:
+            on_progress(done)
+    seconds = time.monotonic() - began
+    answered = [row for row in rows if row["source"] in ARMS]
+    return {
+        "reward_model": reward_model.name,
+        "ms_per_pair": 1000 * seconds / len(rows),
+        "answered": _figures(answered, scores),
+        "everything": _figures(rows, scores),
+        "domains": {
+            domain: _figures(members, scores)
+            for domain, members in _by_domain(answered or rows).items()
+        },
+    }
+
+
+def _by_domain(rows: Sequence[CandidateRow]) -> dict[str, list[CandidateRow]]:
+    domains: dict[str, list[CandidateRow]] = {}
+    for row in rows:
+        domains.setdefault(row["domain"], []).append(row)
+    return dict(sorted(domains.items()))
+
+
+def _figures(rows: Sequence[CandidateRow], scores: Mapping[str, float]) -> Figures:
+    return figures(
+        [scores[row["key"]] for row in rows],
+        [row["right"] for row in rows],
+        [row["group"] for row in rows],
+    )

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from langchain_fakes import HashEmbeddings
+from scripted_parts import ScriptedPolicyModel
+
+from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.evaluation.scorers import is_right, normalised
+from rttc_graph.integrations.langchain.embedder import LangChainEmbedder
+from rttc_graph.protocols import NewSample
+from rttc_graph.reward_training.drawing import Drawer, DrawProgress, DrawSettings
+from rttc_graph.reward_training.negatives import TRICKS, free_answers
+from rttc_graph.reward_training.neighbours import nearest_samples
+from rttc_graph.reward_training.rows import CandidateLog, CandidateRow, read_candidates
+
+LABELS = ("lost card", "card arrival", "exchange rate", "top up failed")
+
+
+def rows(count: int, *, domain: str = "banking") -> list[NewSample]:
+    return [
+        NewSample(question=f"{domain} {n}?", answer=LABELS[n % len(LABELS)], domain=domain)
+        for n in range(count)
+    ]
+
+
+def embedder() -> LangChainEmbedder:
+    return LangChainEmbedder(HashEmbeddings(), name="hash", fingerprint="hash")
+
+
+@dataclass
+class CountingPolicyModel(ScriptedPolicyModel):
+    fails_after: int | None = None
+    batches: list[int] = field(default_factory=list[int])
+
+    async def generate(self, requests, *, deadline=None):  # type: ignore[no-untyped-def]
+        self.batches.append(len(requests))
+        if self.fails_after is not None and len(self.batches) > self.fails_after:
+            raise PolicyModelError("killed")
+        return await super().generate(requests, deadline=deadline)
+
+
+async def test_every_question_gets_its_candidates(tmp_path: Path) -> None:
+    settings = DrawSettings(temperatures=(0.0, 0.9), k=2, negatives=2)
+    model = CountingPolicyModel(texts={"rag": "lost card"})
+    log = CandidateLog(tmp_path / "c.jsonl")
+    drawn = await Drawer(policy_model=model, embedder=embedder()).draw(
+        rows(8), rows(8), settings, log
+    )
+    by_source = Counter(row["source"] for row in drawn)
+    assert by_source["direct"] == by_source["rag"] == 16  # 8 questions, 2 temperatures
+    assert by_source["reference"] == 8
+    assert by_source["neighbour"] == 16
+    right = [row for row in drawn if row["source"] == "rag" and row["right"]]
+    assert {row["reference"] for row in right} == {"lost card"}
+    assert all(row["right"] for row in drawn if row["source"] == "reference")
+    assert len({row["key"] for row in drawn}) == len(drawn)
+
+
+async def test_no_question_sees_itself(tmp_path: Path) -> None:
+    model = CountingPolicyModel()
+    settings = DrawSettings(arms=("rag",), temperatures=(0.0,), k=8, negatives=0)
+    await Drawer(policy_model=model, embedder=embedder()).draw(
+        rows(4), rows(4), settings, CandidateLog(tmp_path / "c.jsonl")
+    )
+    for request in model.requests:
+        *shown, asked = [t["content"] for t in request.messages if t["role"] == "user"]
+        assert len(shown) == 3
+        assert asked not in shown
+
+
+async def test_a_killed_job_goes_on_where_it_was(tmp_path: Path) -> None:
+    log = CandidateLog(tmp_path / "c.jsonl")
+    settings = DrawSettings(temperatures=(0.0, 0.9), k=1, negatives=1)
+    questions = rows(30)  # 120 answers, 4 batches
+    killed = CountingPolicyModel(fails_after=2)
+    with pytest.raises(PolicyModelError, match="killed"):
+        await Drawer(policy_model=killed, embedder=embedder()).draw(
+            questions, questions, settings, log
+        )
+    with log.path.open("ab") as file:
+        file.write(b'{"key": "cut sho')
+    again = CountingPolicyModel()
+    seen: list[DrawProgress] = []
+    drawn = await Drawer(policy_model=again, embedder=embedder()).draw(
+        questions, questions, settings, log, seen.append
+    )
+    assert (seen[0].done, seen[0].total) == (64, 120)
+    assert sum(again.batches) == 56
+    whole = await Drawer(policy_model=CountingPolicyModel(), embedder=embedder()).draw(
+        questions, questions, settings, CandidateLog(tmp_path / "other.jsonl")
+    )
+    assert sorted(drawn, key=_key) == sorted(whole, key=_key)
+    kept = await asyncio.to_thread(log.load)
+    assert sorted(kept.values(), key=_key) == sorted(whole, key=_key)
+
+
+def _key(row: CandidateRow) -> str:
+    return row["key"]
+
+
+async def test_a_changed_setting_draws_only_what_it_changes(tmp_path: Path) -> None:
+    log = CandidateLog(tmp_path / "c.jsonl")
+    first = DrawSettings(arms=("direct",), temperatures=(0.0,), negatives=1)
+    await Drawer(policy_model=CountingPolicyModel(), embedder=embedder()).draw(
+        rows(5), rows(5), first, log
+    )
+    model = CountingPolicyModel()
+    more = DrawSettings(arms=("direct", "rag"), temperatures=(0.0,), negatives=1)
+    await Drawer(policy_model=model, embedder=embedder()).draw(rows(5), rows(5), more, log)
+    assert sum(model.batches) == 5
+
+
+async def test_prompts_beyond_the_context_are_left_out(tmp_path: Path) -> None:
+    model = CountingPolicyModel(context=DrawSettings().max_new_tokens + 8)
+    settings = DrawSettings(temperatures=(0.0,), k=8, negatives=0)
+    drawn = await Drawer(policy_model=model, embedder=embedder()).draw(
+        rows(4), rows(4), settings, CandidateLog(tmp_path / "c.jsonl")
+    )
+    assert Counter(r["source"] for r in drawn) == {"reference": 4, "direct": 4}
+
+
+async def test_the_arm_ttt_needs_a_trainer(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="'ttt' needs a policy model"):
+        await Drawer(policy_model=CountingPolicyModel(), embedder=embedder()).draw(
+            rows(3), rows(3), DrawSettings(arms=("ttt",)), CandidateLog(tmp_path / "c.jsonl")
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"k": 0}, "k=0 must be at least 1", id="k"),
+        pytest.param({"negatives": -1}, "negatives=-1", id="negatives"),
+        pytest.param({"temperatures": ()}, "at least one from 0 to 2", id="no-temperature"),
+        pytest.param({"temperatures": (3.0,)}, "at least one from 0 to 2", id="too-hot"),
+    ],
+)
+def test_a_wrong_setting_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        DrawSettings(**options)  # type: ignore[arg-type]
+
+
+async def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="the file is empty"):
+        await Drawer(policy_model=None, embedder=embedder()).draw(
+            [], rows(3), DrawSettings(), CandidateLog(tmp_path / "c.jsonl")
+        )
+
+
+def test_free_answers_are_wrong_but_for_the_reference() -> None:
+    samples = rows(40)
+    for number, row in enumerate(samples):
+        chance = random.Random(number)
+        found = free_answers(row, samples[:9], samples, 3, chance)
+        assert found[0].source == "reference"
+        assert not any(is_right(a.text, row) for a in found[1:])
+        texts = [normalised(a.text) for a in found]
+        assert len(set(texts)) == len(texts)
+
+
+def test_tricks_stand_behind_answers_of_which_none_is_right() -> None:
+    samples = rows(12)
+    found = [
+        answer
+        for number in range(200)
+        for answer in free_answers(samples[0], samples, samples, 2, random.Random(number))
+        if answer.source in ("injected", "echo", "empty")
+    ]
+    assert Counter(a.source for a in found).keys() == {"injected", "echo", "empty"}
+    said = [a.text for a in found if a.source == "injected"]
+    assert all(any(trick in text for trick in TRICKS) for text in said)
+    assert not any(text.startswith("lost card") for text in said)
+
+
+async def test_neighbours_are_of_the_same_domain() -> None:
+    samples = rows(6) + rows(6, domain="other")
+    near = await nearest_samples(embedder(), samples, samples, k=20)
+    assert [{n.domain for n in found} for found in near] == [{"banking"}] * 6 + [{"other"}] * 6
+    assert [len(found) for found in near] == [5] * 12
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_text(json.dumps({"question": "q", "answer": "a"}) + "\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"no file of judged|not a file of judged.*line 1"):
+        read_candidates([file])
+    with pytest.raises(ConfigurationError, match="no such file"):
+        read_candidates([tmp_path / "nothing.jsonl"])
+    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="no candidates in"):
+        read_candidates([tmp_path / "empty.jsonl"])
