@@ -102,6 +102,15 @@ async def test_no_calibration_is_said_once(
     assert len(caplog.records) == 1
 
 
+async def test_nothing_is_said_of_a_reward_model_of_probabilities(
+    raw: ScriptedRewardModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw, "is_calibrated", True, raising=False)
+    with caplog.at_level(logging.INFO):
+        assert await reward(CalibratedReward(raw, MemoryStore())) == 0.4
+    assert not caplog.records
+
+
 async def test_a_new_calibration_is_used_within_a_minute(raw: ScriptedRewardModel) -> None:
     store, clock = MemoryStore(), Clock()
     model = CalibratedReward(raw, store, clock=clock)
