@@ -103,12 +103,15 @@ class LocalEngine:
         """Queue rows for generation and return a future for each.
 
         Rows of different callers share a batch. Cancelling a future drops its row at the next
-        token.
+        token. An adapter that is resident now stays so for its row.
 
         Raises:
             PolicyModelError: The engine is closed.
         """
-        return self._decoder.queue(requests, self._loaded)
+        futures = self._decoder.queue(requests, self._loaded)
+        for request, future in zip(requests, futures, strict=True):
+            self._hold(request.generation.adapter, future)
+        return futures
 
     def attach_adapters(self, make: Callable[[LoadedModel], RowAdapters]) -> None:
         """Give the model adapters: `make` is called once in the lane, now or after loading.
@@ -127,6 +130,14 @@ class LocalEngine:
         """Fail what is queued and let go of the model; the step in hand ends first."""
         self._lane.close()
         self._model = None
+
+    def _hold(self, adapter: str | None, row: Future[Decoded]) -> None:
+        """Keep a row's adapter until the row is over, whatever is loaded meanwhile."""
+        model = self._model
+        if adapter is None or model is None or model.adapters is None:
+            return
+        release = model.adapters.hold(adapter)
+        row.add_done_callback(lambda _: release())
 
     def _loaded(self) -> LoadedModel:
         """Return the model, in the lane; a failed load is tried again by the next job."""

@@ -420,6 +420,9 @@ class BiasedRows:
     def has(self, key: str) -> bool:
         return key in self.keys
 
+    def hold(self, key: str) -> Callable[[], None]:
+        return lambda: None
+
     @contextmanager
     def rows(self, keys: Sequence[str | None]) -> Generator[Callable[..., Any]]:
         def forward(**kwargs: Any) -> Any:
