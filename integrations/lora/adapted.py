@@ -24,6 +24,10 @@ from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, copy_sha
 
 __all__ = ("AdaptedModel", "Span", "spans_of")
 
+_ROUNDING = 0.05
+"""Of the logits' spread; bfloat16 is off by a hundredth, a mask that is ignored by more than half.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
@@ -99,13 +103,39 @@ class AdaptedModel:
         layers = cache.layers if isinstance(cache, DynamicCache) else []
         return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
+    @cached_property
+    def can_be_tree(self) -> bool:
+        """Whether the model obeys a mask and positions of ours, so that a batch may be a tree.
+
+        It is tried: the second of two branches in one row must come out as it does alone.
+        """
+        if not self.can_share_prefix:
+            return False
+        ids = torch.tensor([[1, 2, 3, 4, 5]], device=self.device)  # 1 2 3 and 1 4 5
+        places = torch.tensor([[0, 1, 2, 1, 2]], device=self.device)
+        owner = torch.tensor([0, 1, 1, 2, 2], device=self.device)
+        sees = ((owner[:, None] == owner) | (owner == 0)).tril()[None, None]
+        with torch.inference_mode():
+            alone = self._twin(input_ids=ids[:, [0, 3, 4]], use_cache=False).logits[0, 1:].float()
+            try:
+                packed = self._twin(
+                    input_ids=ids,
+                    attention_mask=self._additive(sees),
+                    position_ids=places,
+                    use_cache=False,
+                )
+            except (RuntimeError, ValueError, TypeError, IndexError):  # it wants another mask
+                return False
+            off = (packed.logits[0, 3:].float() - alone).abs().mean()
+        return bool(off < _ROUNDING * alone.std())
+
     def logits_at(self, adapter: Adapter, batch: Batch) -> Tensor:
         """Return the logits before each answer token, with gradients to the adapter's tensors.
 
         The shared prefix is computed once: its keys and values are repeated for all rows and
-        gather the gradients of all. The head sees no place but those asked for: it is the largest
-        matrix of a small model. There is no mask for padding, since with padding on the right no
-        token of a causal model sees it.
+        gather the gradients of all; in a tree all rests follow it. The head sees no place but
+        those asked for: it is the largest matrix of a small model. There is no mask for padding,
+        since with padding on the right no token of a causal model sees it.
 
         Args:
             adapter: Applied to every row.
@@ -116,11 +146,22 @@ class AdaptedModel:
         """
         rows = int(batch.input_ids.shape[0])
         cache = self._prefix_cache(adapter, batch.prefix, rows) if batch.prefix.numel() else None
+        tree: dict[str, Any] = {}
+        if batch.sees is not None:
+            tree = {"attention_mask": self._additive(batch.sees), "position_ids": batch.places}
         with self._using(_everywhere(adapter, rows), rows), self._picking(batch):
             output = self._twin(
-                input_ids=batch.input_ids, past_key_values=cache, use_cache=cache is not None
+                input_ids=batch.input_ids,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **tree,
             )
         return cast("Tensor", output.logits)[0].float()
+
+    def _additive(self, sees: Tensor) -> Tensor:
+        """Return a mask as every implementation of attention takes it."""
+        dtype = self._twin.dtype
+        return torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
 
     def _prefix_cache(self, adapter: Adapter, prefix: Tensor, rows: int) -> DynamicCache:
         """Return keys and values of a prefix [1, P], repeated for the rows."""

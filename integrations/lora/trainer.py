@@ -165,7 +165,11 @@ class LoraTrainer:
                 max_bytes=self._max_pass_bytes,
             )
             batches = pack(
-                encoded, limits, device=model.device, share_prefix=model.can_share_prefix
+                encoded,
+                limits,
+                device=model.device,
+                share_prefix=model.can_share_prefix,
+                as_trees=model.can_be_tree,
             )
             adapter = fresh_adapter(model.layout, settings, device=model.device)
             trained = yield from training_steps(model, adapter, batches, settings, watch)
