@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from rttc_graph.errors import AdaptationError, BudgetExceeded, ConfigurationErro
 from rttc_graph.integrations.lora.adapted import AdaptedModel
 from rttc_graph.integrations.lora.serialization import PEFT_CONFIG
 from rttc_graph.integrations.lora.trainer import LoraTrainer
-from rttc_graph.integrations.transformers.decode import DecodeRequest
+from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
 from rttc_graph.integrations.transformers.tokens import encode_answer
@@ -135,6 +136,25 @@ async def test_generation_during_a_training_is_as_without(
     assert answers >= 4
     assert (await training).weights == alone.weights
     assert await ask(policy) == base
+
+
+async def test_a_short_answer_waits_for_one_step_of_a_training_at_most(
+    tiny_engine: LocalEngine, trainer: LoraTrainer
+) -> None:
+    events: list[str] = []
+    rows: list[Future[Decoded]] = []
+
+    def ask_in_the_third(step: TrainStep) -> None:
+        events.append("step")
+        if step.step == 3:
+            generation = GenerationRequest(messages=(QUESTION,), max_new_tokens=2)
+            asked = DecodeRequest(generation=generation, on_text=lambda _: events.append("text"))
+            rows.extend(tiny_engine.decode([asked]))
+
+    await trainer.train("k", EXAMPLES, SETTINGS, on_step=ask_in_the_third)
+    await asyncio.wrap_future(rows[0])
+    assert events[:4] == ["step", "step", "step", "text"]
+    assert events.count("step") == 12
 
 
 async def test_cancelling_stops_the_training_at_its_next_step(
