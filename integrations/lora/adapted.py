@@ -15,8 +15,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.examples import Batch
@@ -68,6 +70,10 @@ class AdaptedModel:
         self._spans: tuple[Span, ...] = ()
         self._rows = 0
         self._picked: tuple[Tensor, Tensor] | None = None
+        self._recomputes = False
+        for layer in self._twin.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.forward = self._recomputed(layer.forward)
         for index, target in enumerate(self.layout.targets):
             module = self._twin.get_submodule(target.name)
             module.register_forward_hook(self._term_of(index, target.name))
@@ -174,19 +180,39 @@ class AdaptedModel:
     @contextmanager
     def _using(self, spans: tuple[Span, ...], rows: int) -> Generator[None]:
         # Set for one pass only: between two passes the lane may serve another request.
+        before = self._spans, self._rows
         self._spans, self._rows = spans, rows
         try:
             yield
         finally:
-            self._spans, self._rows = (), 0
+            self._spans, self._rows = before
+
+    def _recomputed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a layer's forward pass that keeps its input alone where the batch asks for it.
+
+        The layer is computed again in the backward pass, with the adapter that is on now.
+        """
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if not (self._recomputes and torch.is_grad_enabled()):
+                return forward(*args, **kwargs)
+            spans, rows = self._spans, self._rows
+
+            def with_adapter(*args: Any, **kwargs: Any) -> Any:
+                with self._using(spans, rows):
+                    return forward(*args, **kwargs)
+
+            return checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)
+
+        return run
 
     @contextmanager
     def _picking(self, batch: Batch) -> Generator[None]:
-        self._picked = (batch.rows, batch.positions)
+        self._picked, self._recomputes = (batch.rows, batch.positions), batch.recompute
         try:
             yield
         finally:
-            self._picked = None
+            self._picked, self._recomputes = None, False
 
     def _pick(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Leave of the hidden states [B, T, H] the chosen ones as [1, N, H]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,6 +63,8 @@ class Batch:
     """Of a tree: each token's position in its own example, int64 [1, T]."""
     sees: Tensor | None = None
     """Of a tree: whether a token (row) sees another (column), bool [1, 1, T, T]."""
+    recompute: bool = False
+    """Whether each layer keeps its input alone and is computed again for the gradients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +79,13 @@ class StepLimits:
     """What attention to one token costs, as a share of a token's linear layers."""
     max_bytes: int
     """Limit of a pass; a single example is always tried."""
+    recompute: bool = False
+    """Whether a single example beyond the limit is tried with its layers computed twice."""
 
     @classmethod
-    def of(cls, layout: AdapterLayout, *, vocabulary: int, max_bytes: int) -> StepLimits:
+    def of(
+        cls, layout: AdapterLayout, *, vocabulary: int, max_bytes: int, recompute: bool = False
+    ) -> StepLimits:
         """Estimate the memory of a pass from the sizes of the layers."""
         features = sum(target.in_features + target.out_features for target in layout.targets)
         return cls(
@@ -88,6 +94,7 @@ class StepLimits:
             # 4·d operations a pair and layer, to 24·d² a token and layer of d features
             pair_tokens=1 / (6 * layout.targets[0].in_features),
             max_bytes=max_bytes,
+            recompute=recompute,
         )
 
     def allows(self, examples: Sequence[EncodedExample], *, tokens: int) -> bool:
@@ -163,12 +170,24 @@ def pack(
             groups[-1] = more
         else:
             groups.append([example])
-    return [
-        _tree(group, shared, device)
-        if as_trees and _is_cheaper_as_tree(group, shared, limits)
-        else _padded(group, shared, device)
-        for group in groups
-    ]
+    return [_batch(group, shared, limits, device, as_trees=as_trees) for group in groups]
+
+
+def _batch(
+    group: Sequence[EncodedExample],
+    shared: int,
+    limits: StepLimits,
+    device: torch.device,
+    *,
+    as_trees: bool,
+) -> Batch:
+    if len(group) == 1:
+        alone = _padded(group, 0, device)  # nobody to share with, and one pass is less than two
+        large = not limits.allows(group, tokens=len(group[0].ids))
+        return replace(alone, recompute=limits.recompute and large)
+    if as_trees and _is_cheaper_as_tree(group, shared, limits):
+        return _tree(group, shared, device)
+    return _padded(group, shared, device)
 
 
 def _is_cheaper_as_tree(

@@ -47,6 +47,8 @@ class LoraTrainer:
         max_resident_bytes: Memory for resident adapters; one of rank 8 for SmolLM2-135M has 10 MB.
         max_pass_bytes: Memory that one forward and backward pass may take, by estimate; larger
             steps are cut into several passes, between which the lane serves others.
+        recompute: Whether the layers of a sample that alone is beyond `max_pass_bytes` are
+            computed twice (gradient checkpointing): a third more time, for memory of one layer.
         clock: Seconds, monotonic; deadlines are its readings.
 
     Raises:
@@ -59,11 +61,13 @@ class LoraTrainer:
         *,
         max_resident_bytes: int = 512 * 2**20,
         max_pass_bytes: int = 2**30,
+        recompute: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._max_resident_bytes = max_resident_bytes
         self._max_pass_bytes = max_pass_bytes
+        self._recompute = recompute
         self._clock = clock
         self._resident: ResidentAdapters | None = None
         engine.attach_adapters(self._make_resident)
@@ -163,6 +167,7 @@ class LoraTrainer:
                 model.layout,
                 vocabulary=int(loaded.model.config.get_text_config().vocab_size),
                 max_bytes=self._max_pass_bytes,
+                recompute=self._recompute,
             )
             batches = pack(
                 encoded,

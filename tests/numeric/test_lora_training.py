@@ -234,6 +234,57 @@ def test_how_much_is_shared(rows: list[tuple[tuple[int, ...], int]], expected: i
     assert batch.prefix.shape == (1, expected)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_layers_computed_twice_give_the_same_for_less_memory(
+    family: str, tiny_model_path: Path
+) -> None:
+    base = load_model(tiny_model_path, device="cpu", dtype="float32").model
+    model = AdaptedModel(base if family == "llama" else tiny_gpt2())
+    adapters: list[Trained] = []
+    kept: list[int] = []
+    for recompute in (False, True):
+        limits = replace(TIGHT, max_bytes=20, recompute=recompute)  # of 12, 30, 9 and 21 tokens
+        batches = pack(encoded(), limits, device=CPU, share_prefix=True, as_trees=True)
+        assert [batch.recompute for batch in batches] == [recompute, recompute, False]
+        kept.append(0)
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[-1] += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            adapters.append(finish(start(model, limits=limits)))
+    assert adapters[0].losses == adapters[1].losses
+    assert bytes_of_one(adapters[0], model) == bytes_of_one(adapters[1], model)
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_half_precision_weights_train_an_adapter_in_full_precision(
+    tiny_model_path: Path,
+) -> None:
+    found: list[Trained] = []
+    for dtype in ("float32", "bfloat16"):
+        loaded = load_model(tiny_model_path, device="cpu", dtype=dtype)
+        model = AdaptedModel(loaded.model)
+        assert model.can_be_tree
+        before = digest_of_halves(loaded.model)
+        found.append(finish(start(model, as_trees=True)))
+        assert digest_of_halves(loaded.model) == before
+        assert all(half.dtype is torch.float32 for pair in found[-1].adapter.pairs for half in pair)
+    whole, half = (torch.tensor(one.losses) for one in found)
+    assert half[-1] < half[0] - 0.2
+    # bfloat16 keeps 8 bits: a loss of about 10 is off by some hundredths
+    torch.testing.assert_close(half, whole, rtol=0.02, atol=0)
+
+
+def digest_of_halves(model: PreTrainedModel) -> float:
+    return sum(float(weight.detach().double().abs().sum()) for weight in model.parameters())
+
+
+def bytes_of_one(trained: Trained, model: AdaptedModel) -> bytes:
+    return to_bytes(trained.adapter, model.layout)
+
+
 def test_a_tree_has_no_padding_and_no_last_tokens() -> None:
     examples = [
         EncodedExample(ids=(4, 5, 6, 7, 8), answer_tokens=2),
