@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils import checkpoint as untyped_checkpointing
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -25,6 +25,8 @@ from rttc_graph.integrations.lora.examples import Batch
 from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, copy_sharing, layout_of
 
 __all__ = ("AdaptedModel", "Span", "spans_of")
+
+_checkpoint = cast("Callable[..., Any]", cast("Any", untyped_checkpointing).checkpoint)
 
 _ROUNDING = 0.05
 """Of the logits' spread; bfloat16 is off by a hundredth, a mask that is ignored by more than half.
@@ -202,7 +204,7 @@ class AdaptedModel:
                 with self._using(spans, rows):
                     return forward(*args, **kwargs)
 
-            return checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)
+            return _checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)
 
         return run
 
