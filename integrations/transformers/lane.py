@@ -154,6 +154,7 @@ def _work(board: _Board) -> None:
             if not board.closed:
                 _run_short(board.short.popleft())
         _take_in(board, may_wait=False)  # foreground steps that a short job has just queued
+        _drop_cancelled(board)
         if not board.closed:
             _run_step(board)
     _fail_all(board)
