@@ -165,7 +165,13 @@ def _resident_set() -> int:
 
 @pytest.fixture
 def engine(tiny_model_path: Path) -> Iterator[LocalEngine]:
-    engine = LocalEngine(tiny_model_path, device="cpu", threads=1, max_batch=32)
+    engine = LocalEngine(
+        tiny_model_path,
+        device="cpu",
+        threads=1,
+        max_batch=32,
+        prefix_cache_bytes=20_000,  # some prompts of the tiny model, so that they come and go
+    )
     yield engine
     engine.close()
 
