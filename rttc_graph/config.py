@@ -59,6 +59,11 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     threads: int | None = Field(
         default=None, ge=1, description="torch threads; by default as many as cores are idle."
     )
+    prefix_cache_bytes: int = Field(
+        default=128 * 1024**2,
+        ge=0,
+        description="Most bytes of recent prompts that the local model need not compute again.",
+    )
     cache_max_bytes: int = Field(
         default=2 * 1024**3, ge=0, description="Most bytes of adapters kept in the database."
     )

@@ -82,7 +82,11 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
     """Open an installation: by default the one that environment and `rttc.toml` describe."""
     config = config or load_config()
     engine = LocalEngine(
-        config.model, cache_dir=config.home, device=config.device, threads=config.threads
+        config.model,
+        cache_dir=config.home,
+        device=config.device,
+        threads=config.threads,
+        prefix_cache_bytes=config.prefix_cache_bytes,
     )
     try:
         with open_knowledge(config) as knowledge:

@@ -15,14 +15,22 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint as untyped_checkpointing
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.examples import Batch
 from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, copy_sharing, layout_of
 
 __all__ = ("AdaptedModel", "Span", "spans_of")
+
+_checkpoint = cast("Callable[..., Any]", cast("Any", untyped_checkpointing).checkpoint)
+
+_ROUNDING = 0.05
+"""Of the logits' spread; bfloat16 is off by a hundredth, a mask that is ignored by more than half.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +72,10 @@ class AdaptedModel:
         self._spans: tuple[Span, ...] = ()
         self._rows = 0
         self._picked: tuple[Tensor, Tensor] | None = None
+        self._recomputes = False
+        for layer in self._twin.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.forward = self._recomputed(layer.forward)
         for index, target in enumerate(self.layout.targets):
             module = self._twin.get_submodule(target.name)
             module.register_forward_hook(self._term_of(index, target.name))
@@ -99,13 +111,39 @@ class AdaptedModel:
         layers = cache.layers if isinstance(cache, DynamicCache) else []
         return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
+    @cached_property
+    def can_be_tree(self) -> bool:
+        """Whether the model obeys a mask and positions of ours, so that a batch may be a tree.
+
+        It is tried: the second of two branches in one row must come out as it does alone.
+        """
+        if not self.can_share_prefix:
+            return False
+        ids = torch.tensor([[1, 2, 3, 4, 5]], device=self.device)  # 1 2 3 and 1 4 5
+        places = torch.tensor([[0, 1, 2, 1, 2]], device=self.device)
+        owner = torch.tensor([0, 1, 1, 2, 2], device=self.device)
+        sees = ((owner[:, None] == owner) | (owner == 0)).tril()[None, None]
+        with torch.inference_mode():
+            alone = self._twin(input_ids=ids[:, [0, 3, 4]], use_cache=False).logits[0, 1:].float()
+            try:
+                packed = self._twin(
+                    input_ids=ids,
+                    attention_mask=self._additive(sees),
+                    position_ids=places,
+                    use_cache=False,
+                )
+            except (RuntimeError, ValueError, TypeError, IndexError):  # it wants another mask
+                return False
+            off = (packed.logits[0, 3:].float() - alone).abs().mean()
+        return bool(off < _ROUNDING * alone.std())
+
     def logits_at(self, adapter: Adapter, batch: Batch) -> Tensor:
         """Return the logits before each answer token, with gradients to the adapter's tensors.
 
         The shared prefix is computed once: its keys and values are repeated for all rows and
-        gather the gradients of all. The head sees no place but those asked for: it is the largest
-        matrix of a small model. There is no mask for padding, since with padding on the right no
-        token of a causal model sees it.
+        gather the gradients of all; in a tree all rests follow it. The head sees no place but
+        those asked for: it is the largest matrix of a small model. There is no mask for padding,
+        since with padding on the right no token of a causal model sees it.
 
         Args:
             adapter: Applied to every row.
@@ -116,11 +154,22 @@ class AdaptedModel:
         """
         rows = int(batch.input_ids.shape[0])
         cache = self._prefix_cache(adapter, batch.prefix, rows) if batch.prefix.numel() else None
+        tree: dict[str, Any] = {}
+        if batch.sees is not None:
+            tree = {"attention_mask": self._additive(batch.sees), "position_ids": batch.places}
         with self._using(_everywhere(adapter, rows), rows), self._picking(batch):
             output = self._twin(
-                input_ids=batch.input_ids, past_key_values=cache, use_cache=cache is not None
+                input_ids=batch.input_ids,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **tree,
             )
         return cast("Tensor", output.logits)[0].float()
+
+    def _additive(self, sees: Tensor) -> Tensor:
+        """Return a mask as every implementation of attention takes it."""
+        dtype = self._twin.dtype
+        return torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
 
     def _prefix_cache(self, adapter: Adapter, prefix: Tensor, rows: int) -> DynamicCache:
         """Return keys and values of a prefix [1, P], repeated for the rows."""
@@ -133,19 +182,39 @@ class AdaptedModel:
     @contextmanager
     def _using(self, spans: tuple[Span, ...], rows: int) -> Generator[None]:
         # Set for one pass only: between two passes the lane may serve another request.
+        before = self._spans, self._rows
         self._spans, self._rows = spans, rows
         try:
             yield
         finally:
-            self._spans, self._rows = (), 0
+            self._spans, self._rows = before
+
+    def _recomputed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a layer's forward pass that keeps its input alone where the batch asks for it.
+
+        The layer is computed again in the backward pass, with the adapter that is on now.
+        """
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if not (self._recomputes and torch.is_grad_enabled()):
+                return forward(*args, **kwargs)
+            spans, rows = self._spans, self._rows
+
+            def with_adapter(*args: Any, **kwargs: Any) -> Any:
+                with self._using(spans, rows):
+                    return forward(*args, **kwargs)
+
+            return _checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)
+
+        return run
 
     @contextmanager
     def _picking(self, batch: Batch) -> Generator[None]:
-        self._picked = (batch.rows, batch.positions)
+        self._picked, self._recomputes = (batch.rows, batch.positions), batch.recompute
         try:
             yield
         finally:
-            self._picked = None
+            self._picked, self._recomputes = None, False
 
     def _pick(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Leave of the hidden states [B, T, H] the chosen ones as [1, N, H]."""

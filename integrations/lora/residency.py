@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -26,12 +28,23 @@ class ResidentAdapters:
     Args:
         model: The base model, already in evaluation mode.
         max_bytes: Memory for the tensors of all adapters together.
+        first_use_seconds: How long an adapter waits for its first use without being dropped for
+            another one. Else many callers that load at once throw out each other's adapters
+            before anybody has generated with them.
+        clock: Seconds, monotonic.
 
     Raises:
         ConfigurationError: `max_bytes` is not positive.
     """
 
-    def __init__(self, model: PreTrainedModel, *, max_bytes: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        max_bytes: int,
+        first_use_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if max_bytes <= 0:
             raise ConfigurationError(f"max_bytes must be above 0, got {max_bytes!r}")
         self._model = model
@@ -39,6 +52,10 @@ class ResidentAdapters:
         self._lock = threading.Lock()
         self._adapters: OrderedDict[str, Adapter] = OrderedDict()
         self._pins: Counter[str] = Counter()
+        self._first_use_seconds = first_use_seconds
+        self._clock = clock
+        self._unused: dict[str, float] = {}
+        """Until when an adapter is kept for its first use."""
         self._bytes = 0
 
     @cached_property
@@ -70,6 +87,8 @@ class ResidentAdapters:
             self._remove(key)
             self._adapters[key] = adapter
             self._bytes += adapter.bytes
+            if self._first_use_seconds:
+                self._unused[key] = self._clock() + self._first_use_seconds
 
     def drop(self, key: str) -> bool:
         """Forget an adapter and tell whether it was there.
@@ -97,19 +116,37 @@ class ResidentAdapters:
         try:
             yield self.adapted.forward_rows([None if key is None else held[key] for key in keys])
         finally:
-            with self._lock:
-                self._pins.subtract(named)
-                self._pins += Counter()  # forget keys whose count is 0
+            self._release(named)
+
+    def hold(self, key: str) -> Callable[[], None]:
+        """Keep an adapter until what is returned is called; do nothing if it is not resident."""
+        with self._lock:
+            if key not in self._adapters:
+                return _nothing
+            self._use({key})
+        return lambda: self._release({key})
 
     def _pin(self, keys: set[str]) -> dict[str, Adapter]:
         with self._lock:
             missing = sorted(keys - self._adapters.keys())
             if missing:
                 raise AdaptationError(f"adapter {missing[0]!r} is not resident: load it first")
-            self._pins.update(keys)
-            for key in sorted(keys):
-                self._adapters.move_to_end(key)
+            self._use(keys)
             return {key: self._adapters[key] for key in keys}
+
+    def _use(self, keys: set[str]) -> None:
+        self._pins.update(keys)
+        for key in sorted(keys):
+            self._adapters.move_to_end(key)
+            self._unused.pop(key, None)
+
+    def _release(self, keys: set[str]) -> None:
+        with self._lock:
+            self._pins.subtract(keys)
+            self._pins += Counter()  # forget keys whose count is 0
+
+    def _is_kept(self, key: str) -> bool:
+        return key in self._pins or self._unused.get(key, -math.inf) > self._clock()
 
     def _evict(self, room: int, *, replaced: str) -> None:
         """Drop adapters until all but `replaced` take `room` bytes at most."""
@@ -119,21 +156,26 @@ class ResidentAdapters:
         for key, adapter in self._adapters.items():
             if excess <= 0:
                 break
-            if key != replaced and not self._pins[key]:
+            if key != replaced and not self._is_kept(key):
                 victims.append(key)
                 excess -= adapter.bytes
         if excess > 0:
+            kept = sum(map(self._is_kept, self._adapters))
             raise AdaptationError(
                 f"adapter {replaced!r} needs {excess} bytes more than the {self._max_bytes} that "
-                f"adapters may take with {len(self._pins)} in use: raise max_resident_bytes or "
-                "lower the rank",
-                retryable=bool(self._pins) and room >= 0,
+                f"adapters may take with {kept} in use: raise max_resident_bytes or lower the rank",
+                retryable=kept > 0 and room >= 0,
             )
         for key in victims:
             self._remove(key)
 
     def _remove(self, key: str) -> bool:
         adapter = self._adapters.pop(key, None)
+        self._unused.pop(key, None)
         if adapter is not None:
             self._bytes -= adapter.bytes
         return adapter is not None
+
+
+def _nothing() -> None:
+    """Release nothing."""

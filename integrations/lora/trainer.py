@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -13,7 +14,7 @@ import torch
 
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.examples import StepLimits, encode_examples, pack
-from rttc_graph.integrations.lora.layout import AdapterLayout
+from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout
 from rttc_graph.integrations.lora.residency import ResidentAdapters
 from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, from_bytes, to_bytes
 from rttc_graph.integrations.lora.training import Trained, Watch, fresh_adapter, training_steps
@@ -22,6 +23,14 @@ from rttc_graph.protocols import TrainedAdapter, TrainingExample, TrainStep
 from rttc_graph.settings import TttSettings
 
 __all__ = ("LoraTrainer",)
+
+FIRST_USE_SECONDS = 2.0
+"""How long an adapter that was just trained or loaded waits for the request it was meant for."""
+
+ROOM_SECONDS = 30.0
+"""How long a training or a load waits for room while all resident adapters are in use."""
+
+_LOOK_AGAIN_SECONDS = 0.02
 
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 """How torch's allocators say it in a plain `RuntimeError`."""
@@ -38,6 +47,8 @@ class LoraTrainer:
         max_resident_bytes: Memory for resident adapters; one of rank 8 for SmolLM2-135M has 10 MB.
         max_pass_bytes: Memory that one forward and backward pass may take, by estimate; larger
             steps are cut into several passes, between which the lane serves others.
+        recompute: Whether the layers of a sample that alone is beyond `max_pass_bytes` are
+            computed twice (gradient checkpointing): a third more time, for memory of one layer.
         clock: Seconds, monotonic; deadlines are its readings.
 
     Raises:
@@ -50,11 +61,13 @@ class LoraTrainer:
         *,
         max_resident_bytes: int = 512 * 2**20,
         max_pass_bytes: int = 2**30,
+        recompute: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._max_resident_bytes = max_resident_bytes
         self._max_pass_bytes = max_pass_bytes
+        self._recompute = recompute
         self._clock = clock
         self._resident: ResidentAdapters | None = None
         engine.attach_adapters(self._make_resident)
@@ -85,10 +98,12 @@ class LoraTrainer:
         began = self._clock()
         watch = Watch(on_step=on_step, clock=self._clock, deadline=deadline)
 
-        def steps(loaded: LoadedModel) -> Generator[None, None, TrainedAdapter]:
+        def steps(loaded: LoadedModel) -> Generator[None, None, tuple[TrainedAdapter, Adapter]]:
             return self._train(loaded, key, tuple(examples), settings, watch, began)
 
-        return await self._engine.run_steps(steps)
+        trained, tensors = await self._engine.run_steps(steps)
+        await self._keep(key, tensors)
+        return trained
 
     async def is_resident(self, key: str) -> bool:
         """Tell whether `generate` can use the adapter `key` right away."""
@@ -101,10 +116,33 @@ class LoraTrainer:
             AdaptationError: It was made for another base, its bytes are damaged, or there is no
                 room for it.
         """
-        await self._engine.run(lambda loaded: self._load(loaded, adapter))
+        await self._keep(
+            adapter.key, await self._engine.run(lambda base: self._read(base, adapter))
+        )
+
+    async def _keep(self, key: str, adapter: Adapter) -> None:
+        """Make an adapter resident; while those in use take all the room, wait for theirs.
+
+        Raises:
+            AdaptationError: There is no room for it, or none came free in time.
+        """
+        waited = 0.0
+        while True:
+            try:
+                return self._adapters().put(key, adapter)
+            except AdaptationError as exc:
+                if not exc.retryable or waited >= ROOM_SECONDS:
+                    raise
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            waited += _LOOK_AGAIN_SECONDS
 
     def _make_resident(self, loaded: LoadedModel) -> ResidentAdapters:
-        self._resident = ResidentAdapters(loaded.model, max_bytes=self._max_resident_bytes)
+        self._resident = ResidentAdapters(
+            loaded.model,
+            max_bytes=self._max_resident_bytes,
+            first_use_seconds=FIRST_USE_SECONDS,
+            clock=self._clock,
+        )
         return self._resident
 
     def _adapters(self) -> ResidentAdapters:
@@ -120,7 +158,7 @@ class LoraTrainer:
         settings: TttSettings,
         watch: Watch,
         began: float,
-    ) -> Generator[None, None, TrainedAdapter]:
+    ) -> Generator[None, None, tuple[TrainedAdapter, Adapter]]:
         resident = self._adapters()
         with _translated(f"train adapter {key!r} on {len(examples)} samples"):
             encoded = encode_examples(loaded, examples)
@@ -129,15 +167,19 @@ class LoraTrainer:
                 model.layout,
                 vocabulary=int(loaded.model.config.get_text_config().vocab_size),
                 max_bytes=self._max_pass_bytes,
+                recompute=self._recompute,
             )
             batches = pack(
-                encoded, limits, device=model.device, share_prefix=model.can_share_prefix
+                encoded,
+                limits,
+                device=model.device,
+                share_prefix=model.can_share_prefix,
+                as_trees=model.can_be_tree,
             )
             adapter = fresh_adapter(model.layout, settings, device=model.device)
             trained = yield from training_steps(model, adapter, batches, settings, watch)
-            resident.put(key, trained.adapter)
             weights = to_bytes(trained.adapter, model.layout)
-        return TrainedAdapter(
+        made = TrainedAdapter(
             key=key,
             weights=weights,
             base_fingerprint=loaded.fingerprint,
@@ -147,19 +189,19 @@ class LoraTrainer:
             seconds=self._clock() - began,
             provenance=_provenance(model.layout, settings, trained),
         )
+        return made, trained.adapter
 
-    def _load(self, loaded: LoadedModel, adapter: TrainedAdapter) -> None:
+    def _read(self, loaded: LoadedModel, adapter: TrainedAdapter) -> Adapter:
+        """Return a stored adapter's tensors, in the lane."""
         if adapter.base_fingerprint != loaded.fingerprint:
             raise AdaptationError(
                 f"adapter {adapter.key!r} was made for the base {adapter.base_fingerprint!r}, "
                 f"this one is {loaded.fingerprint!r}: train it again"
             )
-        resident = self._adapters()
         with _translated(f"load adapter {adapter.key!r}"):
-            model = resident.adapted
+            model = self._adapters().adapted
             config = adapter.provenance.get(PEFT_CONFIG)
-            tensors = from_bytes(adapter.weights, config, model.layout, device=model.device)
-            resident.put(adapter.key, tensors)
+            return from_bytes(adapter.weights, config, model.layout, device=model.device)
 
 
 def _provenance(layout: AdapterLayout, settings: TttSettings, trained: Trained) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from rttc_graph.integrations.transformers.prefixes import Known
+
 Forward = Callable[..., Any]
 """`model.forward`, or a stand-in that applies an adapter to each row."""
 
@@ -43,23 +45,90 @@ class RunningBatch:
         """Number of rows."""
         return self._mask.shape[0]
 
-    def join(self, prompts: Sequence[Sequence[int]], forward: Forward) -> Tensor:
-        """Compute the prompts, put them behind the present rows and return their logits [N, V]."""
-        ids, mask = left_padded(prompts, self._device)
-        cache = DynamicCache()
+    def join(
+        self,
+        prompts: Sequence[Sequence[int]],
+        forward: Forward,
+        *,
+        known: Sequence[Known | None] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Compute prompts, put rows of them behind the present ones and return their logits [N, V].
+
+        Args:
+            prompts: Each is computed once.
+            forward: Has a row for each prompt.
+            known: For each prompt what need not be computed.
+            rows: Which prompt each new row has; by default one row for each prompt.
+        """
+        cache, ids, mask = self._started(prompts, known or [None] * len(prompts))
         out = forward(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions(mask),
+            position_ids=positions(mask)[:, -ids.shape[1] :],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
+        logits = cast("Tensor", out.logits[:, -1])
+        if rows is not None and list(rows) != [*range(len(prompts))]:
+            index = torch.tensor(rows, device=self._device)
+            for layer in _layers(cache):
+                layer.keys, layer.values = (
+                    _present(layer.keys)[index],
+                    _present(layer.values)[index],
+                )
+            mask, logits = mask[index], logits[index]
         if self.rows:
             self._merge(cache, mask)
         else:
             self._cache, self._mask = cache, mask
-        return cast("Tensor", out.logits[:, -1])
+        return logits
+
+    def read(self, row: int, tokens: int) -> list[tuple[Tensor, Tensor]]:
+        """Copy the keys and values [H, P, D] of a row's last tokens, layer by layer."""
+        return [
+            (
+                _present(layer.keys)[row, :, -tokens:].clone(),
+                _present(layer.values)[row, :, -tokens:].clone(),
+            )
+            for layer in _layers(self._cache)
+        ]
+
+    def _started(
+        self, prompts: Sequence[Sequence[int]], known: Sequence[Known | None]
+    ) -> tuple[DynamicCache, Tensor, Tensor]:
+        """Return a cache of what is known, ids [N, S] of the rest, and the mask [N, P + S].
+
+        The rest is as long for every row, and so takes a little of what is known in some: then all
+        padding is on the left, and windows that slide count no gap.
+        """
+        rest = max(len(p) - (k.tokens if k else 0) for p, k in zip(prompts, known, strict=True))
+        taken = [max(0, len(prompt) - rest) for prompt in prompts]
+        ids, mask = left_padded(
+            [prompt[skip:] for prompt, skip in zip(prompts, taken, strict=True)], self._device
+        )
+        cache = DynamicCache()
+        length = max(taken)
+        if not length:
+            return cache, ids, mask
+        shape = next(entry.layers for entry in known if entry is not None)
+        for at, (some_keys, some_values) in enumerate(shape):
+            parts = [
+                (None, None)
+                if k is None
+                else (k.layers[at][0][:, :skip], k.layers[at][1][:, :skip])
+                for k, skip in zip(known, taken, strict=True)
+            ]
+            cache.update(
+                _side_by_side([keys for keys, _ in parts], length, like=some_keys),
+                _side_by_side([values for _, values in parts], length, like=some_values),
+                at,
+            )
+        past = torch.arange(length, device=self._device) >= length - torch.tensor(
+            taken, device=self._device
+        ).unsqueeze(1)
+        return cache, ids, torch.cat([past.to(mask), mask], dim=1)
 
     def step(self, tokens: Sequence[int], forward: Forward) -> Tensor:
         """Add one token to each row and return the logits behind it [B, V]."""
@@ -128,6 +197,15 @@ def _stacked(first: Tensor | None, second: Tensor | None, length: int) -> Tensor
     """Put two caches [B, H, P, D] of different length under each other, padded on the left."""
     parts = (_present(first), _present(second))
     return torch.cat([pad(part, (0, 0, length - part.shape[2], 0)) for part in parts])
+
+
+def _side_by_side(parts: Sequence[Tensor | None], length: int, *, like: Tensor) -> Tensor:
+    """Stack parts [H, p, D] to [N, H, length, D], padded on the left; `None` is all padding."""
+    whole = like.new_zeros((len(parts), like.shape[0], length, like.shape[2]))
+    for row, part in enumerate(parts):
+        if part is not None and part.shape[1]:
+            whole[row, :, length - part.shape[1] :] = part
+    return whole
 
 
 def _present(part: Tensor | None) -> Tensor:

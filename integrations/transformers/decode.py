@@ -22,6 +22,7 @@ from rttc_graph.integrations.transformers.detokenise import TextStream
 from rttc_graph.integrations.transformers.failures import translated
 from rttc_graph.integrations.transformers.lane import Lane
 from rttc_graph.integrations.transformers.loading import LoadedModel
+from rttc_graph.integrations.transformers.prefixes import Known, PrefixCache
 from rttc_graph.integrations.transformers.sampling import Draw, choose
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.protocols import GenerationRequest
@@ -146,14 +147,18 @@ class Decoder:
         lane: Where it runs.
         max_rows: Most rows in the batch.
         max_tokens: Most positions in the batch, padding included; a single row is always let in.
+        max_prefix_bytes: Memory for keys and values of recent prompts.
     """
 
-    def __init__(self, lane: Lane, *, max_rows: int, max_tokens: int) -> None:
+    def __init__(
+        self, lane: Lane, *, max_rows: int, max_tokens: int, max_prefix_bytes: int = 0
+    ) -> None:
         self._lane = lane
         self._max_rows = max_rows
         self._max_tokens = max_tokens
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []
+        self._prefixes = PrefixCache(max_bytes=max_prefix_bytes)
         self._batch = RunningBatch(torch.device("cpu"))
         self._is_running = False
 
@@ -241,13 +246,21 @@ class Decoder:
         if not self._waiting or not self._fits([self._waiting[0]]):
             return []
         group = [self._waiting.popleft()]
-        length = len(group[0].prompt)
+        length = self._rest(group[0])
         slack = max(LENGTH_SLACK_TOKENS, length // 4)
         for row in list(self._waiting):
-            if abs(len(row.prompt) - length) <= slack and self._fits([*group, row]):
+            if abs(self._rest(row) - length) <= slack and self._fits([*group, row]):
                 self._waiting.remove(row)
                 group.append(row)
         return group
+
+    def _known(self, row: _Row) -> Known | None:
+        return self._prefixes.longest(row.prompt) if row.adapter is None else None
+
+    def _rest(self, row: _Row) -> int:
+        """Return how many tokens of a row's prompt are to be computed."""
+        known = self._known(row)
+        return len(row.prompt) - (known.tokens if known else 0)
 
     def _fits(self, newcomers: Sequence[_Row]) -> bool:
         rows = [*self._rows, *newcomers]
@@ -259,14 +272,31 @@ class Decoder:
         )
 
     def _admit(self, newcomers: list[_Row], loaded: LoadedModel) -> None:
-        """Compute the newcomers' prompts and their first tokens."""
+        """Compute the newcomers' prompts, the same one once, and their first tokens."""
+        places, owners = _distinct(newcomers)
         with (
             self._failing(newcomers),
-            loaded.forward_rows([row.adapter for row in newcomers]) as forward,
+            loaded.forward_rows([row.adapter for row in owners]) as forward,
         ):
-            logits = self._batch.join([row.prompt for row in newcomers], forward)
+            logits = self._batch.join(
+                [row.prompt for row in owners],
+                forward,
+                known=[self._known(row) for row in owners],
+                rows=places,
+            )
             self._rows += newcomers
+            self._remember(owners, places)
             _push(newcomers, choose(logits, [row.draw for row in newcomers]))
+
+    def _remember(self, owners: Sequence[_Row], places: Sequence[int]) -> None:
+        """Keep what was computed for the newcomers' prompts."""
+        if not self._prefixes.is_on:
+            return
+        first = self._batch.rows - len(places)
+        for at, row in enumerate(owners):
+            if row.adapter is None:
+                layers = self._batch.read(first + places.index(at), len(row.prompt))
+                self._prefixes.add(row.prompt, layers)
 
     def _burst(self, loaded: LoadedModel) -> None:
         """Compute tokens until a row is over or the lane is wanted; adapters are set up once."""
@@ -298,6 +328,13 @@ class Decoder:
             row.fail(exc)
         self._rows = []
         self._batch.keep([])
+
+
+def _distinct(rows: Sequence[_Row]) -> tuple[list[int], list[_Row]]:
+    """Return for each row the number of its prompt and adapter, and a row for each such number."""
+    numbers: dict[tuple[str | None, tuple[int, ...]], int] = {}
+    places = [numbers.setdefault((row.adapter, tuple(row.prompt)), len(numbers)) for row in rows]
+    return places, [rows[places.index(number)] for number in range(len(numbers))]
 
 
 def _push(rows: Sequence[_Row], chosen: tuple[list[int], list[float]]) -> None:

@@ -44,9 +44,11 @@ class LocalEngine:
         max_batch: Most rows that are generated together.
         max_batch_tokens: Most positions, padding included, in the cache of one batch; a single row
             is always let in. 16 rows of 2048 by default: 1.5 GB for a 135 M model in float32.
+        prefix_cache_bytes: Memory for keys and values of recent prompts, whose beginnings are then
+            not computed again; a token of a 135 M model has 46 kB. 0 keeps nothing.
 
     Raises:
-        ConfigurationError: A number is below 1.
+        ConfigurationError: A number is below its least.
     """
 
     def __init__(
@@ -59,11 +61,16 @@ class LocalEngine:
         threads: int | None = None,
         max_batch: int = 16,
         max_batch_tokens: int = 32_768,
+        prefix_cache_bytes: int = 0,
     ) -> None:
         counts = {"threads": threads, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
         for name, value in counts.items():
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name} must be at least 1, got {value!r}")
+        if prefix_cache_bytes < 0:
+            raise ConfigurationError(
+                f"prefix_cache_bytes must be at least 0, got {prefix_cache_bytes!r}"
+            )
         self._source = source
         self._cache_dir = cache_dir
         self._device = device
@@ -72,7 +79,12 @@ class LocalEngine:
         self._model: LoadedModel | None = None
         self._make_adapters: Callable[[LoadedModel], RowAdapters] | None = None
         self._lane = Lane(self.name)
-        self._decoder = Decoder(self._lane, max_rows=max_batch, max_tokens=max_batch_tokens)
+        self._decoder = Decoder(
+            self._lane,
+            max_rows=max_batch,
+            max_tokens=max_batch_tokens,
+            max_prefix_bytes=prefix_cache_bytes,
+        )
 
     @property
     def name(self) -> str:
@@ -103,12 +115,15 @@ class LocalEngine:
         """Queue rows for generation and return a future for each.
 
         Rows of different callers share a batch. Cancelling a future drops its row at the next
-        token.
+        token. An adapter that is resident now stays so for its row.
 
         Raises:
             PolicyModelError: The engine is closed.
         """
-        return self._decoder.queue(requests, self._loaded)
+        futures = self._decoder.queue(requests, self._loaded)
+        for request, future in zip(requests, futures, strict=True):
+            self._hold(request.generation.adapter, future)
+        return futures
 
     def attach_adapters(self, make: Callable[[LoadedModel], RowAdapters]) -> None:
         """Give the model adapters: `make` is called once in the lane, now or after loading.
@@ -127,6 +142,14 @@ class LocalEngine:
         """Fail what is queued and let go of the model; the step in hand ends first."""
         self._lane.close()
         self._model = None
+
+    def _hold(self, adapter: str | None, row: Future[Decoded]) -> None:
+        """Keep a row's adapter until the row is over, whatever is loaded meanwhile."""
+        model = self._model
+        if adapter is None or model is None or model.adapters is None:
+            return
+        release = model.adapters.hold(adapter)
+        row.add_done_callback(lambda _: release())
 
     def _loaded(self) -> LoadedModel:
         """Return the model, in the lane; a failed load is tried again by the next job."""

@@ -139,19 +139,21 @@ def _work(board: _Board) -> None:
     """Serve the board until it is closed."""
     wait_at_exit(partial(_stop, board))
     while not board.closed:
-        _take_in(board)
+        _take_in(board, may_wait=True)
         _drop_cancelled(board)
         for _ in range(len(board.short)):
             if not board.closed:
                 _run_short(board.short.popleft())
+        _take_in(board, may_wait=False)  # foreground steps that a short job has just queued
+        _drop_cancelled(board)
         if not board.closed:
             _run_step(board)
     _fail_all(board)
 
 
-def _take_in(board: _Board) -> None:
-    """Move new jobs from the inbox to their queues; wait for one when there is nothing to do."""
-    idle = not (board.short or board.foreground or board.background)
+def _take_in(board: _Board, *, may_wait: bool) -> None:
+    """Move new jobs from the inbox to their queues; wait for one if there is nothing to do."""
+    idle = may_wait and not (board.short or board.foreground or board.background)
     while not board.closed:
         try:
             job = board.inbox.get(block=idle)

@@ -35,10 +35,14 @@ _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
 
 
 class RowAdapters(Protocol):
-    """LoRA adapters that are resident beside a model; used in the lane only."""
+    """LoRA adapters that are resident beside a model; but for `hold` used in the lane only."""
 
     def has(self, key: str) -> bool:
         """Tell whether the adapter is resident."""
+        ...
+
+    def hold(self, key: str) -> Callable[[], None]:
+        """Keep an adapter, if it is resident, until what is returned is called; from any thread."""
         ...
 
     def rows(self, keys: Sequence[str | None]) -> AbstractContextManager[Callable[..., Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from rttc_graph.errors import AdaptationError, BudgetExceeded, ConfigurationErro
 from rttc_graph.integrations.lora.adapted import AdaptedModel
 from rttc_graph.integrations.lora.serialization import PEFT_CONFIG
 from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
 from rttc_graph.integrations.transformers.tokens import encode_answer
@@ -136,6 +138,25 @@ async def test_generation_during_a_training_is_as_without(
     assert await ask(policy) == base
 
 
+async def test_a_short_answer_waits_for_one_step_of_a_training_at_most(
+    tiny_engine: LocalEngine, trainer: LoraTrainer
+) -> None:
+    events: list[str] = []
+    rows: list[Future[Decoded]] = []
+
+    def ask_in_the_third(step: TrainStep) -> None:
+        events.append("step")
+        if step.step == 3:
+            generation = GenerationRequest(messages=(QUESTION,), max_new_tokens=2)
+            asked = DecodeRequest(generation=generation, on_text=lambda _: events.append("text"))
+            rows.extend(tiny_engine.decode([asked]))
+
+    await trainer.train("k", EXAMPLES, SETTINGS, on_step=ask_in_the_third)
+    await asyncio.wrap_future(rows[0])
+    assert events[:4] == ["step", "step", "step", "text"]
+    assert events.count("step") == 12
+
+
 async def test_cancelling_stops_the_training_at_its_next_step(
     trainer: LoraTrainer, policy: TransformersPolicyModel
 ) -> None:
@@ -224,6 +245,37 @@ async def test_an_adapter_without_room_is_an_error(tiny_engine: LocalEngine) -> 
     trainer = LoraTrainer(tiny_engine, max_resident_bytes=1000)
     with pytest.raises(AdaptationError, match="raise max_resident_bytes"):
         await train(trainer, settings=replace(SETTINGS, epochs=1))
+
+
+@pytest.mark.parametrize("how", ["train", "load"])
+async def test_an_adapter_waits_for_room_that_a_request_still_uses(
+    how: str, tiny_engine: LocalEngine, policy: TransformersPolicyModel
+) -> None:
+    trainer = LoraTrainer(tiny_engine, max_resident_bytes=20_000)  # one has 16,640
+    settings = replace(SETTINGS, epochs=1)
+    other = await train(trainer, "other", settings)
+    await train(trainer, "k", settings)  # other has had its time, and nobody asked for it
+    begun, free = threading.Event(), threading.Event()
+
+    def stay(_: str) -> None:
+        begun.set()
+        assert free.wait(60)
+
+    generation = GenerationRequest(messages=(QUESTION,), max_new_tokens=12, adapter="k")
+    (row,) = tiny_engine.decode([DecodeRequest(generation=generation, on_text=stay)])
+    assert await asyncio.to_thread(begun.wait, 60)
+    again = asyncio.create_task(
+        trainer.load(other) if how == "load" else _forget(train(trainer, "other", settings))
+    )
+    free.set()
+    assert (await asyncio.wrap_future(row)).tokens
+    await again
+    assert await trainer.is_resident("other")
+    assert not await trainer.is_resident("k")
+
+
+async def _forget(training: Coroutine[Any, Any, TrainedAdapter]) -> None:
+    await training
 
 
 async def test_a_loaded_adapter_answers_as_the_trained_one(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,9 @@ async def test_adapters_are_attached_once_and_after_loading_too(tiny_engine: Loc
     class NoRows:
         def has(self, key: str) -> bool:
             return key == "known"
+
+        def hold(self, key: str) -> Callable[[], None]:
+            raise NotImplementedError
 
         def rows(self, keys: object) -> Any:
             raise NotImplementedError

@@ -19,6 +19,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.prefixes import PrefixCache
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.protocols import GenerationRequest
 
@@ -139,7 +140,10 @@ def test_a_row_that_joins_a_running_batch_changes_nobody(tiny_engine: LocalEngin
         assert list(future.result(60).tokens) == generated(tiny_engine, question, 24)
 
 
-def test_a_model_with_a_sliding_window_is_what_generate_gives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix_cache_bytes", [0, 100_000], ids=["computed", "known"])
+def test_a_model_with_a_sliding_window_is_what_generate_gives(
+    tmp_path: Path, prefix_cache_bytes: int
+) -> None:
     config = Gemma3TextConfig(
         vocab_size=300,
         hidden_size=32,
@@ -159,8 +163,9 @@ def test_a_model_with_a_sliding_window_is_what_generate_gives(tmp_path: Path) ->
         torch.manual_seed(0)
         Gemma3ForCausalLM(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    engine = LocalEngine(tmp_path, device="cpu", threads=1)
+    engine = LocalEngine(tmp_path, device="cpu", threads=1, prefix_cache_bytes=prefix_cache_bytes)
     try:
+        decode(engine, request(QUESTIONS[1][:12]), request(QUESTIONS[3]))
         with held(engine):
             futures = engine.decode([request(q) for q in QUESTIONS[:4]])
         for question, future in zip(QUESTIONS, futures, strict=False):
@@ -320,6 +325,123 @@ def test_a_listener_that_fails_ends_its_own_row(tiny_engine: LocalEngine) -> Non
     assert len(futures[1].result(60).tokens) == 24
 
 
+# --- prompts that are shared -------------------------------------------------------------------
+
+
+@contextmanager
+def computed(engine: LocalEngine) -> Generator[list[tuple[int, int]]]:
+    """Record rows and columns of the input of every forward pass."""
+    shapes: list[tuple[int, int]] = []
+
+    def wrap(loaded: LoadedModel) -> Callable[..., Any]:
+        forward = loaded.model.forward
+
+        def recording(*args: Any, **kwargs: Any) -> Any:
+            shapes.append(tuple(kwargs["input_ids"].shape))
+            return forward(*args, **kwargs)
+
+        loaded.model.forward = recording
+        return forward
+
+    original = in_lane(engine, wrap)
+    yield shapes
+    in_lane(engine, lambda loaded: setattr(loaded.model, "forward", original))
+
+
+def test_candidates_of_one_prompt_are_drawn_from_one_prefill(tiny_engine: LocalEngine) -> None:
+    asked = [request(QUESTIONS[1], temperature=1.0, seed=seed) for seed in range(5)]
+    alone = [decode(tiny_engine, one)[0] for one in asked]
+    assert len({row.tokens for row in alone}) == 5
+    with computed(tiny_engine) as shapes:
+        with held(tiny_engine):
+            futures = tiny_engine.decode([request("hi", max_new_tokens=3), *asked])
+        found = [future.result(60) for future in futures]
+    assert [row.tokens for row in found[1:]] == [row.tokens for row in alone]
+    assert list(found[0].tokens) == generated(tiny_engine, "hi", 3)
+    assert shapes[0] == (2, alone[0].prompt_tokens)  # two prompts for six rows
+    assert shapes[1] == (6, 1)
+
+
+def test_one_prompt_with_two_adapters_is_two_prompts(tiny_engine: LocalEngine) -> None:
+    tiny_engine.attach_adapters(BiasedRows)
+    keys = ["token 40", None, "token 50", "token 40", None]
+    with held(tiny_engine):
+        futures = tiny_engine.decode([request(adapter=key, max_new_tokens=6) for key in keys])
+    plain = generated(tiny_engine, "hi", 6)
+    for key, future in zip(keys, futures, strict=True):
+        expected = plain if key is None else [int(key.split()[1])] * 6
+        assert list(future.result(60).tokens) == expected
+
+
+@pytest.fixture
+def keeping_engine(tiny_model_path: Path) -> Generator[LocalEngine]:
+    """An engine that keeps 100,000 bytes of prompts; a token of the tiny model has 256."""
+    engine = LocalEngine(tiny_model_path, device="cpu", threads=1, prefix_cache_bytes=100_000)
+    yield engine
+    engine.close()
+
+
+def test_the_beginning_of_a_known_prompt_is_not_computed_again(
+    keeping_engine: LocalEngine,
+) -> None:
+    questions = ["the rain in Spain", "the rain in Spain falls", "the rain", "x" * 70]
+    (first,) = decode(keeping_engine, request(questions[0]))
+    with computed(keeping_engine) as shapes, held(keeping_engine):
+        futures = keeping_engine.decode([request(question) for question in questions])
+    rows = [future.result(60) for future in futures]
+    for question, row in zip(questions, rows, strict=True):
+        assert list(row.tokens) == generated(keeping_engine, question, 24)
+    assert rows[0].tokens == first.tokens
+    # What differs from the known prompt: two short rests together, then the one of 70 letters.
+    assert shapes[0][0] == 3
+    assert shapes[0][1] < first.prompt_tokens * 2 // 3
+
+
+def test_known_prompts_serve_a_running_batch(keeping_engine: LocalEngine) -> None:
+    decode(keeping_engine, request("what is the rain?"))
+    late: list[Future[Decoded]] = []
+
+    def join(_: str) -> None:
+        if not late:
+            late.extend(keeping_engine.decode([request("what is the rain like?")]))
+
+    rows = decode(keeping_engine, request("z" * 30, on_text=join, max_new_tokens=30))
+    assert list(rows[0].tokens) == generated(keeping_engine, "z" * 30, 30)
+    assert list(late[0].result(60).tokens) == generated(
+        keeping_engine, "what is the rain like?", 24
+    )
+
+
+def test_prompts_with_adapters_are_neither_kept_nor_found(keeping_engine: LocalEngine) -> None:
+    keeping_engine.attach_adapters(BiasedRows)
+    for key in ("token 40", None, "token 40"):
+        (row,) = decode(keeping_engine, request(adapter=key, max_new_tokens=4))
+        expected = generated(keeping_engine, "hi", 4) if key is None else [40] * 4
+        assert list(row.tokens) == expected
+
+
+def test_no_more_bytes_of_prompts_are_kept_than_allowed() -> None:
+    cache = PrefixCache(max_bytes=3 * 2 * 4 * 10)  # three prompts of ten tokens
+    prompts = [[n, *range(1, 10)] for n in range(5)]
+    for prompt in prompts[:3]:
+        cache.add(prompt, [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
+    assert cache.longest([*prompts[0], 11]) is not None  # now the second is the oldest
+    cache.add(prompts[3], [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
+    cache.add([9] * 99, [(torch.zeros(1, 99, 1), torch.zeros(1, 99, 1))])  # more than fits at all
+    assert cache.bytes == 3 * 2 * 4 * 10
+    assert [cache.longest(prompt) is not None for prompt in prompts] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
+    known = cache.longest(prompts[0])
+    assert known is not None
+    assert known.tokens == 9  # the last token is computed, for its logits
+    assert cache.longest([77]) is None
+
+
 # --- batches -----------------------------------------------------------------------------------
 
 
@@ -386,6 +508,24 @@ def test_a_short_job_is_served_between_two_tokens(tiny_engine: LocalEngine) -> N
     assert asyncio.run(pieces_meanwhile()) == 3
 
 
+def test_a_request_joins_the_running_batch_at_the_next_token(tiny_engine: LocalEngine) -> None:
+    late: list[Future[Decoded]] = []
+    pieces: list[str] = []
+
+    def queue_at_the_fourth(piece: str) -> None:
+        pieces.append(piece)
+        if len(pieces) == 4:
+            shapes.clear()
+            late.extend(tiny_engine.decode([request("hen", max_new_tokens=5)]))
+
+    with computed(tiny_engine) as shapes:
+        (row,) = decode(tiny_engine, request(on_text=queue_at_the_fourth, max_new_tokens=40))
+        (joined,) = (future.result(60) for future in late)
+    assert shapes[0] == (1, joined.prompt_tokens)
+    assert shapes[1:6] == [(2, 1)] * 4 + [(1, 1)]  # four more tokens of the late one, then it left
+    assert list(row.tokens) == generated(tiny_engine, "hi", 40)
+
+
 def test_generation_goes_on_between_the_steps_of_a_training(tiny_engine: LocalEngine) -> None:
     begun, answered = threading.Event(), threading.Event()
 
@@ -419,6 +559,9 @@ class BiasedRows:
 
     def has(self, key: str) -> bool:
         return key in self.keys
+
+    def hold(self, key: str) -> Callable[[], None]:
+        return lambda: None
 
     @contextmanager
     def rows(self, keys: Sequence[str | None]) -> Generator[Callable[..., Any]]:

@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -97,10 +98,11 @@ def start(
     *,
     limits: StepLimits = ROOMY,
     share_prefix: bool = True,
+    as_trees: bool = False,
     watch: Watch | None = None,
 ) -> Generator[None, None, Trained]:
     adapter = fresh_adapter(model.layout, settings, device=CPU)
-    batches = pack(encoded(), limits, device=CPU, share_prefix=share_prefix)
+    batches = pack(encoded(), limits, device=CPU, share_prefix=share_prefix, as_trees=as_trees)
     return training_steps(model, adapter, batches, settings, watch or observed())
 
 
@@ -177,9 +179,10 @@ def _padded() -> tuple[Tensor, Tensor, Tensor]:
     "limits", [pytest.param(ROOMY, id="one-pass"), pytest.param(TIGHT, id="several-passes")]
 )
 @pytest.mark.parametrize("share_prefix", [True, False], ids=["shared", "repeated"])
+@pytest.mark.parametrize("as_trees", [True, False], ids=["trees", "rows"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_losses_and_weights_are_those_of_a_plain_loop(
-    limits: StepLimits, share_prefix: bool, family: str, tiny_model_path: Path
+    limits: StepLimits, share_prefix: bool, as_trees: bool, family: str, tiny_model_path: Path
 ) -> None:
     def base() -> PreTrainedModel:
         if family == "gpt2":
@@ -187,7 +190,9 @@ def test_losses_and_weights_are_those_of_a_plain_loop(
         return cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(tiny_model_path))
 
     losses, weights = plain_loop(base(), SETTINGS)
-    trained = finish(start(AdaptedModel(base()), limits=limits, share_prefix=share_prefix))
+    model = AdaptedModel(base())
+    assert model.can_be_tree
+    trained = finish(start(model, limits=limits, share_prefix=share_prefix, as_trees=as_trees))
     assert losses[-1] < losses[0] - 0.2  # the reference itself learns
     torch.testing.assert_close(
         torch.tensor(trained.losses), torch.tensor(losses), rtol=1e-4, atol=0
@@ -229,6 +234,113 @@ def test_how_much_is_shared(rows: list[tuple[tuple[int, ...], int]], expected: i
     assert batch.prefix.shape == (1, expected)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_layers_computed_twice_give_the_same_for_less_memory(
+    family: str, tiny_model_path: Path
+) -> None:
+    base = load_model(tiny_model_path, device="cpu", dtype="float32").model
+    model = AdaptedModel(base if family == "llama" else tiny_gpt2())
+    adapters: list[Trained] = []
+    kept: list[int] = []
+    for recompute in (False, True):
+        limits = replace(TIGHT, max_bytes=20, recompute=recompute)  # of 12, 30, 9 and 21 tokens
+        batches = pack(encoded(), limits, device=CPU, share_prefix=True, as_trees=True)
+        assert [batch.recompute for batch in batches] == [recompute, recompute, False]
+        kept.append(0)
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[-1] += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            adapters.append(finish(start(model, limits=limits)))
+    assert adapters[0].losses == adapters[1].losses
+    assert bytes_of_one(adapters[0], model) == bytes_of_one(adapters[1], model)
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_half_precision_weights_train_an_adapter_in_full_precision(
+    tiny_model_path: Path,
+) -> None:
+    found: list[Trained] = []
+    for dtype in ("float32", "bfloat16"):
+        loaded = load_model(tiny_model_path, device="cpu", dtype=dtype)
+        model = AdaptedModel(loaded.model)
+        assert model.can_be_tree
+        before = digest_of_halves(loaded.model)
+        found.append(finish(start(model, as_trees=True)))
+        assert digest_of_halves(loaded.model) == before
+        assert all(half.dtype is torch.float32 for pair in found[-1].adapter.pairs for half in pair)
+    whole, half = (torch.tensor(one.losses) for one in found)
+    assert half[-1] < half[0] - 0.2
+    # bfloat16 keeps 8 bits: a loss of about 10 is off by some hundredths
+    torch.testing.assert_close(half, whole, rtol=0.02, atol=0)
+
+
+def digest_of_halves(model: PreTrainedModel) -> float:
+    return sum(float(weight.detach().double().abs().sum()) for weight in model.parameters())
+
+
+def bytes_of_one(trained: Trained, model: AdaptedModel) -> bytes:
+    return to_bytes(trained.adapter, model.layout)
+
+
+def test_a_tree_has_no_padding_and_no_last_tokens() -> None:
+    examples = [
+        EncodedExample(ids=(4, 5, 6, 7, 8), answer_tokens=2),
+        EncodedExample(ids=(4, 5, 9), answer_tokens=1),
+    ]
+    [batch] = pack(examples, ROOMY, device=CPU, share_prefix=True, as_trees=True)
+    assert batch.places is not None
+    assert batch.sees is not None
+    # The prompts are 4 5 6 and 4 5; the 5 predicts an answer, so only the 4 is shared.
+    assert batch.input_ids.tolist() == [[4, 5, 6, 7, 5]]
+    assert batch.places.tolist() == [[0, 1, 2, 3, 1]]
+    assert batch.positions.tolist() == [2, 3, 4]
+    assert batch.targets.tolist() == [7, 8, 9]
+    assert batch.tokens == 8
+    assert batch.sees[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 0, 0, 0, 1],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "pair_tokens", "is_tree"),
+    [
+        pytest.param((40, 20), 0.001, True, id="padding-costs-more"),
+        # 79 tokens in 6,241 pairs, against 80 in 3,200 pairs
+        pytest.param((40, 40), 0.001, False, id="attention-costs-more"),
+        pytest.param((40, 40), 0.0, True, id="without-the-last-tokens"),
+        pytest.param((40,), 0.0, False, id="one-example-alone"),
+    ],
+)
+def test_a_tree_is_made_where_it_is_less_work(
+    lengths: tuple[int, ...], pair_tokens: float, is_tree: bool
+) -> None:
+    limits = replace(ROOMY, pair_tokens=pair_tokens)
+    examples = [EncodedExample(ids=(*range(length),), answer_tokens=1) for length in lengths]
+    [batch] = pack(examples, limits, device=CPU, share_prefix=False, as_trees=True)
+    assert (batch.sees is not None) == is_tree
+
+
+def test_a_model_that_ignores_our_mask_gets_no_tree(loaded: LoadedModel) -> None:
+    model = AdaptedModel(loaded.model)
+    plain = LlamaForCausalLM.forward
+
+    def deaf(self: LlamaForCausalLM, **given: Any) -> Any:
+        given.pop("attention_mask", None)
+        return plain(self, **given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LlamaForCausalLM, "forward", deaf)
+        assert not model.can_be_tree
+    assert AdaptedModel(loaded.model).can_be_tree
+
+
 def test_a_sliding_window_shares_nothing() -> None:
     config = MistralConfig(
         vocab_size=300,
@@ -239,7 +351,9 @@ def test_a_sliding_window_shares_nothing() -> None:
         num_key_value_heads=1,
         sliding_window=4,
     )
-    assert not AdaptedModel(MistralForCausalLM(config)).can_share_prefix
+    sliding = AdaptedModel(MistralForCausalLM(config))
+    assert not sliding.can_share_prefix
+    assert not sliding.can_be_tree
     assert AdaptedModel(tiny_gpt2()).can_share_prefix
 
 

@@ -217,6 +217,43 @@ def test_adapters_in_use_stay(base: PreTrainedModel, layout: AdapterLayout) -> N
     assert keys_of(resident) == "de"
 
 
+def test_a_held_adapter_stays_until_every_holder_let_go(
+    base: PreTrainedModel, layout: AdapterLayout
+) -> None:
+    resident = ResidentAdapters(base, max_bytes=sized(layout).bytes)
+    resident.put("a", sized(layout))
+    first, second = resident.hold("a"), resident.hold("a")
+    first()
+    with pytest.raises(AdaptationError, match="1 in use"):
+        resident.put("b", sized(layout))
+    second()
+    resident.put("b", sized(layout))
+    resident.hold("a")()  # gone by now: there is nothing to hold
+    assert keys_of(resident) == "b"
+
+
+def test_a_new_adapter_stays_for_its_first_use(
+    base: PreTrainedModel, layout: AdapterLayout
+) -> None:
+    now = 0.0
+    resident = ResidentAdapters(
+        base, max_bytes=2 * sized(layout).bytes, first_use_seconds=2.0, clock=lambda: now
+    )
+    resident.put("a", sized(layout))
+    resident.put("b", sized(layout))
+    with pytest.raises(AdaptationError, match="2 in use") as caught:
+        resident.put("c", sized(layout))
+    assert caught.value.retryable
+    resident.hold("b")()  # used once: it may go, though it is younger than a
+    resident.put("c", sized(layout))
+    assert keys_of(resident, "ac") == "ac"
+    resident.put("d", sized(layout))
+    now = 2.0
+    resident.put("e", sized(layout))
+    resident.put("f", sized(layout))
+    assert keys_of(resident) == "ef"
+
+
 def test_an_adapter_that_never_fits_is_refused_and_nothing_is_lost(
     base: PreTrainedModel, layout: AdapterLayout
 ) -> None:

@@ -95,6 +95,26 @@ def test_foreground_steps_go_before_background_steps(lane: Lane, gate: threading
     assert log == ["fast0", "fast1", "fast over", "slow0", "slow1", "slow over"]
 
 
+def test_foreground_steps_that_a_short_job_queues_go_before_the_next_background_step(
+    lane: Lane,
+) -> None:
+    log: list[str] = []
+    queued: list[Future[str]] = []
+
+    def enlist() -> None:
+        queued.append(lane.submit_steps(counting(log, "fast", 1), background=False))
+
+    def training() -> Generator[None, None, None]:
+        log.append("slow0")
+        lane.submit(enlist)
+        yield
+        log.append("slow1")
+
+    lane.submit_steps(training).result()
+    queued[0].result()
+    assert log == ["slow0", "fast0", "fast over", "slow1"]
+
+
 def test_a_background_step_is_due_after_its_share_of_foreground_time(
     lane: Lane, gate: threading.Event, clock: Clock
 ) -> None:

@@ -1,0 +1,83 @@
+"""Keys and values of recent prompts, so that what the next prompt shares with them is not computed.
+
+Prompts share their system prompt, the earlier turns of a conversation, and after a hit in the
+query-state cache all samples. Only prompts of the base model are kept: an adapter's are its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Layers = Sequence[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, both [H, P, D]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What is known of a prompt: the keys and values of its first tokens."""
+
+    layers: Layers
+    tokens: int
+    """How many may be used; always fewer than the prompt has, since the last one gives logits."""
+
+
+class PrefixCache:
+    """Recent prompts, the least recently used go first; used in the lane only.
+
+    Args:
+        max_bytes: Memory for keys and values; 0 keeps nothing.
+    """
+
+    def __init__(self, *, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[tuple[int, ...], Layers] = OrderedDict()
+        self._bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all entries."""
+        return self._bytes
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is ever kept."""
+        return self._max_bytes > 0
+
+    def longest(self, prompt: Sequence[int]) -> Known | None:
+        """Return what is known of the longest beginning of the prompt."""
+        best, shared = None, 0
+        for entry in self._entries:
+            common = _common(entry, prompt)
+            if common > shared:
+                best, shared = entry, common
+        shared = min(shared, len(prompt) - 1)
+        if best is None or shared < 1:
+            return None
+        self._entries.move_to_end(best)
+        return Known(self._entries[best], shared)
+
+    def add(self, prompt: Sequence[int], layers: Layers) -> None:
+        """Keep a prompt, unless it alone is more than may be kept."""
+        key = tuple(prompt)
+        size = _size(layers)
+        if key in self._entries or size > self._max_bytes:
+            return
+        while self._bytes + size > self._max_bytes:
+            _, oldest = self._entries.popitem(last=False)
+            self._bytes -= _size(oldest)
+        self._entries[key] = layers
+        self._bytes += size
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _size(layers: Layers) -> int:
+    return sum(keys.nbytes + values.nbytes for keys, values in layers)
