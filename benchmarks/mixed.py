@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from benchmarks.adapters import with_adapters
 from benchmarks.pairs import Case
+from benchmarks.setup import Setup
 from rttc_graph.integrations.lora.residency import ResidentAdapters
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.loading import LoadedModel
@@ -21,9 +21,9 @@ NEW_TOKENS = 24
 
 
 @contextmanager
-def cases(model: Path) -> Generator[list[Case]]:
+def cases(setup: Setup) -> Generator[list[Case]]:
     """Yield the one case: seconds for eight answers of 24 tokens, or until they end."""
-    made = with_adapters(model, ADAPTERS).adapters
+    made = with_adapters(setup.model, ADAPTERS).adapters
 
     def attach(loaded: LoadedModel) -> ResidentAdapters:
         resident = ResidentAdapters(loaded.model, max_bytes=64 * 2**30)
@@ -31,7 +31,7 @@ def cases(model: Path) -> Generator[list[Case]]:
             resident.put(key, adapter)
         return resident
 
-    engine = LocalEngine(model, device="cpu", threads=1)
+    engine = LocalEngine(setup.model, device="cpu", threads=1)
     engine.attach_adapters(attach)
     policy = TransformersPolicyModel(engine)
     requests = [

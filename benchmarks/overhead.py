@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
 from benchmarks.pairs import Case
+from benchmarks.setup import Setup
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.integrations.rewards.callable import CallableReward
 from rttc_graph.protocols import Generation, GenerationRequest, NewSample
@@ -76,12 +76,12 @@ class Steps(TypedDict, total=False):
 
 
 @contextmanager
-def cases(model: Path) -> Generator[list[Case]]:
+def cases(setup: Setup) -> Generator[list[Case]]:
     """Yield a run that ends with the direct answer, and one that goes on to RAG.
 
     Each against a bare LangGraph with as many nodes of nothing.
     """
-    del model
+    del setup
     canned, knowledge_base = Canned(), MemoryKnowledgeBase()
     sample = NewSample(question="q", answer="a", domain="d")
     asyncio.run(knowledge_base.ingest([sample], [[1.0, 0.0]], tenant="default"))

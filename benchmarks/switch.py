@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.adapters import in_peft, with_adapters
 from benchmarks.pairs import Case
+from benchmarks.setup import Setup
 
 RESIDENT = 64
 SWITCHES = 20
@@ -19,11 +20,11 @@ SWITCHES = 20
 
 
 @contextmanager
-def cases(model: Path) -> Generator[list[Case]]:
+def cases(setup: Setup) -> Generator[list[Case]]:
     """Yield the one case: milliseconds for a switch, before any token is computed."""
-    adapted = with_adapters(model, RESIDENT)
+    adapted = with_adapters(setup.model, RESIDENT)
     with tempfile.TemporaryDirectory() as folder:
-        peft = in_peft(model, adapted, Path(folder))
+        peft = in_peft(setup.model, adapted, Path(folder))
     names = itertools.cycle(adapted.adapters)
 
     def ours() -> float:

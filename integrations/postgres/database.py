@@ -93,15 +93,11 @@ class Database:
         """
         session = Session()
         done = asyncio.wrap_future(self._submit(action, work, error, session))
-        patience = self._patience_seconds
+        watchdog = _Watchdog(session, self._patience_seconds)
         try:
-            while True:
-                await asyncio.wait({done}, timeout=max(0.05, patience - session.idle_seconds()))
-                if done.done():
-                    return done.result()
-                if session.idle_seconds() >= patience:
-                    session.cut()
+            return await done
         finally:
+            watchdog.stop()
             session.stop()
             done.cancel()
 
@@ -207,7 +203,7 @@ class Database:
         self._dsn = self._probe()
         pool = ConnectionPool(
             self._dsn,
-            kwargs={"autocommit": True, "prepare_threshold": None},
+            kwargs={"autocommit": True, "prepare_threshold": 2},
             min_size=0,
             max_size=self._max_connections + 1,  # one for the threads that renew leases
             configure=self._configure,
@@ -237,3 +233,26 @@ class Database:
         dsn = make_conninfo(given, **{k: v for k, v in more.items() if k not in known})
         psycopg.connect(dsn).close()
         return dsn
+
+
+class _Watchdog:
+    """Cuts the connection of a session that shows no sign of life.
+
+    A timer that rarely does anything: `asyncio.wait` with a time-out costs 0.04 ms more a call.
+    """
+
+    def __init__(self, session: Session, patience_seconds: float) -> None:
+        self._session = session
+        self._patience_seconds = patience_seconds
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(patience_seconds, self._look)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        left = self._patience_seconds - self._session.idle_seconds()
+        if left <= 0:
+            self._session.cut()  # which counts as a sign of life
+            left = self._patience_seconds
+        self._timer = self._loop.call_later(max(0.05, left), self._look)

@@ -41,7 +41,7 @@ def checked_jsonb(what: str, value: Any) -> Jsonb:
     if not text.isascii() or "\\u0000" in text:
         for part in _strings(value):
             checked_text(what, part)
-    return Jsonb(value, dumps=_dumped)
+    return Jsonb(value, dumps=lambda _: text)
 
 
 def cleaned(value: Any) -> Any:
@@ -67,8 +67,11 @@ def cleaned_jsonb(value: Any) -> Jsonb:
     return Jsonb(cleaned(value), dumps=_dumped)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def _dumped(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def _fault(text: str) -> str | None:

@@ -27,11 +27,15 @@ from rttc_graph.integrations.postgres.reembedding import Reembedding, ReembedPro
 from rttc_graph.integrations.postgres.sample_index import IndexBuilder, IndexProgress
 from rttc_graph.integrations.postgres.sample_rows import (
     SampleRow,
+    copy_rows,
     ensure_domains,
     ids_of,
-    insert_rows,
 )
-from rttc_graph.integrations.postgres.sample_search import INDEX_ROWS, Scope, search
+from rttc_graph.integrations.postgres.sample_search import (
+    INDEX_ROWS,
+    Question,
+    SampleSearch,
+)
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
 
@@ -65,6 +69,7 @@ class PostgresKnowledgeBase:
         self._auto_index = auto_index
         self._index_rows = index_rows
         self._indexes = IndexBuilder(database, index_rows)
+        self._samples = SampleSearch(index_rows)
 
     async def search(
         self, vector: Vector, *, k: int, domain: str | None, tenant: str
@@ -77,19 +82,10 @@ class PostgresKnowledgeBase:
             checked_name("domain", domain)
         mine = await EmbedderIdentity.of(self._embedder)
         mine.check_vector(vector)
-        asked = HalfVector(list(vector))
-
-        def work(session: Session) -> tuple[SearchResult, bool]:
-            stored = session.row("embedder")
-            if stored is None:
-                return SearchResult(samples=[], revision=0), False
-            mine.check(stored)
-            domains = session.rows("search_scope", tenant=tenant, domain=domain)
-            scope = Scope.of(domains, self._index_rows)
-            found = search(session, scope, asked, k=k, tenant=tenant)
-            return found, scope.wants_index and mine.dimension <= MAX_INDEXED_DIMENSION
-
-        result, wants_index = await self._run("search the knowledge base", work)
+        question = Question(vector=HalfVector(list(vector)), k=k, domain=domain, tenant=tenant)
+        work = partial(self._samples.run, question=question, mine=mine)
+        result, scope = await self._run("search the knowledge base", work)
+        wants_index = scope.wants_index and mine.dimension <= MAX_INDEXED_DIMENSION
         if wants_index and self._auto_index:
             self._indexes.build_in_background()
         return result
@@ -218,15 +214,20 @@ def _ingest(
     domain_ids = ensure_domains(session, sorted({row.domain for row in rows}))
     touched = {"tenant": tenant, "domain_ids": sorted(domain_ids.values())}
     with session.connection.transaction():
-        stored = session.row("locked_embedder")
-        if stored is not None:
-            mine.check(stored)
-        session.execute("share_domains", domain_ids=touched["domain_ids"])
-        session.execute("add_tenant_domains", **touched)
-        session.execute("lock_tenant_domains", **touched)
-        added = insert_rows(session, rows, domain_ids, tenant)
-        for domain_id, count in sorted(added.items()):
-            session.execute("count_samples", tenant=tenant, domain_id=domain_id, added=count)
+        with session.together():
+            embedder = session.execute("locked_embedder")
+            session.execute("share_domains", domain_ids=touched["domain_ids"])
+            session.execute("add_tenant_domains", **touched)
+            session.execute("lock_tenant_domains", **touched)
+            stored = session.execute("stored_ids", ids=[row.id for row in rows], **touched)
+        for record in embedder:
+            mine.check(record)
+        known = {record["id"] for record in stored}
+        fresh = {row.id: row for row in rows if row.id not in known}
+        added = copy_rows(session, list(fresh.values()), domain_ids, tenant)
+        with session.together():
+            for domain_id, count in sorted(added.items()):
+                session.execute("count_samples", tenant=tenant, domain_id=domain_id, added=count)
     return sum(added.values())
 
 

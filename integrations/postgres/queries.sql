@@ -64,35 +64,6 @@ where tenant = %(tenant)s
 order by domain_id
 for update;
 
--- name: create_incoming
--- Nothing; the table goes with the transaction.
-create temporary table rttc_incoming (
-    number integer,
-    domain_id integer,
-    id bytea,
-    external_id text,
-    question text,
-    answer text,
-    metadata jsonb,
-    embedding halfvec
-) on commit drop;
-
--- name: insert_incoming
--- Number of new samples for each domain. Index: the partitions' primary keys.
-with added as (
-    insert into rttc_sample
-        (domain_id, tenant, id, external_id, question, answer, metadata, embedding)
-    select domain_id, %(tenant)s, id, external_id, question, answer, metadata, embedding
-    from rttc_incoming
-    where number >= %(first)s
-        and number < %(first)s + %(count)s
-    on conflict do nothing
-    returning domain_id
-)
-select domain_id, count(*) as added
-from added
-group by domain_id;
-
 -- name: count_samples
 -- Nothing; counts new samples and makes query states of the domain stale. Index: primary key.
 update rttc_tenant_domain
@@ -107,7 +78,7 @@ select id
 from rttc_sample
 where domain_id = any(%(domain_ids)s)
     and tenant = %(tenant)s
-    and id = any(%(ids)s);
+    and id = any(%(ids)b);
 
 -- name: search_scope
 -- A row for each domain that a search goes through. Index: primary keys.

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pgvector.psycopg import register_vector
-from psycopg import Connection, Cursor
+from psycopg import Connection, Cursor, Pipeline
 from psycopg.rows import DictRow, dict_row
 
 from rttc_graph.errors import RttcError
@@ -70,6 +70,20 @@ class Session:
     def row(self, name: str, /, **parameters: Any) -> DictRow | None:
         """Run a named statement and return its first row, if any."""
         return self.execute(name, **parameters).fetchone()
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """Send the statements of the block without waiting for each: one round trip for all.
+
+        They are one transaction. Their cursors have the rows after the block; an error shows at
+        its end.
+        """
+        if Pipeline.is_supported():
+            with self.connection.pipeline():
+                yield
+        else:  # a libpq older than 14
+            with self.connection.transaction():
+                yield
 
     def step(self) -> None:
         """Show a sign of life; called between the parts of long work.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import psycopg
@@ -22,7 +23,7 @@ from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBas
 from rttc_graph.integrations.postgres.query_state_cache import PostgresQueryStateCache
 from rttc_graph.integrations.postgres.reembedding import ReembedProgress
 from rttc_graph.integrations.postgres.sample_index import IndexProgress
-from rttc_graph.integrations.postgres.sample_search import Scope, search
+from rttc_graph.integrations.postgres.sample_search import Question, Scope, search
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.protocols import Embedder, NewSample, QueryState, SearchResult
@@ -296,23 +297,24 @@ class TestSearch:
             session.connection.execute("set enable_bitmapscan = off")
             session.connection.execute("set enable_sort = off")
             session.connection.execute("set enable_sort = off")  # or the primary key is cheaper
-            original = session.rows
+            original = session.execute
 
-            def rows(name: str, /, **parameters: Any) -> Sequence[Any]:
+            def execute(name: str, /, **parameters: Any) -> Any:
                 names.append(name)
                 return original(name, **parameters)
 
-            session.rows = rows  # type: ignore[method-assign]  # to see which were run
+            session.execute = execute  # type: ignore[method-assign]  # to see which were run
             vector = HalfVector(at_angle(0))
+            question = Question(vector=vector, k=8, domain=None, tenant="small")
             try:
-                return search(session, scope, vector, k=8, tenant="small")
+                return search(session, scope, question)
             finally:
                 session.connection.execute("discard all")
                 session.connection.execute("reset enable_sort")
 
         found = await database.run("search", work, error=KnowledgeBaseError)
         assert len(found.samples) == 8
-        assert names == ["search_hnsw", "search_exact"]
+        assert names == ["search_settings", "search_hnsw", "search_exact"]
 
     @pytest.mark.parametrize(
         ("samples", "partition", "exact"),
@@ -364,6 +366,49 @@ class TestSearch:
         for tenant in ("tenant", "small"):
             assert "hnsw" not in await plan("search_exact", tenant)
         assert "rttc_sample_1_pkey" in await plan("search_exact", "small")
+
+    async def test_a_later_search_is_one_round_trip(
+        self, knowledge_base: PostgresKnowledgeBase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await fill(knowledge_base, 20)
+        trips: list[str] = []
+        together = Session.together
+
+        def counted_trip(session: Session) -> AbstractContextManager[None]:
+            trips.append("together")
+            return together(session)
+
+        monkeypatch.setattr(Session, "together", counted_trip)
+        first = await self.ids(knowledge_base, at_angle(0))
+        assert len(trips) == 2
+        assert await self.ids(knowledge_base, at_angle(0)) == first
+        assert len(trips) == 3
+
+    async def test_what_others_stored_since_the_last_search_is_found(
+        self, knowledge_base: PostgresKnowledgeBase, database: Database, embedder: Embedder
+    ) -> None:
+        async def nearest() -> tuple[list[str], int]:
+            found = await knowledge_base.search(at_angle(50), k=1, domain=None, tenant="tenant")
+            return [sample["question"] for sample in found.samples], found.revision
+
+        assert await nearest() == ([], 0)
+        other = PostgresKnowledgeBase(database, embedder)
+        for number, (domain, angle) in enumerate([("math", 0), ("math", 20), ("law", 50)]):
+            sample = new_sample(number, domain=domain)
+            await other.ingest([sample], [at_angle(angle)], tenant="tenant")
+            assert await nearest() == ([sample.question], number + 1)
+        await other.delete(domain="law", tenant="tenant")
+        assert (await nearest())[0] == [new_sample(1).question]
+
+    async def test_a_re_embedding_since_the_last_search_is_reported(
+        self, knowledge_base: PostgresKnowledgeBase, database: Database
+    ) -> None:
+        await fill(knowledge_base, 20)
+        await knowledge_base.search(at_angle(0), k=1, domain="math", tenant="tenant")
+        await PostgresKnowledgeBase(database, NumberEmbedder(5, "new")).reembed()
+        for _ in range(2):
+            with pytest.raises(KnowledgeBaseError, match="rttc kb reembed"):
+                await knowledge_base.search(at_angle(0), k=1, domain="math", tenant="tenant")
 
     async def test_an_exact_and_an_index_search_agree(
         self, knowledge_base: PostgresKnowledgeBase
@@ -504,7 +549,7 @@ class TestIngest:
             return bool(
                 counted(
                     postgres_dsn,
-                    "select count(*) from pg_stat_activity where query ~ 'rttc_incoming' "
+                    "select count(*) from pg_stat_activity where query ~ '^copy rttc_sample' "
                     "and pid <> pg_backend_pid() and datname = current_database()",
                 )
             )

@@ -1,0 +1,72 @@
+"""Tokens a second for 1, 4 and 16 direct asks at once, against one by one by LangChain's model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from benchmarks.hf_chat import HfChat
+from benchmarks.overhead import Canned
+from benchmarks.pairs import Case
+from benchmarks.peers import named
+from benchmarks.prompts import prompts
+from benchmarks.setup import Setup
+from rttc_graph import RttcSettings, create_rttc_graph
+from rttc_graph.integrations.rewards.callable import CallableReward
+from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.testing import MemoryKnowledgeBase
+
+AT_ONCE = (1, 4, 16)
+PEER_ASKS = 2
+"""Asked one by one in a measurement; its rate does not depend on how many wait."""
+
+
+@contextmanager
+def cases(setup: Setup) -> Generator[list[Case]]:
+    """Yield a case for each number of asks."""
+    engine = LocalEngine(setup.model, device="cpu", threads=1)
+    graph = create_rttc_graph(
+        policy_model=TransformersPolicyModel(engine),
+        reward_model=CallableReward(lambda query, answer: 1.0, name="one"),
+        embedder=Canned(),
+        knowledge_base=MemoryKnowledgeBase(),
+    )
+    settings = RttcSettings(policy="direct", max_new_tokens=setup.tokens)
+    chat = HfChat(setup.model, max_tokens=setup.tokens)
+    try:
+        yield [
+            Case(
+                name=f"{count} direct asks at once",
+                ours=lambda count=count: _rate_of_graph(graph, settings, prompts(count)),
+                peer=lambda count=count: _rate_of_chat(chat, prompts(min(count, PEER_ASKS))),
+                peer_name=named("langchain-huggingface", "ChatHuggingFace and pipeline, in turns"),
+                unit="tokens/s",
+                more_is_better=True,
+                least_ratio=5 if count == AT_ONCE[-1] else None,
+            )
+            for count in AT_ONCE
+        ]
+    finally:
+        engine.close()
+
+
+def _rate_of_graph(graph: Any, settings: RttcSettings, questions: Sequence[str]) -> float:
+    async def work() -> list[dict[str, Any]]:
+        asks = (graph.ainvoke({"query": question}, context=settings) for question in questions)
+        return list(await asyncio.gather(*asks))
+
+    began = time.perf_counter()
+    outputs = asyncio.run(work())
+    seconds = time.perf_counter() - began
+    return sum(output["candidates"][0]["completion_tokens"] for output in outputs) / seconds
+
+
+def _rate_of_chat(chat: HfChat, questions: Sequence[str]) -> float:
+    began = time.perf_counter()
+    answers = [chat.answer(question) for question in questions]
+    seconds = time.perf_counter() - began
+    return sum(chat.tokens(answer) for answer in answers) / seconds

@@ -1,0 +1,97 @@
+"""The benchmarks of the model, run on one of ten thousand weights; peers where they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from transformers.utils import logging as untyped_logging
+
+from benchmarks import bestofn, concurrent
+from benchmarks.__main__ import measured
+from benchmarks.setup import Setup
+from benchmarks.trainers import Judge, Ours, PeftTrainer, TransformersPeer, TrlPeer
+from rttc_graph.protocols import TrainingExample
+from rttc_graph.settings import TttSettings
+
+logging = cast("Any", untyped_logging)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of peers that we do not mend
+
+SETTINGS = TttSettings(rank=4, alpha=8.0, learning_rate=2e-2, epochs=12, stop_loss=0.0)
+EXAMPLES = tuple(
+    TrainingExample(messages=({"role": "user", "content": text},), answer="the tin hen")
+    for text in ("what is the capital of the rain?", "capital of rain", "where reigns the rain?")
+)
+
+
+def needs(module: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(find_spec(module) is None, reason=f"{module} is not installed")
+
+
+@pytest.fixture(autouse=True)
+def loud_again() -> Iterator[None]:
+    """Benchmarks silence transformers for good, which other tests listen to."""
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    yield
+    logging.set_verbosity(verbosity)
+    if has_bars:
+        logging.enable_progress_bar()
+
+
+@pytest.mark.parametrize(
+    "peer", [pytest.param(TrlPeer, marks=needs("trl")), pytest.param(TransformersPeer)]
+)
+def test_everybody_learns_the_same_from_the_same(
+    tiny_model_path: Path, peer: type[PeftTrainer]
+) -> None:
+    ours, theirs, judge = (
+        Ours(tiny_model_path, SETTINGS),
+        peer(tiny_model_path, SETTINGS),
+        Judge(tiny_model_path, SETTINGS),
+    )
+    try:
+        encoded = ours.encode(EXAMPLES)
+        fresh = theirs.train(encoded[:1])
+        runs = [ours.train(EXAMPLES), theirs.train(encoded), theirs.train(encoded)]
+        nats = [judge.nats(run.adapter, encoded[0]) for run in runs]
+    finally:
+        ours.close()
+        theirs.close()
+    assert runs[0].adapter.keys() == runs[1].adapter.keys() == fresh.adapter.keys()
+    untouched = {name: 0 * tensor for name, tensor in runs[0].adapter.items()}
+    before = judge.nats(untouched, encoded[0])
+    assert all(after < before / 3 for after in nats)
+    # The same start for the same seed: nothing of one training is left for the next.
+    assert nats[1] == pytest.approx(nats[2], rel=1e-3)
+    assert all(run.seconds >= run.loop_seconds > 0 for run in runs)
+
+
+def test_asks_at_once_are_compared(tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concurrent, "AT_ONCE", (1, 2))
+    rows = list(measured("concurrent", small(tiny_model_path)))
+    assert [row["case"] for row in rows] == ["1 direct asks at once", "2 direct asks at once"]
+    assert all(row["unit"] == "tokens/s" and row["ours"] > 0 < row["peer"] for row in rows)
+
+
+@needs("its_hub")
+@needs("dspy")
+def test_every_peer_gives_as_many_answers(
+    tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bestofn, "ANSWERS", 3)
+    rows = list(measured("bestofn", small(tiny_model_path)))
+    assert [row["peer_name"].split()[0] for row in rows] == ["its_hub", "dspy"]
+    assert all(row["ours"] > 0 < row["peer"] for row in rows)
+
+
+@pytest.mark.parametrize(("answer", "found"), [("", 0.0), ("a a b", 2 / 3), ("A a", 0.5)])
+def test_the_reward_is_the_share_of_different_words(answer: str, found: float) -> None:
+    assert bestofn.reward(answer) == pytest.approx(found)
+
+
+def small(model: Path) -> Setup:
+    return Setup(home=model, model=model, embedder=model, tokens=3)
