@@ -11,8 +11,9 @@ import asyncio
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,7 +48,7 @@ def cases(setup: Setup) -> Generator[list[Case]]:
             Case(
                 name=f"best of {ANSWERS}",
                 ours=lambda: _ours(policy, next(questions), next(seeds), setup.tokens),
-                peer=lambda best=best: _rate(chat, best, next(questions)),
+                peer=partial(_rate_of_next, chat, best, questions),
                 peer_name=name,
                 unit="tokens/s",
                 more_is_better=True,
@@ -82,6 +83,10 @@ Best = Callable[[str], list[str]]
 """A question to all answers that were judged."""
 
 
+def _rate_of_next(chat: HfChat, best: Best, questions: Iterator[str]) -> float:
+    return _rate(chat, best, next(questions))
+
+
 def _rate(chat: HfChat, best: Best, question: str) -> float:
     began = time.perf_counter()
     answers = best(question)
@@ -94,7 +99,7 @@ def _rate(chat: HfChat, best: Best, question: str) -> float:
 def _its_hub(chat: HfChat) -> Best:
     library, api = peer("its_hub"), peer("its_hub.api")
 
-    class Model(api.AbstractLanguageModel):  # type: ignore[misc]
+    class Model(api.AbstractLanguageModel):  # type: ignore[misc,name-defined]
         """The model in its hub's words."""
 
         async def agenerate(self, messages: Any, stop: Any = None, **more: Any) -> Any:
@@ -105,7 +110,7 @@ def _its_hub(chat: HfChat) -> Best:
             answer = chat.answer(messages[-1].content)
             return {"role": "assistant", "content": answer}
 
-    class Reward(api.AbstractOutcomeRewardModel):  # type: ignore[misc]
+    class Reward(api.AbstractOutcomeRewardModel):  # type: ignore[misc,name-defined]
         """The reward in its hub's words."""
 
         def score(self, messages: Any, **more: Any) -> list[float]:
@@ -127,7 +132,7 @@ def _dspy(chat: HfChat) -> Best:
     dspy = peer("dspy")
     answers: list[str] = []
 
-    class Model(dspy.BaseLM):  # type: ignore[misc]
+    class Model(dspy.BaseLM):  # type: ignore[misc,name-defined]
         """The model in DSPy's words."""
 
         def forward(self, prompt: Any = None, messages: Any = None, **more: Any) -> Any:
@@ -136,7 +141,7 @@ def _dspy(chat: HfChat) -> Best:
             choice = SimpleNamespace(message=SimpleNamespace(content=answers[-1]))
             return SimpleNamespace(choices=[choice], usage={}, model="local")
 
-    class Plain(dspy.Adapter):  # type: ignore[misc]
+    class Plain(dspy.Adapter):  # type: ignore[misc,name-defined]
         """The question as it is: DSPy's own forms of prompt are longer, and too hard here."""
 
         def format(self, signature: Any, demos: Any, inputs: Any) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from benchmarks.hf_chat import HfChat
@@ -41,8 +42,8 @@ def cases(setup: Setup) -> Generator[list[Case]]:
         yield [
             Case(
                 name=f"{count} direct asks at once",
-                ours=lambda count=count: _rate_of_graph(graph, settings, prompts(count)),
-                peer=lambda count=count: _rate_of_chat(chat, prompts(min(count, PEER_ASKS))),
+                ours=partial(_rate_of_graph, graph, settings, prompts(count)),
+                peer=partial(_rate_of_chat, chat, prompts(min(count, PEER_ASKS))),
                 peer_name=named("langchain-huggingface", "ChatHuggingFace and pipeline, in turns"),
                 unit="tokens/s",
                 more_is_better=True,
@@ -62,7 +63,8 @@ def _rate_of_graph(graph: Any, settings: RttcSettings, questions: Sequence[str])
     began = time.perf_counter()
     outputs = asyncio.run(work())
     seconds = time.perf_counter() - began
-    return sum(output["candidates"][0]["completion_tokens"] for output in outputs) / seconds
+    tokens = [int(output["candidates"][0]["completion_tokens"]) for output in outputs]
+    return sum(tokens) / seconds
 
 
 def _rate_of_chat(chat: HfChat, questions: Sequence[str]) -> float:

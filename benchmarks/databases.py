@@ -14,7 +14,6 @@ from psycopg.conninfo import make_conninfo
 from benchmarks.setup import Setup
 from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
 from rttc_graph.integrations.postgres.migrate import migrate
-from rttc_graph.protocols import Vector
 
 _NUMBERS = itertools.count(1)
 
@@ -26,7 +25,7 @@ class Prepared:
 
     def __init__(self, dimension: int) -> None:
         self._dimension = dimension
-        self.vectors: dict[str, Vector] = {}
+        self.vectors: dict[str, list[float]] = {}
 
     async def fingerprint(self) -> str:
         """Return a constant."""
@@ -36,7 +35,7 @@ class Prepared:
         """Return the length of the vectors."""
         return self._dimension
 
-    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return what was given for the texts."""
         return [self.vectors[text] for text in texts]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging as untyped_logging
 
 from rttc_graph.prompts import SYSTEM_PROMPT
 
@@ -26,8 +26,9 @@ class HfChat:
     """
 
     def __init__(self, model: Path, *, max_tokens: int, temperature: float = 0.0) -> None:
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        logging = cast("Any", untyped_logging)  # its functions lack `-> None`
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         torch.set_num_threads(1)
         weights: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)

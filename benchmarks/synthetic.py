@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Rows:
     @property
     def lists(self) -> list[list[float]]:
         """The vectors as an embedder returns them."""
-        return self.vectors.tolist()
+        return cast("list[list[float]]", self.vectors.tolist())
 
 
 def blocks(start: int, stop: int, *, dimension: int = DIMENSION) -> Iterator[Rows]:
@@ -96,4 +96,5 @@ def _vectors(seed: int, count: int, dimension: int) -> np.ndarray[Any, Any]:
     topics = random.integers(0, _TOPICS, count)
     noise = random.standard_normal((count, dimension), dtype=np.float32)
     found = (centres[topics] + noise) * spectrum
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    unit: np.ndarray[Any, Any] = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return unit

@@ -13,10 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from datasets import Dataset
+from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load
 from torch import Tensor
@@ -28,7 +28,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging as untyped_logging
 
 from benchmarks.peers import named, peer
 from rttc_graph.integrations.lora.examples import EncodedExample, encode_examples
@@ -89,8 +89,9 @@ class PeftTrainer(ABC):
     name: str
 
     def __init__(self, model: Path, settings: TttSettings) -> None:
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        logging = cast("Any", untyped_logging)  # its functions lack `-> None`
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         self._base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         self._settings = settings
@@ -183,7 +184,7 @@ class Judge:
 
     def nats(self, adapter: dict[str, Tensor], example: EncodedExample) -> float:
         """Return the mean negative log-likelihood of the answer's tokens."""
-        found = set_peft_model_state_dict(self._model, adapter)
+        found: Any = set_peft_model_state_dict(self._model, adapter)
         if found.unexpected_keys:
             raise AssertionError(f"the adapter has other places: {found.unexpected_keys[:3]}")
         ids = torch.tensor([example.ids])
