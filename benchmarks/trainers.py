@@ -86,7 +86,10 @@ class Ours:
 class PeftTrainer(ABC):
     """A training with peft, on a base model of its own."""
 
-    name: str
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Of the library, with its version and how it is set up."""
 
     def __init__(self, model: Path, settings: TttSettings) -> None:
         logging = cast("Any", untyped_logging)  # its functions lack `-> None`
@@ -143,7 +146,10 @@ class PeftTrainer(ABC):
 class TrlPeer(PeftTrainer):
     """trl's SFTTrainer."""
 
-    name = named("trl", "SFTTrainer, one padded batch")
+    @property
+    def name(self) -> str:
+        """Of the library, with its version and how it is set up."""
+        return named("trl", "SFTTrainer, one padded batch")
 
     def _trainer(self, rows: Dataset, settings: TttSettings) -> Any:
         trl = peer("trl")
@@ -164,7 +170,10 @@ class TrlPeer(PeftTrainer):
 class TransformersPeer(PeftTrainer):
     """transformers' Trainer over a model that peft has wrapped."""
 
-    name = named("transformers", f"Trainer with {named('peft', 'one padded batch')}")
+    @property
+    def name(self) -> str:
+        """Of the library, with its version and how it is set up."""
+        return named("transformers", f"Trainer with {named('peft', 'one padded batch')}")
 
     def _trainer(self, rows: Dataset, settings: TttSettings) -> Any:
         return Trainer(
