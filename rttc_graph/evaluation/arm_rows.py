@@ -7,7 +7,6 @@ Judgements are lines of their own: another reward model adds its own to rows tha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from typing_extensions import TypedDict
 
-from rttc_graph.errors import ConfigurationError
+from rttc_graph.json_log import add_lines, load_lines
 from rttc_graph.state import Arm, Candidate
 
 ARMS: tuple[Arm, ...] = ("direct", "rag", "ttt")
@@ -142,38 +141,25 @@ class ArmLog:
         Raises:
             ConfigurationError: The file holds something else.
         """
+        lines: list[Line] = load_lines(
+            self.path,
+            _accepted,
+            what="arm rows",
+            way_out="name another file, or delete it to start anew",
+        )
         rows = ArmRows()
-        if not self.path.exists():
-            return rows
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        for number, text in enumerate(whole.split(b"\n")[:-1], start=1):
-            rows.add(self._line(number, text))
-        if len(whole) < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+        for line in lines:
+            rows.add(line)
         return rows
 
     def add(self, lines: Iterable[Line]) -> None:
         """Append lines; once this returns, a kill of the process does not lose them."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        texts = (json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        with self.path.open("ab") as file:
-            file.write("".join(texts).encode("utf-8", "surrogatepass"))
+        add_lines(self.path, lines)
 
-    def _line(self, number: int, text: bytes) -> Line:
-        try:
-            value: Any = json.loads(text)
-        except ValueError:
-            value = None
-        fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-        shape = _SHAPES.get(fields.get("kind"))
-        if shape is None or not shape <= fields.keys():
-            raise ConfigurationError(
-                f"{str(self.path)!r} is not a file of arm rows (line {number}): "
-                "name another file, or delete it to start anew"
-            )
-        return cast("Line", fields)
+
+def _accepted(fields: dict[str, Any]) -> Line | None:
+    shape = _SHAPES.get(fields.get("kind"))
+    return cast("Line", fields) if shape is not None and shape <= fields.keys() else None
 
 
 _SHAPES: dict[object, frozenset[str]] = {

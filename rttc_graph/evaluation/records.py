@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from typing_extensions import TypedDict
 
-from rttc_graph.errors import ConfigurationError
+from rttc_graph.json_log import add_lines, load_lines
 from rttc_graph.settings import PolicyName
 from rttc_graph.state import Arm
 
@@ -78,31 +78,19 @@ class RecordLog:
         Raises:
             ConfigurationError: The file holds something else.
         """
-        if not self._path.exists():
-            return {}
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        records = [self._record(n, line) for n, line in enumerate(whole.split(b"\n")[:-1], start=1)]
-        if len(whole) < len(content):
-            with self._path.open("r+b") as file:
-                file.truncate(len(whole))
+        records = load_lines(
+            self._path,
+            _accepted,
+            what="evaluation records",
+            way_out="name another file, or delete it to start anew",
+        )
         return {(r["row"], r["policy"]): r for r in records if r["digest"] == digest}
 
     def add(self, record: Record) -> None:
         """Append a record; once this returns, a kill of the process does not lose it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        with self._path.open("ab") as file:
-            file.write(line + b"\n")
+        add_lines(self._path, [record])
 
-    def _record(self, number: int, line: bytes) -> Record:
-        try:
-            value: Any = json.loads(line)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict) or not _Always.__required_keys__ <= value.keys():
-            raise ConfigurationError(
-                f"{str(self._path)!r} is not a file of evaluation records (line {number}): "
-                "name another file, or delete it to start anew"
-            )
-        return cast("Record", value)
+
+def _accepted(fields: dict[str, Any]) -> Record | None:
+    is_one = _Always.__required_keys__ <= fields.keys()
+    return cast("Record", fields) if is_one else None

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.json_log import add_lines, load_lines
 from rttc_graph.state import Candidate, FinishReason
 
 Source = Literal[
@@ -86,26 +87,17 @@ class CandidateLog:
         Raises:
             ConfigurationError: The file holds something else.
         """
-        if not self.path.exists():
-            return {}
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        lines = whole.split(b"\n")[:-1]
-        rows = [_row(self.path, number, line) for number, line in enumerate(lines, start=1)]
-        if len(whole) < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+        rows = load_lines(
+            self.path,
+            _accepted,
+            what="judged candidates",
+            way_out="name another file, or make one with 'rttc reward draw'",
+        )
         return {row["key"]: row for row in rows}
 
     def add(self, rows: Iterable[CandidateRow]) -> None:
         """Append candidates; once this returns, a kill of the process does not lose them."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = b"".join(
-            json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-            for row in rows
-        )
-        with self.path.open("ab") as file:
-            file.write(lines)
+        add_lines(self.path, rows)
 
 
 def read_candidates(paths: Sequence[Path]) -> list[CandidateRow]:
@@ -124,14 +116,6 @@ def read_candidates(paths: Sequence[Path]) -> list[CandidateRow]:
     return list(found.values())
 
 
-def _row(path: Path, number: int, line: bytes) -> CandidateRow:
-    try:
-        value: Any = json.loads(line)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or not CandidateRow.__required_keys__ <= value.keys():
-        raise ConfigurationError(
-            f"{str(path)!r} is not a file of judged candidates (line {number}): "
-            "name another file, or make one with 'rttc reward draw'"
-        )
-    return cast("CandidateRow", value)
+def _accepted(fields: dict[str, Any]) -> CandidateRow | None:
+    is_one = CandidateRow.__required_keys__ <= fields.keys()
+    return cast("CandidateRow", fields) if is_one else None

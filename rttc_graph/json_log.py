@@ -1,0 +1,63 @@
+"""Files of JSON lines that a killed process leaves whole; every call blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from rttc_graph.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+def load_lines(
+    path: Path, accept: Callable[[dict[str, Any]], T | None], *, what: str, way_out: str
+) -> list[T]:
+    """Return the lines of a file in order; none where there is no file.
+
+    A last line that a kill cut short is removed from the file.
+
+    Args:
+        path: The file.
+        accept: Returns a line's object as what it is, `None` if it is something else.
+        what: What the file should be, for the error.
+        way_out: What to do about another file, for the error.
+
+    Raises:
+        ConfigurationError: The file holds something else.
+    """
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    found: list[T] = []
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        fields = _fields(line)
+        accepted = None if fields is None else accept(fields)
+        if accepted is None:
+            raise ConfigurationError(
+                f"{str(path)!r} is not a file of {what} (line {number}): {way_out}"
+            )
+        found.append(accepted)
+    if len(whole) < len(content):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return found
+
+
+def add_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append lines; once this returns, a kill of the process does not lose them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with path.open("ab") as file:
+        file.write(text.encode("utf-8", "surrogatepass"))
+
+
+def _fields(line: bytes) -> dict[str, Any] | None:
+    try:
+        value: Any = json.loads(line)
+    except ValueError:
+        return None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
