@@ -83,11 +83,9 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
-@pytest.fixture(scope="session")
-def smollm2_path(request: pytest.FixtureRequest) -> Path:
-    """Folder of the real SmolLM2-135M-Instruct: an installation's own, or pulled once into
-    pytest's cache; skips where it cannot be had. Mark its tests with `model`."""
-    name = "smollm2-135m-instruct"
+def real_model_folder(name: str, request: pytest.FixtureRequest) -> Path:
+    """Folder of real weights: an installation's own, or pulled once into pytest's cache; skips
+    where they cannot be had."""
     entry = entry_for(name)
     assert entry is not None
     installed = model_folder(entry, Path(os.environ.get("RTTC_HOME", "~/.rttc")).expanduser())
@@ -97,7 +95,13 @@ def smollm2_path(request: pytest.FixtureRequest) -> Path:
     try:
         return pull(name, cache_dir=request.config.cache.mkdir("rttc-models"))
     except PolicyModelError as exc:
-        pytest.skip(f"no SmolLM2 weights: {exc}")
+        pytest.skip(f"no weights of {name}: {exc}")
+
+
+@pytest.fixture(scope="session")
+def smollm2_path(request: pytest.FixtureRequest) -> Path:
+    """Folder of the real SmolLM2-135M-Instruct. Mark its tests with `model`."""
+    return real_model_folder("smollm2-135m-instruct", request)
 
 
 @pytest.fixture

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
 from reward_model_contract import ANSWERS, candidate
+from tiny_models import real_model_folder
 
 from rttc_graph.config import load_config
-from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.shipped import SHIPPED, shipped_folder
 from rttc_graph.integrations.rewards.trained.reward import EncoderReward
 from rttc_graph.integrations.rewards.trained.spec import WEIGHTS_FILE, read_spec
 from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.weights import entry_for, model_folder, pull
 from rttc_graph.reward_training.negatives import TRICKS
 from rttc_graph.rewards import open_reward_model
 
@@ -53,18 +51,8 @@ OTHER_TRICKS = (
 
 @pytest.fixture(scope="module")
 def backbone(request: pytest.FixtureRequest) -> Path:
-    """Folder of the real encoder: an installation's own, or pulled into pytest's cache."""
-    name = read_spec(shipped_folder()).base
-    entry = entry_for(name)
-    assert entry is not None
-    installed = model_folder(entry, Path(os.environ.get("RTTC_HOME", "~/.rttc")).expanduser())
-    if installed.is_dir():
-        return installed
-    assert request.config.cache is not None
-    try:
-        return pull(name, cache_dir=request.config.cache.mkdir("rttc-models"))
-    except PolicyModelError as exc:
-        pytest.skip(f"no weights of {name}: {exc}")
+    """Folder of the real encoder."""
+    return real_model_folder(read_spec(shipped_folder()).base, request)
 
 
 @pytest.fixture(scope="module")
