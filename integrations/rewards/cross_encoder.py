@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -13,6 +12,7 @@ from rttc_graph.integrations.batch_lane import BatchLane
 from rttc_graph.integrations.clean_text import clean
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
+from rttc_graph.logistic import sigmoid
 from rttc_graph.state import Candidate
 
 Activation = Literal["sigmoid", "identity"]
@@ -77,14 +77,6 @@ class CrossEncoderReward:
         query = clean(query)
         pairs = [(query, clean(candidate["answer"])) for candidate in candidates]
         return await self._lane.run(pairs)
-
-
-def sigmoid(value: float) -> float:
-    """Return `1 / (1 + exp(-value))` without overflow, however large the value."""
-    if value >= 0:
-        return 1 / (1 + math.exp(-value))
-    power = math.exp(value)
-    return power / (1 + power)
 
 
 def _scorer(

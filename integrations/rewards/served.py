@@ -20,8 +20,8 @@ from rttc_graph.integrations.batch_lane import BatchLane
 from rttc_graph.integrations.clean_text import clean
 from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, describe
 from rttc_graph.integrations.rewards.checks import checked_rewards
-from rttc_graph.integrations.rewards.cross_encoder import sigmoid
 from rttc_graph.integrations.rewards.shorten import keep_ends
+from rttc_graph.logistic import sigmoid
 from rttc_graph.state import Candidate
 
 Route = Literal["classify", "score", "predict"]

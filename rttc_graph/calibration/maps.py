@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.logistic import sigmoid
 
 Method = Literal["isotonic", "platt"]
 METHODS: tuple[Method, ...] = ("platt", "isotonic")
@@ -48,7 +49,7 @@ class CalibrationMap:
         """Return P(right) for a raw score."""
         if self.method == "platt":
             [(slope, offset)] = self.knots
-            return _sigmoid(slope * _logit(score) + offset)
+            return sigmoid(slope * _logit(score) + offset)
         scores = [knot[0] for knot in self.knots]
         at = bisect_left(scores, score)
         if at == 0:
@@ -163,7 +164,7 @@ def _newton_step(
     h_slope = h_offset = 1e-9  # keeps the matrix invertible where all scores are one
     h_cross = 0.0
     for x, target in points:
-        p = _sigmoid(slope * x + offset)
+        p = sigmoid(slope * x + offset)
         weight = p * (1 - p)
         g_slope += (p - target) * x
         g_offset += p - target
@@ -188,10 +189,6 @@ def _platt_loss(points: Sequence[tuple[float, float]], slope: float, offset: flo
 
 def _mean(block: Sequence[float]) -> float:
     return block[0] / block[1]
-
-
-def _sigmoid(z: float) -> float:
-    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
 
 
 def _logit(score: float) -> float:

@@ -16,10 +16,11 @@ from reward_model_contract import candidate
 from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.rewards.callable import CallableReward
 from rttc_graph.integrations.rewards.checks import checked_rewards
-from rttc_graph.integrations.rewards.cross_encoder import CrossEncoderReward, sigmoid
+from rttc_graph.integrations.rewards.cross_encoder import CrossEncoderReward
 from rttc_graph.integrations.rewards.llm_judge import ChatJudge
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.shorten import ELLIPSIS, keep_ends
+from rttc_graph.logistic import sigmoid
 
 
 @pytest.mark.parametrize(

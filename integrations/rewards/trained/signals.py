@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from rttc_graph.integrations.rewards.trained.spec import Calibration
+from rttc_graph.logistic import sigmoid
 from rttc_graph.state import Candidate
 
 SIGNALS = 2
@@ -35,7 +36,4 @@ def calibrated(logit: float, signals: Sequence[float], calibration: Calibration)
     """Return the calibration's probability, without overflow."""
     total = calibration.bias + calibration.logit * logit
     total += sum(w * s for w, s in zip(calibration.signals, signals, strict=True)) if signals else 0
-    if total >= 0:
-        return 1 / (1 + math.exp(-total))
-    power = math.exp(total)
-    return power / (1 + power)
+    return sigmoid(total)
