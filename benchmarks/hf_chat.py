@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
-from transformers.utils import logging as untyped_logging
 
+from benchmarks.peers import quiet_transformers
 from rttc_graph.prompts import SYSTEM_PROMPT
 
 
@@ -26,9 +26,7 @@ class HfChat:
     """
 
     def __init__(self, model: Path, *, max_tokens: int, temperature: float = 0.0) -> None:
-        logging = cast("Any", untyped_logging)  # its functions lack `-> None`
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        quiet_transformers()
         torch.set_num_threads(1)
         weights: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)

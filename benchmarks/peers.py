@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
+
+from transformers.utils import logging as untyped_logging
 
 from rttc_graph.errors import ConfigurationError
 
@@ -32,6 +34,13 @@ def peer(module: str) -> Any:
         package = module.partition(".")[0]
         how = INSTALL.get(package, BENCH)
         raise ConfigurationError(f"the peer {package!r} cannot be imported ({exc}): {how}") from exc
+
+
+def quiet_transformers() -> None:
+    """Keep transformers' warnings and bars out of what a benchmark prints."""
+    logging = cast("Any", untyped_logging)  # its functions lack `-> None`
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def named(distribution: str, how: str) -> str:

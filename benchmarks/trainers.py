@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
@@ -28,9 +28,8 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from transformers.utils import logging as untyped_logging
 
-from benchmarks.peers import named, peer
+from benchmarks.peers import named, peer, quiet_transformers
 from rttc_graph.integrations.lora.examples import EncodedExample, encode_examples
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.transformers.engine import LocalEngine
@@ -92,9 +91,7 @@ class PeftTrainer(ABC):
         """Of the library, with its version and how it is set up."""
 
     def __init__(self, model: Path, settings: TttSettings) -> None:
-        logging = cast("Any", untyped_logging)  # its functions lack `-> None`
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        quiet_transformers()
         self._base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         self._settings = settings

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from rttc_graph.asking import AskResult
+from rttc_graph.cli.options import K, MaxNewTokens, Tau
 from rttc_graph.cli.screen import out, print_json, print_table, progress
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
@@ -24,10 +25,10 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     question: Annotated[str, typer.Argument(help="What to answer.", show_default=False)],
     domain: Annotated[str | None, typer.Option(help="Domain of the knowledge base; all.")] = None,
     policy: Annotated[PolicyName | None, typer.Option(help="Who decides the next arm.")] = None,
-    tau: Annotated[float | None, typer.Option(help="Reward that accepts, 0 to 1.")] = None,
-    k: Annotated[int | None, typer.Option(help="Samples to retrieve.")] = None,
+    tau: Tau = None,
+    k: K = None,
     tenant: Annotated[str | None, typer.Option(help="Whose samples and cache.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    max_new_tokens: MaxNewTokens = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of sampling and training.")] = None,
     budget_seconds: Annotated[float | None, typer.Option(help="Wall time of the run.")] = None,

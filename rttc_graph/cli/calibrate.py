@@ -23,11 +23,11 @@ from rttc_graph.cli.eval_rows import (
     judge_rows,
     questions_of_models,
 )
+from rttc_graph.cli.options import K, Limit, MaxNewTokens, RowDomain, Scorer
 from rttc_graph.cli.screen import AsJson, err, out, print_json, print_table
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.knowledge import open_knowledge
 from rttc_graph.protocols import StoredCalibration
 
@@ -48,12 +48,12 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     save: Annotated[
         bool, typer.Option("--save", help="Keep it: from now on rewards are P(right).")
     ] = False,
-    limit: Annotated[int | None, typer.Option(help="Questions, drawn by the seed; all.")] = None,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Of the draw and of training.")] = 0,
-    scorer: Annotated[ScorerName, typer.Option(help="auto decides row by row.")] = "auto",
-    domain: Annotated[str | None, typer.Option(help="Where samples are; the row's.")] = None,
-    k: Annotated[int | None, typer.Option(help="Samples to retrieve.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    scorer: Scorer = "auto",
+    domain: RowDomain = None,
+    k: K = None,
+    max_new_tokens: MaxNewTokens = None,
     tenant: Annotated[
         str | None, typer.Option(help="Whose samples, and whose calibration.")
     ] = None,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import typer
 from rich.text import Text
@@ -22,7 +21,8 @@ from rttc_graph.cli.eval_rows import (
     questions_of_models,
     settings_of,
 )
-from rttc_graph.cli.screen import AsJsonFile, err, out, print_json
+from rttc_graph.cli.options import K, Limit, MaxNewTokens, RowDomain, Scorer, Tau, words_of
+from rttc_graph.cli.screen import AsJsonFile, err, out, write_json
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import ConfigurationError
@@ -45,13 +45,13 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         str | None, typer.Option(help="Policy models, comma-separated; the configured one.")
     ] = None,
     policies: Annotated[str, typer.Option(help="Policies, comma-separated.")] = _POLICIES,
-    limit: Annotated[int | None, typer.Option(help="Questions, drawn by the seed; all.")] = None,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Of the draw, sampling and training.")] = 0,
-    scorer: Annotated[ScorerName, typer.Option(help="auto decides row by row.")] = "auto",
-    domain: Annotated[str | None, typer.Option(help="Where samples are; the row's.")] = None,
-    tau: Annotated[float | None, typer.Option(help="Reward that accepts, 0 to 1.")] = None,
-    k: Annotated[int | None, typer.Option(help="Samples to retrieve.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    scorer: Scorer = "auto",
+    domain: RowDomain = None,
+    tau: Tau = None,
+    k: K = None,
+    max_new_tokens: MaxNewTokens = None,
     tenant: Annotated[str | None, typer.Option(help="Whose samples.")] = None,
     real: Annotated[
         bool, typer.Option("--real", help="Run each policy instead of replaying it; one file.")
@@ -121,10 +121,9 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
             use_cache=use_cache,
             records=records,
         )
-        plot_accuracy(
-            result["policies"], picture, rows=result["rows"], title=f"{name}, {config.model}"
-        )
-        if _write_json(result, json_out):
+        title = f"{name}, {config.model}"
+        plot_accuracy(result["policies"], picture, rows=result["rows"], title=title)
+        if write_json(result, json_out):
             print_result(result)
             out.print(Text(f"every answer: {log}\nplot: {picture}"))
         return
@@ -133,7 +132,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         found = judge_rows(config, log)
     else:
         wanted = RowsWanted(data_sets=data_sets, samples=samples, domain=domain, log=log)
-        named = [model.strip() for model in (models or config.model).split(",")]
+        named = words_of(models or config.model)
         found = [collect_rows(config.model_copy(update={"model": m}), wanted) for m in named]
     if collect_only:
         out.print(Text(f"every answer: {log}"))
@@ -190,7 +189,7 @@ def _report(
     }
     plot_accuracy(groups[0]["policies"], where.picture, rows=groups[0]["rows"], title=where.name)
     result = {**groups[0], "groups": groups, "settings": settings}
-    if _write_json(result, where.json_out):
+    if write_json(result, where.json_out):
         for group in groups:
             _print(group)
         out.print(Text(f"every answer: {where.log}\nplot: {where.picture}"))
@@ -209,20 +208,9 @@ def _report(
         err.print(Text(f"report: {written}"))
 
 
-def _write_json(result: Any, json_out: str | None) -> bool:
-    """Write the figures as JSON if wanted, and tell whether people may be shown them too."""
-    if json_out == "-":
-        print_json(result)
-        return False
-    if json_out is not None:
-        text = json.dumps(result, indent=2, ensure_ascii=False)
-        Path(json_out).write_text(text + "\n", encoding="utf-8")
-    return True
-
-
 def _parse(policies: str) -> tuple[PolicyName, ...]:
     known: tuple[PolicyName, ...] = get_args(PolicyName)
-    chosen = [name.strip() for name in policies.split(",") if name.strip()]
+    chosen = words_of(policies)
     for name in chosen:
         if name not in known:
             raise ConfigurationError(f"policy {name!r} is unknown: take any of {', '.join(known)}")

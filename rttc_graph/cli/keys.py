@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from rttc_graph.api_keys import ApiKey, new_key
+from rttc_graph.cli.options import words_of
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
 from rttc_graph.cli.session import session
 from rttc_graph.integrations.postgres.api_keys import PostgresApiKeys
@@ -38,7 +39,7 @@ def add_key(
     Example: rttc keys add --tenant acme --scopes ask,kb:read --name 'support desk'
     """
     config = session(context).config(tenant=tenant)
-    wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    wanted = words_of(scopes)
     key, made = new_key(config.tenant, wanted, name=name)
     stored = _with_keys(context, lambda keys: keys.add(made))
     if as_json:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 from rich.text import Text
 
-from rttc_graph.cli.screen import AsJsonFile, out, print_json, print_table, progress
+from rttc_graph.cli.options import words_of
+from rttc_graph.cli.screen import AsJsonFile, out, print_table, progress, write_json
 from rttc_graph.cli.session import session
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.state import Arm
@@ -126,9 +127,7 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     rows = _drawn(config, material, drawing, kept[0])
     rows = _with_more(rows, kept[1:])
     result = _trained(config, rows, settings, out_folder)
-    if json_out is not None:
-        _write_json(result.spec.training, json_out)
-    if json_out != "-":
+    if write_json(result.spec.training, json_out):
         _print_figures({"held out": result.held_out})
         out.print(Text(f"reward model: {out_folder}\ncandidates: {', '.join(map(str, kept))}"))
 
@@ -157,9 +156,7 @@ def evaluate(
         measured = asyncio.run(
             measure_on(config, rows, lambda n: bar.update(bar.task_ids[0], completed=n))
         )
-    if json_out is not None:
-        _write_json(measured, json_out)
-    if json_out != "-":
+    if write_json(measured, json_out):
         _print_measured(measured)
 
 
@@ -273,7 +270,7 @@ def _trained(
 
 def _arms(text: str) -> tuple[Arm, ...]:
     known: tuple[Arm, ...] = get_args(Arm)
-    names = [part.strip() for part in text.split(",") if part.strip()]
+    names = words_of(text)
     if names == ["none"]:
         return ()
     for part in names:
@@ -284,18 +281,9 @@ def _arms(text: str) -> tuple[Arm, ...]:
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
+        return tuple(float(part) for part in words_of(text))
     except ValueError as exc:
         raise ConfigurationError(f"{name}={text!r} must be numbers with commas between") from exc
-
-
-def _write_json(value: object, target: str) -> None:
-    import json
-
-    if target == "-":
-        print_json(value)
-    else:
-        Path(target).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _print_sources(rows: Sequence[CandidateRow]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,17 @@ err = Console(stderr=True, highlight=False)
 def print_json(value: object) -> None:
     """Print one JSON document on stdout, plain text in any terminal."""
     out.print(Text(json.dumps(value, ensure_ascii=False, indent=2)))
+
+
+def write_json(value: object, json_out: str | None) -> bool:
+    """Write figures as `--json FILE` asks, and tell whether people may be shown them too."""
+    if json_out == "-":
+        print_json(value)
+        return False
+    if json_out is not None:
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        Path(json_out).write_text(text + "\n", encoding="utf-8")
+    return True
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

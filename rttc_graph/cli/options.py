@@ -1,0 +1,21 @@
+"""Flags that several commands share, and how lists of words are written."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rttc_graph.evaluation.scorers import ScorerName
+
+Limit = Annotated[int | None, typer.Option(help="Questions, drawn by the seed; all.")]
+Scorer = Annotated[ScorerName, typer.Option(help="auto decides row by row.")]
+RowDomain = Annotated[str | None, typer.Option(help="Where samples are; the row's.")]
+Tau = Annotated[float | None, typer.Option(help="Reward that accepts, 0 to 1.")]
+K = Annotated[int | None, typer.Option(help="Samples to retrieve.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer.")]
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a list written with commas, without those that are empty."""
+    return [word.strip() for word in text.split(",") if word.strip()]
