@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from benchmarks.peers import named, peer, quiet_transformers
-from rttc_graph.integrations.lora.examples import EncodedExample, encode_examples
+from rttc_graph.integrations.lora.examples import EncodedExample, deal, encode_examples
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.protocols import TrainingExample
@@ -73,8 +73,9 @@ class Ours:
             self._trainer.train("benchmark", examples, self._settings, on_step=lambda step: None)
         )
         seconds = time.process_time() - began
-        if trained.steps != self._settings.epochs:
-            raise AssertionError(f"{trained.steps} steps instead of {self._settings.epochs}")
+        steps = self._settings.steps(self._settings.steps_of_epoch(len(examples)))
+        if trained.steps != steps:
+            raise AssertionError(f"{trained.steps} steps instead of {steps}")
         return Run(seconds, seconds, load(trained.weights))
 
     def close(self) -> None:
@@ -100,7 +101,8 @@ class PeftTrainer(ABC):
     def train(self, examples: Sequence[EncodedExample]) -> Run:
         """Train from token ids, which it is given ready made."""
         began = time.process_time()
-        trainer = self._trainer(_rows(examples), self._settings)
+        dealt = [example for step in deal(examples, self._settings) for example in step]
+        trainer = self._trainer(_rows(dealt), self._settings)
         trainer.remove_callback(PrinterCallback)
         began_loop = time.process_time()
         trainer.train()
@@ -116,12 +118,13 @@ class PeftTrainer(ABC):
     @abstractmethod
     def _trainer(self, rows: Dataset, settings: TttSettings) -> Any: ...
 
-    def _arguments(self, settings: TttSettings) -> dict[str, Any]:
+    def _arguments(self, rows: Dataset, settings: TttSettings) -> dict[str, Any]:
         """Return what both trainers take; what is not here has no part in so short a training."""
         return {
             "output_dir": self._folder.name,
-            "per_device_train_batch_size": 64,  # all samples in one padded batch, as ours
-            "num_train_epochs": settings.epochs,  # so one step each
+            "per_device_train_batch_size": settings.samples_per_step,
+            "max_steps": settings.steps(settings.steps_of_epoch(len(rows))),
+            "train_sampling_strategy": "sequential",  # the rows are in the order of our steps
             "learning_rate": settings.learning_rate,
             "lr_scheduler_type": "constant",  # ours has no schedule
             "weight_decay": 0.0,
@@ -146,12 +149,12 @@ class TrlPeer(PeftTrainer):
     @property
     def name(self) -> str:
         """Of the library, with its version and how it is set up."""
-        return named("trl", "SFTTrainer, one padded batch")
+        return named("trl", "SFTTrainer, the same steps as padded batches")
 
     def _trainer(self, rows: Dataset, settings: TttSettings) -> Any:
         trl = peer("trl")
         arguments = trl.SFTConfig(
-            **self._arguments(settings),
+            **self._arguments(rows, settings),
             dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are ready
             packing=False,  # without flash attention it would let samples see each other
         )
@@ -170,12 +173,12 @@ class TransformersPeer(PeftTrainer):
     @property
     def name(self) -> str:
         """Of the library, with its version and how it is set up."""
-        return named("transformers", f"Trainer with {named('peft', 'one padded batch')}")
+        return named("transformers", f"Trainer with {named('peft', 'the same steps')}")
 
     def _trainer(self, rows: Dataset, settings: TttSettings) -> Any:
         return Trainer(
             model=get_peft_model(self._base, lora_config(settings)),
-            args=TrainingArguments(**self._arguments(settings)),
+            args=TrainingArguments(**self._arguments(rows, settings)),
             train_dataset=rows,
             data_collator=DataCollatorForSeq2Seq(self._tokenizer, label_pad_token_id=IGNORED),
         )

@@ -19,7 +19,7 @@ from benchmarks.pairs import Case, row_of
 from benchmarks.setup import Setup, tell
 from benchmarks.solved import Solved, solved_questions
 from benchmarks.trainers import Judge, Ours, PeftTrainer, Run, TransformersPeer, TrlPeer
-from rttc_graph.integrations.lora.examples import EncodedExample
+from rttc_graph.integrations.lora.examples import EncodedExample, deal
 from rttc_graph.integrations.lora.layout import layout_of
 from rttc_graph.settings import TttSettings
 
@@ -82,7 +82,9 @@ class _Bench:
         mine = self.ours.train(question.examples)
         peak = statistics.mean((before, self._peak(encoded)))
         theirs = theirs or trainer.train(encoded)
-        flops = SETTINGS.epochs * needed_flops(self.shapes, encoded, rank=SETTINGS.rank)
+        flops = sum(
+            needed_flops(self.shapes, step, rank=SETTINGS.rank) for step in deal(encoded, SETTINGS)
+        )
         return Measured(
             data_set=question.data_set,
             seconds=(mine.seconds, theirs.seconds),
@@ -95,7 +97,8 @@ class _Bench:
         return self.judge.nats(run.adapter, held_out)
 
     def _peak(self, encoded: Sequence[EncodedExample]) -> float:
-        return peak_flops(self.shapes, sum(len(example.ids) for example in encoded))
+        largest = max(deal(encoded, SETTINGS), key=len)
+        return peak_flops(self.shapes, sum(len(example.ids) for example in largest))
 
 
 @contextmanager

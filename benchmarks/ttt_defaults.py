@@ -26,7 +26,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import StepLimits, encode_examples, pack
+from rttc_graph.integrations.lora.examples import StepLimits, encode_examples, pack, pack_steps
 from rttc_graph.integrations.lora.layout import Adapter
 from rttc_graph.integrations.lora.training import Watch, fresh_adapter, training_steps
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
@@ -41,16 +41,17 @@ ANSWER_TOKENS = {"gsm8k": 200}
 
 @dataclass(frozen=True)
 class Setting:
-    """A point of the grid; the epochs are counted inside one training."""
+    """A point of the grid; the steps are counted inside one training."""
 
     learning_rate: float
     rank: int
-    epochs: tuple[int, ...]
+    samples_per_step: int
+    steps: tuple[int, ...]
 
     @property
     def label(self) -> str:
         """Name in the output."""
-        return f"lr={self.learning_rate:g} rank={self.rank}"
+        return f"lr={self.learning_rate:g} rank={self.rank} of {self.samples_per_step}"
 
     def ttt(self) -> TttSettings:
         """Return the settings of the longest training, without early stop."""
@@ -58,7 +59,9 @@ class Setting:
             rank=self.rank,
             alpha=2.0 * self.rank,
             learning_rate=self.learning_rate,
-            epochs=max(self.epochs),
+            epochs=1,
+            samples_per_step=self.samples_per_step,
+            min_steps=max(self.steps),
             stop_loss=0.0,
         )
 
@@ -95,26 +98,34 @@ def main() -> None:
 def measure(
     loaded: LoadedModel, model: AdaptedModel, question: Question, setting: Setting
 ) -> Iterator[dict[str, Any]]:
-    """Train once and yield one row for the base and for each number of epochs."""
+    """Train once and yield one row for the base and for each number of steps."""
     settings = setting.ttt()
     adapter = fresh_adapter(model.layout, settings, device=model.device)
     limits = StepLimits.of(
         model.layout, vocabulary=int(loaded.model.config.vocab_size), max_bytes=2**30
     )
     examples = encode_examples(loaded, training_examples(question.nearest))
-    batches = pack(examples, limits, device=model.device, share_prefix=model.can_share_prefix)
+    epoch = pack_steps(
+        examples,
+        limits,
+        settings=settings,
+        device=model.device,
+        share_prefix=model.can_share_prefix,
+        as_trees=model.can_be_tree,
+    )
     losses: list[float] = []
     watch = Watch(
         on_step=lambda step: losses.append(step.loss), clock=time.monotonic, deadline=None
     )
-    began = time.process_time()
-    yield _row(loaded, model, adapter, question, setting, epochs=0, losses=losses, seconds=0.0)
-    left = set(setting.epochs)
-    for _ in training_steps(model, adapter, batches, settings, watch):
+    yield _row(loaded, model, adapter, question, setting, 0, losses, seconds=0.0)
+    left = set(setting.steps)
+    spent, began = 0.0, time.process_time()
+    for _ in training_steps(model, adapter, epoch, settings, watch):
         if len(losses) in left:  # the first yield after a step's loss follows its update
             left.remove(len(losses))
-            seconds = time.process_time() - began
-            yield _row(loaded, model, adapter, question, setting, len(losses), losses, seconds)
+            spent += time.process_time() - began
+            yield _row(loaded, model, adapter, question, setting, len(losses), losses, spent)
+            began = time.process_time()
 
 
 def _row(
@@ -123,7 +134,7 @@ def _row(
     adapter: Adapter,
     question: Question,
     setting: Setting,
-    epochs: int,
+    steps: int,
     losses: Sequence[float],
     seconds: float,
 ) -> dict[str, Any]:
@@ -132,7 +143,7 @@ def _row(
         "data_set": question.data_set,
         "question": question.sample["id"],
         "setting": setting.label,
-        "epochs": epochs,
+        "steps": steps,
         "nats": right_answer_nats(loaded, model, adapter, question),
         "correct": is_right(question.data_set, answer, question.sample["answer"]),
         "label_near": any(s["answer"] == question.sample["answer"] for s in question.nearest),
@@ -190,16 +201,16 @@ def _last_number(text: str) -> str | None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return accuracy and nats by data set, setting and epochs; n is the number of questions."""
+    """Return accuracy and nats by data set, setting and steps; n is the number of questions."""
     groups: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        groups[row["data_set"], row["setting"], row["epochs"]].append(row)
-    lines = [f"{'data set':<10} {'setting':<18} epochs   n  accuracy  nats  ±se  cpu s"]
-    for (data_set, setting, epochs), group in sorted(groups.items()):
+        groups[row["data_set"], row["setting"], row["steps"]].append(row)
+    lines = [f"{'data set':<10} {'setting':<26} steps   n  accuracy  nats  ±se  cpu s"]
+    for (data_set, setting, steps), group in sorted(groups.items()):
         nats = [row["nats"] for row in group]
         error = statistics.stdev(nats) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
         lines.append(
-            f"{data_set:<10} {setting:<18} {epochs:>6} {len(group):>3} "
+            f"{data_set:<10} {setting:<26} {steps:>5} {len(group):>3} "
             f"{statistics.mean(row['correct'] for row in group):>9.2f} "
             f"{statistics.mean(nats):>5.2f} {error:>4.2f} "
             f"{statistics.median(row['cpu_seconds'] for row in group):>6.1f}"
@@ -209,8 +220,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _work(options: argparse.Namespace) -> Iterator[tuple[Question, Setting]]:
     """Yield question by question, so that a run cut short has all settings for those it did."""
-    epochs = tuple(options.epochs)
-    grid = [Setting(lr, rank, epochs) for rank, lr in product(options.ranks, options.rates)]
+    points = product(options.rates, options.ranks, options.samples_per_step)
+    grid = [Setting(*point, steps=tuple(options.steps)) for point in points]
     sets = [list(_questions(options, name)) for name in options.sets]
     for group in zip(*sets, strict=True):
         yield from product(group, grid)
@@ -251,9 +262,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", default=["banking77", "clinc150", "pubmedqa"])
     parser.add_argument("--questions", type=int, default=24, help="for each data set")
     parser.add_argument("--k", type=int, default=8, help="samples to train on")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3])
     parser.add_argument("--ranks", type=int, nargs="+", default=[8])
-    parser.add_argument("--epochs", type=int, nargs="+", default=[3, 5])
+    parser.add_argument("--samples-per-step", type=int, nargs="+", default=[2, 8])
+    parser.add_argument("--steps", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--minutes", type=float, default=35.0, help="wall time, then stop")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the choice of questions")

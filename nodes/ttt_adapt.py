@@ -142,11 +142,14 @@ class TttAdapt:
         for example in examples:
             solved: ChatTurn = {"role": "assistant", "content": example.answer}
             epoch += await self.policy_model.count_tokens([*example.messages, solved])
-        needed = epoch * scope.settings.ttt_epochs
+        settings = scope.settings.ttt
+        steps = settings.steps_of_epoch(len(examples))
+        needed = epoch * settings.steps(steps) // steps
         if needed > scope.allowance.tokens:
             raise BudgetExceeded(
                 f"training would take about {needed} tokens, {scope.allowance.tokens} are left of "
-                f"budget_tokens={scope.settings.budget_tokens}; raise it, or lower k or ttt_epochs"
+                f"budget_tokens={scope.settings.budget_tokens}; raise it, or lower k, ttt_epochs "
+                "or ttt_min_steps"
             )
 
     def _refused(

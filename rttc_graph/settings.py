@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,12 +32,25 @@ class TttSettings:
     alpha: float = 16.0
     """The adapter's output is scaled by `alpha / rank`."""
     learning_rate: float = 2e-3
-    epochs: int = 4
-    """One epoch is one optimiser step over all samples in one batch. 4 are as good as 5 on two
-    intent sets (docs/experiments.md)."""
+    epochs: int = 1
+    """Passes over the samples."""
+    samples_per_step: int = 2
+    """Most samples of one optimiser step. Steps of 2 reach in one epoch over 8 samples what steps
+    of all 8 reach in four (docs/experiments.md)."""
+    min_steps: int = 4
+    """Few samples are gone through again until there were so many steps."""
     stop_loss: float = 0.05
-    """Training stops early once a step's loss, in nats per answer token, is below this."""
+    """Training stops early once the loss of two steps in a row, in nats per answer token, is below
+    this, or of every step if an epoch has one."""
     seed: int = 0
+
+    def steps_of_epoch(self, samples: int) -> int:
+        """Return how many steps one pass over so many samples has."""
+        return math.ceil(samples / self.samples_per_step)
+
+    def steps(self, steps_of_epoch: int) -> int:
+        """Return how many steps a training has at most."""
+        return max(self.epochs * steps_of_epoch, self.min_steps)
 
     def fingerprint(self) -> str:
         """Return a digest of all fields, 16 hexadecimal characters."""
@@ -171,10 +185,24 @@ class RttcSettings(BaseModel):
         default=2e-3, gt=0, le=1, description="Of AdamW.", json_schema_extra=_on("ttt_adapt")
     )
     ttt_epochs: int = Field(
-        default=4,
+        default=1,
         ge=1,
         le=100,
         description="Passes over the samples.",
+        json_schema_extra=_on("ttt_adapt"),
+    )
+    ttt_samples_per_step: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Most samples of one optimiser step.",
+        json_schema_extra=_on("ttt_adapt"),
+    )
+    ttt_min_steps: int = Field(
+        default=4,
+        ge=1,
+        le=1000,
+        description="Few samples are gone through again until there were so many steps.",
         json_schema_extra=_on("ttt_adapt"),
     )
     ttt_stop_loss: float = Field(
@@ -192,6 +220,8 @@ class RttcSettings(BaseModel):
             alpha=self.ttt_alpha,
             learning_rate=self.ttt_learning_rate,
             epochs=self.ttt_epochs,
+            samples_per_step=self.ttt_samples_per_step,
+            min_steps=self.ttt_min_steps,
             stop_loss=self.ttt_stop_loss,
             seed=self.seed,
         )

@@ -14,8 +14,9 @@ from rttc_graph.integrations.lora.layout import AdapterLayout
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
 from rttc_graph.protocols import TrainingExample
+from rttc_graph.settings import TttSettings
 
-__all__ = ("Batch", "EncodedExample", "StepLimits", "encode_examples", "pack")
+__all__ = ("Batch", "EncodedExample", "StepLimits", "deal", "encode_examples", "pack", "pack_steps")
 
 _BYTES_PER_FEATURE = 7.0
 """Memory of a training pass for each token and each input or output feature of a target.
@@ -137,6 +138,38 @@ def _encode(loaded: LoadedModel, number: int, example: TrainingExample) -> Encod
         )
     prompt = encode_prompt(loaded, example.messages)[-room:]
     return EncodedExample(ids=(*prompt, *answer), answer_tokens=len(answer))
+
+
+def deal(
+    examples: Sequence[EncodedExample], settings: TttSettings
+) -> list[Sequence[EncodedExample]]:
+    """Deal examples out to the steps of an epoch.
+
+    Neighbours in the ranking go to different steps, and the nearest to the query to the last one,
+    after which the adapter answers.
+
+    Args:
+        examples: At least one, the nearest to the query first.
+        settings: How many examples a step has.
+    """
+    steps = settings.steps_of_epoch(len(examples))
+    return [examples[::-1][step::steps] for step in range(steps)]
+
+
+def pack_steps(
+    examples: Sequence[EncodedExample],
+    limits: StepLimits,
+    *,
+    settings: TttSettings,
+    device: torch.device,
+    share_prefix: bool,
+    as_trees: bool,
+) -> list[list[Batch]]:
+    """Pack the steps of an epoch, each as `pack` does."""
+    return [
+        pack(part, limits, device=device, share_prefix=share_prefix, as_trees=as_trees)
+        for part in deal(examples, settings)
+    ]
 
 
 def pack(

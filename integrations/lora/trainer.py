@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.examples import StepLimits, encode_examples, pack
+from rttc_graph.integrations.lora.examples import StepLimits, encode_examples, pack_steps
 from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout
 from rttc_graph.integrations.lora.residency import ResidentAdapters
 from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, from_bytes, to_bytes
@@ -169,15 +169,16 @@ class LoraTrainer:
                 max_bytes=self._max_pass_bytes,
                 recompute=self._recompute,
             )
-            batches = pack(
+            epoch = pack_steps(
                 encoded,
                 limits,
+                settings=settings,
                 device=model.device,
                 share_prefix=model.can_share_prefix,
                 as_trees=model.can_be_tree,
             )
             adapter = fresh_adapter(model.layout, settings, device=model.device)
-            trained = yield from training_steps(model, adapter, batches, settings, watch)
+            trained = yield from training_steps(model, adapter, epoch, settings, watch)
             weights = to_bytes(trained.adapter, model.layout)
         made = TrainedAdapter(
             key=key,

@@ -45,6 +45,9 @@ class Watch:
     deadline: float | None
 
 
+_STEPS_BELOW = 2
+"""How many steps in a row must have a loss below the limit: one alone saw a few samples only."""
+
 _FUSED = frozenset({"cpu", "cuda"})
 """Devices for which AdamW is one kernel instead of a dozen for each of hundreds of tensors."""
 
@@ -52,19 +55,19 @@ _FUSED = frozenset({"cpu", "cuda"})
 def training_steps(
     model: AdaptedModel,
     adapter: Adapter,
-    batches: Sequence[Batch],
+    epoch: Sequence[Sequence[Batch]],
     settings: TttSettings,
     watch: Watch,
 ) -> Generator[None, None, Trained]:
     """Train an adapter in place; yield after each forward and backward pass and each update.
 
-    One step goes over all batches; its loss is the mean over all answer tokens, in nats. AdamW
-    without weight decay, at one learning rate.
+    A step's loss is the mean over its answer tokens, in nats. AdamW without weight decay, at one
+    learning rate.
 
     Args:
         model: The base with its targets.
         adapter: Where training starts, for example a `fresh_adapter`.
-        batches: All examples, one batch for each pass.
+        epoch: The steps of one epoch; of each, one batch for each pass.
         settings: Steps, learning rate and early stop; rank, alpha and seed are the adapter's.
         watch: Observer, clock and deadline.
 
@@ -73,15 +76,14 @@ def training_steps(
         AdaptationError: A loss or a weight is not finite.
     """
     weights = [tensor.requires_grad_(True) for pair in adapter.pairs for tensor in pair]
-    training = _Training(model, adapter, batches, settings, watch)
+    training = _Training(model, adapter, epoch, settings, watch)
     try:
-        losses, updates = yield from training.run(weights)
+        losses, tokens = yield from training.run(weights)
     finally:
         for tensor in weights:
             tensor.grad = None
             tensor.requires_grad_(False)
     _check_weights(weights, settings)
-    tokens = updates * sum(batch.tokens for batch in batches)
     return Trained(adapter=adapter, losses=tuple(losses), trained_tokens=tokens)
 
 
@@ -110,37 +112,53 @@ def learning_rate_at(step: int, settings: TttSettings) -> float:
 class _Training:
     model: AdaptedModel
     adapter: Adapter
-    batches: Sequence[Batch]
+    epoch: Sequence[Sequence[Batch]]
     settings: TttSettings
     watch: Watch
 
+    @property
+    def steps(self) -> int:
+        """How many steps there are at most."""
+        return self.settings.steps(len(self.epoch))
+
     def run(self, weights: list[Tensor]) -> Generator[None, None, tuple[list[float], int]]:
-        """Return the loss of each step and the number of updates."""
+        """Return the loss of each step and the tokens of those that had an update."""
         device_type = self.model.device.type
         optimizer = torch.optim.AdamW(weights, weight_decay=0.0, fused=device_type in _FUSED)
         losses: list[float] = []
-        for step in range(1, self.settings.epochs + 1):
-            loss = yield from self._accumulate(step)
+        tokens = 0
+        for step in range(1, self.steps + 1):
+            batches = self.epoch[(step - 1) % len(self.epoch)]
+            loss = yield from self._accumulate(step, batches, losses)
             losses.append(loss)
-            self.watch.on_step(TrainStep(step=step, steps=self.settings.epochs, loss=loss))
-            if loss < self.settings.stop_loss:
-                return losses, step - 1
+            self.watch.on_step(TrainStep(step=step, steps=self.steps, loss=loss))
+            if self._is_enough(losses):
+                break
             optimizer.param_groups[0]["lr"] = learning_rate_at(step, self.settings)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            tokens += sum(batch.tokens for batch in batches)
             yield
-        return losses, len(losses)
+        return losses, tokens
 
-    def _accumulate(self, step: int) -> Generator[None, None, float]:
+    def _is_enough(self, losses: Sequence[float]) -> bool:
+        """Tell whether the loss has been below the limit for as long as it takes to stop."""
+        last = losses[-min(len(self.epoch), _STEPS_BELOW) :]
+        return all(loss < self.settings.stop_loss for loss in last)
+
+    def _accumulate(
+        self, step: int, batches: Sequence[Batch], before: Sequence[float]
+    ) -> Generator[None, None, float]:
         """Leave the gradient of one step in the adapter and return the step's loss."""
-        answers = sum(batch.targets.numel() for batch in self.batches)
+        answers = sum(batch.targets.numel() for batch in batches)
         loss = 0.0
-        for number, batch in enumerate(self.batches, start=1):
+        for number, batch in enumerate(batches, start=1):
             if number > 1:
                 yield
             self._check_deadline(step)
             # A loss that ends the training needs no backward pass, two thirds of the work.
-            enough = self.settings.stop_loss - loss if number == len(self.batches) else -math.inf
+            is_last = number == len(batches) and self._is_enough([*before, -math.inf])
+            enough = self.settings.stop_loss - loss if is_last else -math.inf
             loss += self._pass(batch, answers=answers, enough=enough)
             if not math.isfinite(loss):
                 raise AdaptationError(
@@ -162,8 +180,8 @@ class _Training:
     def _check_deadline(self, step: int) -> None:
         if self.watch.deadline is not None and self.watch.clock() >= self.watch.deadline:
             raise BudgetExceeded(
-                f"the deadline passed before step {step} of {self.settings.epochs} of the "
-                "training: raise budget_seconds, or lower ttt_epochs or k"
+                f"the deadline passed before step {step} of {self.steps} of the "
+                "training: raise budget_seconds, or lower k, ttt_epochs or ttt_min_steps"
             )
 
 

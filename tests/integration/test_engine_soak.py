@@ -37,7 +37,9 @@ CANCELLED = 0.1
 """Share of asks and trainings that are given up on the way."""
 QUESTIONS = {"hi": 3, "what is the rain?": 12, "x" * 60: 5, "and then the hen": 9}
 """With the most tokens of their answers."""
-SETTINGS = TttSettings(rank=4, alpha=8.0, learning_rate=1e-2, epochs=4, stop_loss=0.0)
+SETTINGS = TttSettings(
+    rank=4, alpha=8.0, learning_rate=1e-2, epochs=4, samples_per_step=8, stop_loss=0.0
+)
 EXAMPLES = tuple(
     TrainingExample(messages=({"role": "user", "content": text},), answer="the tin hen")
     for text in ("what is the capital of the rain?", "capital of rain", "where reigns the rain?")

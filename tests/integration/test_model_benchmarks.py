@@ -21,7 +21,9 @@ logging = cast("Any", untyped_logging)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of peers that we do not mend
 
-SETTINGS = TttSettings(rank=4, alpha=8.0, learning_rate=2e-2, epochs=12, stop_loss=0.0)
+SETTINGS = TttSettings(
+    rank=4, alpha=8.0, learning_rate=2e-2, epochs=12, samples_per_step=8, min_steps=1, stop_loss=0.0
+)
 EXAMPLES = tuple(
     TrainingExample(messages=({"role": "user", "content": text},), answer="the tin hen")
     for text in ("what is the capital of the rain?", "capital of rain", "where reigns the rain?")

@@ -24,7 +24,9 @@ from rttc_graph.settings import TttSettings
 from rttc_graph.state import ChatTurn
 from rttc_graph.testing import MemoryKnowledgeBase
 
-SETTINGS = TttSettings(rank=4, alpha=8.0, learning_rate=2e-2, epochs=12, stop_loss=0.0)
+SETTINGS = TttSettings(
+    rank=4, alpha=8.0, learning_rate=2e-2, epochs=12, samples_per_step=8, min_steps=1, stop_loss=0.0
+)
 QUESTION: ChatTurn = {"role": "user", "content": "what is the capital of the rain?"}
 EXAMPLES = (TrainingExample(messages=(QUESTION,), answer="the tin hen"),)
 

@@ -25,7 +25,7 @@ from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Arm
 from rttc_graph.testing import MemoryKnowledgeBase
 
-SETTINGS = RttcSettings(max_new_tokens=4, k=2, ttt_epochs=2, ttt_rank=2, use_cache=False)
+SETTINGS = RttcSettings(max_new_tokens=4, k=2, ttt_min_steps=2, ttt_rank=2, use_cache=False)
 QUESTIONS = [NewSample(question=f"double of {n}", answer="x", domain="sums") for n in (3, 11, 42)]
 
 

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,7 @@ from rttc_graph.integrations.lora.examples import (
     StepLimits,
     encode_examples,
     pack,
+    pack_steps,
 )
 from rttc_graph.integrations.lora.serialization import to_bytes
 from rttc_graph.integrations.lora.training import Trained, Watch, fresh_adapter, training_steps
@@ -40,7 +41,16 @@ from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.protocols import TrainingExample, TrainStep
 from rttc_graph.settings import TttSettings
 
-SETTINGS = TttSettings(rank=4, alpha=8.0, learning_rate=1e-2, epochs=4, stop_loss=0.0, seed=3)
+SETTINGS = TttSettings(
+    rank=4,
+    alpha=8.0,
+    learning_rate=1e-2,
+    epochs=4,
+    samples_per_step=4,  # all examples
+    min_steps=1,
+    stop_loss=0.0,
+    seed=3,
+)
 CPU = torch.device("cpu")
 ROOMY = StepLimits(token_bytes=1.0, answer_bytes=1.0, max_bytes=2**40)
 # 60 tokens of padded input to a pass: the four examples below need two passes.
@@ -102,8 +112,15 @@ def start(
     watch: Watch | None = None,
 ) -> Generator[None, None, Trained]:
     adapter = fresh_adapter(model.layout, settings, device=CPU)
-    batches = pack(encoded(), limits, device=CPU, share_prefix=share_prefix, as_trees=as_trees)
-    return training_steps(model, adapter, batches, settings, watch or observed())
+    epoch = pack_steps(
+        encoded(),
+        limits,
+        settings=settings,
+        device=CPU,
+        share_prefix=share_prefix,
+        as_trees=as_trees,
+    )
+    return training_steps(model, adapter, epoch, settings, watch or observed())
 
 
 def finish(steps: Generator[None, None, Trained]) -> Trained:
@@ -133,7 +150,7 @@ def digest(model: PreTrainedModel) -> str:
 
 
 def plain_loop(base: PreTrainedModel, settings: TttSettings) -> tuple[list[float], list[Tensor]]:
-    """Train with peft's layers, full logits, one masked batch, torch's AdamW."""
+    """Train with peft's layers, full logits, masked batches, torch's AdamW."""
     first = fresh_adapter(AdaptedModel(base).layout, settings, device=CPU)
     config = LoraConfig(
         r=settings.rank,
@@ -147,12 +164,14 @@ def plain_loop(base: PreTrainedModel, settings: TttSettings) -> tuple[list[float
     with torch.no_grad():
         for weight, value in zip(weights, itertools.chain(*first.pairs), strict=True):
             weight.copy_(value)
-    ids, mask, labels = _padded()
+    # two steps: the farthest and the second nearest, then the other two
+    dealt = {4: [encoded()], 2: [encoded()[3::-2], encoded()[2::-2]]}[settings.samples_per_step]
     optimizer = torch.optim.AdamW(
         weights, lr=settings.learning_rate, weight_decay=0.0, foreach=False
     )
     losses: list[float] = []
-    for _ in range(settings.epochs):
+    for examples in dealt * settings.epochs:
+        ids, mask, labels = _padded(examples)
         out = wrapped(input_ids=ids, attention_mask=mask).logits
         loss = cross_entropy(out[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         optimizer.zero_grad()
@@ -162,10 +181,11 @@ def plain_loop(base: PreTrainedModel, settings: TttSettings) -> tuple[list[float
     return losses, [weight.detach() for weight in weights]
 
 
-def _padded() -> tuple[Tensor, Tensor, Tensor]:
-    ids = torch.zeros(4, max(len(example.ids) for example in encoded()), dtype=torch.long)
+def _padded(examples: Sequence[EncodedExample]) -> tuple[Tensor, Tensor, Tensor]:
+    longest = max(len(example.ids) for example in examples)
+    ids = torch.zeros(len(examples), longest, dtype=torch.long)
     mask, labels = ids.clone(), torch.full_like(ids, -100)
-    for row, example in enumerate(encoded()):
+    for row, example in enumerate(examples):
         end = len(example.ids)
         ids[row, :end] = torch.tensor(example.ids)
         mask[row, :end] = 1
@@ -180,19 +200,29 @@ def _padded() -> tuple[Tensor, Tensor, Tensor]:
 )
 @pytest.mark.parametrize("share_prefix", [True, False], ids=["shared", "repeated"])
 @pytest.mark.parametrize("as_trees", [True, False], ids=["trees", "rows"])
+@pytest.mark.parametrize("samples_per_step", [4, 2])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_losses_and_weights_are_those_of_a_plain_loop(
-    limits: StepLimits, share_prefix: bool, as_trees: bool, family: str, tiny_model_path: Path
+    limits: StepLimits,
+    share_prefix: bool,
+    as_trees: bool,
+    samples_per_step: int,
+    family: str,
+    tiny_model_path: Path,
 ) -> None:
+    settings = replace(SETTINGS, samples_per_step=samples_per_step)
+
     def base() -> PreTrainedModel:
         if family == "gpt2":
             return tiny_gpt2()
         return cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(tiny_model_path))
 
-    losses, weights = plain_loop(base(), SETTINGS)
+    losses, weights = plain_loop(base(), settings)
     model = AdaptedModel(base())
     assert model.can_be_tree
-    trained = finish(start(model, limits=limits, share_prefix=share_prefix, as_trees=as_trees))
+    trained = finish(
+        start(model, settings, limits=limits, share_prefix=share_prefix, as_trees=as_trees)
+    )
     assert losses[-1] < losses[0] - 0.2  # the reference itself learns
     torch.testing.assert_close(
         torch.tensor(trained.losses), torch.tensor(losses), rtol=1e-4, atol=0
@@ -369,7 +399,11 @@ def test_only_the_adapter_gets_gradients(loaded: LoadedModel) -> None:
     model = AdaptedModel(loaded.model)
     adapter = fresh_adapter(model.layout, SETTINGS, device=CPU)
     steps = training_steps(
-        model, adapter, pack(encoded(), TIGHT, device=CPU, share_prefix=True), SETTINGS, observed()
+        model,
+        adapter,
+        [pack(encoded(), TIGHT, device=CPU, share_prefix=True)],
+        SETTINGS,
+        observed(),
     )
     next(steps)  # one of two passes: gradients are there, the update is not
     assert all(half.grad is not None for pair in adapter.pairs for half in pair)
@@ -490,6 +524,17 @@ def test_a_loss_below_the_limit_ends_the_training_without_another_update(
     assert (full.trained_tokens, short.trained_tokens) == (4 * tokens, 2 * tokens)
     two = train(model, replace(SETTINGS, epochs=2))
     assert to_bytes(short.adapter, model.layout) == to_bytes(two.adapter, model.layout)
+
+
+def test_a_step_that_saw_a_few_samples_must_be_confirmed_by_the_next(model: AdaptedModel) -> None:
+    settings = replace(SETTINGS, samples_per_step=2)
+    full = train(model, settings)
+    assert len(full.losses) == 8
+    below = [number for number, loss in enumerate(full.losses, 1) if loss < full.losses[0]]
+    confirmed = next(number for number in below if number - 1 in below)
+    short = train(model, replace(settings, stop_loss=full.losses[0]))
+    assert short.losses == full.losses[:confirmed]
+    assert short.trained_tokens == sum((51, 21)[step % 2] for step in range(confirmed - 1))
 
 
 def test_the_loss_that_ends_a_training_has_no_backward_pass(

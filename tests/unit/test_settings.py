@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -108,6 +108,10 @@ BAD: list[tuple[str, Any]] = [
     ("ttt_learning_rate", 1.1),
     ("ttt_epochs", 0),
     ("ttt_epochs", 101),
+    ("ttt_samples_per_step", 0),
+    ("ttt_samples_per_step", 65),
+    ("ttt_min_steps", 0),
+    ("ttt_min_steps", 1001),
     ("ttt_stop_loss", -0.1),
     ("ttt_stop_loss", math.nan),
 ]
@@ -147,10 +151,19 @@ def test_the_trainings_part_takes_over_each_of_its_fields() -> None:
         ttt_alpha=2.0,
         ttt_learning_rate=0.1,
         ttt_epochs=9,
+        ttt_samples_per_step=3,
+        ttt_min_steps=5,
         ttt_stop_loss=0.5,
     )
     assert settings.ttt == TttSettings(
-        rank=4, alpha=2.0, learning_rate=0.1, epochs=9, stop_loss=0.5, seed=7
+        rank=4,
+        alpha=2.0,
+        learning_rate=0.1,
+        epochs=9,
+        samples_per_step=3,
+        min_steps=5,
+        stop_loss=0.5,
+        seed=7,
     )
 
 
@@ -164,7 +177,9 @@ def test_the_defaults_of_both_classes_agree() -> None:
         {"rank": 4},
         {"alpha": 1.0},
         {"learning_rate": 0.1},
-        {"epochs": 1},
+        {"epochs": 3},
+        {"samples_per_step": 8},
+        {"min_steps": 6},
         {"stop_loss": 0.0},
         {"seed": 1},
     ],
@@ -172,6 +187,22 @@ def test_the_defaults_of_both_classes_agree() -> None:
 )
 def test_each_field_of_the_training_changes_its_fingerprint(change: dict[str, Any]) -> None:
     assert TttSettings(**change).fingerprint() != TttSettings().fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("samples", "of_epoch", "steps"),
+    [
+        pytest.param(8, 4, 4, id="one-epoch"),
+        pytest.param(7, 4, 4, id="an-odd-number"),
+        pytest.param(1, 1, 4, id="few-samples-again"),
+        pytest.param(20, 10, 10, id="many-samples-once"),
+    ],
+)
+def test_how_many_steps_a_training_has(samples: int, of_epoch: int, steps: int) -> None:
+    settings = TttSettings(epochs=1, samples_per_step=2, min_steps=4)
+    assert settings.steps_of_epoch(samples) == of_epoch
+    assert settings.steps(of_epoch) == steps
+    assert replace(settings, epochs=3).steps(of_epoch) == max(4, 3 * of_epoch)
 
 
 def test_the_fingerprint_of_a_training_is_the_same_in_every_release() -> None:
