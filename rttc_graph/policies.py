@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rttc_graph.budget import NOTHING_SPENT, Allowance
-from rttc_graph.settings import PolicyName, RttcSettings
+from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Attempt, Candidate, Decision, RttcState
 
 
@@ -24,6 +24,8 @@ class RunView:
     """What the graph and the samples found allow; before `retrieve` has run, all that might."""
     best_reward: float | None
     tau_r: float
+    first_arm: FirstArm = "direct"
+    """With which cascade begins."""
 
     @property
     def accepted(self) -> bool:
@@ -44,8 +46,14 @@ class ArmPolicy(Protocol):
 
 
 def cascade(view: RunView) -> Attempt | None:
-    """Try the arms from cheap to dear and stop at the first reward of at least τr."""
-    return None if view.accepted else view.first_open("direct", "recalled", "rag", "ttt")
+    """Try the arms from cheap to dear and stop at the first reward of at least τr.
+
+    With `first_arm` RAG the plain model answers only where there are no samples.
+    """
+    if view.accepted:
+        return None
+    plain = view.first_open("direct") if view.first_arm == "direct" else None
+    return plain or view.first_open("recalled", "rag", "ttt")
 
 
 def compare(view: RunView) -> Attempt | None:
@@ -137,6 +145,7 @@ def _view(state: RttcState, settings: RttcSettings, arms: frozenset[Attempt]) ->
         possible=frozenset(possible),
         best_reward=max(rewards, default=None),
         tau_r=settings.tau_r,
+        first_arm=settings.first_arm,
     )
 
 

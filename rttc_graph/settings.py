@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rttc_graph.errors import ConfigurationError
 
 PolicyName = Literal["cascade", "compare", "direct", "rag", "ttt"]
+FirstArm = Literal["direct", "rag"]
 
 
 def _on(*nodes: str) -> dict[str, Any]:
@@ -79,6 +80,12 @@ class RttcSettings(BaseModel):
         default="cascade",
         description="Which arm comes next: cascade (direct, RAG, TTT, stop at τr), compare (RAG "
         "and TTT, the better one), or always direct, rag or ttt.",
+        json_schema_extra=_on("reward_judge"),
+    )
+    first_arm: FirstArm = Field(
+        default="direct",
+        description="Arm with which cascade begins: rag where the plain model is hardly ever "
+        "right, as rttc calibrate finds out.",
         json_schema_extra=_on("reward_judge"),
     )
     tau_r: float = Field(

@@ -1,16 +1,18 @@
-"""From an aim to τr: accuracy, cost and arm shares over all thresholds, and the point chosen."""
+"""From an aim to a gate: accuracy, cost and arm shares of all gates, and the one chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import get_args
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.replay import Arms, replay, shares_of
-from rttc_graph.settings import PolicyName
+from rttc_graph.evaluation.replay import Arms, Gate, replay, shares_of
+from rttc_graph.settings import FirstArm
 from rttc_graph.state import Arm
 
+FIRST_ARMS: tuple[FirstArm, ...] = get_args(FirstArm)
 GRID = tuple(round(step / 50, 2) for step in range(51))
 """Thresholds that are tried, 0 to 1: finer steps than the width of any interval here."""
 
@@ -46,10 +48,10 @@ class Aim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TauPoint:
-    """What a policy does at one τr."""
+class GatePoint:
+    """What cascade does with one gate."""
 
-    tau_r: float
+    gate: Gate
     accuracy: float
     seconds: float
     """Mean per question."""
@@ -58,12 +60,16 @@ class TauPoint:
     false_rejects: float
 
 
-def sweep(questions: Sequence[Arms], *, policy: PolicyName = "cascade") -> list[TauPoint]:
-    """Return the figures of a policy at each threshold of the grid."""
-    return [_point(questions, policy, tau_r) for tau_r in GRID]
+def sweep(questions: Sequence[Arms]) -> list[GatePoint]:
+    """Return the figures of cascade for either first arm at each threshold of the grid."""
+    return [
+        _point(questions, Gate(tau_r=tau_r, first_arm=first_arm))
+        for first_arm in FIRST_ARMS
+        for tau_r in GRID
+    ]
 
 
-def choose(points: Sequence[TauPoint], aim: Aim) -> TauPoint:
+def choose(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
     """Return the point that an aim calls for, in the middle of those that do exactly the same.
 
     The middle of a stretch stays in it when the next questions move its ends a little.
@@ -76,14 +82,14 @@ def choose(points: Sequence[TauPoint], aim: Aim) -> TauPoint:
     return alike[len(alike) // 2]
 
 
-def _best(points: Sequence[TauPoint], aim: Aim) -> TauPoint:
+def _best(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
     if aim.accuracy is not None:
         reached = [point for point in points if point.accuracy >= aim.accuracy]
         if not reached:
             best = max(points, key=lambda p: (p.accuracy, -p.seconds))
             raise ConfigurationError(
                 f"no τr reaches a target accuracy of {aim.accuracy:.1%}: the best is "
-                f"{best.accuracy:.1%} at τr={best.tau_r:g}; lower the target, or use a better "
+                f"{best.accuracy:.1%} at τr={best.gate.tau_r:g}; lower the target, or use a better "
                 "model, reward model or knowledge base"
             )
         return min(reached, key=lambda p: (p.seconds, -p.accuracy))
@@ -93,15 +99,15 @@ def _best(points: Sequence[TauPoint], aim: Aim) -> TauPoint:
             least = min(points, key=lambda p: p.seconds)
             raise ConfigurationError(
                 f"no τr stays within {aim.seconds:g} s per question: the cheapest takes "
-                f"{least.seconds:.2f} s at τr={least.tau_r:g}; raise the target"
+                f"{least.seconds:.2f} s at τr={least.gate.tau_r:g}; raise the target"
             )
         return min(within, key=lambda p: (-p.accuracy, p.seconds))
     return min(points, key=lambda p: (-p.accuracy, p.seconds))
 
 
-def distinct(points: Sequence[TauPoint]) -> list[TauPoint]:
+def distinct(points: Sequence[GatePoint]) -> list[GatePoint]:
     """Return the points at which something changes, and the last of each stretch before."""
-    kept: list[TauPoint] = []
+    kept: list[GatePoint] = []
     for point in points:
         if kept and _same(kept[-1], point):
             kept[-1] = point
@@ -110,14 +116,18 @@ def distinct(points: Sequence[TauPoint]) -> list[TauPoint]:
     return kept
 
 
-def _same(one: TauPoint, other: TauPoint) -> bool:
-    return (one.accuracy, one.seconds) == (other.accuracy, other.seconds)
+def _same(one: GatePoint, other: GatePoint) -> bool:
+    return (one.gate.first_arm, one.accuracy, one.seconds) == (
+        other.gate.first_arm,
+        other.accuracy,
+        other.seconds,
+    )
 
 
-def _point(questions: Sequence[Arms], policy: PolicyName, tau_r: float) -> TauPoint:
-    outcomes = [replay(arms, policy, tau_r) for arms in questions]
-    return TauPoint(
-        tau_r=tau_r,
+def _point(questions: Sequence[Arms], gate: Gate) -> GatePoint:
+    outcomes = [replay(arms, "cascade", gate) for arms in questions]
+    return GatePoint(
+        gate=gate,
         accuracy=fmean(o.right for o in outcomes),
         seconds=fmean(o.seconds for o in outcomes),
         shares=shares_of(outcomes),

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rttc_graph.calibration.aims import TauPoint
+from rttc_graph.calibration.aims import GatePoint
 from rttc_graph.evaluation.arm_rows import ARMS
 from rttc_graph.evaluation.plot import finish, new_figure
 
 
 def plot_sweep(
-    points: Sequence[TauPoint], chosen: TauPoint, path: Path, *, title: str = ""
+    points: Sequence[GatePoint], chosen: GatePoint, path: Path, *, title: str = ""
 ) -> None:
     """Write the plot.
 
     Args:
-        points: In the order of τr.
+        points: In the order of τr; those with the chosen first arm are shown.
         chosen: One of them, marked by a line.
         path: PNG file, replaced if it is there.
         title: Above the plot.
@@ -27,11 +27,13 @@ def plot_sweep(
     """
     figure = new_figure()
     axes: Any = figure.add_subplot()
-    taus = [point.tau_r for point in points]
+    points = [point for point in points if point.gate.first_arm == chosen.gate.first_arm]
+    taus = [point.gate.tau_r for point in points]
     shares = [[point.shares.get(arm, 0.0) for point in points] for arm in ARMS]
     axes.stackplot(taus, shares, labels=[f"share of {arm}" for arm in ARMS], alpha=0.25)
     axes.plot(taus, [point.accuracy for point in points], color="black", label="accuracy")
-    axes.axvline(chosen.tau_r, color="black", linestyle=":", label=f"τr = {chosen.tau_r:g}")
+    tau_r = chosen.gate.tau_r
+    axes.axvline(tau_r, color="black", linestyle=":", label=f"τr = {tau_r:g}")
     axes.set_xlabel("τr")
     axes.set_ylabel("accuracy, arm shares")
     axes.set_xlim(0, 1)

@@ -1,30 +1,30 @@
-"""From judged rows of all arms to a calibration and the τr that an aim calls for."""
+"""From judged rows of all arms to a calibration and the gate that an aim calls for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rttc_graph.calibration.aims import Aim, TauPoint, choose, sweep
+from rttc_graph.calibration.aims import Aim, GatePoint, choose, sweep
 from rttc_graph.calibration.fitting import Calibration, FittedMap, calibrate, fold_of
 from rttc_graph.calibration.maps import Labelled
 from rttc_graph.calibration.reward import map_of
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.figures import Question
-from rttc_graph.evaluation.replay import Arms
+from rttc_graph.evaluation.replay import Arms, Gate
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A calibration, and what each τr would do with it."""
+    """A calibration, and what each gate would do with it."""
 
     calibration: Calibration
     questions: Sequence[Question]
     """With calibrated rewards, each by a map that was fitted without this question's fold."""
-    points: Sequence[TauPoint]
+    points: Sequence[GatePoint]
     """Of the cascade, over these rewards."""
-    chosen: TauPoint
+    chosen: GatePoint
     aim: Aim
 
     def stored(self, reward_model: str, fingerprint: str) -> StoredCalibration:
@@ -34,22 +34,23 @@ class Proposal:
             reward_model=reward_model,
             fingerprint=fingerprint,
             domains={domain: _kept(found) for domain, found in fitted.items()},
-            tau_r=self.chosen.tau_r,
+            tau_r=self.chosen.gate.tau_r,
             aim=str(self.aim),
         )
 
 
 def propose(questions: Sequence[Question], aim: Aim) -> Proposal:
-    """Calibrate on all judged answers, and choose τr for the cascade.
+    """Calibrate on all judged answers, and choose τr and the first arm of the cascade.
 
-    The figures over τr use cross-fitted rewards: with the maps' own answers they would be too good.
+    The figures of the gates use cross-fitted rewards: with the maps' own answers they would be too
+    good.
 
     Args:
         questions: With raw rewards.
-        aim: What τr is to reach.
+        aim: What the gate is to reach.
 
     Raises:
-        ConfigurationError: There are too few answers, or no τr reaches the aim.
+        ConfigurationError: There are too few answers, or no gate reaches the aim.
     """
     if not questions:
         raise ConfigurationError("no question has the rows of all three arms: collect them first")
@@ -113,25 +114,31 @@ def _kept(found: FittedMap) -> DomainCalibration:
     return DomainCalibration(parameters=found.map.to_json(), pairs=found.pairs)
 
 
-def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question, float]]:
-    """Return the questions with calibrated rewards and a τr, both found without them.
+def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question, Gate]]:
+    """Return the questions with calibrated rewards and a gate, both found without them.
 
-    The questions of each fold are judged by the maps, and accepted at the τr, that the other folds
-    give. So one file serves for choosing and for measuring, and the figures are not flattered.
+    The questions of each fold are judged by the maps that all other folds give, and pass the gate
+    that the other folds of their data set give. So one file serves for choosing and for measuring,
+    and the figures are not flattered.
 
     Args:
         questions: Of one policy model, with raw rewards.
-        aim: What τr is to reach.
+        aim: What the gate is to reach.
 
     Raises:
-        ConfigurationError: There are too few answers, or in some fold no τr reaches the aim.
+        ConfigurationError: There are too few answers, or in some fold no gate reaches the aim.
     """
     folds = [fold_of(_group_of(question)) for question in questions]
     proposals = {
         fold: propose([q for q, other in zip(questions, folds, strict=True) if other != fold], aim)
         for fold in sorted(set(folds))
     }
-    found: list[tuple[Question, float]] = []
+    gates = {
+        (fold, name): choose(sweep([q.arms for q in proposal.questions if q.data_set == name]), aim)
+        for fold, proposal in proposals.items()
+        for name in {q.data_set for q in proposal.questions}
+    }
+    found: list[tuple[Question, Gate]] = []
     for question, fold in zip(questions, folds, strict=True):
         maps = map_of(proposals[fold].stored("", ""))
         arms: Arms = {
@@ -140,5 +147,6 @@ def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question
             else replace(judged, reward=maps(judged.reward, question.domain))
             for arm, judged in question.arms.items()
         }
-        found.append((replace(question, arms=arms), proposals[fold].chosen.tau_r))
+        chosen = gates.get((fold, question.data_set), proposals[fold].chosen)
+        found.append((replace(question, arms=arms), chosen.gate))
     return found

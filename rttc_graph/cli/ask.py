@@ -10,7 +10,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from rttc_graph.asking import AskResult
-from rttc_graph.cli.options import K, MaxNewTokens, Tau
+from rttc_graph.cli.options import First, K, MaxNewTokens, Tau
 from rttc_graph.cli.screen import out, print_json, print_table, progress
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
@@ -25,6 +25,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     question: Annotated[str, typer.Argument(help="What to answer.", show_default=False)],
     domain: Annotated[str | None, typer.Option(help="Domain of the knowledge base; all.")] = None,
     policy: Annotated[PolicyName | None, typer.Option(help="Who decides the next arm.")] = None,
+    first_arm: First = None,
     tau: Tau = None,
     k: K = None,
     tenant: Annotated[str | None, typer.Option(help="Whose samples and cache.")] = None,
@@ -45,6 +46,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     """
     config = session(context).config(
         policy=policy,
+        first_arm=first_arm,
         tau_r=tau,
         k=k,
         tenant=tenant,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from rttc_graph.calibration.aims import Aim, distinct
+from rttc_graph.calibration.aims import Aim, GatePoint, distinct
 from rttc_graph.calibration.fitting import FittedMap
 from rttc_graph.calibration.plot import plot_sweep
 from rttc_graph.calibration.proposal import Proposal, propose
@@ -28,6 +28,8 @@ from rttc_graph.cli.screen import AsJson, err, out, print_json, print_table
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.arm_rows import ARMS
+from rttc_graph.evaluation.replay import Gate
 from rttc_graph.knowledge import open_knowledge
 from rttc_graph.protocols import StoredCalibration
 
@@ -63,7 +65,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     plot: Annotated[Path | None, typer.Option(help="PNG over τr; rttc-calibrate-NAME.png.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Map the reward model's scores to P(right), and propose τr from an aim.
+    """Map the reward model's scores to P(right), and propose τr and the first arm from an aim.
 
     Every arm runs once on every question (what --records holds already is not run again), the
     scorer says what was right, and the map is chosen by its log-loss on answers it was not fitted
@@ -97,7 +99,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     else:
         _show(proposal, rows)
         out.print(Text(f"every answer: {log}\nplot: {picture}"))
-        _say_how(stored, saved=save)
+        _say_how(stored, proposal.chosen.gate, saved=save)
 
 
 def _rows_of(config: InstallationConfig, log: Path) -> ModelRows:
@@ -136,19 +138,21 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
                 )
             )
     out.print()
-    columns = ["", "τr", "accuracy", "seconds", "direct", "rag", "ttt", "false accepts", "rejects"]
+    columns = ["", "first", "τr", "accuracy", "seconds", *ARMS, "false accepts", "rejects"]
     shown = distinct(proposal.points)
     if proposal.chosen not in shown:
-        shown = sorted([*shown, proposal.chosen], key=lambda point: point.tau_r)
+        shown.append(proposal.chosen)
+        shown.sort(key=proposal.points.index)
     print_table(
         columns,
         [
             (
                 "→" if point is proposal.chosen else "",
-                f"{point.tau_r:.2f}",
+                point.gate.first_arm,
+                f"{point.gate.tau_r:.2f}",
                 f"{point.accuracy:.1%}",
                 f"{point.seconds:.2f}",
-                *(f"{point.shares.get(arm, 0.0):.0%}" for arm in ("direct", "rag", "ttt")),
+                *(f"{point.shares.get(arm, 0.0):.0%}" for arm in ARMS),
                 f"{point.false_accepts:.1%}",
                 f"{point.false_rejects:.1%}",
             )
@@ -162,12 +166,12 @@ def _map_row(domain: str, found: FittedMap) -> tuple[object, ...]:
     return (domain, found.pairs, found.map.method, *losses, found.ece)
 
 
-def _say_how(stored: StoredCalibration, *, saved: bool) -> None:
+def _say_how(stored: StoredCalibration, gate: Gate, *, saved: bool) -> None:
     if not saved:
         out.print("not kept: add --save to use it")
         return
     fingerprint = calibrated_fingerprint(stored)
-    lines = f'tau_r = {stored.tau_r:g}\ntau_r_of = "{fingerprint}"'
+    lines = f'first_arm = "{gate.first_arm}"\ntau_r = {gate.tau_r:g}\ntau_r_of = "{fingerprint}"'
     out.print(Text(f"kept for {stored.aim}; put into rttc.toml:\n\n{lines}\n"))
 
 
@@ -176,7 +180,7 @@ def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> d
     return {
         "reward_model": stored.reward_model,
         "fingerprint": stored.fingerprint,
-        "tau_r": stored.tau_r,
+        **asdict(proposal.chosen.gate),
         "tau_r_of": calibrated_fingerprint(stored),
         "aim": stored.aim,
         "saved": saved,
@@ -191,5 +195,10 @@ def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> d
             }
             for domain, found in maps.items()
         },
-        "points": [asdict(point) for point in proposal.points],
+        "points": [_flat(point) for point in proposal.points],
     }
+
+
+def _flat(point: GatePoint) -> dict[str, Any]:
+    values = asdict(point)
+    return {**values.pop("gate"), **values}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
 """Files in the folder of a data set."""
 
-_NO_PART = {"policy", "tau_r", "tau_r_of", "use_cache"}
+_NO_PART = {"policy", "first_arm", "tau_r", "tau_r_of", "use_cache"}
 _UNBOUNDED: Mapping[str, Any] = {
     "budget_seconds": 86_400.0,
     "budget_tokens": 10**9,

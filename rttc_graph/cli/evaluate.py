@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, get_args
@@ -21,13 +22,14 @@ from rttc_graph.cli.eval_rows import (
     questions_of_models,
     settings_of,
 )
-from rttc_graph.cli.options import K, Limit, MaxNewTokens, RowDomain, Scorer, Tau, words_of
+from rttc_graph.cli.options import First, K, Limit, MaxNewTokens, RowDomain, Scorer, Tau, words_of
 from rttc_graph.cli.screen import AsJsonFile, err, out, write_json
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.figures import GroupFigures, grouped
 from rttc_graph.evaluation.plot import plot_accuracy
+from rttc_graph.evaluation.replay import Gate
 from rttc_graph.evaluation.report import ReportInput, name_of, write_report
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.settings import PolicyName
@@ -45,6 +47,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         str | None, typer.Option(help="Policy models, comma-separated; the configured one.")
     ] = None,
     policies: Annotated[str, typer.Option(help="Policies, comma-separated.")] = _POLICIES,
+    first_arm: First = None,
     limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Of the draw, sampling and training.")] = 0,
     scorer: Scorer = "auto",
@@ -66,7 +69,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         bool, typer.Option("--rejudge", help="Take the rows of --records as they are; run no arm.")
     ] = False,
     cross_fit: Annotated[
-        bool, typer.Option("--cross-fit", help="Calibrate and choose τr on the other questions.")
+        bool, typer.Option("--cross-fit", help="Calibrate, choose τr and first arm on the others.")
     ] = False,
     target_accuracy: Annotated[
         float | None, typer.Option(help="With --cross-fit: the aim, as in rttc calibrate.")
@@ -91,12 +94,13 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     from these rows. Rows that are there are judged anew when the reward model has changed. The
     knowledge base must hold samples of the same domain, and none of the questions; a samples.jsonl
     in the folder of a data set is ingested before. With --cross-fit, each fifth of the questions is
-    measured with the calibration and the τr that the other four fifths give.
+    measured with the calibration, and in each data set with the τr and the first arm, that the
+    other four fifths give.
 
     Example: rttc eval banking/ math/ --models smollm2-135m-instruct,gemma-3-270m --report out
     """
     config = session(context).config(
-        tau_r=tau, k=k, max_new_tokens=max_new_tokens, tenant=tenant, seed=seed
+        tau_r=tau, first_arm=first_arm, k=k, max_new_tokens=max_new_tokens, tenant=tenant, seed=seed
     )
     chosen = _parse(policies)
     aim = Aim(accuracy=target_accuracy, seconds=target_cost) if cross_fit else None
@@ -166,9 +170,9 @@ def _report(
         for rows in found:
             rows.check_threshold(config)
         questions = questions_of_models(found, where.log, scorer=scorer)
-        groups = grouped(questions, policies, lambda question: config.tau_r)
+        gates = [Gate(tau_r=config.tau_r, first_arm=config.first_arm)]
+        groups = grouped(questions, policies, lambda question: gates[0])
         calibrated = ", ".join("yes" if rows.calibration else "no" for rows in found)
-        taus = f"{config.tau_r:g}"
     else:
         fitted = [
             pair
@@ -176,15 +180,16 @@ def _report(
             for pair in cross_fitted([q for q in raw if q.model == rows.model], where.aim)
         ]
         questions = [question for question, _ in fitted]
-        tau_of = {(q.data_set, q.model, q.row): tau_r for q, tau_r in fitted}
-        groups = grouped(questions, policies, lambda q: tau_of[q.data_set, q.model, q.row])
+        gate_of = {(q.data_set, q.model, q.row): gate for q, gate in fitted}
+        gates = list(gate_of.values())
+        groups = grouped(questions, policies, lambda q: gate_of[q.data_set, q.model, q.row])
         calibrated = "cross-fitted"
-        taus = f"{min(tau_of.values()):g} to {max(tau_of.values()):g} ({where.aim})"
     settings = {
         "policy models": ", ".join(rows.model for rows in found),
         "reward model": ", ".join(dict.fromkeys(rows.reward_model for rows in found)),
         "calibrated": calibrated,
-        "τr": taus,
+        **_shown(gates),
+        **({"aim of the gates": where.aim} if where.aim else {}),
         **settings_of(found, where.log),
     }
     plot_accuracy(groups[0]["policies"], where.picture, rows=groups[0]["rows"], title=where.name)
@@ -206,6 +211,15 @@ def _report(
             where.report,
         )
         err.print(Text(f"report: {written}"))
+
+
+def _shown(gates: Sequence[Gate]) -> dict[str, str]:
+    """Return the settings of gates in words."""
+    low, high = min(gate.tau_r for gate in gates), max(gate.tau_r for gate in gates)
+    return {
+        "first arm": ", ".join(dict.fromkeys(gate.first_arm for gate in gates)),
+        "τr": f"{low:g}" if low == high else f"{low:g} to {high:g}",
+    }
 
 
 def _parse(policies: str) -> tuple[PolicyName, ...]:

@@ -15,6 +15,7 @@ from rttc_graph.evaluation.bootstrap import paired_difference
 from rttc_graph.evaluation.intervals import wilson_interval
 from rttc_graph.evaluation.replay import (
     Arms,
+    Gate,
     JudgedArm,
     Outcome,
     at_random,
@@ -77,7 +78,7 @@ class GroupFigures(TypedDict):
     policies: dict[str, PolicyFigures]
 
 
-TauOf = Callable[[Question], float]
+GateOf = Callable[[Question], Gate]
 
 
 def questions_of(
@@ -129,41 +130,41 @@ def questions_of(
 
 
 def grouped(
-    questions: Sequence[Question], policies: Sequence[PolicyName], tau_of: TauOf
+    questions: Sequence[Question], policies: Sequence[PolicyName], gate_of: GateOf
 ) -> list[GroupFigures]:
     """Return the figures of all questions, of each model, and of each model's data sets."""
     models = list(dict.fromkeys(q.model for q in questions))
-    groups = [figures(questions, policies, tau_of)]
+    groups = [figures(questions, policies, gate_of)]
     for model in models:
         mine = [q for q in questions if q.model == model]
         data_sets = list(dict.fromkeys(q.data_set for q in mine))
         if len(models) > 1:
-            groups.append({**figures(mine, policies, tau_of), "model": model})
+            groups.append({**figures(mine, policies, gate_of), "model": model})
         if len(data_sets) > 1:
             for name in data_sets:
-                some = figures([q for q in mine if q.data_set == name], policies, tau_of)
+                some = figures([q for q in mine if q.data_set == name], policies, gate_of)
                 groups.append({**some, "model": model, "data_set": name})
     return groups
 
 
 def figures(
-    questions: Sequence[Question], policies: Sequence[PolicyName], tau_of: TauOf
+    questions: Sequence[Question], policies: Sequence[PolicyName], gate_of: GateOf
 ) -> GroupFigures:
     """Return the figures of each policy and of the two yardsticks.
 
     Args:
         questions: At least one.
         policies: In the order wanted.
-        tau_of: A question's τr.
+        gate_of: A question's gate.
 
     Raises:
         ConfigurationError: There are no questions.
     """
     if not questions:
         raise ConfigurationError("no question has the rows of all three arms: collect them first")
-    cascade = [replay(q.arms, "cascade", tau_of(q)) for q in questions]
+    cascade = [replay(q.arms, "cascade", gate_of(q)) for q in questions]
     outcomes: dict[str, list[Outcome]] = {
-        policy: [replay(q.arms, policy, tau_of(q)) for q in questions] for policy in policies
+        policy: [replay(q.arms, policy, gate_of(q)) for q in questions] for policy in policies
     }
     shares = shares_of(cascade)
     outcomes["oracle"] = [oracle(q.arms) for q in questions]

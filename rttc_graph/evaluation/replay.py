@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from rttc_graph.evaluation.arm_rows import ARMS, ArmAnswer
 from rttc_graph.policies import Choice, best_candidate, decide
-from rttc_graph.settings import PolicyName, RttcSettings
+from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
 
 
@@ -62,6 +62,16 @@ class Outcome:
     """A right answer was in hand and was judged below τr."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What a run accepts, and with which arm it begins."""
+
+    tau_r: float
+    """In the units of the rewards."""
+    first_arm: FirstArm = "direct"
+    """Of cascade."""
+
+
 @dataclass(slots=True)
 class _Run:
     """The state of one replayed run."""
@@ -71,22 +81,24 @@ class _Run:
     seconds: float = 0.0
 
 
-def replay(arms: Arms, policy: PolicyName, tau_r: float) -> Outcome:
+def replay(arms: Arms, policy: PolicyName, gate: Gate) -> Outcome:
     """Return what a policy would have made of a question.
 
     Args:
         arms: The question's rows.
         policy: Decides, as in the graph.
-        tau_r: In the units of the rewards.
+        gate: Settings that policies go by.
     """
-    settings = RttcSettings(policy=policy, tau_r=tau_r, budget_arms=len(ARMS))
+    settings = RttcSettings(
+        policy=policy, tau_r=gate.tau_r, first_arm=gate.first_arm, budget_arms=len(ARMS)
+    )
     possible: frozenset[Attempt] = frozenset(arms)
     run = _Run()
     choice = decide(run.state, settings, arms=possible)
     while choice.decision != "finish":
         _step(run, choice, arms)
         choice = decide(run.state, settings, arms=possible)
-    return _outcome(run, arms, tau_r)
+    return _outcome(run, arms, gate.tau_r)
 
 
 def oracle(arms: Arms) -> Outcome:

@@ -105,7 +105,7 @@ async def test_tokens_too_few_for_a_training_leave_the_rag_answer(face: Face) ->
 async def test_trained_tokens_are_spent(face: Face) -> None:
     # after the training 9 + 17 + 40 of 74 tokens are gone, and the prompt takes the other 8
     parts = low()
-    output = await ask(parts, face, ttt_epochs=1, budget_tokens=74, max_new_tokens=10)
+    output = await ask(parts, face, ttt_min_steps=1, budget_tokens=74, max_new_tokens=10)
     assert arms(output) == ["direct", "rag"]
     assert len(parts.trainer.trainings) == 1
     assert "8 tokens are left" in failures(output["ledger"])[0]

@@ -14,17 +14,21 @@ from rttc_graph.asking import ask
 from rttc_graph.evaluation.arm_rows import ArmLog
 from rttc_graph.evaluation.collect import Collection, DataSet, collect
 from rttc_graph.evaluation.figures import questions_of
-from rttc_graph.evaluation.replay import replay
+from rttc_graph.evaluation.replay import Gate, replay
 from rttc_graph.graph import RttcGraph, create_rttc_graph
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
 from rttc_graph.protocols import NewSample
-from rttc_graph.settings import PolicyName, RttcSettings
+from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Arm
 from rttc_graph.testing import MemoryKnowledgeBase
 
+RUNS: list[tuple[PolicyName, FirstArm]] = [
+    *((policy, "direct") for policy in get_args(PolicyName)),
+    ("cascade", "rag"),
+]
 SETTINGS = RttcSettings(max_new_tokens=4, k=2, ttt_min_steps=2, ttt_rank=2, use_cache=False)
 QUESTIONS = [NewSample(question=f"double of {n}", answer="x", domain="sums") for n in (3, 11, 42)]
 
@@ -68,16 +72,18 @@ async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
     assert len(rewards) == 9
     ends = set[tuple[Arm, ...]]()
     for question, row in zip(questions, QUESTIONS, strict=True):
-        for policy in get_args(PolicyName):
+        for policy, first_arm in RUNS:
             # Thresholds between the rewards: each makes another set of answers pass.
             for tau_r in (
                 0.0,
                 *((a + b) / 2 for a, b in pairwise(rewards)),
                 1.0,
             ):
-                chosen = SETTINGS.model_copy(update={"policy": policy, "tau_r": tau_r})
+                chosen = SETTINGS.model_copy(
+                    update={"policy": policy, "first_arm": first_arm, "tau_r": tau_r}
+                )
                 real = await ask(graph, row.question, domain="sums", settings=chosen)
-                found = replay(question.arms, policy, tau_r)
+                found = replay(question.arms, policy, Gate(tau_r=tau_r, first_arm=first_arm))
                 assert found.ran == tuple(c["arm"] for c in real["candidates"])
                 assert list(found.shares) == [real["arm"]]
                 assert found.reward == real["reward"]

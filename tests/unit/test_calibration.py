@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import replace
 
 import pytest
 
-from rttc_graph.calibration.aims import GRID, Aim, TauPoint, choose, distinct
+from rttc_graph.calibration.aims import GRID, Aim, GatePoint, choose, distinct
 from rttc_graph.calibration.fitting import FOLDS, calibrate, expected_error, fold_of
 from rttc_graph.calibration.maps import CalibrationMap, Labelled, fit_map
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.replay import Gate
+from rttc_graph.settings import FirstArm
 
 
 def drawn(count: int, *, seed: int = 0, slope: float = 1.0, offset: float = 0.0) -> list[Labelled]:
@@ -147,9 +148,11 @@ def test_the_calibration_error_of_a_hand_calculation() -> None:
     assert found == pytest.approx((2 * 0.45 + 2 * 0.1) / 4)
 
 
-def point(tau_r: float, accuracy: float, seconds: float) -> TauPoint:
-    return TauPoint(
-        tau_r=tau_r,
+def point(
+    tau_r: float, accuracy: float, seconds: float, first_arm: FirstArm = "direct"
+) -> GatePoint:
+    return GatePoint(
+        gate=Gate(tau_r=tau_r, first_arm=first_arm),
         accuracy=accuracy,
         seconds=seconds,
         shares={"direct": 1.0},
@@ -178,7 +181,12 @@ POINTS = [
     ],
 )
 def test_an_aim_chooses_its_point(aim: Aim, tau_r: float) -> None:
-    assert choose(POINTS, aim).tau_r == tau_r
+    assert choose(POINTS, aim).gate.tau_r == tau_r
+
+
+def test_the_middle_of_equals_is_one_with_the_same_first_arm() -> None:
+    cheaper = [point(tau_r, 0.7, 1.5, "rag") for tau_r in (0.3, 0.4, 0.5)]
+    assert choose([*POINTS, *cheaper], Aim()) is cheaper[1]
 
 
 @pytest.mark.parametrize(
@@ -203,5 +211,6 @@ def test_an_aim_out_of_bounds_is_refused(values: dict[str, float]) -> None:
 
 
 def test_stretches_without_a_change_are_one_line() -> None:
-    assert [p.tau_r for p in distinct(POINTS)] == [0.2, 0.7, 0.8]
-    assert distinct([replace(POINTS[0], tau_r=tau) for tau in GRID])[0].tau_r == 1.0
+    assert [p.gate.tau_r for p in distinct(POINTS)] == [0.2, 0.7, 0.8]
+    assert distinct([point(tau, 0.5, 1.0) for tau in GRID]) == [point(1.0, 0.5, 1.0)]
+    assert len(distinct([point(1.0, 0.5, 1.0), point(0.0, 0.5, 1.0, "rag")])) == 2

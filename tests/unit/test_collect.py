@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from rttc_graph.evaluation.collect import (
     judge_missing,
 )
 from rttc_graph.evaluation.figures import Question, figures, grouped, questions_of
-from rttc_graph.evaluation.replay import JudgedArm, at_random, oracle, replay
+from rttc_graph.evaluation.replay import Gate, JudgedArm, at_random, oracle, replay
 from rttc_graph.evaluation.report import ReportInput, write_report
 from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.protocols import NewSample
@@ -148,8 +148,10 @@ async def test_a_failed_arm_counts_as_wrong_and_is_tried_again(tmp_path: Path) -
     }
     assert "out of memory" in str(failed[0]["error"])
     [question, *_] = questions_of(rows, collection().keys(), "scripted")
-    assert replay(question.arms, "cascade", 0.95).ran == ("direct", "rag")
-    assert replay(question.arms, "ttt", 0.5).shares == {"direct": 1.0}  # as in the graph
+    assert replay(question.arms, "cascade", Gate(tau_r=0.95)).ran == ("direct", "rag")
+    assert replay(question.arms, "ttt", Gate(tau_r=0.5)).shares == {
+        "direct": 1.0
+    }  # as in the graph
     again = await collected(tmp_path)
     assert not any(row["error"] for row in again.answers.values())
 
@@ -165,8 +167,10 @@ async def test_another_reward_model_judges_without_a_new_answer(tmp_path: Path) 
     assert [progress.done for progress in seen] == list(range(1, 13))
     stored = await asyncio.to_thread(log.load)
     assert (len(stored.answers), len(stored.judgements)) == (12, 24)
-    by_first = figures(questions_of(stored, keys, "scripted"), ["cascade"], lambda q: 0.8)
-    by_other = figures(questions_of(stored, keys, "other"), ["cascade"], lambda q: 0.8)
+    by_first = figures(
+        questions_of(stored, keys, "scripted"), ["cascade"], lambda q: Gate(tau_r=0.8)
+    )
+    by_other = figures(questions_of(stored, keys, "other"), ["cascade"], lambda q: Gate(tau_r=0.8))
     assert by_first["policies"]["cascade"]["arms"] == {"ttt": 4}
     assert by_other["policies"]["cascade"]["arms"] == {"rag": 4}
 
@@ -258,11 +262,35 @@ QUESTION: Mapping[Arm, JudgedArm] = {
 def test_a_replay_against_a_hand_calculation(
     policy: PolicyName, tau_r: float, ran: tuple[Arm, ...], seconds: float, verdict: tuple[Any, ...]
 ) -> None:
-    found = replay(QUESTION, policy, tau_r)
+    found = replay(QUESTION, policy, Gate(tau_r=tau_r))
     assert found.ran == ran
     assert found.seconds == pytest.approx(seconds)
     assert (found.right, found.false_accept, found.false_reject) == verdict
     assert found.prompt_tokens == 10 * len(ran)
+
+
+def test_a_cascade_may_begin_with_rag() -> None:
+    low, high = Gate(tau_r=0.2, first_arm="rag"), Gate(tau_r=0.8, first_arm="rag")
+    assert replay(QUESTION, "cascade", low).ran == ("rag",)
+    assert replay(QUESTION, "cascade", low).seconds == pytest.approx(1.75)
+    assert replay(QUESTION, "cascade", high).ran == ("rag", "ttt")
+    assert replay({"direct": QUESTION["direct"]}, "cascade", low).ran == ("direct",)
+
+
+def test_the_gate_begins_with_rag_where_the_plain_model_is_never_right() -> None:
+    draw = random.Random(3)
+    questions = [question(number, draw) for number in range(60)]
+    wrong = [
+        replace(q, data_set="hard", arms={**q.arms, "direct": judged("direct", 0.55, right=False)})
+        for q in questions
+    ]
+    easy = [
+        replace(q, data_set="easy", arms={**q.arms, "direct": judged("direct", 0.65, right=True)})
+        for q in questions
+    ]
+    found = cross_fitted([*wrong, *easy], Aim())
+    begun = {(q.data_set, gate.first_arm) for q, gate in found}
+    assert begun == {("hard", "rag"), ("easy", "direct")}
 
 
 def test_the_yardsticks_against_a_hand_calculation() -> None:
@@ -298,7 +326,7 @@ async def test_a_report_has_tables_plots_and_figures(tmp_path: Path) -> None:
     rows = await collected(tmp_path)
     rows = await collected(tmp_path, wanted=collection(model="other|model"))
     questions = questions_of(rows, list(rows.answers), "scripted")
-    groups = grouped(questions, ["direct", "cascade"], lambda q: 0.8)
+    groups = grouped(questions, ["direct", "cascade"], lambda q: Gate(tau_r=0.8))
     names = [(group["model"], group["data_set"], group["rows"]) for group in groups]
     assert names[:3] == [(None, None, 8), ("m", None, 4), ("m", "shop", 3)]
     folder = tmp_path / "report"
@@ -331,10 +359,10 @@ def test_cross_fitting_measures_with_what_the_other_questions_say() -> None:
     questions = [question(number, draw) for number in range(60)]
     found = cross_fitted(questions, Aim())
     assert [q.row for q, _ in found] == [q.row for q in questions]
-    mine = [(q, tau) for q, tau in found if fold_of(f"s/{q.row}") == 0]
+    mine = [(q, gate) for q, gate in found if fold_of(f"s/{q.row}") == 0]
     others = [q for q in questions if fold_of(f"s/{q.row}") != 0]
     proposal = propose(others, Aim())
-    assert {tau for _, tau in mine} == {proposal.chosen.tau_r}
+    assert {gate for _, gate in mine} == {proposal.chosen.gate}
     for calibrated, _ in mine:
         raw = questions[int(calibrated.row)]
         for arm, one in calibrated.arms.items():
@@ -349,7 +377,7 @@ def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
     rewards = [one.reward for q in proposal.questions for one in q.arms.values()]
     assert rewards == list(proposal.calibration.pooled.held_out)
     stored = proposal.stored("judge", "digest")
-    assert (stored.tau_r, stored.aim) == (proposal.chosen.tau_r, "accuracy of at least 50.0%")
+    assert (stored.tau_r, stored.aim) == (proposal.chosen.gate.tau_r, "accuracy of at least 50.0%")
     assert map_of(stored)(0.65, None) > map_of(stored)(0.55, "any")
     with pytest.raises(ConfigurationError, match="rows of all three arms"):
         propose([], Aim())

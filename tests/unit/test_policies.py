@@ -48,6 +48,25 @@ def step(state: RttcState, policy: str, arms: frozenset[Attempt] = ALL) -> tuple
 
 FINISH = ("finish", "direct")
 
+FROM_RAG = [
+    pytest.param(FRESH, ("retrieve", "recalled"), id="it-starts-with-samples"),
+    pytest.param(looked(tried=(), adapted=RECALLED), ("generate", "recalled"), id="recalled-first"),
+    pytest.param(looked(tried=()), ("rag_generate", "rag"), id="then-rag"),
+    pytest.param(looked(R, tried=("rag",)), ("ttt_adapt", "ttt"), id="rag-judged-low-trains"),
+    pytest.param(looked(R, T, tried=("rag", "ttt")), FINISH, id="the-plain-model-is-left-out"),
+    pytest.param(
+        looked(tried=(), samples=0), ("generate", "direct"), id="without-samples-it-answers"
+    ),
+]
+
+
+@pytest.mark.parametrize(("state", "expected"), FROM_RAG)
+def test_a_cascade_that_begins_with_rag(state: RttcState, expected: tuple[str, str]) -> None:
+    settings = RttcSettings(policy="cascade", first_arm="rag", tau_r=0.9)
+    choice = decide(state, settings, arms=ALL)
+    assert (choice.decision, choice.attempt) == expected
+
+
 CASCADE = [
     pytest.param(FRESH, ("generate", "direct"), id="it-starts-with-the-plain-model"),
     pytest.param(asked(GOOD), FINISH, id="a-reward-at-the-threshold-is-accepted"),
