@@ -149,9 +149,8 @@ async def test_a_failed_arm_counts_as_wrong_and_is_tried_again(tmp_path: Path) -
     assert "out of memory" in str(failed[0]["error"])
     [question, *_] = questions_of(rows, collection().keys(), "scripted")
     assert replay(question.arms, "cascade", Gate(tau_r=0.95)).ran == ("direct", "rag")
-    assert replay(question.arms, "ttt", Gate(tau_r=0.5)).shares == {
-        "direct": 1.0
-    }  # as in the graph
+    alone = replay(question.arms, "ttt", Gate(tau_r=0.5))
+    assert alone.shares == {"direct": 1.0}  # as in the graph
     again = await collected(tmp_path)
     assert not any(row["error"] for row in again.answers.values())
 
@@ -167,10 +166,9 @@ async def test_another_reward_model_judges_without_a_new_answer(tmp_path: Path) 
     assert [progress.done for progress in seen] == list(range(1, 13))
     stored = await asyncio.to_thread(log.load)
     assert (len(stored.answers), len(stored.judgements)) == (12, 24)
-    by_first = figures(
-        questions_of(stored, keys, "scripted"), ["cascade"], lambda q: Gate(tau_r=0.8)
-    )
-    by_other = figures(questions_of(stored, keys, "other"), ["cascade"], lambda q: Gate(tau_r=0.8))
+    gate = Gate(tau_r=0.8)
+    by_first = figures(questions_of(stored, keys, "scripted"), ["cascade"], lambda q: gate)
+    by_other = figures(questions_of(stored, keys, "other"), ["cascade"], lambda q: gate)
     assert by_first["policies"]["cascade"]["arms"] == {"ttt": 4}
     assert by_other["policies"]["cascade"]["arms"] == {"rag": 4}
 

@@ -54,9 +54,7 @@ FROM_RAG = [
     pytest.param(looked(tried=()), ("rag_generate", "rag"), id="then-rag"),
     pytest.param(looked(R, tried=("rag",)), ("ttt_adapt", "ttt"), id="rag-judged-low-trains"),
     pytest.param(looked(R, T, tried=("rag", "ttt")), FINISH, id="the-plain-model-is-left-out"),
-    pytest.param(
-        looked(tried=(), samples=0), ("generate", "direct"), id="without-samples-it-answers"
-    ),
+    pytest.param(looked(tried=(), samples=0), ("generate", "direct"), id="no-samples"),
 ]
 
 
