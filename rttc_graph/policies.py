@@ -25,7 +25,7 @@ class RunView:
     best_reward: float | None
     tau_r: float
     first_arm: FirstArm = "direct"
-    """With which cascade begins."""
+    """With which cascade and compare begin."""
 
     @property
     def accepted(self) -> bool:
@@ -57,11 +57,15 @@ def cascade(view: RunView) -> Attempt | None:
 
 
 def compare(view: RunView) -> Attempt | None:
-    """Below τr after the direct answer, run RAG and TTT whatever they score."""
-    if "direct" not in view.tried:
-        return "direct"
-    if len(view.tried) == 1 and view.accepted:
-        return None
+    """Below τr after the direct answer, run RAG and TTT whatever they score.
+
+    With `first_arm` RAG there is no direct answer, and both always run.
+    """
+    if view.first_arm == "direct":
+        if "direct" not in view.tried:
+            return "direct"
+        if len(view.tried) == 1 and view.accepted:
+            return None
     adapted = view.first_open("recalled", "ttt") if not view.tried & {"recalled", "ttt"} else None
     return view.first_open("rag") or adapted
 

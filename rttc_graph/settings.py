@@ -84,8 +84,8 @@ class RttcSettings(BaseModel):
     )
     first_arm: FirstArm = Field(
         default="direct",
-        description="Arm with which cascade begins: rag where the plain model is hardly ever "
-        "right, as rttc calibrate finds out.",
+        description="Arm with which cascade and compare begin: rag where the plain model is hardly "
+        "ever right, as rttc calibrate finds out.",
         json_schema_extra=_on("reward_judge"),
     )
     tau_r: float = Field(

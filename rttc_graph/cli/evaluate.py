@@ -189,7 +189,7 @@ def _report(
         "reward model": ", ".join(dict.fromkeys(rows.reward_model for rows in found)),
         "calibrated": calibrated,
         **_shown(gates),
-        **({"aim of the gates": where.aim} if where.aim else {}),
+        **({"aim of the gates": str(where.aim)} if where.aim else {}),
         **settings_of(found, where.log),
     }
     plot_accuracy(groups[0]["policies"], where.picture, rows=groups[0]["rows"], title=where.name)

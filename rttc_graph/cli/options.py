@@ -13,7 +13,7 @@ Limit = Annotated[int | None, typer.Option(help="Questions, drawn by the seed; a
 Scorer = Annotated[ScorerName, typer.Option(help="auto decides row by row.")]
 RowDomain = Annotated[str | None, typer.Option(help="Where samples are; the row's.")]
 Tau = Annotated[float | None, typer.Option(help="Reward that accepts, 0 to 1.")]
-First = Annotated[FirstArm | None, typer.Option(help="With which cascade begins.")]
+First = Annotated[FirstArm | None, typer.Option(help="With which cascade and compare begin.")]
 K = Annotated[int | None, typer.Option(help="Samples to retrieve.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer.")]
 

@@ -29,6 +29,9 @@ AsJsonFile = Annotated[
     typer.Option("--json", metavar="FILE", help="Write the figures as JSON; - prints them."),
 ]
 
+_WIDE = 200
+"""Columns of a table that no terminal shows."""
+
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -58,7 +61,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in body:
         table.add_row(*[Text(_shown(cell)) for cell in row])
-    out.print(table)
+    if out.is_terminal:
+        out.print(table)
+    else:  # a file or a pipe has no edge at which to fold
+        out.print(table, width=_WIDE, crop=False)
 
 
 def print_pairs(pairs: Mapping[str, object]) -> None:

@@ -69,7 +69,7 @@ class Gate:
     tau_r: float
     """In the units of the rewards."""
     first_arm: FirstArm = "direct"
-    """Of cascade."""
+    """Of cascade and compare."""
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ from rttc_graph.testing import MemoryKnowledgeBase
 RUNS: list[tuple[PolicyName, FirstArm]] = [
     *((policy, "direct") for policy in get_args(PolicyName)),
     ("cascade", "rag"),
+    ("compare", "rag"),
 ]
 SETTINGS = RttcSettings(max_new_tokens=4, k=2, ttt_min_steps=2, ttt_rank=2, use_cache=False)
 QUESTIONS = [NewSample(question=f"double of {n}", answer="x", domain="sums") for n in (3, 11, 42)]

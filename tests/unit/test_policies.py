@@ -6,7 +6,7 @@ import pytest
 from scripted_parts import candidate, sample
 
 from rttc_graph.policies import POLICIES, Choice, best_candidate, decide
-from rttc_graph.settings import RttcSettings
+from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Adapted, Attempt, Candidate, RttcState, Spent
 
 ALL: frozenset[Attempt] = frozenset({"direct", "recalled", "rag", "ttt"})
@@ -59,10 +59,22 @@ FROM_RAG = [
 
 
 @pytest.mark.parametrize(("state", "expected"), FROM_RAG)
-def test_a_cascade_that_begins_with_rag(state: RttcState, expected: tuple[str, str]) -> None:
-    settings = RttcSettings(policy="cascade", first_arm="rag", tau_r=0.9)
+@pytest.mark.parametrize("policy", ["cascade", "compare"])
+def test_a_policy_that_begins_with_rag(
+    policy: PolicyName, state: RttcState, expected: tuple[str, str]
+) -> None:
+    settings = RttcSettings(policy=policy, first_arm="rag", tau_r=0.9)
     choice = decide(state, settings, arms=ALL)
+    if policy == "compare" and expected[1] == "recalled":
+        expected = ("retrieve" if state is FRESH else "rag_generate", "rag")  # both will run
     assert (choice.decision, choice.attempt) == expected
+
+
+@pytest.mark.parametrize(("policy", "then"), [("cascade", "finish"), ("compare", "ttt_adapt")])
+def test_only_a_cascade_stops_at_a_good_rag_answer(policy: PolicyName, then: str) -> None:
+    settings = RttcSettings(policy=policy, first_arm="rag", tau_r=0.9)
+    good = looked(candidate("rag", 0.95), tried=("rag",))
+    assert decide(good, settings, arms=ALL).decision == then
 
 
 CASCADE = [
