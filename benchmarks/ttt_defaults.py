@@ -111,7 +111,7 @@ def measure(
         settings=settings,
         device=model.device,
         share_prefix=model.can_share_prefix,
-        as_trees=model.can_be_tree,
+        tree_tokens=model.tree_tokens,
     )
     losses: list[float] = []
     watch = Watch(

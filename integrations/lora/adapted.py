@@ -7,6 +7,7 @@ costs nothing, whereas peft's `adapter_names` sets hooks on every layer at every
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,13 +113,20 @@ class AdaptedModel:
         return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
     @cached_property
-    def can_be_tree(self) -> bool:
-        """Whether the model obeys a mask and positions of ours, so that a batch may be a tree.
+    def tree_tokens(self) -> int:
+        """Longest example that may be in a tree; 0 if the model obeys no mask of ours.
 
-        It is tried: the second of two branches in one row must come out as it does alone.
+        Within a window that slides, and within a chunk, a tree's mask hides all that the model's
+        own would hide; beyond it does not.
         """
-        if not self.can_share_prefix:
-            return False
+        if not self._obeys_a_mask():
+            return 0
+        config: Any = self._twin.config.get_text_config()
+        spans = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        return min((span for span in spans if span), default=sys.maxsize)
+
+    def _obeys_a_mask(self) -> bool:
+        """Try it: the second of two branches in one row must come out as it does alone."""
         ids = torch.tensor([[1, 2, 3, 4, 5]], device=self.device)  # 1 2 3 and 1 4 5
         places = torch.tensor([[0, 1, 2, 1, 2]], device=self.device)
         owner = torch.tensor([0, 1, 1, 2, 2], device=self.device)

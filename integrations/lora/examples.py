@@ -163,11 +163,11 @@ def pack_steps(
     settings: TttSettings,
     device: torch.device,
     share_prefix: bool,
-    as_trees: bool,
+    tree_tokens: int,
 ) -> list[list[Batch]]:
     """Pack the steps of an epoch, each as `pack` does."""
     return [
-        pack(part, limits, device=device, share_prefix=share_prefix, as_trees=as_trees)
+        pack(part, limits, device=device, share_prefix=share_prefix, tree_tokens=tree_tokens)
         for part in deal(examples, settings)
     ]
 
@@ -178,7 +178,7 @@ def pack(
     *,
     device: torch.device,
     share_prefix: bool,
-    as_trees: bool = False,
+    tree_tokens: int = 0,
 ) -> list[Batch]:
     """Sort examples by length and fill as few batches as the limits allow.
 
@@ -189,49 +189,66 @@ def pack(
         examples: At least one.
         limits: What a batch may cost.
         device: Where the tensors go.
-        share_prefix: Whether to compute the beginning that all examples have in common once for
-            each batch. Exact; of prompts with the same system prompt and instruction it is half.
-        as_trees: Whether a batch may be a tree, where that is less work than padded rows. Exact.
+        share_prefix: Whether rows may follow a prefix that is computed once for each batch. Exact;
+            of prompts with the same system prompt and instruction it is half.
+        tree_tokens: Longest example that may be in a tree, which is made where it is less work
+            than padded rows. Exact.
     """
-    shared = _shared_tokens(examples) if share_prefix and len(examples) > 1 else 0
+    plan = _Plan(
+        common=_shared_tokens(examples) if len(examples) > 1 else 0,
+        share_prefix=share_prefix,
+        tree_tokens=tree_tokens,
+        limits=limits,
+    )
     groups: list[list[EncodedExample]] = []
     for example in sorted(examples, key=lambda each: len(each.ids), reverse=True):
         more = [*groups[-1], example] if groups else [example]
-        is_tree = as_trees and _is_cheaper_as_tree(more, shared, limits)
-        tokens = (_tree_size if is_tree else _padded_size)(more, shared)
-        if groups and limits.allows(more, tokens=tokens):
+        if groups and limits.allows(more, tokens=plan.tokens(more)):
             groups[-1] = more
         else:
             groups.append([example])
-    return [_batch(group, shared, limits, device, as_trees=as_trees) for group in groups]
+    return [_batch(group, plan, device) for group in groups]
 
 
-def _batch(
-    group: Sequence[EncodedExample],
-    shared: int,
-    limits: StepLimits,
-    device: torch.device,
-    *,
-    as_trees: bool,
-) -> Batch:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Chooses between rows and a tree; of the examples of a batch the longest comes first."""
+
+    common: int
+    """Tokens with which all examples begin."""
+    share_prefix: bool
+    tree_tokens: int
+    limits: StepLimits
+
+    @property
+    def row_prefix(self) -> int:
+        """Tokens that padded rows have computed once."""
+        return self.common if self.share_prefix else 0
+
+    def is_tree(self, examples: Sequence[EncodedExample]) -> bool:
+        """Weigh padding against attention, which in a tree computes every pair and hides most."""
+        longest = len(examples[0].ids)
+        if len(examples) == 1 or longest > self.tree_tokens:
+            return False
+        tree, padded = _tree_size(examples, self.common), _padded_size(examples, self.row_prefix)
+        rows = self.limits.cost(tokens=padded, pairs=(padded - self.row_prefix) * longest)
+        return self.limits.cost(tokens=tree, pairs=tree * tree) < rows
+
+    def tokens(self, examples: Sequence[EncodedExample]) -> int:
+        """Return how many tokens a pass over the examples computes."""
+        if self.is_tree(examples):
+            return _tree_size(examples, self.common)
+        return _padded_size(examples, self.row_prefix)
+
+
+def _batch(group: Sequence[EncodedExample], plan: _Plan, device: torch.device) -> Batch:
     if len(group) == 1:
         alone = _padded(group, 0, device)  # nobody to share with, and one pass is less than two
-        large = not limits.allows(group, tokens=len(group[0].ids))
-        return replace(alone, recompute=limits.recompute and large)
-    if as_trees and _is_cheaper_as_tree(group, shared, limits):
-        return _tree(group, shared, device)
-    return _padded(group, shared, device)
-
-
-def _is_cheaper_as_tree(
-    examples: Sequence[EncodedExample], shared: int, limits: StepLimits
-) -> bool:
-    """Weigh padding against attention, which in a tree computes every pair and hides most."""
-    if len(examples) == 1:
-        return False
-    tree, padded = _tree_size(examples, shared), _padded_size(examples, shared)
-    rows = limits.cost(tokens=padded, pairs=(padded - shared) * len(examples[0].ids))
-    return limits.cost(tokens=tree, pairs=tree * tree) < rows
+        large = not plan.limits.allows(group, tokens=len(group[0].ids))
+        return replace(alone, recompute=plan.limits.recompute and large)
+    if plan.is_tree(group):
+        return _tree(group, plan.common, device)
+    return _padded(group, plan.row_prefix, device)
 
 
 def _tree_size(examples: Sequence[EncodedExample], shared: int) -> int:

@@ -175,7 +175,7 @@ class LoraTrainer:
                 settings=settings,
                 device=model.device,
                 share_prefix=model.can_share_prefix,
-                as_trees=model.can_be_tree,
+                tree_tokens=model.tree_tokens,
             )
             adapter = fresh_adapter(model.layout, settings, device=model.device)
             trained = yield from training_steps(model, adapter, epoch, settings, watch)
