@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import get_args
@@ -105,15 +106,23 @@ def _best(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
     return min(points, key=lambda p: (-p.accuracy, p.seconds))
 
 
-def distinct(points: Sequence[GatePoint]) -> list[GatePoint]:
-    """Return the points at which something changes, and the last of each stretch before."""
-    kept: list[GatePoint] = []
-    for point in points:
-        if kept and _same(kept[-1], point):
-            kept[-1] = point
+def overview(points: Sequence[GatePoint], chosen: GatePoint, aim: Aim) -> list[GatePoint]:
+    """Return what a person needs to see of a sweep, in its order.
+
+    Every fifth threshold with the chosen first arm, where something changes; the chosen point; and
+    what the aim would have chosen with the other first arm.
+    """
+    alike = [point for point in points if point.gate.first_arm == chosen.gate.first_arm]
+    others = [point for point in points if point.gate.first_arm != chosen.gate.first_arm]
+    shown: list[GatePoint] = []
+    for point in alike[::5]:
+        if shown and _same(shown[-1], point):
+            shown[-1] = point
         else:
-            kept.append(point)
-    return kept
+            shown.append(point)
+    with suppress(ConfigurationError):  # the other first arm does not reach the aim
+        shown.append(choose(others, aim))
+    return [point for point in points if point in shown or point is chosen]
 
 
 def _same(one: GatePoint, other: GatePoint) -> bool:

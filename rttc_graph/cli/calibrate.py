@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from rttc_graph.calibration.aims import Aim, GatePoint, distinct
+from rttc_graph.calibration.aims import Aim, GatePoint, overview
 from rttc_graph.calibration.fitting import FittedMap
 from rttc_graph.calibration.plot import plot_sweep
 from rttc_graph.calibration.proposal import Proposal, propose
@@ -139,10 +139,6 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
             )
     out.print()
     columns = ["", "first", "τr", "accuracy", "seconds", *ARMS, "false accepts", "rejects"]
-    shown = distinct(proposal.points)
-    if proposal.chosen not in shown:
-        shown.append(proposal.chosen)
-        shown.sort(key=proposal.points.index)
     print_table(
         columns,
         [
@@ -156,7 +152,7 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
                 f"{point.false_accepts:.1%}",
                 f"{point.false_rejects:.1%}",
             )
-            for point in shown
+            for point in overview(proposal.points, proposal.chosen, proposal.aim)
         ],
     )
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from rttc_graph.calibration.aims import GRID, Aim, GatePoint, choose, distinct
+from rttc_graph.calibration.aims import GRID, Aim, GatePoint, choose, overview
 from rttc_graph.calibration.fitting import FOLDS, calibrate, expected_error, fold_of
 from rttc_graph.calibration.maps import CalibrationMap, Labelled, fit_map
 from rttc_graph.errors import ConfigurationError
@@ -210,7 +210,13 @@ def test_an_aim_out_of_bounds_is_refused(values: dict[str, float]) -> None:
         Aim(**values)
 
 
-def test_stretches_without_a_change_are_one_line() -> None:
-    assert [p.gate.tau_r for p in distinct(POINTS)] == [0.2, 0.7, 0.8]
-    assert distinct([point(tau, 0.5, 1.0) for tau in GRID]) == [point(1.0, 0.5, 1.0)]
-    assert len(distinct([point(1.0, 0.5, 1.0), point(0.0, 0.5, 1.0, "rag")])) == 2
+def test_an_overview_has_every_fifth_change_the_choice_and_its_rival() -> None:
+    direct = [point(tau_r, 0.5, 1.0 + (tau_r > 0.55) + (tau_r > 0.9)) for tau_r in GRID]
+    rag = [point(tau_r, 0.4 + 0.1 * (tau_r == 0.3), 3.0, "rag") for tau_r in GRID]
+    chosen = choose([*direct, *rag], Aim())
+    assert chosen.gate == Gate(tau_r=0.28)  # the middle of 0 to 0.54
+    shown = [p.gate for p in overview([*direct, *rag], chosen, Aim())]
+    assert [gate.tau_r for gate in shown if gate.first_arm == "direct"] == [0.28, 0.5, 0.9, 1.0]
+    assert shown[-1] == Gate(tau_r=0.3, first_arm="rag")
+    unreached = overview([*direct, *rag[:5]], chosen, Aim(accuracy=0.5))
+    assert {p.gate.first_arm for p in unreached} == {"direct"}
