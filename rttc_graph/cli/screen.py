@@ -61,10 +61,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in body:
         table.add_row(*[Text(_shown(cell)) for cell in row])
-    if out.is_terminal:
-        out.print(table)
-    else:  # a file or a pipe has no edge at which to fold
-        out.print(table, width=_WIDE, crop=False)
+    if not out.is_terminal:
+        out.width = _WIDE  # a file or a pipe has no edge at which to fold
+    out.print(table)
 
 
 def print_pairs(pairs: Mapping[str, object]) -> None:
