@@ -22,6 +22,7 @@ from rttc_graph.cli.eval_rows import (
     data_sets_of,
     judge_rows,
     questions_of_models,
+    run_name,
 )
 from rttc_graph.cli.options import K, Limit, MaxNewTokens, RowDomain, Scorer
 from rttc_graph.cli.screen import AsJson, err, out, print_json, print_table
@@ -80,7 +81,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     if not paths and records is None:
         raise ConfigurationError("no questions: name a file, or --records of an earlier run")
     data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
-    name = "-".join(data_set.name for data_set in data_sets) or "rows"
+    name = run_name(data_sets, records)
     log = records or config.home / "evaluations" / f"{name}.jsonl"
     if data_sets:
         wanted = RowsWanted(data_sets=data_sets, samples=samples, domain=domain, log=log)

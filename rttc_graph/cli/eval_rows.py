@@ -87,6 +87,12 @@ def data_sets_of(
     return data_sets, samples
 
 
+def run_name(data_sets: Sequence[DataSet], records: Path | None) -> str:
+    """Return what the files of a run are called: its data sets, or its file of rows."""
+    named = "-".join(data_set.name for data_set in data_sets)
+    return named or (records.stem if records else "rows")
+
+
 def collection_of(config: InstallationConfig, wanted: RowsWanted) -> Collection:
     """Return what is collected with the policy model of a configuration."""
     settings = config.run_settings().model_dump(exclude=_NO_PART | _UNBOUNDED.keys())

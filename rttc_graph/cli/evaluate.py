@@ -20,6 +20,7 @@ from rttc_graph.cli.eval_rows import (
     data_sets_of,
     judge_rows,
     questions_of_models,
+    run_name,
     settings_of,
 )
 from rttc_graph.cli.options import First, K, Limit, MaxNewTokens, RowDomain, Scorer, Tau, words_of
@@ -109,7 +110,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     if not paths and not rejudge:
         raise ConfigurationError("no questions: name a file or a folder, or give --rejudge")
     data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
-    name = "-".join(data_set.name for data_set in data_sets) or "rows"
+    name = run_name(data_sets, records)
     picture = plot or Path(f"rttc-eval-{name}.png")
     if real or use_cache:
         if len(data_sets) != 1 or models or report or rejudge:
