@@ -51,7 +51,8 @@ def described_installation(folder: Path, dsn: str, model: Path, embedder: Path) 
         "EMBEDDER": embedder,
         "REWARD": "self-confidence",
         "MAX_NEW_TOKENS": 4,
-        "TTT_EPOCHS": 2,
+        "TTT_SAMPLES_PER_STEP": 64,  # all of them
+        "TTT_MIN_STEPS": 2,
     }
     return Installation({f"RTTC_{name}": str(value) for name, value in described.items()})
 
