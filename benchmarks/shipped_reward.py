@@ -7,10 +7,10 @@ Each stage leaves a file and is skipped where the file is there, so a killed run
 3. answers of the policy model to questions that the network has not learned from
    (`calibrate-*.jsonl`), half an hour, and the map to P(right), fitted on them.
 
-    python benchmarks/split_data.py banking77.train.jsonl build/split/banking77   # and the others
-    python benchmarks/reasoning_tasks.py build/split/reasoning.jsonl --per-task 20
-    python benchmarks/reasoning_tasks.py build/split/asked.jsonl --per-task 60 --seed 900000
-    python benchmarks/shipped_reward.py build/split build/candidates --out build/minilm-judge
+    python -m benchmarks.split_data banking77.train.jsonl build/split/banking77   # and the others
+    python -m benchmarks.reasoning_tasks build/split/reasoning.jsonl --per-task 20
+    python -m benchmarks.reasoning_tasks build/split/asked.jsonl --per-task 60 --seed 900000
+    python -m benchmarks.shipped_reward build/split build/candidates --out build/minilm-judge
 
 `--leave-out banking` trains without a domain, to see what the model makes of a new one.
 """
