@@ -11,7 +11,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from transformers import (
 )
 
 from benchmarks.peers import named, peer, quiet_transformers
+from rttc_graph.integrations.lora.adapted import AdaptedModel
 from rttc_graph.integrations.lora.examples import EncodedExample, deal, encode_examples
 from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.lora.training import learning_rate_of
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.settings import TttSettings
@@ -95,7 +97,8 @@ class PeftTrainer(ABC):
         quiet_transformers()
         self._base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        self._settings = settings
+        rate = learning_rate_of(AdaptedModel(self._base), settings)
+        self._settings = replace(settings, learning_rate=rate)
         self._folder = tempfile.TemporaryDirectory()
 
     def train(self, examples: Sequence[EncodedExample]) -> Run:

@@ -26,9 +26,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import StepLimits, encode_examples, pack, pack_steps
+from rttc_graph.integrations.lora.examples import StepLimits, encode_examples, pack
 from rttc_graph.integrations.lora.layout import Adapter
-from rttc_graph.integrations.lora.training import Watch, fresh_adapter, training_steps
+from rttc_graph.integrations.lora.training import Watch, epoch_of, fresh_adapter, training_steps
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.prompts import direct_messages, training_examples
@@ -105,14 +105,7 @@ def measure(
         model.layout, vocabulary=int(loaded.model.config.vocab_size), max_bytes=2**30
     )
     examples = encode_examples(loaded, training_examples(question.nearest))
-    epoch = pack_steps(
-        examples,
-        limits,
-        settings=settings,
-        device=model.device,
-        share_prefix=model.can_share_prefix,
-        tree_tokens=model.tree_tokens,
-    )
+    epoch = epoch_of(model, examples, limits, settings)
     losses: list[float] = []
     watch = Watch(
         on_step=lambda step: losses.append(step.loss), clock=time.monotonic, deadline=None

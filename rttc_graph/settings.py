@@ -32,7 +32,8 @@ class TttSettings:
     rank: int = 8
     alpha: float = 16.0
     """The adapter's output is scaled by `alpha / rank`."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 0.0
+    """Of AdamW; 0 takes the one that suits the base (`learning_rate_of`)."""
     epochs: int = 1
     """Passes over the samples."""
     samples_per_step: int = 2
@@ -189,7 +190,11 @@ class RttcSettings(BaseModel):
         default=16.0, gt=0, le=1024, description="LoRA alpha.", json_schema_extra=_on("ttt_adapt")
     )
     ttt_learning_rate: float = Field(
-        default=2e-3, gt=0, le=1, description="Of AdamW.", json_schema_extra=_on("ttt_adapt")
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Of AdamW; 0 takes the one that suits the size of the base's weights.",
+        json_schema_extra=_on("ttt_adapt"),
     )
     ttt_epochs: int = Field(
         default=1,

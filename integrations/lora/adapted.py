@@ -7,6 +7,8 @@ costs nothing, whereas peft's `adapter_names` sets hooks on every layer at every
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -124,6 +126,28 @@ class AdaptedModel:
         config: Any = self._twin.config.get_text_config()
         spans = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
         return min((span for span in spans if span), default=sys.maxsize)
+
+    @cached_property
+    def weight_scale(self) -> float:
+        """Median over the targets of √in times the weights' root mean square.
+
+        That is about how much larger a target's output is than its input, if the input is like
+        noise; 4.7 for SmolLM2-135M, 1.0 for Gemma-3-270M.
+
+        Raises:
+            AdaptationError: The weights are quantised.
+        """
+        scales: list[float] = []
+        for target in self.layout.targets:
+            weight = cast("Tensor", self._twin.get_submodule(target.name).weight)
+            if not weight.is_floating_point():
+                raise AdaptationError(
+                    f"no learning rate follows from the weights of {target.name!r}, which are "
+                    f"{weight.dtype}: set ttt_learning_rate"
+                )
+            norm = torch.linalg.vector_norm(weight, dtype=torch.float32).item()
+            scales.append(norm / math.sqrt(target.out_features))
+        return statistics.median(scales)
 
     def _obeys_a_mask(self) -> bool:
         """Try it: the second of two branches in one row must come out as it does alone."""

@@ -16,7 +16,7 @@ from rttc_graph.integrations.transformers.tokens import encode_answer, encode_pr
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.settings import TttSettings
 
-__all__ = ("Batch", "EncodedExample", "StepLimits", "deal", "encode_examples", "pack", "pack_steps")
+__all__ = ("Batch", "EncodedExample", "StepLimits", "deal", "encode_examples", "pack")
 
 _BYTES_PER_FEATURE = 7.0
 """Memory of a training pass for each token and each input or output feature of a target.
@@ -154,22 +154,6 @@ def deal(
     """
     steps = settings.steps_of_epoch(len(examples))
     return [examples[::-1][step::steps] for step in range(steps)]
-
-
-def pack_steps(
-    examples: Sequence[EncodedExample],
-    limits: StepLimits,
-    *,
-    settings: TttSettings,
-    device: torch.device,
-    share_prefix: bool,
-    tree_tokens: int,
-) -> list[list[Batch]]:
-    """Pack the steps of an epoch, each as `pack` does."""
-    return [
-        pack(part, limits, device=device, share_prefix=share_prefix, tree_tokens=tree_tokens)
-        for part in deal(examples, settings)
-    ]
 
 
 def pack(

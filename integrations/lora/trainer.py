@@ -13,11 +13,19 @@ from typing import Any
 import torch
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.examples import StepLimits, encode_examples, pack_steps
-from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout
+from rttc_graph.integrations.lora.adapted import AdaptedModel
+from rttc_graph.integrations.lora.examples import StepLimits, encode_examples
+from rttc_graph.integrations.lora.layout import Adapter
 from rttc_graph.integrations.lora.residency import ResidentAdapters
 from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, from_bytes, to_bytes
-from rttc_graph.integrations.lora.training import Trained, Watch, fresh_adapter, training_steps
+from rttc_graph.integrations.lora.training import (
+    Trained,
+    Watch,
+    epoch_of,
+    fresh_adapter,
+    learning_rate_of,
+    training_steps,
+)
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
 from rttc_graph.protocols import TrainedAdapter, TrainingExample, TrainStep
 from rttc_graph.settings import TttSettings
@@ -169,14 +177,7 @@ class LoraTrainer:
                 max_bytes=self._max_pass_bytes,
                 recompute=self._recompute,
             )
-            epoch = pack_steps(
-                encoded,
-                limits,
-                settings=settings,
-                device=model.device,
-                share_prefix=model.can_share_prefix,
-                tree_tokens=model.tree_tokens,
-            )
+            epoch = epoch_of(model, encoded, limits, settings)
             adapter = fresh_adapter(model.layout, settings, device=model.device)
             trained = yield from training_steps(model, adapter, epoch, settings, watch)
             weights = to_bytes(trained.adapter, model.layout)
@@ -188,7 +189,7 @@ class LoraTrainer:
             steps=len(trained.losses),
             losses=trained.losses,
             seconds=self._clock() - began,
-            provenance=_provenance(model.layout, settings, trained),
+            provenance=_provenance(model, settings, trained),
         )
         return made, trained.adapter
 
@@ -205,11 +206,12 @@ class LoraTrainer:
             return from_bytes(adapter.weights, config, model.layout, device=model.device)
 
 
-def _provenance(layout: AdapterLayout, settings: TttSettings, trained: Trained) -> dict[str, Any]:
-    adapter = trained.adapter
+def _provenance(model: AdaptedModel, settings: TttSettings, trained: Trained) -> dict[str, Any]:
+    adapter, layout = trained.adapter, model.layout
     return {
         "base_name": layout.base_name,
         "settings": asdict(settings),
+        "learning_rate": learning_rate_of(model, settings),
         "seed": settings.seed,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),

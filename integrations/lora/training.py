@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded
 from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import Batch
+from rttc_graph.integrations.lora.examples import Batch, EncodedExample, StepLimits, deal, pack
 from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout
 from rttc_graph.protocols import TrainStep
 from rttc_graph.settings import TttSettings
 
-__all__ = ("Trained", "Watch", "fresh_adapter", "learning_rate_at", "training_steps")
+__all__ = ("Trained", "Watch", "epoch_of", "fresh_adapter", "learning_rate_of", "training_steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,9 @@ class Watch:
     deadline: float | None
 
 
+_RATE_BY_SCALE = 4.25e-4
+"""Learning rate over the base's `weight_scale`: the default that was found for SmolLM2-135M."""
+
 _STEPS_BELOW = 2
 """How many steps in a row must have a loss below the limit: one alone saw a few samples only."""
 
@@ -61,13 +64,13 @@ def training_steps(
 ) -> Generator[None, None, Trained]:
     """Train an adapter in place; yield after each forward and backward pass and each update.
 
-    A step's loss is the mean over its answer tokens, in nats. AdamW without weight decay, at one
-    learning rate.
+    A step's loss is the mean over its answer tokens, in nats. AdamW without weight decay, at the
+    one rate of `learning_rate_of`.
 
     Args:
         model: The base with its targets.
         adapter: Where training starts, for example a `fresh_adapter`.
-        epoch: The steps of one epoch; of each, one batch for each pass.
+        epoch: The steps of one epoch, as of `epoch_of`; of each, one batch for each pass.
         settings: Steps, learning rate and early stop; rank, alpha and seed are the adapter's.
         watch: Observer, clock and deadline.
 
@@ -83,7 +86,11 @@ def training_steps(
         for tensor in weights:
             tensor.grad = None
             tensor.requires_grad_(False)
-    _check_weights(weights, settings)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
+        raise AdaptationError(
+            "the trained weights are not finite: lower the learning rate "
+            f"({learning_rate_of(model, settings)!r}) or alpha / rank"
+        )
     return Trained(adapter=adapter, losses=tuple(losses), trained_tokens=tokens)
 
 
@@ -103,9 +110,39 @@ def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch
     return Adapter(rank=settings.rank, alpha=settings.alpha, pairs=tuple(pairs))
 
 
-def learning_rate_at(step: int, settings: TttSettings) -> float:
-    """Return the learning rate of a 1-based step."""
-    return settings.learning_rate
+def learning_rate_of(model: AdaptedModel, settings: TttSettings) -> float:
+    """Return the settings' learning rate or, if it is 0, one for this base, of two digits.
+
+    Whatever the gradient, AdamW moves each number of an adapter by about the learning rate, and so
+    the adapter's part of an output; what is left of it beside the base's part is the less, the
+    larger the base's weights are. The rate follows them: 2e-3 for SmolLM2-135M, 4.3e-4 for
+    Gemma-3-270M, where 2e-3 overshoots (docs/experiments.md, "A learning rate for each base").
+
+    Raises:
+        AdaptationError: It is 0, and the weights are quantised.
+    """
+    if settings.learning_rate > 0:
+        return settings.learning_rate
+    return float(f"{_RATE_BY_SCALE * model.weight_scale:.1e}")
+
+
+def epoch_of(
+    model: AdaptedModel,
+    examples: Sequence[EncodedExample],
+    limits: StepLimits,
+    settings: TttSettings,
+) -> list[list[Batch]]:
+    """Return the steps of one epoch, packed in the best way that the model allows."""
+    return [
+        pack(
+            part,
+            limits,
+            device=model.device,
+            share_prefix=model.can_share_prefix,
+            tree_tokens=model.tree_tokens,
+        )
+        for part in deal(examples, settings)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +161,8 @@ class _Training:
     def run(self, weights: list[Tensor]) -> Generator[None, None, tuple[list[float], int]]:
         """Return the loss of each step and the tokens of those that had an update."""
         device_type = self.model.device.type
-        optimizer = torch.optim.AdamW(weights, weight_decay=0.0, fused=device_type in _FUSED)
+        rate = learning_rate_of(self.model, self.settings)
+        optimizer = torch.optim.AdamW(weights, rate, weight_decay=0.0, fused=device_type in _FUSED)
         losses: list[float] = []
         tokens = 0
         for step in range(1, self.steps + 1):
@@ -134,7 +172,6 @@ class _Training:
             self.watch.on_step(TrainStep(step=step, steps=self.steps, loss=loss))
             if self._is_enough(losses):
                 break
-            optimizer.param_groups[0]["lr"] = learning_rate_at(step, self.settings)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             tokens += sum(batch.tokens for batch in batches)
@@ -163,7 +200,7 @@ class _Training:
             if not math.isfinite(loss):
                 raise AdaptationError(
                     f"the loss of step {step} is {loss!r}: lower the learning rate "
-                    f"({self.settings.learning_rate!r}) or alpha / rank"
+                    f"({learning_rate_of(self.model, self.settings)!r}) or alpha / rank"
                 )
         return loss
 
@@ -183,11 +220,3 @@ class _Training:
                 f"the deadline passed before step {step} of {self.steps} of the "
                 "training: raise budget_seconds, or lower k, ttt_epochs or ttt_min_steps"
             )
-
-
-def _check_weights(weights: Sequence[Tensor], settings: TttSettings) -> None:
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
-        raise AdaptationError(
-            f"the trained weights are not finite: lower the learning rate "
-            f"({settings.learning_rate!r}) or alpha / rank"
-        )

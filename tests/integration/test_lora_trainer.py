@@ -104,6 +104,7 @@ async def test_a_trained_adapter_answers_as_it_was_taught(
     assert trained.steps == len(told) == 12
     assert trained.base_fingerprint == await checked.base_fingerprint()
     assert trained.provenance["settings"]["learning_rate"] == 2e-2
+    assert trained.provenance["learning_rate"] == 2e-2
 
 
 async def test_no_base_but_its_own_is_loaded_for_a_question_about_residency(

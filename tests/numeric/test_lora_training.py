@@ -31,12 +31,18 @@ from rttc_graph.integrations.lora.adapted import AdaptedModel
 from rttc_graph.integrations.lora.examples import (
     EncodedExample,
     StepLimits,
+    deal,
     encode_examples,
     pack,
-    pack_steps,
 )
 from rttc_graph.integrations.lora.serialization import to_bytes
-from rttc_graph.integrations.lora.training import Trained, Watch, fresh_adapter, training_steps
+from rttc_graph.integrations.lora.training import (
+    Trained,
+    Watch,
+    fresh_adapter,
+    learning_rate_of,
+    training_steps,
+)
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.protocols import TrainingExample, TrainStep
 from rttc_graph.settings import TttSettings
@@ -131,14 +137,10 @@ def start(
     watch: Watch | None = None,
 ) -> Generator[None, None, Trained]:
     adapter = fresh_adapter(model.layout, settings, device=CPU)
-    epoch = pack_steps(
-        encoded(),
-        limits,
-        settings=settings,
-        device=CPU,
-        share_prefix=share_prefix,
-        tree_tokens=tree_tokens,
-    )
+    epoch = [
+        pack(part, limits, device=CPU, share_prefix=share_prefix, tree_tokens=tree_tokens)
+        for part in deal(encoded(), settings)
+    ]
     return training_steps(model, adapter, epoch, settings, watch or observed())
 
 
@@ -599,6 +601,33 @@ def test_numbers_that_are_not_finite_are_an_error(
 ) -> None:
     with pytest.raises(AdaptationError, match=words):
         train(model, replace(SETTINGS, epochs=epochs, learning_rate=rate))
+
+
+def test_instead_of_0_the_size_of_the_weights_gives_the_learning_rate(
+    tiny_model_path: Path,
+) -> None:
+    plain, larger = (
+        load_model(tiny_model_path, device="cpu", dtype="auto").model for _ in range(2)
+    )
+    for layer in larger.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.weight.data *= 3.0
+    model, settings = AdaptedModel(plain), TttSettings()
+    rate = learning_rate_of(model, settings)
+    # The tiny model's weights are normal with a deviation of 0.4, most targets have 32 inputs.
+    assert rate == pytest.approx(4.25e-4 * 0.4 * 32**0.5, rel=0.1)
+    assert learning_rate_of(AdaptedModel(larger), settings) == pytest.approx(3 * rate, rel=0.05)
+    assert learning_rate_of(AdaptedModel(larger), SETTINGS) == SETTINGS.learning_rate
+    found = train(model, replace(SETTINGS, learning_rate=0.0))
+    assert found.losses == train(model, replace(SETTINGS, learning_rate=rate)).losses
+
+
+def test_quantised_weights_give_no_learning_rate(loaded: LoadedModel) -> None:
+    model = AdaptedModel(loaded.model)
+    layer: Any = model._twin.get_submodule(model.layout.targets[0].name)
+    layer.weight = torch.nn.Parameter(layer.weight.to(torch.uint8), requires_grad=False)
+    with pytest.raises(AdaptationError, match=r"torch\.uint8: set ttt_learning_rate"):
+        learning_rate_of(model, TttSettings())
 
 
 def test_the_deadline_is_checked_before_each_pass(model: AdaptedModel) -> None:
