@@ -55,6 +55,10 @@ class Calibration:
     pooled: FittedMap
     domains: Mapping[str, FittedMap]
 
+    def reward(self, score: float, domain: str | None) -> float:
+        """Return P(right) of a raw score by the domain's map, or by the pooled one."""
+        return self.domains.get(domain or "", self.pooled).map(score)
+
 
 def calibrate(pairs: Mapping[str, Sequence[Labelled]]) -> Calibration:
     """Fit a pooled map, and one for each domain with enough answers.

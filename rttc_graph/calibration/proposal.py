@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from rttc_graph.calibration.aims import Aim, GatePoint, choose, sweep
 from rttc_graph.calibration.fitting import Calibration, FittedMap, calibrate, fold_of
 from rttc_graph.calibration.maps import Labelled
-from rttc_graph.calibration.reward import map_of
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.figures import Question
 from rttc_graph.evaluation.replay import Arms, Gate
@@ -52,14 +51,7 @@ def propose(questions: Sequence[Question], aim: Aim) -> Proposal:
     Raises:
         ConfigurationError: There are too few answers, or no gate reaches the aim.
     """
-    if not questions:
-        raise ConfigurationError("no question has the rows of all three arms: collect them first")
-    pairs: dict[str, list[Labelled]] = {}
-    for question in questions:
-        pairs.setdefault(question.domain or "", []).extend(_labelled(question))
-    calibration = calibrate(pairs)
-    held_out = _held_out(pairs, calibration)
-    seen = [_with_rewards(question, held_out) for question in questions]
+    calibration, seen = _calibrated(questions)
     points = sweep([question.arms for question in seen])
     return Proposal(
         calibration=calibration,
@@ -68,6 +60,18 @@ def propose(questions: Sequence[Question], aim: Aim) -> Proposal:
         chosen=choose(points, aim),
         aim=aim,
     )
+
+
+def _calibrated(questions: Sequence[Question]) -> tuple[Calibration, list[Question]]:
+    """Return a calibration, and the questions with its cross-fitted rewards."""
+    if not questions:
+        raise ConfigurationError("no question has the rows of all three arms: collect them first")
+    pairs: dict[str, list[Labelled]] = {}
+    for question in questions:
+        pairs.setdefault(question.domain or "", []).extend(_labelled(question))
+    calibration = calibrate(pairs)
+    held_out = _held_out(pairs, calibration)
+    return calibration, [_with_rewards(question, held_out) for question in questions]
 
 
 def _group_of(question: Question) -> str:
@@ -129,24 +133,27 @@ def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question
         ConfigurationError: There are too few answers, or in some fold no gate reaches the aim.
     """
     folds = [fold_of(_group_of(question)) for question in questions]
-    proposals = {
-        fold: propose([q for q, other in zip(questions, folds, strict=True) if other != fold], aim)
-        for fold in sorted(set(folds))
+    found: dict[int, tuple[Question, Gate]] = {}
+    for fold in set(folds):
+        others = [q for q, other in zip(questions, folds, strict=True) if other != fold]
+        calibration, seen = _calibrated(others)
+        gates: dict[str, Gate] = {}
+        for number, question in enumerate(questions):
+            if folds[number] != fold:
+                continue
+            name = question.data_set
+            if name not in gates:
+                same = [q.arms for q in seen if q.data_set == name] or [q.arms for q in seen]
+                gates[name] = choose(sweep(same), aim).gate
+            found[number] = (_judged_by(question, calibration), gates[name])
+    return [found[number] for number in range(len(questions))]
+
+
+def _judged_by(question: Question, calibration: Calibration) -> Question:
+    arms: Arms = {
+        arm: judged
+        if judged.reward is None
+        else replace(judged, reward=calibration.reward(judged.reward, question.domain))
+        for arm, judged in question.arms.items()
     }
-    gates = {
-        (fold, name): choose(sweep([q.arms for q in proposal.questions if q.data_set == name]), aim)
-        for fold, proposal in proposals.items()
-        for name in {q.data_set for q in proposal.questions}
-    }
-    found: list[tuple[Question, Gate]] = []
-    for question, fold in zip(questions, folds, strict=True):
-        maps = map_of(proposals[fold].stored("", ""))
-        arms: Arms = {
-            arm: judged
-            if judged.reward is None
-            else replace(judged, reward=maps(judged.reward, question.domain))
-            for arm, judged in question.arms.items()
-        }
-        chosen = gates.get((fold, question.data_set), proposals[fold].chosen)
-        found.append((replace(question, arms=arms), chosen.gate))
-    return found
+    return replace(question, arms=arms)

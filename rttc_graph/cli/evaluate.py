@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -33,6 +33,7 @@ from rttc_graph.evaluation.plot import plot_accuracy
 from rttc_graph.evaluation.replay import Gate
 from rttc_graph.evaluation.report import ReportInput, name_of, write_report
 from rttc_graph.evaluation.scorers import ScorerName
+from rttc_graph.evaluation.summary import EvaluationResult
 from rttc_graph.settings import PolicyName
 
 _POLICIES = "direct,rag,ttt,compare,cascade"
@@ -111,7 +112,8 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         raise ConfigurationError("no questions: name a file or a folder, or give --rejudge")
     data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
     name = run_name(data_sets, records)
-    picture = plot or Path(f"rttc-eval-{name}.png")
+    log = records or config.home / "evaluations" / f"{name}.jsonl"
+    where = _Where(log, plot or Path(f"rttc-eval-{name}.png"), report, json_out, name, aim)
     if real or use_cache:
         if len(data_sets) != 1 or models or report or rejudge:
             raise ConfigurationError(
@@ -126,13 +128,8 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
             use_cache=use_cache,
             records=records,
         )
-        title = f"{name}, {config.model}"
-        plot_accuracy(result["policies"], picture, rows=result["rows"], title=title)
-        if write_json(result, json_out):
-            print_result(result)
-            out.print(Text(f"every answer: {log}\nplot: {picture}"))
+        _show_real(config, result, replace(where, log=log))
         return
-    log = records or config.home / "evaluations" / f"{name}.jsonl"
     if rejudge:
         found = judge_rows(config, log)
     else:
@@ -142,7 +139,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     if collect_only:
         out.print(Text(f"every answer: {log}"))
         return
-    _report(config, found, chosen, scorer, _Where(log, picture, report, json_out, name, aim))
+    _report(config, found, chosen, scorer, where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +153,15 @@ class _Where:
     name: str
     aim: Aim | None
     """Of the cross-fitting, if there is any."""
+
+
+def _show_real(config: InstallationConfig, result: EvaluationResult, where: _Where) -> None:
+    """Write the figures of runs for real wherever they were asked for."""
+    title = f"{where.name}, {config.model}"
+    plot_accuracy(result["policies"], where.picture, rows=result["rows"], title=title)
+    if write_json(result, where.json_out):
+        print_result(result)
+        out.print(Text(f"every answer: {where.log}\nplot: {where.picture}"))
 
 
 def _report(
