@@ -35,15 +35,15 @@ class TttSettings:
     learning_rate: float = 0.0
     """Of AdamW; 0 takes the one that suits the base (`learning_rate_of`)."""
     epochs: int = 1
-    """Passes over the samples."""
+    """Most passes over the samples."""
     samples_per_step: int = 2
     """Most samples of one optimiser step. Steps of 2 reach in one epoch over 8 samples what steps
     of all 8 reach in four (docs/experiments.md)."""
     min_steps: int = 4
     """Few samples are gone through again until there were so many steps."""
-    stop_loss: float = 0.05
-    """Training stops early once the loss of two steps in a row, in nats per answer token, is below
-    this, or of every step if an epoch has one."""
+    stop_loss: float = 1.0
+    """No further epoch is begun where the last step of one had a loss below this, in nats per
+    answer token, before its update."""
     seed: int = 0
 
     def steps_of_epoch(self, samples: int) -> int:
@@ -200,7 +200,7 @@ class RttcSettings(BaseModel):
         default=1,
         ge=1,
         le=100,
-        description="Passes over the samples.",
+        description="Most passes over the samples.",
         json_schema_extra=_on("ttt_adapt"),
     )
     ttt_samples_per_step: int = Field(
@@ -218,9 +218,9 @@ class RttcSettings(BaseModel):
         json_schema_extra=_on("ttt_adapt"),
     )
     ttt_stop_loss: float = Field(
-        default=0.05,
+        default=1.0,
         ge=0,
-        description="Training stops once the loss is below this, nats per answer token.",
+        description="No further epoch after a step with a loss below this, nats per answer token.",
         json_schema_extra=_on("ttt_adapt"),
     )
 

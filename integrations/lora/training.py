@@ -30,9 +30,9 @@ class Trained:
 
     adapter: Adapter
     losses: tuple[float, ...]
-    """Of each step, before its update. The last step has no update if it stopped the training."""
+    """Of each step, before its update."""
     trained_tokens: int
-    """Tokens of all steps that had an update, padding left out."""
+    """Tokens of all steps, padding left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +47,6 @@ class Watch:
 
 _RATE_BY_SCALE = 4.25e-4
 """Learning rate over the base's `weight_scale`: the default that was found for SmolLM2-135M."""
-
-_STEPS_BELOW = 2
-"""How many steps in a row must have a loss below the limit: one alone saw a few samples only."""
 
 _FUSED = frozenset({"cpu", "cuda"})
 """Devices for which AdamW is one kernel instead of a dozen for each of hundreds of tensors."""
@@ -159,7 +156,7 @@ class _Training:
         return self.settings.steps(len(self.epoch))
 
     def run(self, weights: list[Tensor]) -> Generator[None, None, tuple[list[float], int]]:
-        """Return the loss of each step and the tokens of those that had an update."""
+        """Return the loss of each step and the tokens of all."""
         device_type = self.model.device.type
         rate = learning_rate_of(self.model, self.settings)
         optimizer = torch.optim.AdamW(weights, rate, weight_decay=0.0, fused=device_type in _FUSED)
@@ -167,25 +164,23 @@ class _Training:
         tokens = 0
         for step in range(1, self.steps + 1):
             batches = self.epoch[(step - 1) % len(self.epoch)]
-            loss = yield from self._accumulate(step, batches, losses)
+            loss = yield from self._accumulate(step, batches)
             losses.append(loss)
             self.watch.on_step(TrainStep(step=step, steps=self.steps, loss=loss))
-            if self._is_enough(losses):
-                break
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             tokens += sum(batch.tokens for batch in batches)
             yield
+            if self._is_enough(step, loss):
+                break
         return losses, tokens
 
-    def _is_enough(self, losses: Sequence[float]) -> bool:
-        """Tell whether the loss has been below the limit for as long as it takes to stop."""
-        last = losses[-min(len(self.epoch), _STEPS_BELOW) :]
-        return all(loss < self.settings.stop_loss for loss in last)
+    def _is_enough(self, step: int, loss: float) -> bool:
+        """Tell whether an epoch has ended well; its last step holds the nearest samples."""
+        is_whole = step % len(self.epoch) == 0 and step >= self.settings.min_steps
+        return is_whole and loss < self.settings.stop_loss
 
-    def _accumulate(
-        self, step: int, batches: Sequence[Batch], before: Sequence[float]
-    ) -> Generator[None, None, float]:
+    def _accumulate(self, step: int, batches: Sequence[Batch]) -> Generator[None, None, float]:
         """Leave the gradient of one step in the adapter and return the step's loss."""
         answers = sum(batch.targets.numel() for batch in batches)
         loss = 0.0
@@ -193,10 +188,7 @@ class _Training:
             if number > 1:
                 yield
             self._check_deadline(step)
-            # A loss that ends the training needs no backward pass, two thirds of the work.
-            is_last = number == len(batches) and self._is_enough([*before, -math.inf])
-            enough = self.settings.stop_loss - loss if is_last else -math.inf
-            loss += self._pass(batch, answers=answers, enough=enough)
+            loss += self._pass(batch, answers=answers)
             if not math.isfinite(loss):
                 raise AdaptationError(
                     f"the loss of step {step} is {loss!r}: lower the learning rate "
@@ -204,13 +196,13 @@ class _Training:
                 )
         return loss
 
-    def _pass(self, batch: Batch, *, answers: int, enough: float) -> float:
-        """Run one batch forward and, unless its part of the loss is below `enough`, backward."""
+    def _pass(self, batch: Batch, *, answers: int) -> float:
+        """Run one batch forward and backward, and return its part of the loss."""
         with torch.enable_grad():
             logits = self.model.logits_at(self.adapter, batch)
             part = functional.cross_entropy(logits, batch.targets, reduction="sum") / answers
             value = part.item()
-            if math.isfinite(value) and value >= enough:
+            if math.isfinite(value):
                 torch.autograd.backward(part)
         return value
 

@@ -541,44 +541,32 @@ def test_one_yield_for_each_pass(model: AdaptedModel) -> None:
     assert sum(1 for _ in start(model, limits=TIGHT)) == passes * SETTINGS.epochs
 
 
-def test_a_loss_below_the_limit_ends_the_training_without_another_update(
-    model: AdaptedModel,
+@pytest.mark.parametrize(
+    ("samples_per_step", "min_steps", "epochs"),
+    [
+        pytest.param(4, 1, 1, id="one-step"),
+        pytest.param(2, 1, 1, id="an-epoch-is-always-whole"),
+        pytest.param(2, 3, 2, id="not-before-the-least-steps"),
+    ],
+)
+def test_no_epoch_follows_one_that_ended_below_the_limit(
+    samples_per_step: int, min_steps: int, epochs: int, model: AdaptedModel
 ) -> None:
-    full = train(model)
-    third = (full.losses[1] + full.losses[2]) / 2
-    assert full.losses[2] < third < full.losses[1]
-    short = train(model, replace(SETTINGS, stop_loss=third))
-    assert short.losses == full.losses[:3]
-    tokens = sum(len(example.ids) for example in encoded())
-    assert (full.trained_tokens, short.trained_tokens) == (4 * tokens, 2 * tokens)
-    two = train(model, replace(SETTINGS, epochs=2))
-    assert to_bytes(short.adapter, model.layout) == to_bytes(two.adapter, model.layout)
+    settings = replace(SETTINGS, samples_per_step=samples_per_step, min_steps=min_steps)
+    short = train(model, replace(settings, stop_loss=1e9))
+    whole = train(model, replace(settings, epochs=epochs))
+    assert short.losses == whole.losses
+    assert short.trained_tokens == epochs * sum(len(example.ids) for example in encoded())
+    assert to_bytes(short.adapter, model.layout) == to_bytes(whole.adapter, model.layout)
 
 
-def test_a_step_that_saw_a_few_samples_must_be_confirmed_by_the_next(model: AdaptedModel) -> None:
+def test_epochs_go_on_until_one_ends_below_the_limit(model: AdaptedModel) -> None:
     settings = replace(SETTINGS, samples_per_step=2)
     full = train(model, settings)
-    assert len(full.losses) == 8
-    below = [number for number, loss in enumerate(full.losses, 1) if loss < full.losses[0]]
-    confirmed = next(number for number in below if number - 1 in below)
-    short = train(model, replace(settings, stop_loss=full.losses[0]))
-    assert short.losses == full.losses[:confirmed]
-    assert short.trained_tokens == sum((51, 21)[step % 2] for step in range(confirmed - 1))
-
-
-def test_the_loss_that_ends_a_training_has_no_backward_pass(
-    model: AdaptedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backward, calls = torch.autograd.backward, 0
-
-    def counted(loss: Tensor) -> None:
-        nonlocal calls
-        calls += 1
-        backward(loss)
-
-    monkeypatch.setattr(torch.autograd, "backward", counted)
-    assert len(train(model, replace(SETTINGS, stop_loss=1e9)).losses) == 1
-    assert calls == 0
+    ends = full.losses[1::2]
+    assert ends[1] < ends[0]
+    short = train(model, replace(settings, stop_loss=(ends[0] + ends[1]) / 2))
+    assert short.losses == full.losses[:4]
 
 
 def test_progress_is_told_with_every_loss(model: AdaptedModel) -> None:
