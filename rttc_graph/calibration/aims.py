@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,15 +18,25 @@ FIRST_ARMS: tuple[FirstArm, ...] = get_args(FirstArm)
 GRID = tuple(round(step / 50, 2) for step in range(51))
 """Thresholds that are tried, 0 to 1: finer steps than the width of any interval here."""
 
+_ROUNDING = 1e-9
+"""One question lost is exactly one standard error."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aim:
-    """What τr is to reach; at most one of the two, and with neither the highest accuracy."""
+    """What a gate is to reach; at most one of the three.
+
+    With none, the cheapest gate that is not reliably worse than the most accurate one: the
+    difference, question by question, is within one standard error. The very highest accuracy is
+    often that of a gate that runs every arm for one answer more, and luck with these questions.
+    """
 
     accuracy: float | None = None
-    """Lowest accuracy; of the thresholds that reach it, the cheapest is taken."""
+    """Lowest accuracy; of the gates that reach it, the cheapest is taken."""
     seconds: float | None = None
-    """Most seconds per question; of the thresholds within, the most accurate is taken."""
+    """Most seconds per question; of the gates within, the most accurate is taken."""
+    best: bool = False
+    """The most accurate gate; of several, the cheapest."""
 
     def __post_init__(self) -> None:
         """Refuse two aims, and values out of their bounds.
@@ -33,8 +44,8 @@ class Aim:
         Raises:
             ConfigurationError: Says which.
         """
-        if self.accuracy is not None and self.seconds is not None:
-            raise ConfigurationError("give one aim: a target accuracy or a target cost, not both")
+        if (self.accuracy is not None) + (self.seconds is not None) + self.best > 1:
+            raise ConfigurationError("give one aim: --target-accuracy, --target-cost or --best")
         if self.accuracy is not None and not 0 < self.accuracy <= 1:
             raise ConfigurationError(f"target accuracy={self.accuracy!r} must be above 0, up to 1")
         if self.seconds is not None and not self.seconds > 0:
@@ -45,7 +56,9 @@ class Aim:
             return f"accuracy of at least {self.accuracy:.1%}"
         if self.seconds is not None:
             return f"at most {self.seconds:g} s per question"
-        return "highest accuracy"
+        if self.best:
+            return "highest accuracy"
+        return "cheapest within one standard error of the highest accuracy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +66,18 @@ class GatePoint:
     """What cascade does with one gate."""
 
     gate: Gate
-    accuracy: float
+    rights: tuple[float, ...]
+    """1 for a right answer and 0 for a wrong one, in the order of the questions; at least one."""
     seconds: float
     """Mean per question."""
     shares: Mapping[Arm, float]
     false_accepts: float
     false_rejects: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return fmean(self.rights)
 
 
 def sweep(questions: Sequence[Arms]) -> list[GatePoint]:
@@ -103,7 +122,21 @@ def _best(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
                 f"{least.seconds:.2f} s at τr={least.gate.tau_r:g}; raise the target"
             )
         return min(within, key=lambda p: (-p.accuracy, p.seconds))
-    return min(points, key=lambda p: (-p.accuracy, p.seconds))
+    best = min(points, key=lambda p: (-p.accuracy, p.seconds))
+    if aim.best:
+        return best
+    return min(
+        (point for point in points if not _is_worse(point, best)),
+        key=lambda p: (p.seconds, -p.accuracy),
+    )
+
+
+def _is_worse(point: GatePoint, best: GatePoint) -> bool:
+    """Tell whether the questions lost to the best gate are more than one standard error."""
+    losses = [b - p for b, p in zip(best.rights, point.rights, strict=True)]
+    mean = fmean(losses)
+    variance = max(0.0, fmean(loss * loss for loss in losses) - mean * mean)
+    return mean > math.sqrt(variance / max(1, len(losses) - 1)) + _ROUNDING
 
 
 def overview(points: Sequence[GatePoint], chosen: GatePoint, aim: Aim) -> list[GatePoint]:
@@ -137,7 +170,7 @@ def _point(questions: Sequence[Arms], gate: Gate) -> GatePoint:
     outcomes = [replay(arms, "cascade", gate) for arms in questions]
     return GatePoint(
         gate=gate,
-        accuracy=fmean(o.right for o in outcomes),
+        rights=tuple(o.right for o in outcomes),
         seconds=fmean(o.seconds for o in outcomes),
         shares=shares_of(outcomes),
         false_accepts=fmean(o.false_accept for o in outcomes),

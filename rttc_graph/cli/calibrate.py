@@ -24,7 +24,16 @@ from rttc_graph.cli.eval_rows import (
     questions_of_models,
     run_name,
 )
-from rttc_graph.cli.options import K, Limit, MaxNewTokens, RowDomain, Scorer
+from rttc_graph.cli.options import (
+    Best,
+    K,
+    Limit,
+    MaxNewTokens,
+    RowDomain,
+    Scorer,
+    TargetAccuracy,
+    TargetCost,
+)
 from rttc_graph.cli.screen import AsJson, err, out, print_json, print_table
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
@@ -41,13 +50,9 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         list[str] | None,
         typer.Argument(help="Files of questions with answers; none takes --records as they are."),
     ] = None,
-    target_accuracy: Annotated[
-        float | None, typer.Option(help="The cheapest τr with this share of right answers.")
-    ] = None,
-    target_cost: Annotated[
-        float | None, typer.Option(help="The most accurate τr within these seconds per question.")
-    ] = None,
-    best: Annotated[bool, typer.Option("--best", help="The most accurate τr; default.")] = False,
+    target_accuracy: TargetAccuracy = None,
+    target_cost: TargetCost = None,
+    best: Best = False,
     save: Annotated[
         bool, typer.Option("--save", help="Keep it: from now on rewards are P(right).")
     ] = False,
@@ -70,14 +75,13 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
 
     Every arm runs once on every question (what --records holds already is not run again), the
     scorer says what was right, and the map is chosen by its log-loss on answers it was not fitted
-    on. With --save, the map is used from the next minute on wherever this reward model judges.
+    on. Without an aim the gate is the cheapest within one standard error of the most accurate one.
+    With --save, the map is used from the next minute on wherever this reward model judges.
 
     Example: rttc calibrate questions.jsonl --limit 60 --target-accuracy 0.8 --save
     """
     config = session(context).config(k=k, max_new_tokens=max_new_tokens, tenant=tenant, seed=seed)
-    if best and (target_accuracy is not None or target_cost is not None):
-        raise ConfigurationError("give one aim: --target-accuracy, --target-cost or --best")
-    aim = Aim(accuracy=target_accuracy, seconds=target_cost)
+    aim = Aim(accuracy=target_accuracy, seconds=target_cost, best=best)
     if not paths and records is None:
         raise ConfigurationError("no questions: name a file, or --records of an earlier run")
     data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
@@ -197,5 +201,6 @@ def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> d
 
 
 def _flat(point: GatePoint) -> dict[str, Any]:
-    values = asdict(point)
+    values = asdict(point) | {"accuracy": point.accuracy}
+    del values["rights"]
     return {**values.pop("gate"), **values}

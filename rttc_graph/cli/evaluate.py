@@ -23,7 +23,19 @@ from rttc_graph.cli.eval_rows import (
     run_name,
     settings_of,
 )
-from rttc_graph.cli.options import First, K, Limit, MaxNewTokens, RowDomain, Scorer, Tau, words_of
+from rttc_graph.cli.options import (
+    Best,
+    First,
+    K,
+    Limit,
+    MaxNewTokens,
+    RowDomain,
+    Scorer,
+    TargetAccuracy,
+    TargetCost,
+    Tau,
+    words_of,
+)
 from rttc_graph.cli.screen import AsJsonFile, err, out, write_json
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
@@ -73,12 +85,9 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     cross_fit: Annotated[
         bool, typer.Option("--cross-fit", help="Calibrate, choose τr and first arm on the others.")
     ] = False,
-    target_accuracy: Annotated[
-        float | None, typer.Option(help="With --cross-fit: the aim, as in rttc calibrate.")
-    ] = None,
-    target_cost: Annotated[
-        float | None, typer.Option(help="With --cross-fit: the aim, as in rttc calibrate.")
-    ] = None,
+    target_accuracy: TargetAccuracy = None,
+    target_cost: TargetCost = None,
+    best: Best = False,
     records: Annotated[
         Path | None, typer.Option(help="File of every answer; it lets a killed run go on.")
     ] = None,
@@ -105,15 +114,22 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         tau_r=tau, first_arm=first_arm, k=k, max_new_tokens=max_new_tokens, tenant=tenant, seed=seed
     )
     chosen = _parse(policies)
-    aim = Aim(accuracy=target_accuracy, seconds=target_cost) if cross_fit else None
-    if aim is None and (target_accuracy is not None or target_cost is not None):
-        raise ConfigurationError("--target-accuracy and --target-cost need --cross-fit")
+    aim = Aim(accuracy=target_accuracy, seconds=target_cost, best=best)
+    if not cross_fit and aim != Aim():
+        raise ConfigurationError("--target-accuracy, --target-cost and --best need --cross-fit")
     if not paths and not rejudge:
         raise ConfigurationError("no questions: name a file or a folder, or give --rejudge")
     data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
     name = run_name(data_sets, records)
     log = records or config.home / "evaluations" / f"{name}.jsonl"
-    where = _Where(log, plot or Path(f"rttc-eval-{name}.png"), report, json_out, name, aim)
+    where = _Where(
+        log,
+        plot or Path(f"rttc-eval-{name}.png"),
+        report,
+        json_out,
+        name,
+        aim if cross_fit else None,
+    )
     if real or use_cache:
         if len(data_sets) != 1 or models or report or rejudge:
             raise ConfigurationError(

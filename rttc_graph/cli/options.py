@@ -17,6 +17,17 @@ First = Annotated[FirstArm | None, typer.Option(help="With which cascade and com
 K = Annotated[int | None, typer.Option(help="Samples to retrieve.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer.")]
 
+TargetAccuracy = Annotated[
+    float | None, typer.Option(help="Aim: the cheapest gate with this share of right answers.")
+]
+TargetCost = Annotated[
+    float | None, typer.Option(help="Aim: the most accurate gate within these seconds a question.")
+]
+Best = Annotated[
+    bool, typer.Option("--best", help="Aim: the most accurate gate, whatever it costs.")
+]
+"""Without any: the cheapest gate within one standard error of the most accurate one."""
+
 
 def words_of(text: str) -> list[str]:
     """Return the words of a list written with commas, without those that are empty."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -153,7 +155,7 @@ def point(
 ) -> GatePoint:
     return GatePoint(
         gate=Gate(tau_r=tau_r, first_arm=first_arm),
-        accuracy=accuracy,
+        rights=tuple(number < 20 * accuracy for number in range(20)),
         seconds=seconds,
         shares={"direct": 1.0},
         false_accepts=0.0,
@@ -173,7 +175,8 @@ POINTS = [
 @pytest.mark.parametrize(
     ("aim", "tau_r"),
     [
-        pytest.param(Aim(), 0.6, id="best-and-of-equals-the-middle"),
+        pytest.param(Aim(best=True), 0.6, id="best-and-of-equals-the-middle"),
+        pytest.param(Aim(), 0.6, id="no-aim-and-a-loss-above-the-error"),
         pytest.param(Aim(accuracy=0.5), 0.2, id="the-cheapest-that-reaches"),
         pytest.param(Aim(accuracy=0.6), 0.6, id="more"),
         pytest.param(Aim(seconds=1.5), 0.2, id="the-best-within"),
@@ -186,7 +189,26 @@ def test_an_aim_chooses_its_point(aim: Aim, tau_r: float) -> None:
 
 def test_the_middle_of_equals_is_one_with_the_same_first_arm() -> None:
     cheaper = [point(tau_r, 0.7, 1.5, "rag") for tau_r in (0.3, 0.4, 0.5)]
-    assert choose([*POINTS, *cheaper], Aim()) is cheaper[1]
+    assert choose([*POINTS, *cheaper], Aim(best=True)) is cheaper[1]
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "is_taken"),
+    [  # of 20 questions; means are 0.05, 0.1, 0.1 and 0.2, errors 0.05, 0.07, 0.12 and 0.14
+        pytest.param(1, 0, True, id="one-lost"),
+        pytest.param(2, 0, False, id="two-lost"),
+        pytest.param(4, 2, True, id="two-lost-of-six-that-differ"),
+        pytest.param(6, 2, False, id="four-lost-of-eight-that-differ"),
+    ],
+)
+def test_without_an_aim_a_cheaper_gate_may_lose_up_to_a_standard_error(
+    lost: int, won: int, is_taken: bool
+) -> None:
+    best = point(0.5, 0.7, 3.0)
+    rights = [number >= lost for number in range(14)] + [number < won for number in range(6)]
+    cheap = replace(point(0.2, 0.7, 1.0), rights=tuple(rights))
+    assert choose([best, cheap], Aim()) is (cheap if is_taken else best)
+    assert choose([best, cheap], Aim(best=True)) is best
 
 
 @pytest.mark.parametrize(
@@ -203,9 +225,15 @@ def test_an_aim_out_of_reach_says_what_can_be_had(aim: Aim, words: str) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"accuracy": 0.5, "seconds": 1.0}, {"accuracy": 0.0}, {"accuracy": 1.2}, {"seconds": 0.0}],
+    [
+        {"accuracy": 0.5, "seconds": 1.0},
+        {"seconds": 1.0, "best": True},
+        {"accuracy": 0.0},
+        {"accuracy": 1.2},
+        {"seconds": 0.0},
+    ],
 )
-def test_an_aim_out_of_bounds_is_refused(values: dict[str, float]) -> None:
+def test_an_aim_out_of_bounds_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="target"):
         Aim(**values)
 
