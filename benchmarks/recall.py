@@ -38,6 +38,7 @@ LOOK_UP: dict[str, Any] = {
     "domain": DOMAIN,
     "tenant": TENANT,
     "k": 8,
+    "choice": "nearest",
     "samples_similarity": 0.97,
     "adapter_similarity": 0.9,
     "base_fingerprint": "base",

@@ -255,8 +255,9 @@ class BareSql:
         for vector in vectors:
             began = time.perf_counter()
             cursor = self._connection.cursor(binary=True)
-            asked = {"vector": HalfVector(vector), "k": k, "tenant": TENANT}
-            cursor.execute(self._query, {**asked, "domain_ids": self._domain_ids}, prepare=True)
+            asked = {"vector": HalfVector(vector), "k": k, "with_embeddings": False}
+            asked |= {"tenant": TENANT, "domain_ids": self._domain_ids}
+            cursor.execute(self._query, asked, prepare=True)
             found = cursor.fetchall()
             timed.add(began, time.perf_counter(), [number_of(row[1]) for row in found])
         return timed

@@ -139,6 +139,7 @@ class Retrieve:
                 "recalled",
                 since=since,
                 **found.cache,
+                choice=scope.settings.samples_choice,
                 samples_similarity=recalled.samples_similarity,
                 adapter_similarity=recalled.adapter_similarity,
                 adapter_key=recalled.adapter,
@@ -155,10 +156,11 @@ class Retrieve:
                 domain=state["task"]["domain"],
                 tenant=settings.tenant,
                 k=settings.k,
+                choice=settings.samples_choice,
                 samples_similarity=settings.samples_similarity,
                 adapter_similarity=settings.adapter_similarity,
                 base_fingerprint=await self.trainer.base_fingerprint() if self.trainer else None,
-                training_fingerprint=settings.ttt.fingerprint(),
+                training_fingerprint=settings.training_fingerprint,
             )
         )
 
@@ -188,7 +190,11 @@ class Retrieve:
         task, settings = state["task"], scope.settings
         result = await survive(
             self.knowledge_base.search(
-                found.vector, k=settings.k, domain=task["domain"], tenant=settings.tenant
+                found.vector,
+                k=settings.k,
+                domain=task["domain"],
+                tenant=settings.tenant,
+                choice=settings.samples_choice,
             ),
             deadline=scope.deadline,
         )
@@ -203,6 +209,7 @@ class Retrieve:
                 "retrieved",
                 since=since,
                 samples=len(found.samples),
+                choice=settings.samples_choice,
                 domain=task["domain"],
                 best_similarity=best,
             )

@@ -207,10 +207,11 @@ def _query_state(state: RttcState, scope: RunScope, best: Candidate) -> QuerySta
         domain=state["task"]["domain"],
         tenant=scope.settings.tenant,
         k=scope.settings.k,
+        choice=scope.settings.samples_choice,
         samples=state["samples"],
         revision=state["revision"] or 0,
         adapter=best["adapter"],
-        training_fingerprint=scope.settings.ttt.fingerprint(),
+        training_fingerprint=scope.settings.training_fingerprint,
         reward=best["reward"],
     )
 

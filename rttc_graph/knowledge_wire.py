@@ -1,8 +1,8 @@
 """What a knowledge base says over HTTP: the messages that client and server share.
 
-A search carries a vector, a number, a domain and a tenant: no text of the question leaves the
-client. The server names its embedder in a header of each answer, so a client need not name its own
-and still notices when the vectors it compares with are another model's.
+A search carries a vector, a number, a choice, a domain and a tenant: no text of the question leaves
+the client. The server names its embedder in a header of each answer, so a client need not name its
+own and still notices when the vectors it compares with are another model's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rttc_graph.identity import MAX_NAME_CHARACTERS
 from rttc_graph.protocols import DomainStats, NewSample
+from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
 
 __all__ = (
@@ -86,6 +87,7 @@ class SearchRequest(Message):
 
     vector: Numbers
     k: Annotated[int, Field(ge=1, le=1000)]
+    choice: SamplesChoice = Field(default="nearest", description="Which k samples.")
     domain: Name | None = None
     tenant: Name | None = Field(default=None, description="The key's, if not given.")
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from rttc_graph.settings import TttSettings
+from rttc_graph.settings import SamplesChoice, TttSettings
 from rttc_graph.state import Candidate, ChatTurn, FinishReason, LedgerEntry, Sample
 
 Vector = Sequence[float]
@@ -216,9 +216,18 @@ class KnowledgeBase(Protocol):
     """Solved questions, searchable by meaning."""
 
     async def search(
-        self, vector: Vector, *, k: int, domain: str | None, tenant: str
+        self,
+        vector: Vector,
+        *,
+        k: int,
+        domain: str | None,
+        tenant: str,
+        choice: SamplesChoice = "nearest",
     ) -> SearchResult:
-        """Return the `k` samples nearest to `vector` by cosine, all domains if `domain` is `None`.
+        """Return `k` samples for `vector`, nearest first, all domains if `domain` is `None`.
+
+        They are the nearest by cosine, or those that `rttc_graph.selection.sift` chooses of the
+        nearest `preselected(choice, k)`; fewer than `k` only where there are fewer.
 
         The revision is the domain's, or the sum over the tenant's domains; every change raises it.
 
@@ -261,6 +270,8 @@ class RecallRequest:
     tenant: str
     k: int
     """Recalled samples are used only if they were retrieved for the same `k`."""
+    choice: SamplesChoice = "nearest"
+    """Likewise."""
     samples_similarity: float
     """Lowest cosine similarity at which another query's samples are used."""
     adapter_similarity: float
@@ -268,7 +279,7 @@ class RecallRequest:
     base_fingerprint: str | None
     """Fingerprint of the base model that an adapter must fit; `None` for no adapter."""
     training_fingerprint: str
-    """Digest of the training settings that an adapter must have been made with."""
+    """What an adapter must have been made with: `RttcSettings.training_fingerprint`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +303,7 @@ class QueryState:
     domain: str | None
     tenant: str
     k: int
+    choice: SamplesChoice = "nearest"
     samples: list[Sample]
     revision: int
     adapter: str | None

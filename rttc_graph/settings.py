@@ -18,6 +18,7 @@ from rttc_graph.errors import ConfigurationError
 
 PolicyName = Literal["cascade", "compare", "direct", "rag", "ttt"]
 FirstArm = Literal["direct", "rag"]
+SamplesChoice = Literal["nearest", "sift"]
 
 
 def _on(*nodes: str) -> dict[str, Any]:
@@ -109,6 +110,12 @@ class RttcSettings(BaseModel):
         ge=1,
         le=64,
         description="Samples to retrieve.",
+        json_schema_extra=_on("retrieve"),
+    )
+    samples_choice: SamplesChoice = Field(
+        default="nearest",
+        description="Which samples: the k nearest, or sift, which takes k of the 8 k nearest (512 "
+        "at most) that do not repeat each other.",
         json_schema_extra=_on("retrieve"),
     )
     tenant: str = Field(
@@ -237,6 +244,16 @@ class RttcSettings(BaseModel):
             stop_loss=self.ttt_stop_loss,
             seed=self.seed,
         )
+
+    @property
+    def training_fingerprint(self) -> str:
+        """Digest of the training's settings, and with it how samples are chosen, unless nearest.
+
+        An adapter of the query-state cache is recalled only under its own fingerprint. That of the
+        nearest samples is the digest alone, as it was before there was a choice.
+        """
+        digest = self.ttt.fingerprint()
+        return digest if self.samples_choice == "nearest" else f"{digest}-{self.samples_choice}"
 
     @classmethod
     def of(cls, context: object, *, defaults: RttcSettings | None = None) -> RttcSettings:

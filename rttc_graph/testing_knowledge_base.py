@@ -10,6 +10,7 @@ import pytest
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
 from rttc_graph.identity import sample_id
 from rttc_graph.protocols import KnowledgeBase
+from rttc_graph.settings import SamplesChoice
 from rttc_graph.testing_inputs import (
     BAD_NAMES,
     ODD_NAMES,
@@ -21,6 +22,25 @@ from rttc_graph.testing_inputs import (
 )
 
 __all__ = ("KnowledgeBaseContract",)
+
+COS_20, COS_25 = 0.93969, 0.90631
+CHOICES: dict[SamplesChoice, list[float]] = {
+    "nearest": [COS_20, COS_20],
+    "sift": [COS_20, COS_25],
+}
+"""Similarities of what each choice takes of copies at 20° and another sample at -25°."""
+OTHER = 99
+"""Number of the other sample."""
+
+
+async def _fill_with_copies(
+    knowledge_base: KnowledgeBase, copies: int, *, domain_of_other: str = "math"
+) -> None:
+    """Store samples at 20°, and one on the other side of 0° that is a little farther off."""
+    samples = [new_sample(number) for number in range(copies)]
+    samples.append(new_sample(OTHER, domain_of_other))
+    vectors = [*[at_angle(20)] * copies, at_angle(-25)]
+    assert await knowledge_base.ingest(samples, vectors, tenant=TENANT) == copies + 1
 
 
 class KnowledgeBaseContract:
@@ -95,6 +115,61 @@ class KnowledgeBaseContract:
         assert [s.samples for s in await knowledge_base.stats(tenant="other")] == [2]
         left = await knowledge_base.search(at_angle(10), k=9, domain="math", tenant="other")
         assert len(left.samples) == 2
+
+    async def test_copies_crowd_another_sample_out_unless_sift_chooses(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await _fill_with_copies(knowledge_base, 15)
+        for choice, expected in CHOICES.items():
+            found = await knowledge_base.search(
+                at_angle(0), k=2, domain="math", tenant=TENANT, choice=choice
+            )
+            assert [s["similarity"] for s in found.samples] == pytest.approx(expected, abs=2e-3)
+
+    async def test_sift_chooses_among_the_nearest_eight_times_k(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await _fill_with_copies(knowledge_base, 16)  # the other one is the 17th
+        found = await knowledge_base.search(
+            at_angle(0), k=2, domain="math", tenant=TENANT, choice="sift"
+        )
+        assert [s["similarity"] for s in found.samples] == pytest.approx([COS_20] * 2, abs=2e-3)
+
+    async def test_what_sift_chooses_comes_nearest_first(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await _fill_with_copies(knowledge_base, 5)
+        found = await knowledge_base.search(
+            at_angle(0), k=3, domain="math", tenant=TENANT, choice="sift"
+        )  # a copy, the other one and then a second copy
+        assert [s["similarity"] for s in found.samples] == pytest.approx(
+            [COS_20, COS_20, COS_25], abs=2e-3
+        )
+
+    @pytest.mark.parametrize("k", [5, 6, 64])
+    async def test_sift_returns_all_samples_where_there_are_no_more(
+        self, knowledge_base: KnowledgeBase, k: int
+    ) -> None:
+        await fill(knowledge_base, 5)
+        nearest, chosen = [
+            await knowledge_base.search(at_angle(2), k=k, domain=None, tenant=TENANT, choice=choice)
+            for choice in CHOICES
+        ]
+        assert len(chosen.samples) == 5
+        assert chosen == nearest
+
+    async def test_sift_chooses_within_the_domain_and_the_tenant(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await _fill_with_copies(knowledge_base, 5, domain_of_other="law")
+        await knowledge_base.ingest([new_sample(OTHER + 1)], [at_angle(-25)], tenant="theirs")
+        expected = {"math": [COS_20, COS_20], "law": [COS_25], None: [COS_20, COS_25]}
+        for domain, similarities in expected.items():
+            found = await knowledge_base.search(
+                at_angle(0), k=2, domain=domain, tenant=TENANT, choice="sift"
+            )
+            assert [s["similarity"] for s in found.samples] == pytest.approx(similarities, abs=2e-3)
+            assert OTHER + 1 not in questions(found.samples)
 
     async def test_the_same_sample_is_stored_once(self, knowledge_base: KnowledgeBase) -> None:
         twice = [new_sample(1), new_sample(2), new_sample(1)]

@@ -21,6 +21,8 @@ from rttc_graph.protocols import (
     SearchResult,
     Vector,
 )
+from rttc_graph.selection import preselected, sift
+from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
 
 __all__ = ("MemoryKnowledgeBase", "MemoryLedgerStore", "cosine")
@@ -47,17 +49,28 @@ class MemoryKnowledgeBase:
         self._dimension: int | None = None
 
     async def search(
-        self, vector: Vector, *, k: int, domain: str | None, tenant: str
+        self,
+        vector: Vector,
+        *,
+        k: int,
+        domain: str | None,
+        tenant: str,
+        choice: SamplesChoice = "nearest",
     ) -> SearchResult:
-        """Return the `k` samples nearest to `vector` by cosine."""
+        """Return `k` samples for `vector`, nearest first by cosine."""
         if k < 1:
             raise ConfigurationError(f"k={k!r} must be at least 1")
         with self._lock:
             self._check_vector(vector)
             found = list(self._of(tenant, domain))
             rows = [row for one in found for row in one.samples.values()]
-        near = sorted((_sample(row, vector) for row in rows), key=_nearest_first)
-        return SearchResult(samples=near[:k], revision=sum(one.revision for one in found))
+        compared = [(_sample(row, vector), row.vector) for row in rows]
+        compared.sort(key=lambda pair: _nearest_first(pair[0]))
+        near = compared[: preselected(choice, k)]
+        if choice == "sift":
+            near = [near[i] for i in sorted(sift(vector, [pair[1] for pair in near], k=k))]
+        revision = sum(one.revision for one in found)
+        return SearchResult(samples=[sample for sample, _ in near], revision=revision)
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
         """Tell for each sample whether it is not stored yet."""

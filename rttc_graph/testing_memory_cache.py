@@ -148,7 +148,8 @@ class MemoryQueryStateCache:
         samples = self._first(
             near,
             lambda similarity, state: (
-                similarity >= request.samples_similarity and state.k == request.k
+                similarity >= request.samples_similarity
+                and (state.k, state.choice) == (request.k, request.choice)
             ),
         )
         adapter = self._first(

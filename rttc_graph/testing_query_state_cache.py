@@ -117,6 +117,7 @@ class QueryStateCacheContract:
         ("change", "samples", "adapter"),
         [
             pytest.param({"k": 3}, False, True, id="another-k"),
+            pytest.param({"choice": "sift"}, False, True, id="chosen-otherwise"),
             pytest.param({"domain": "law"}, False, False, id="another-domain"),
             pytest.param({"domain": None}, False, False, id="no-domain"),
             pytest.param({"tenant": "other"}, False, False, id="another-tenant"),
@@ -141,6 +142,20 @@ class QueryStateCacheContract:
         found = await cache.recall(self.request(0))
         assert (found.samples is not None, found.adapter) == (True, "key")
         assert found.adapter_similarity == pytest.approx(0.985, abs=2e-3)  # cos 10°
+
+    async def test_the_choice_of_the_last_samples_of_a_query_counts(
+        self, cache: QueryStateCache
+    ) -> None:
+        await self.keep(cache, trained_adapter())
+        await cache.remember(self.state(adapter="key"))
+        chosen = [recalled_sample(7)]
+        await cache.remember(
+            self.state(choice="sift", samples=chosen, training_fingerprint="other settings")
+        )
+        by_sift = await cache.recall(self.request(choice="sift"))
+        by_nearness = await cache.recall(self.request())
+        assert (by_sift.samples, by_nearness.samples) == (chosen, None)
+        assert by_nearness.adapter == "key"  # it was trained on the nearest all the same
 
     async def test_a_query_without_a_domain_has_states_of_its_own(
         self, cache: QueryStateCache

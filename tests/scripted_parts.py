@@ -24,7 +24,7 @@ from rttc_graph.protocols import (
     TrainStep,
     Vector,
 )
-from rttc_graph.settings import TttSettings
+from rttc_graph.settings import SamplesChoice, TttSettings
 from rttc_graph.state import Arm, Candidate, ChatTurn, Sample
 
 
@@ -160,11 +160,20 @@ class ScriptedKnowledgeBase:
         default_factory=list[tuple[int, str | None, str]]
     )
 
+    choices: list[SamplesChoice] = field(default_factory=list[SamplesChoice])
+
     async def search(
-        self, vector: Vector, *, k: int, domain: str | None, tenant: str
+        self,
+        vector: Vector,
+        *,
+        k: int,
+        domain: str | None,
+        tenant: str,
+        choice: SamplesChoice = "nearest",
     ) -> SearchResult:
         del vector
         self.searches.append((k, domain, tenant))
+        self.choices.append(choice)
         await take(self.seconds)
         if self.error:
             raise self.error

@@ -145,8 +145,8 @@ class AdaptedModel:
                     f"no learning rate follows from the weights of {target.name!r}, which are "
                     f"{weight.dtype}: set ttt_learning_rate"
                 )
-            norm = torch.linalg.vector_norm(weight, dtype=torch.float32).item()
-            scales.append(norm / math.sqrt(target.out_features))
+            norm = cast("Any", torch.linalg).vector_norm(weight, dtype=torch.float32)
+            scales.append(float(norm) / math.sqrt(target.out_features))
         return statistics.median(scales)
 
     def _obeys_a_mask(self) -> bool:

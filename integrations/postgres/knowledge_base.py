@@ -38,6 +38,7 @@ from rttc_graph.integrations.postgres.sample_search import (
 )
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
+from rttc_graph.settings import SamplesChoice
 
 __all__ = ("PostgresKnowledgeBase",)
 
@@ -72,9 +73,15 @@ class PostgresKnowledgeBase:
         self._samples = SampleSearch(index_rows)
 
     async def search(
-        self, vector: Vector, *, k: int, domain: str | None, tenant: str
+        self,
+        vector: Vector,
+        *,
+        k: int,
+        domain: str | None,
+        tenant: str,
+        choice: SamplesChoice = "nearest",
     ) -> SearchResult:
-        """Return the `k` samples nearest to `vector`; never fewer while there are `k`."""
+        """Return `k` samples for `vector`, nearest first; never fewer while there are `k`."""
         if k < 1:
             raise ConfigurationError(f"k={k!r} must be at least 1")
         checked_name("tenant", tenant)
@@ -82,7 +89,9 @@ class PostgresKnowledgeBase:
             checked_name("domain", domain)
         mine = await EmbedderIdentity.of(self._embedder)
         mine.check_vector(vector)
-        question = Question(vector=HalfVector(list(vector)), k=k, domain=domain, tenant=tenant)
+        question = Question(
+            vector=HalfVector(list(vector)), k=k, domain=domain, tenant=tenant, choice=choice
+        )
         work = partial(self._samples.run, question=question, mine=mine)
         result, scope = await self._run("search the knowledge base", work)
         wants_index = scope.wants_index and mine.dimension <= MAX_INDEXED_DIMENSION

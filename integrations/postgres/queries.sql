@@ -113,15 +113,20 @@ select
 -- name: search_hnsw
 -- The nearest samples, sorted, perhaps fewer than asked for. Index: the partitions' HNSW.
 -- The distance is computed once, in the inner query: 0.63 ms against 0.78 ms with it sent twice.
+-- Embeddings are for a choice among the samples, and null without one.
 select
     nearest.id,
     nearest.question,
     nearest.answer,
     nearest.metadata,
     nearest.distance,
-    rttc_domain.name as domain
+    rttc_domain.name as domain,
+    nearest.embedding
 from (
-    select domain_id, id, question, answer, metadata, embedding <=> %(vector)s as distance
+    select
+        domain_id, id, question, answer, metadata,
+        embedding <=> %(vector)s as distance,
+        case when %(with_embeddings)s then embedding end as embedding
     from rttc_sample
     where domain_id = any(%(domain_ids)s)
         and tenant = %(tenant)s
@@ -133,6 +138,7 @@ order by nearest.distance, nearest.id;
 
 -- name: search_exact
 -- The nearest samples, sorted, all that there are. Index: the partitions' primary keys, or none.
+-- Embeddings as in search_hnsw.
 -- The addition keeps the planner off the HNSW index, which it takes even where a filter leaves few.
 select
     nearest.id,
@@ -140,9 +146,13 @@ select
     nearest.answer,
     nearest.metadata,
     nearest.distance,
-    rttc_domain.name as domain
+    rttc_domain.name as domain,
+    nearest.embedding
 from (
-    select domain_id, id, question, answer, metadata, (embedding <=> %(vector)s) + 0 as distance
+    select
+        domain_id, id, question, answer, metadata,
+        (embedding <=> %(vector)s) + 0 as distance,
+        case when %(with_embeddings)s then embedding end as embedding
     from rttc_sample
     where domain_id = any(%(domain_ids)s)
         and tenant = %(tenant)s
@@ -345,6 +355,7 @@ near as materialized (
     select
         state.id,
         state.k,
+        state.choice,
         state.adapter_key,
         state.training_fingerprint,
         1 - (state.embedding <=> %(vector)s) as similarity
@@ -358,6 +369,7 @@ with_samples as (
     select near.id, near.similarity
     from near
     where near.k = %(k)s
+        and near.choice = %(choice)s
         and near.similarity >= %(samples_similarity)s
     order by near.similarity desc, near.id
     limit 1
@@ -400,11 +412,11 @@ left join with_adapter on true;
 -- Nothing. Index: unique (tenant, domain, query_digest). A state of an older revision than the one
 -- stored is dropped; one without an adapter leaves the adapter of the same revision alone.
 insert into rttc_query_state as old
-    (tenant, domain, query_digest, query, embedding, k, samples, revision,
+    (tenant, domain, query_digest, query, embedding, k, choice, samples, revision,
     adapter_key, training_fingerprint, reward, bytes)
 values (
-    %(tenant)s, %(domain)s, %(query_digest)s, %(query)s, %(vector)s, %(k)s, %(samples)s,
-    %(revision)s,
+    %(tenant)s, %(domain)s, %(query_digest)s, %(query)s, %(vector)s, %(k)s, %(choice)s,
+    %(samples)s, %(revision)s,
     (select key from rttc_adapter where key = %(adapter)s and state = 'ready' for key share),
     %(training_fingerprint)s, %(reward)s, %(bytes)s
 )
@@ -412,6 +424,7 @@ on conflict (tenant, domain, query_digest) do update
 set query = excluded.query,
     embedding = excluded.embedding,
     k = excluded.k,
+    choice = excluded.choice,
     samples = excluded.samples,
     revision = excluded.revision,
     bytes = excluded.bytes,

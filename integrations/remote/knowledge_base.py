@@ -36,6 +36,7 @@ from rttc_graph.knowledge_wire import (
     Stats,
 )
 from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
+from rttc_graph.settings import SamplesChoice
 
 __all__ = ("RemoteKnowledgeBase",)
 
@@ -59,9 +60,9 @@ class _Mine:
 class RemoteKnowledgeBase:
     """A `KnowledgeBase` that another process serves with `rttc serve --kb-only`.
 
-    A search sends the vector, `k`, the domain and the tenant, nothing else of the question. Calls
-    that fail on their way are made again, which is safe: all of them may be made twice. Close it
-    when it is not needed any more.
+    A search sends the vector, `k`, how to choose, the domain and the tenant, nothing else of the
+    question. Calls that fail on their way are made again, which is safe: all of them may be made
+    twice. Close it when it is not needed any more.
 
     Args:
         url: Of the server, without `/kb`.
@@ -108,9 +109,15 @@ class RemoteKnowledgeBase:
         self._is_checked = False
 
     async def search(
-        self, vector: Vector, *, k: int, domain: str | None, tenant: str
+        self,
+        vector: Vector,
+        *,
+        k: int,
+        domain: str | None,
+        tenant: str,
+        choice: SamplesChoice = "nearest",
     ) -> SearchResult:
-        """Return the `k` samples nearest to `vector`."""
+        """Return `k` samples for `vector`, nearest first; the server chooses."""
         if k < 1:
             raise ConfigurationError(f"k={k!r} must be at least 1")
         checked_name("tenant", tenant)
@@ -118,6 +125,8 @@ class RemoteKnowledgeBase:
             checked_name("domain", domain)
         await self._check_vectors([vector])
         asked = {"vector": _rounded(vector), "k": k, "domain": domain, "tenant": tenant}
+        if choice != "nearest":  # which a server from before there was a choice does not know
+            asked["choice"] = choice
         found = await self._call("search the knowledge base", "search", asked, Found)
         return SearchResult(samples=found.samples, revision=found.revision)
 

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from rttc_graph.asking import AskResult
-from rttc_graph.cli.options import First, K, MaxNewTokens, Tau
+from rttc_graph.cli.options import Choice, First, K, MaxNewTokens, Tau
 from rttc_graph.cli.screen import out, print_json, print_table, progress
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
@@ -28,6 +28,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     first_arm: First = None,
     tau: Tau = None,
     k: K = None,
+    samples_choice: Choice = None,
     tenant: Annotated[str | None, typer.Option(help="Whose samples and cache.")] = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
@@ -49,6 +50,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
         first_arm=first_arm,
         tau_r=tau,
         k=k,
+        samples_choice=samples_choice,
         tenant=tenant,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

@@ -26,6 +26,7 @@ from rttc_graph.cli.eval_rows import (
 )
 from rttc_graph.cli.options import (
     Best,
+    Choice,
     K,
     Limit,
     MaxNewTokens,
@@ -61,6 +62,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     scorer: Scorer = "auto",
     domain: RowDomain = None,
     k: K = None,
+    samples_choice: Choice = None,
     max_new_tokens: MaxNewTokens = None,
     tenant: Annotated[
         str | None, typer.Option(help="Whose samples, and whose calibration.")
@@ -80,7 +82,13 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
 
     Example: rttc calibrate questions.jsonl --limit 60 --target-accuracy 0.8 --save
     """
-    config = session(context).config(k=k, max_new_tokens=max_new_tokens, tenant=tenant, seed=seed)
+    config = session(context).config(
+        k=k,
+        samples_choice=samples_choice,
+        max_new_tokens=max_new_tokens,
+        tenant=tenant,
+        seed=seed,
+    )
     aim = Aim(accuracy=target_accuracy, seconds=target_cost, best=best)
     if not paths and records is None:
         raise ConfigurationError("no questions: name a file, or --records of an earlier run")
@@ -201,6 +209,6 @@ def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> d
 
 
 def _flat(point: GatePoint) -> dict[str, Any]:
-    values = asdict(point) | {"accuracy": point.accuracy}
+    values: dict[str, Any] = {**asdict(point), "accuracy": point.accuracy}
     del values["rights"]
     return {**values.pop("gate"), **values}

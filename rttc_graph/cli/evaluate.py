@@ -25,6 +25,7 @@ from rttc_graph.cli.eval_rows import (
 )
 from rttc_graph.cli.options import (
     Best,
+    Choice,
     First,
     K,
     Limit,
@@ -68,6 +69,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     domain: RowDomain = None,
     tau: Tau = None,
     k: K = None,
+    samples_choice: Choice = None,
     max_new_tokens: MaxNewTokens = None,
     tenant: Annotated[str | None, typer.Option(help="Whose samples.")] = None,
     real: Annotated[
@@ -111,7 +113,13 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     Example: rttc eval banking/ math/ --models smollm2-135m-instruct,gemma-3-270m --report out
     """
     config = session(context).config(
-        tau_r=tau, first_arm=first_arm, k=k, max_new_tokens=max_new_tokens, tenant=tenant, seed=seed
+        tau_r=tau,
+        first_arm=first_arm,
+        k=k,
+        samples_choice=samples_choice,
+        max_new_tokens=max_new_tokens,
+        tenant=tenant,
+        seed=seed,
     )
     chosen = _parse(policies)
     aim = Aim(accuracy=target_accuracy, seconds=target_cost, best=best)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rttc_graph.evaluation.scorers import ScorerName
-from rttc_graph.settings import FirstArm
+from rttc_graph.settings import FirstArm, SamplesChoice
 
 Limit = Annotated[int | None, typer.Option(help="Questions, drawn by the seed; all.")]
 Scorer = Annotated[ScorerName, typer.Option(help="auto decides row by row.")]
@@ -15,6 +15,7 @@ RowDomain = Annotated[str | None, typer.Option(help="Where samples are; the row'
 Tau = Annotated[float | None, typer.Option(help="Reward that accepts, 0 to 1.")]
 First = Annotated[FirstArm | None, typer.Option(help="With which cascade and compare begin.")]
 K = Annotated[int | None, typer.Option(help="Samples to retrieve.")]
+Choice = Annotated[SamplesChoice | None, typer.Option(help="Which samples to retrieve.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer.")]
 
 TargetAccuracy = Annotated[

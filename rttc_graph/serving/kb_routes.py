@@ -90,12 +90,12 @@ class _Routes:
         )
 
     async def search(self, body: SearchRequest, request: Request, response: Response) -> Found:
-        """Return the samples nearest to a vector."""
+        """Return samples for a vector, nearest first."""
         tenant = self._tenant(request, body.tenant)
         await self._check_length([body.vector])
         await self._name_embedder(response)
         found = await self._knowledge_base.search(
-            body.vector, k=body.k, domain=body.domain, tenant=tenant
+            body.vector, k=body.k, domain=body.domain, tenant=tenant, choice=body.choice
         )
         return Found(samples=found.samples, revision=found.revision)
 

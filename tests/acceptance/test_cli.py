@@ -224,6 +224,7 @@ def test_stats_add_up_what_was_asked(solved: Path, capsys: pytest.CaptureFixture
         pytest.param(["ask", "q", "--tau", "1.5"], "tau_r=1.5", id="tau-out-of-bounds"),
         pytest.param(["ask", "q", "--policy", "best"], "best", id="unknown-policy"),
         pytest.param(["ask"], "question", id="missing-argument"),
+        pytest.param(["ask", "q", "--samples-choice", "best"], "best", id="unknown-choice"),
         pytest.param(["ask", "q", "--k", "many"], "valid integer", id="not-a-number"),
         pytest.param(["kb", "ingest", "nowhere.jsonl"], "nowhere.jsonl", id="missing-file"),
         pytest.param(["kb", "ingest", "data.xml"], ".xml", id="unknown-format"),

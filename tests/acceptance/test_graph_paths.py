@@ -11,7 +11,7 @@ from scripted_parts import Parts, recalling, sample, trained_adapter
 from rttc_graph import ConfigurationError, create_rttc_graph
 from rttc_graph.adapters import adapter_key
 from rttc_graph.prompts import SYSTEM_PROMPT, training_examples
-from rttc_graph.settings import TttSettings
+from rttc_graph.settings import RttcSettings, TttSettings
 
 SAMPLES = [sample(1), sample(2)]
 KEY_OF_SAMPLES = adapter_key("base", training_examples(SAMPLES), TttSettings())
@@ -173,6 +173,22 @@ async def test_the_cache_is_asked_with_the_settings_of_the_run(face: Face) -> No
     assert (request.samples_similarity, request.adapter_similarity) == (0.97, 0.8)
     assert request.base_fingerprint == "base"
     assert request.training_fingerprint == TttSettings(rank=4).fingerprint()
+
+
+@pytest.mark.parametrize("choice", [None, "nearest", "sift"])
+async def test_how_samples_are_chosen_reaches_every_part(face: Face, choice: str | None) -> None:
+    parts = Parts().rewarding(rag=1.0)
+    given: dict[str, Any] = {} if choice is None else {"samples_choice": choice}
+    expected = choice or "nearest"
+
+    output = await ask(parts, face, **given)
+
+    (request,), (state,) = parts.cache.requests, parts.cache.states
+    assert parts.knowledge_base.choices == [request.choice] == [state.choice] == [expected]
+    told = [e["detail"]["choice"] for e in output["ledger"] if e["node"] == "retrieve"]
+    assert told == [expected, expected]  # `recalled` and `retrieved`
+    trained = RttcSettings(**given).training_fingerprint
+    assert request.training_fingerprint == state.training_fingerprint == trained
 
 
 async def test_without_use_cache_the_cache_is_left_alone(face: Face) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, get_args
 
 import psycopg
 import pytest
@@ -15,6 +15,7 @@ from knowledge_children import ingest_batches
 from pgvector import HalfVector
 from postgres_children import Child
 from postgres_fixtures import NumberEmbedder
+from psycopg.rows import DictRow
 from psycopg_pool import ConnectionPool
 
 from rttc_graph.errors import ConfigurationError, EmbeddingError, KnowledgeBaseError
@@ -27,12 +28,14 @@ from rttc_graph.integrations.postgres.sample_search import Question, Scope, sear
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.protocols import Embedder, NewSample, QueryState, SearchResult
+from rttc_graph.settings import SamplesChoice
 from rttc_graph.testing import at_angle, new_sample
 
 INDEX_ROWS = 300
 """From how many rows on partitions have an index here; the default would take minutes."""
 
 LARGE = 320
+CHOICES: tuple[SamplesChoice, ...] = get_args(SamplesChoice)
 
 
 @pytest.fixture
@@ -338,8 +341,9 @@ class TestSearch:
         )
         assert scope.is_exact is exact
 
+    @pytest.mark.parametrize("with_embeddings", [False, True])
     async def test_the_plans_use_the_indexes_that_they_are_meant_to(
-        self, knowledge_base: PostgresKnowledgeBase, database: Database
+        self, knowledge_base: PostgresKnowledgeBase, database: Database, with_embeddings: bool
     ) -> None:
         await fill(knowledge_base, 3000)
         await fill(knowledge_base, 12, tenant="small", around=150, first=9000)
@@ -353,6 +357,7 @@ class TestSearch:
                     "tenant": tenant,
                     "vector": HalfVector(at_angle(0)),
                     "k": 8,
+                    "with_embeddings": with_embeddings,
                 }
                 plan = session.connection.execute(b"explain " + statement(name), asked)
                 return "\n".join(line for (line,) in plan.fetchall())
@@ -367,8 +372,12 @@ class TestSearch:
             assert "hnsw" not in await plan("search_exact", tenant)
         assert "rttc_sample_1_pkey" in await plan("search_exact", "small")
 
+    @pytest.mark.parametrize("choice", CHOICES)
     async def test_a_later_search_is_one_round_trip(
-        self, knowledge_base: PostgresKnowledgeBase, monkeypatch: pytest.MonkeyPatch
+        self,
+        knowledge_base: PostgresKnowledgeBase,
+        monkeypatch: pytest.MonkeyPatch,
+        choice: SamplesChoice,
     ) -> None:
         await fill(knowledge_base, 20)
         trips: list[str] = []
@@ -379,10 +388,38 @@ class TestSearch:
             return together(session)
 
         monkeypatch.setattr(Session, "together", counted_trip)
-        first = await self.ids(knowledge_base, at_angle(0))
+        first = await self.ids(knowledge_base, at_angle(0), choice)
         assert len(trips) == 2
-        assert await self.ids(knowledge_base, at_angle(0)) == first
+        assert await self.ids(knowledge_base, at_angle(0), choice) == first
         assert len(trips) == 3
+
+    async def test_embeddings_are_fetched_for_a_choice_alone(
+        self, knowledge_base: PostgresKnowledgeBase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await fill(knowledge_base, LARGE)
+        await knowledge_base.build_indexes()
+        await fill(knowledge_base, 100, tenant="small", first=9000)
+        fetched: dict[tuple[str, SamplesChoice], list[bool]] = {}
+        chosen = Question.chosen
+
+        def seen(question: Question, rows: Sequence[DictRow]) -> Sequence[DictRow]:
+            place = question.tenant, question.choice
+            fetched[place] = [row["embedding"] is not None for row in rows]
+            return chosen(question, rows)
+
+        monkeypatch.setattr(Question, "chosen", seen)
+        for tenant in ("tenant", "small"):  # by the index, and exactly
+            for choice in CHOICES:
+                found = await knowledge_base.search(
+                    at_angle(0), k=8, domain="math", tenant=tenant, choice=choice
+                )
+                assert len(found.samples) == 8
+        assert fetched == {
+            ("tenant", "nearest"): [False] * 8,
+            ("tenant", "sift"): [True] * 64,
+            ("small", "nearest"): [False] * 8,
+            ("small", "sift"): [True] * 64,
+        }
 
     async def test_what_others_stored_since_the_last_search_is_found(
         self, knowledge_base: PostgresKnowledgeBase, database: Database, embedder: Embedder
@@ -421,8 +458,40 @@ class TestSearch:
         common = sum(len(a & b) for a, b in zip(before, after, strict=True))
         assert common / (8 * len(queries)) >= 0.8  # half precision makes ties of neighbours
 
-    async def ids(self, knowledge_base: PostgresKnowledgeBase, vector: list[float]) -> set[str]:
-        found = await knowledge_base.search(vector, k=8, domain="math", tenant="tenant")
+    async def test_too_few_candidates_of_the_index_are_made_up_for(
+        self, knowledge_base: PostgresKnowledgeBase, database: Database
+    ) -> None:
+        vectors = [*[at_angle(20)] * 5, at_angle(-25)]
+        samples = [new_sample(number) for number in range(6)]
+        await knowledge_base.ingest(samples, vectors, tenant="tenant")
+        scope = Scope(
+            domain_ids=[1],
+            revision=1,
+            samples=6,
+            partition_samples=6,
+            wants_index=False,
+            index_rows=1,
+        )
+        question = Question(
+            vector=HalfVector(at_angle(0)), k=2, domain=None, tenant="tenant", choice="sift"
+        )
+
+        def work(session: Session) -> SearchResult:
+            of_the_index = question.send_exact(session, scope).fetchall()[:3]
+            return search(session, scope, question, of_the_index)
+
+        found = await database.run("search", work, error=KnowledgeBaseError)
+        assert found.samples[1]["question"] == "question 5"
+
+    async def ids(
+        self,
+        knowledge_base: PostgresKnowledgeBase,
+        vector: list[float],
+        choice: SamplesChoice = "nearest",
+    ) -> set[str]:
+        found = await knowledge_base.search(
+            vector, k=8, domain="math", tenant="tenant", choice=choice
+        )
         return {s["id"] for s in found.samples}
 
 

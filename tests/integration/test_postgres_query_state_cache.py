@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tcp_proxy import TcpProxy
 
 from rttc_graph.errors import AdaptationError, ConfigurationError, QueryStateCacheError
 from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.migrate import migrate, read_migrations
 from rttc_graph.integrations.postgres.query_state_cache import (
     CacheStats,
     PostgresQueryStateCache,
@@ -372,6 +374,25 @@ async def test_a_recall_is_one_statement(
     found = await cache.recall(REQUEST)
     assert (found.samples, found.adapter) == ([], "key")
     assert names == ["recall"]
+
+
+async def test_states_from_before_there_was_a_choice_are_of_the_nearest(empty_dsn: str) -> None:
+    def remember_before() -> None:
+        migrate(empty_dsn, migrations=read_migrations()[:5])
+        changed(
+            empty_dsn,
+            "insert into rttc_query_state (tenant, domain, query_digest, query, embedding, k,"
+            " samples, revision, bytes)"
+            " values ('tenant', 'math', '', 'q', '[1,0,0]', 2, '[]', 1, 0)",
+        )
+        assert migrate(empty_dsn)[0] == "0006_samples_choice.sql"
+
+    await asyncio.to_thread(remember_before)
+    database = Database(empty_dsn)
+    cache = PostgresQueryStateCache(database)
+    assert (await cache.recall(REQUEST)).samples == []
+    assert (await cache.recall(replace(REQUEST, choice="sift"))).samples is None
+    await asyncio.to_thread(database.close)
 
 
 async def test_stats_and_purges_count(cache: PostgresQueryStateCache) -> None:

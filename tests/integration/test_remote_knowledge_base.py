@@ -120,6 +120,23 @@ async def test_a_question_never_goes_up() -> None:
 
 
 @pytest.mark.blocking_allowed
+async def test_the_server_chooses_and_only_a_choice_goes_up() -> None:
+    with knowledge_server() as listener:
+        async with RemoteKnowledgeBase(listener.url, Angles()) as remote:
+            samples = [new_sample(number) for number in range(6)]
+            vectors = [*[at_angle(20)] * 5, at_angle(-25)]
+            await remote.ingest(samples, vectors, tenant="t")
+            listener.up.clear()
+            found = await remote.search(at_angle(0), k=2, domain="math", tenant="t", choice="sift")
+            await remote.search(at_angle(0), k=2, domain="math", tenant="t", choice="nearest")
+    assert found.samples[1]["question"] == "question 5"
+    by_sift, by_nearness = bodies(bytes(listener.up))
+    assert by_sift["choice"] == "sift"
+    # what a client and a server from before there was a choice say and understand
+    assert by_nearness.keys() == {"vector", "k", "domain", "tenant"}
+
+
+@pytest.mark.blocking_allowed
 async def test_another_embedder_is_refused_before_anything_goes_up() -> None:
     with knowledge_server("theirs") as listener:
         async with RemoteKnowledgeBase(listener.url, Angles("mine")) as remote:

@@ -610,12 +610,12 @@ def test_instead_of_0_the_size_of_the_weights_gives_the_learning_rate(
     assert found.losses == train(model, replace(SETTINGS, learning_rate=rate)).losses
 
 
-def test_quantised_weights_give_no_learning_rate(loaded: LoadedModel) -> None:
-    model = AdaptedModel(loaded.model)
-    layer: Any = model._twin.get_submodule(model.layout.targets[0].name)
+def test_quantised_weights_give_no_learning_rate(tiny_model_path: Path) -> None:
+    base = load_model(tiny_model_path, device="cpu", dtype="auto").model
+    layer: Any = base.get_submodule("model.layers.0.self_attn.q_proj")
     layer.weight = torch.nn.Parameter(layer.weight.to(torch.uint8), requires_grad=False)
     with pytest.raises(AdaptationError, match=r"torch\.uint8: set ttt_learning_rate"):
-        learning_rate_of(model, TttSettings())
+        learning_rate_of(AdaptedModel(base), TttSettings())
 
 
 def test_the_deadline_is_checked_before_each_pass(model: AdaptedModel) -> None:

@@ -18,6 +18,8 @@ from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.fitting import fold_of
 from rttc_graph.calibration.proposal import cross_fitted, propose
 from rttc_graph.calibration.reward import map_of
+from rttc_graph.cli.eval_rows import RowsWanted, collection_of
+from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.evaluation.arm_rows import ARMS, ArmLog, ArmRows
 from rttc_graph.evaluation.bootstrap import paired_difference
@@ -379,3 +381,22 @@ def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
     assert map_of(stored)(0.65, None) > map_of(stored)(0.55, "any")
     with pytest.raises(ConfigurationError, match="rows of all three arms"):
         propose([], Aim())
+
+
+@pytest.mark.parametrize(
+    ("change", "others"),
+    [
+        pytest.param({"k": 4}, True, id="k"),
+        pytest.param({"samples_choice": "sift"}, True, id="the-choice-of-samples"),
+        pytest.param({"samples_choice": "nearest"}, False, id="the-default-said-aloud"),
+        pytest.param({"tau_r": 0.9, "policy": "rag"}, False, id="what-a-replay-decides"),
+    ],
+)
+def test_rows_are_of_the_settings_that_change_answers(
+    change: dict[str, Any], others: bool, tmp_path: Path
+) -> None:
+    wanted = RowsWanted(data_sets=[SHOP], samples=[], domain=None, log=tmp_path / "rows")
+    plain, changed = [
+        collection_of(InstallationConfig(**given), wanted).digest for given in ({}, change)
+    ]
+    assert (changed != plain) is others

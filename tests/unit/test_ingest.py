@@ -17,6 +17,7 @@ from rttc_graph.errors import (
 )
 from rttc_graph.ingest import IngestProgress, ingest
 from rttc_graph.protocols import DomainStats, NewSample, SearchResult, Vector
+from rttc_graph.settings import SamplesChoice
 
 
 class ListKnowledgeBase:
@@ -49,7 +50,13 @@ class ListKnowledgeBase:
         return len(new)
 
     async def search(
-        self, vector: Vector, *, k: int, domain: str | None, tenant: str
+        self,
+        vector: Vector,
+        *,
+        k: int,
+        domain: str | None,
+        tenant: str,
+        choice: SamplesChoice = "nearest",
     ) -> SearchResult:
         raise AssertionError("an ingest does not search")
 

@@ -83,6 +83,7 @@ BAD: list[tuple[str, Any]] = [
     ("k", 0),
     ("k", 65),
     ("k", 1.5),
+    ("samples_choice", "random"),
     ("tenant", ""),
     ("tenant", "x" * 201),
     ("budget_seconds", 0),
@@ -188,6 +189,14 @@ def test_the_defaults_of_both_classes_agree() -> None:
 )
 def test_each_field_of_the_training_changes_its_fingerprint(change: dict[str, Any]) -> None:
     assert TttSettings(**change).fingerprint() != TttSettings().fingerprint()
+
+
+def test_an_adapter_of_samples_chosen_otherwise_has_another_fingerprint() -> None:
+    nearest, chosen = RttcSettings(), RttcSettings(samples_choice="sift")
+    assert nearest.training_fingerprint == TttSettings().fingerprint()  # as databases have it
+    assert chosen.training_fingerprint != nearest.training_fingerprint
+    others = RttcSettings(samples_choice="sift", ttt_rank=4)
+    assert chosen.training_fingerprint != others.training_fingerprint
 
 
 @pytest.mark.parametrize(
