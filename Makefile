@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := test
-.PHONY: bench demo test format lint types tests clean help
+.PHONY: bench demo test format lint types mypy pyright tests clean help
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -17,7 +17,8 @@ demo: $(VENV)/.demo  ## install, get the models, start Postgres, ask questions o
 	@$(BIN)/rttc demo
 
 test: $(VENV)/.dev  ## the whole gate
-	@$(MAKE) --no-print-directory lint types tests
+	@$(MAKE) --no-print-directory -j 2 lint types
+	@$(MAKE) --no-print-directory tests
 
 format: $(VENV)/.dev  ## rewrite the code in the project's format
 	@$(BIN)/ruff format .
@@ -27,8 +28,12 @@ lint: $(VENV)/.dev  ## format check and lint
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 
-types: $(VENV)/.dev  ## mypy and pyright, both strict
+types: mypy pyright  ## mypy and pyright, both strict
+
+mypy: $(VENV)/.dev
 	@$(BIN)/mypy
+
+pyright: $(VENV)/.dev
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 tests: $(VENV)/.dev  ## tests with coverage
