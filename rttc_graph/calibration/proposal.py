@@ -133,20 +133,17 @@ def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question
         ConfigurationError: There are too few answers, or in some fold no gate reaches the aim.
     """
     folds = [fold_of(_group_of(question)) for question in questions]
-    found: dict[int, tuple[Question, Gate]] = {}
-    for fold in set(folds):
-        others = [q for q, other in zip(questions, folds, strict=True) if other != fold]
-        calibration, seen = _calibrated(others)
-        gates: dict[str, Gate] = {}
-        for number, question in enumerate(questions):
-            if folds[number] != fold:
-                continue
-            name = question.data_set
-            if name not in gates:
-                same = [q.arms for q in seen if q.data_set == name] or [q.arms for q in seen]
-                gates[name] = choose(sweep(same), aim).gate
-            found[number] = (_judged_by(question, calibration), gates[name])
-    return [found[number] for number in range(len(questions))]
+    placed = list(zip(questions, folds, strict=True))
+    others = {fold: _calibrated([q for q, f in placed if f != fold]) for fold in sorted(set(folds))}
+    places = dict.fromkeys((fold, question.data_set) for question, fold in placed)
+    gates = {(fold, name): _gate_for(name, others[fold][1], aim) for fold, name in places}
+    return [(_judged_by(q, others[fold][0]), gates[fold, q.data_set]) for q, fold in placed]
+
+
+def _gate_for(data_set: str, seen: Sequence[Question], aim: Aim) -> Gate:
+    """Return the gate that a data set's own questions give, or all where there are none."""
+    same = [question for question in seen if question.data_set == data_set]
+    return choose(sweep([question.arms for question in same or seen]), aim).gate
 
 
 def _judged_by(question: Question, calibration: Calibration) -> Question:
