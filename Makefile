@@ -1,5 +1,5 @@
 # make demo   answers from real models on this machine, after installing all they need
-# make test   the whole gate: format, lint, types, tests with coverage
+# make test   the whole gate: format, lint, types, tests
 # make        the same as make test
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := test
-.PHONY: bench demo test format lint types mypy pyright tests clean help
+.PHONY: bench coverage demo test format lint types mypy pyright tests clean help
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -36,8 +36,13 @@ mypy: $(VENV)/.dev
 pyright: $(VENV)/.dev
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-tests: $(VENV)/.dev  ## tests with coverage
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term:skip-covered
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+tests: $(VENV)/.dev  ## all tests
+	@$(PYTEST)
+
+coverage: $(VENV)/.dev  ## the tests with branch coverage and its floor; tracing doubles their time
+	@$(PYTEST) --cov --cov-report=term:skip-covered
 
 bench: $(VENV)/.demo  ## the quick benchmarks, each against a peer in the same run
 	@$(BIN)/python -m benchmarks overhead switch mixed
