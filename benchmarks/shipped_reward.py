@@ -1,4 +1,4 @@
-"""Train the reward model that ships, from the folders that `split_data.py` made.
+"""Train the reward model that ships, from folders that `split_data` made.
 
 Each stage leaves a file and is skipped where the file is there, so a killed run goes on:
 
@@ -7,7 +7,9 @@ Each stage leaves a file and is skipped where the file is there, so a killed run
 3. answers of the policy model to questions that the network has not learned from
    (`calibrate-*.jsonl`), half an hour, and the map to P(right), fitted on them.
 
-    python -m benchmarks.split_data banking77.train.jsonl build/split/banking77   # and the others
+    for set in banking77 clinc150 gsm8k pubmedqa; do
+        python -m benchmarks.split_data $set.train.jsonl build/split/$set
+    done
     python -m benchmarks.reasoning_tasks build/split/reasoning.jsonl --per-task 20
     python -m benchmarks.reasoning_tasks build/split/asked.jsonl --per-task 60 --seed 900000
     python -m benchmarks.shipped_reward build/split build/candidates --out build/minilm-judge

@@ -20,11 +20,20 @@ from rttc_graph.errors import RttcError
 from rttc_graph.evaluation.scorers import normalised
 from rttc_graph.protocols import NewSample
 
+MOST_SAMPLES = 9_000
+"""Taken where nothing else is said, so that large sets do not make everything slow."""
+
 
 def split(
-    rows: Iterable[NewSample], *, samples: int, questions: int, seed: int
+    rows: Iterable[NewSample], *, samples: int | None, questions: int, seed: int
 ) -> tuple[list[NewSample], list[NewSample]]:
     """Return samples and questions; rows with the same question all go to one side.
+
+    Args:
+        rows: Solved questions.
+        samples: How many samples; `None` for all that are left, at most `MOST_SAMPLES`.
+        questions: How many questions.
+        seed: Of the order.
 
     Raises:
         ValueError: There are too few rows.
@@ -35,11 +44,12 @@ def split(
     order = sorted(groups)
     random.Random(seed).shuffle(order)
     asked = [groups[text][0] for text in order[:questions]]
-    solved = [row for text in order[questions:] for row in groups[text]][:samples]
-    if len(asked) < questions or len(solved) < samples:
+    left = [row for text in order[questions:] for row in groups[text]]
+    solved = left[: MOST_SAMPLES if samples is None else samples]
+    if len(asked) < questions or len(solved) < (samples or 1):
         raise ValueError(
             f"{len(groups)} different questions make at most {len(asked)} questions and "
-            f"{len(solved)} samples: ask for fewer than {questions} and {samples}"
+            f"{len(solved)} samples: ask for fewer than {questions} and {samples or 1}"
         )
     return solved, asked
 
@@ -64,11 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n    ")[0])
     parser.add_argument("file", help="JSONL, CSV or Parquet file of solved questions")
     parser.add_argument("out", type=Path, help="folder for samples.jsonl and questions.jsonl")
-    parser.add_argument("--samples", type=int, default=9_000, help="default: %(default)s")
+    parser.add_argument("--samples", type=int, help=f"default: all others, at most {MOST_SAMPLES}")
     parser.add_argument("--questions", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     given = parser.parse_args(arguments)
-    if min(given.samples, given.questions) < 1:
+    if given.questions < 1 or (given.samples is not None and given.samples < 1):
         parser.error("--samples and --questions must be at least 1")
     try:
         rows = read_samples(given.file)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import overhead, peers, setup, synthetic, ttt
+from benchmarks import overhead, peers, setup, split_data, synthetic, ttt
 from benchmarks.matmul import Shapes, needed_flops
 from benchmarks.pairs import Case, measure, row_of
 from benchmarks.setup import Setup
@@ -215,3 +215,37 @@ class TestCommand:
         assert [set(row) for row in rows] == [KEYS] * 2
         printed = capsys.readouterr().out
         assert all(row["case"] in printed and row["peer_name"] in printed for row in rows)
+
+
+class TestSplitData:
+    @pytest.fixture
+    def solved(self, tmp_path: Path) -> Path:
+        path = tmp_path / "solved.jsonl"
+        rows = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(9)]
+        rows.append({"question": " 0 + 1? ", "answer": "1"})
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        return path
+
+    def test_a_question_is_on_one_side_and_the_rest_are_samples(
+        self, solved: Path, tmp_path: Path
+    ) -> None:
+        assert split_data.main([str(solved), str(tmp_path), "--questions", "4"]) == 0
+        asked, samples = (
+            [
+                json.loads(line)["question"].strip()
+                for line in (tmp_path / name).read_text().splitlines()
+            ]
+            for name in ("questions.jsonl", "samples.jsonl")
+        )
+        assert len(asked) == 4
+        assert set(asked) | set(samples) == {f"{n} + 1?" for n in range(9)}
+        assert not set(asked) & set(samples)
+
+    @pytest.mark.parametrize("wanted", [["--questions", "9"], ["--samples", "9"]])
+    def test_too_few_rows_are_counted(
+        self, wanted: list[str], solved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as raised:
+            split_data.main([str(solved), str(tmp_path), "--questions", "4", *wanted])
+        assert raised.value.code == 2
+        assert "9 different questions make at most" in capsys.readouterr().err
