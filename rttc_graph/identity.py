@@ -13,14 +13,19 @@ MAX_NAME_CHARACTERS = 200
 """Of a domain, a tenant or an adapter's key; 800 bytes at most, well within an index's 2,704."""
 
 
+_as_json = json.JSONEncoder().encode
+"""Of one string at a time: a list takes the encoder seven times as long."""
+
+
 def sample_id(question: str, answer: str, domain: str) -> str:
     """Return the digest that a sample is known by, 64 hexadecimal characters."""
-    return hashlib.sha256(json.dumps([question, answer, domain]).encode()).hexdigest()
+    listed = f"[{_as_json(question)}, {_as_json(answer)}, {_as_json(domain)}]"
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def query_digest(query: str) -> bytes:
     """Return the digest that a remembered query is known by, 32 bytes."""
-    return hashlib.sha256(json.dumps(query).encode()).digest()
+    return hashlib.sha256(_as_json(query).encode()).digest()
 
 
 def checked_name(kind: str, name: str) -> str:

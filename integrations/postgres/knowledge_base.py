@@ -218,9 +218,10 @@ def _ingest(
     vectors: Sequence[Vector],
     tenant: str,
 ) -> int:
-    rows = [SampleRow.of(*pair) for pair in zip(samples, vectors, strict=True)]
+    names = {checked_name("domain", sample.domain) for sample in samples}
+    rows = dict(zip(ids_of(samples), zip(samples, vectors, strict=True), strict=True))
     claim(session, mine)
-    domain_ids = ensure_domains(session, sorted({row.domain for row in rows}))
+    domain_ids = ensure_domains(session, sorted(names))
     touched = {"tenant": tenant, "domain_ids": sorted(domain_ids.values())}
     with session.connection.transaction():
         with session.together():
@@ -228,12 +229,12 @@ def _ingest(
             session.execute("share_domains", domain_ids=touched["domain_ids"])
             session.execute("add_tenant_domains", **touched)
             session.execute("lock_tenant_domains", **touched)
-            stored = session.execute("stored_ids", ids=[row.id for row in rows], **touched)
+            stored = session.execute("stored_ids", ids=list(rows), **touched)
         for record in embedder:
             mine.check(record)
         known = {record["id"] for record in stored}
-        fresh = {row.id: row for row in rows if row.id not in known}
-        added = copy_rows(session, list(fresh.values()), domain_ids, tenant)
+        fresh = (SampleRow.of(key, *rows[key]) for key in rows if key not in known)
+        added = copy_rows(session, fresh, domain_ids, tenant)
         with session.together():
             for domain_id, count in sorted(added.items()):
                 session.execute("count_samples", tenant=tenant, domain_id=domain_id, added=count)
