@@ -12,7 +12,6 @@ import statistics
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -26,36 +25,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.examples import Batch
 from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, copy_sharing, layout_of
+from rttc_graph.integrations.lora.row_terms import RowTerms, everywhere, terms_of
 
-__all__ = ("AdaptedModel", "Span", "spans_of")
+__all__ = ("AdaptedModel",)
 
 _checkpoint = cast("Callable[..., Any]", cast("Any", untyped_checkpointing).checkpoint)
 
 _ROUNDING = 0.05
 """Of the logits' spread; bfloat16 is off by a hundredth, a mask that is ignored by more than half.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Neighbouring rows of a batch with one adapter."""
-
-    start: int
-    stop: int
-    adapter: Adapter
-
-
-def spans_of(adapters: Sequence[Adapter | None]) -> tuple[Span, ...]:
-    """Join neighbouring rows that have the same adapter; rows of `None` are in no span."""
-    spans: list[Span] = []
-    for row, adapter in enumerate(adapters):
-        if adapter is None:
-            continue
-        if spans and spans[-1].stop == row and spans[-1].adapter is adapter:
-            spans[-1] = Span(start=spans[-1].start, stop=row + 1, adapter=adapter)
-        else:
-            spans.append(Span(start=row, stop=row + 1, adapter=adapter))
-    return tuple(spans)
 
 
 class AdaptedModel:
@@ -72,8 +50,7 @@ class AdaptedModel:
         self.layout: AdapterLayout = layout_of(model)
         self.device: torch.device = model.device
         self._twin = copy_sharing(model).train(False)
-        self._spans: tuple[Span, ...] = ()
-        self._rows = 0
+        self._terms: RowTerms | None = None
         self._picked: tuple[Tensor, Tensor] | None = None
         self._recomputes = False
         for layer in self._twin.modules():
@@ -93,11 +70,10 @@ class AdaptedModel:
         Args:
             adapters: One for each row; rows of `None` get the base model's output, bit by bit.
         """
-        spans = spans_of(adapters)
-        rows = len(adapters)
+        terms = terms_of(adapters)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            with self._using(spans, rows):
+            with self._using(terms):
                 return self._twin(*args, **kwargs)
 
         return forward
@@ -189,7 +165,7 @@ class AdaptedModel:
         tree: dict[str, Any] = {}
         if batch.sees is not None:
             tree = {"attention_mask": self._additive(batch.sees), "position_ids": batch.places}
-        with self._using(_everywhere(adapter, rows), rows), self._picking(batch):
+        with self._using(everywhere(adapter, rows)), self._picking(batch):
             output = self._twin(
                 input_ids=batch.input_ids,
                 past_key_values=cache,
@@ -205,21 +181,20 @@ class AdaptedModel:
 
     def _prefix_cache(self, adapter: Adapter, prefix: Tensor, rows: int) -> DynamicCache:
         """Return keys and values of a prefix [1, P], repeated for the rows."""
-        with self._using(_everywhere(adapter, 1), 1):
+        with self._using(everywhere(adapter, 1)):
             output = self._twin(input_ids=prefix, use_cache=True, logits_to_keep=1)
         cache = cast("DynamicCache", output.past_key_values)
         cache.batch_repeat_interleave(rows)
         return cache
 
     @contextmanager
-    def _using(self, spans: tuple[Span, ...], rows: int) -> Generator[None]:
+    def _using(self, terms: RowTerms | None) -> Generator[None]:
         # Set for one pass only: between two passes the lane may serve another request.
-        before = self._spans, self._rows
-        self._spans, self._rows = spans, rows
+        before, self._terms = self._terms, terms
         try:
             yield
         finally:
-            self._spans, self._rows = before
+            self._terms = before
 
     def _recomputed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return a layer's forward pass that keeps its input alone where the batch asks for it.
@@ -230,10 +205,10 @@ class AdaptedModel:
         def run(*args: Any, **kwargs: Any) -> Any:
             if not (self._recomputes and torch.is_grad_enabled()):
                 return forward(*args, **kwargs)
-            spans, rows = self._spans, self._rows
+            terms = self._terms
 
             def with_adapter(*args: Any, **kwargs: Any) -> Any:
-                with self._using(spans, rows):
+                with self._using(terms):
                     return forward(*args, **kwargs)
 
             return _checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)
@@ -260,49 +235,7 @@ class AdaptedModel:
         """Return the hook that adds the terms of target number `index`."""
 
         def add_terms(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            x = cast("Tensor", args[0])
-            for span in self._spans:
-                a, b = span.adapter.pairs[index]
-                if span.stop - span.start == self._rows:
-                    output = _with_term(output, x, a, b, span.adapter.scale)
-                else:
-                    _check_rows(name, x, self._rows)
-                    part = slice(span.start, span.stop)
-                    _add_term(output[part], x[part], a, b, span.adapter.scale)
-            return output
+            terms = self._terms
+            return output if terms is None else terms.add(index, name, args[0], output)
 
         return add_terms
-
-
-def _everywhere(adapter: Adapter, rows: int) -> tuple[Span, ...]:
-    return (Span(start=0, stop=rows, adapter=adapter),)
-
-
-def _with_term(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Return `out + scale · x Aᵀ Bᵀ`, differentiable where gradients are on."""
-    if torch.is_grad_enabled():
-        flat = out.reshape(-1, out.shape[-1])  # [B·T, out]
-        low = x.reshape(-1, x.shape[-1]).to(a.dtype) @ a.t()  # [B·T, rank]
-        if flat.dtype == b.dtype:
-            return torch.addmm(flat, low, b.t(), alpha=scale).view_as(out)
-        return (flat + (low @ b.t() * scale).to(flat.dtype)).view_as(out)
-    _add_term(out, x, a, b, scale)
-    return out
-
-
-def _add_term(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
-    """Add `scale · x Aᵀ Bᵀ` to `out` in place; `out` is a linear layer's fresh result."""
-    flat = out.view(-1, out.shape[-1])
-    low = x.reshape(-1, x.shape[-1]).to(a.dtype) @ a.t()
-    if flat.dtype == b.dtype:
-        flat.addmm_(low, b.t(), alpha=scale)
-    else:
-        flat.add_((low @ b.t()).to(flat.dtype), alpha=scale)
-
-
-def _check_rows(name: str, x: Tensor, rows: int) -> None:
-    if x.shape[0] != rows:
-        raise AdaptationError(
-            f"layer {name!r} got {x.shape[0]} rows for a batch of {rows}: it does not keep the "
-            "batch apart, so give every row of a batch the same adapter"
-        )
