@@ -2,10 +2,10 @@
 
 Each stage leaves a file and is skipped where the file is there, so a killed run goes on:
 
-1. answers of other samples to train on (`free-*.jsonl`), minutes;
-2. the network, trained on 1, and then its head alone: half an hour of one busy core;
+1. answers of other samples to train on (`free-*.jsonl`), two minutes;
+2. the network, trained on 1, and then its head alone: ten minutes of a core;
 3. answers of the policy model to questions that the network has not learned from
-   (`calibrate-*.jsonl`), half an hour, and the map to P(right), fitted on them.
+   (`calibrate-*.jsonl`), a quarter of an hour, and the map to P(right), fitted on them.
 
     for set in banking77 clinc150 gsm8k pubmedqa; do
         python -m benchmarks.split_data $set.train.jsonl build/split/$set

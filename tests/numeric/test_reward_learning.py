@@ -16,6 +16,8 @@ from tiny_checkpoints import encoder_folder, trained_reward_folder
 from torch import Tensor
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
+from rttc_graph.integrations.rewards.pair_encoding import EncodedPair
+from rttc_graph.integrations.rewards.trained import network
 from rttc_graph.integrations.rewards.trained.folder import (
     RewardBase,
     encoder_base,
@@ -102,6 +104,40 @@ def test_a_batch_without_pairs_has_no_pairwise_loss() -> None:
     assert float(loss.detach()) == 0
     assert logits.grad is not None
     assert logits.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("backbone", ["towers", "encoder"])
+def test_a_step_that_is_read_in_parts_has_the_same_gradients(
+    base_folder: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [
+        EncodedPair([5] * asked + [said] * 3, [0] * asked + [1] * 3)
+        for asked in (4, 9, 20)
+        for said in (7, 8)
+    ]
+
+    def gradients(most_tokens: int) -> tuple[int, list[Tensor]]:
+        base = encoder_base(base_folder)
+        monkeypatch.setattr(
+            network, "MOST_ACTIVATION_BYTES", most_tokens * network.activation_bytes(base.model)
+        )
+        torch.manual_seed(0)
+        made = network.RewardNetwork(
+            base.model, backbone, rank=2, alpha=4.0, hidden=8, pad_id=base.pad_id
+        )
+        read: list[int] = []
+        made.base.register_forward_pre_hook(
+            lambda module, args, named: read.append(named["input_ids"].numel()), with_kwargs=True
+        )
+        made(pairs).square().sum().backward()
+        return max(read), [p.grad for p in made.parameters() if p.grad is not None]
+
+    most, expected = gradients(10_000)
+    fewer, got = gradients(25)
+    assert fewer <= 25 < most
+    assert len(got) == len(expected) > 4
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("backbone", ["towers", "encoder"])

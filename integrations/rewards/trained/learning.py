@@ -38,8 +38,6 @@ class LearnSettings:
     epochs: float = 3.0
     learning_rate: float = 1e-3
     groups_per_step: int = 8
-    max_pairs_per_pass: int = 64
-    """Bounds the memory: larger steps are cut into passes."""
     weight_decay: float = 0.01
     checks: int = 8
     """How often the held-out loss is looked at."""
@@ -53,7 +51,7 @@ class LearnSettings:
         Raises:
             ConfigurationError: Says which setting is out of its bounds.
         """
-        for name in ("groups_per_step", "max_pairs_per_pass", "checks", "patience"):
+        for name in ("groups_per_step", "checks", "patience"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r} must be at least 1")
         for name in ("epochs", "learning_rate"):
@@ -255,12 +253,7 @@ class _Learning:
         return full
 
     def _loss(self, batch: Sequence[Group]) -> Tensor:
-        rows = [example.pair for group in batch for example in group]
-        size = self._settings.max_pairs_per_pass
-        if self._network.backbone == "towers":
-            size = len(rows)
-        passes = [self._network(rows[i : i + size]) for i in range(0, len(rows), size)]
-        logits = torch.cat(passes)
+        logits = self._network([example.pair for group in batch for example in group])
         right = [float(example.right) for group in batch for example in group]
         groups = [number for number, group in enumerate(batch) for _ in group]
         device = logits.device

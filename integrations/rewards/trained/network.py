@@ -8,7 +8,7 @@ asked at the last token of the pair, the only one that has seen all of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.utils import checkpoint as untyped_checkpointing
 from transformers import PreTrainedModel
 
 from rttc_graph.errors import RewardModelError
@@ -23,8 +24,25 @@ from rttc_graph.integrations.rewards.pair_encoding import EncodedPair
 from rttc_graph.integrations.rewards.trained.spec import Backbone
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 
+_checkpoint = cast("Callable[..., Any]", cast("Any", untyped_checkpointing).checkpoint)
+
 _LENGTH_STEP = 16
 """Texts whose lengths are within the same multiple of it are read together by the towers."""
+
+MOST_ACTIVATION_BYTES = 2 * 2**30
+"""Kept for a backward pass; what is beyond is computed again in it, part by part."""
+
+
+def activation_bytes(base: PreTrainedModel) -> int:
+    """Return about how many bytes a token leaves for the backward pass, 2 MB of a 135 M model.
+
+    Each layer keeps what its products, norms and activation were given, and the LoRA terms keep it
+    once more: some 14 vectors of the hidden width and 6 of the inner one, in 4 bytes.
+    """
+    config: Any = base.config.get_text_config()
+    hidden = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    return 4 * int(config.num_hidden_layers) * (14 * hidden + 6 * inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,7 @@ class RewardNetwork(nn.Module):
             with one_load_at_a_time():
                 base = cast(PreTrainedModel, inject_adapter_in_model(config, base))
         self.base = base
+        self._most_tokens = max(1, MOST_ACTIVATION_BYTES // activation_bytes(base))
         width = cast(int, base.config.get_text_config().hidden_size)
         inputs = width if backbone == "causal" else 4 * width + 1
         self.head = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, 1))
@@ -84,7 +103,7 @@ class RewardNetwork(nn.Module):
         if self.backbone == "towers":
             return self._towers(rows)
         batch = self._batch(rows)
-        states = self._states(batch)  # [B, T, H]
+        states = self._states(batch, batch.ids.numel())  # [B, T, H]
         return _last(states, batch) if self.backbone == "causal" else _segments(states, batch)
 
     def _towers(self, rows: Sequence[EncodedPair]) -> Tensor:
@@ -104,22 +123,32 @@ class RewardNetwork(nn.Module):
         buckets: dict[int, list[int]] = {}
         for number, text in enumerate(texts):
             buckets.setdefault(-(-len(text) // _LENGTH_STEP), []).append(number)
+        tokens = sum(map(len, texts))
         parts: list[Tensor] = []
         order: list[int] = []
         for members in buckets.values():
             rows = [EncodedPair(list(texts[n]), [0] * len(texts[n])) for n in members]
             batch = self._batch(rows)
-            parts.append(_mean(self._states(batch), batch.mask))
+            parts.append(_mean(self._states(batch, tokens), batch.mask))
             order += members
         place = torch.tensor(order).argsort().to(parts[0].device)
         return torch.cat(parts)[place]
 
-    def _states(self, batch: _Batch) -> Tensor:
-        inputs: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": batch.mask}
+    def _states(self, batch: _Batch, tokens: int) -> Tensor:
+        """Return the states [B, T, H] of a batch, which is part of `tokens` read for one step."""
+        tensors = (batch.ids, batch.types, batch.mask)
+        if not torch.is_grad_enabled() or tokens <= self._most_tokens:
+            return self._read(*tensors)
+        rows = max(1, self._most_tokens // batch.ids.shape[1])
+        parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+        return torch.cat([_checkpoint(self._read, *part, use_reentrant=False) for part in parts])
+
+    def _read(self, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if self.backbone == "causal":
             inputs["use_cache"] = False
         else:
-            inputs["token_type_ids"] = batch.types
+            inputs["token_type_ids"] = types
         return cast(Tensor, cast(Any, self.base)(**inputs).last_hidden_state.float())
 
     def _batch(self, rows: Sequence[EncodedPair]) -> _Batch:
