@@ -23,8 +23,8 @@ from rttc_graph.integrations.lora.examples import EncodedExample, deal
 from rttc_graph.integrations.lora.layout import layout_of
 from rttc_graph.settings import TttSettings
 
-SETTINGS = TttSettings(stop_loss=0.0)
-"""The defaults without early stop, so that everybody takes as many steps."""
+SETTINGS = TttSettings(epochs=1, stop_loss=0.0)
+"""The defaults up to where they may stop, so that everybody takes as many steps."""
 
 
 @dataclass(frozen=True, slots=True)
