@@ -140,7 +140,8 @@ class RewardNetwork(nn.Module):
         if not torch.is_grad_enabled() or tokens <= self._most_tokens:
             return self._read(*tensors)
         rows = max(1, self._most_tokens // batch.ids.shape[1])
-        parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+        starts = range(0, len(batch.ids), rows)
+        parts = [[tensor[first : first + rows] for tensor in tensors] for first in starts]
         return torch.cat([_checkpoint(self._read, *part, use_reentrant=False) for part in parts])
 
     def _read(self, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
