@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils import checkpoint as untyped_checkpointing
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -26,10 +25,9 @@ from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.examples import Batch
 from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, copy_sharing, layout_of
 from rttc_graph.integrations.lora.row_terms import RowTerms, everywhere, terms_of
+from rttc_graph.integrations.transformers.recomputing import recomputed
 
 __all__ = ("AdaptedModel",)
-
-_checkpoint = cast("Callable[..., Any]", cast("Any", untyped_checkpointing).checkpoint)
 
 _ROUNDING = 0.05
 """Of the logits' spread; bfloat16 is off by a hundredth, a mask that is ignored by more than half.
@@ -211,7 +209,7 @@ class AdaptedModel:
                 with self._using(terms):
                     return forward(*args, **kwargs)
 
-            return _checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)
+            return recomputed(with_adapter, *args, use_reentrant=False, **kwargs)
 
         return run
 

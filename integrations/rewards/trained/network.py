@@ -16,15 +16,13 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from torch.utils import checkpoint as untyped_checkpointing
 from transformers import PreTrainedModel
 
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair
 from rttc_graph.integrations.rewards.trained.spec import Backbone
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
-
-_checkpoint = cast("Callable[..., Any]", cast("Any", untyped_checkpointing).checkpoint)
+from rttc_graph.integrations.transformers.recomputing import recomputed
 
 _LENGTH_STEP = 16
 """Texts whose lengths are within the same multiple of it are read together by the towers."""
@@ -142,7 +140,7 @@ class RewardNetwork(nn.Module):
         rows = max(1, self._most_tokens // batch.ids.shape[1])
         starts = range(0, len(batch.ids), rows)
         parts = [[tensor[first : first + rows] for tensor in tensors] for first in starts]
-        return torch.cat([_checkpoint(self._read, *part, use_reentrant=False) for part in parts])
+        return torch.cat([recomputed(self._read, *part, use_reentrant=False) for part in parts])
 
     def _read(self, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
