@@ -102,7 +102,7 @@ class PostgresKnowledgeBase:
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
         """Tell for each sample whether it is not stored yet."""
         checked_name("tenant", tenant)
-        names = sorted({checked_name("domain", sample.domain) for sample in samples})
+        names = _domains_of(samples)
         ids = ids_of(samples)
 
         def work(session: Session) -> set[bytes]:
@@ -210,6 +210,11 @@ class PostgresKnowledgeBase:
         return await self._database.run(action, work, error=KnowledgeBaseError)
 
 
+def _domains_of(samples: Sequence[NewSample]) -> list[str]:
+    """Return the different domains' names, in order, each checked once."""
+    return [checked_name("domain", name) for name in sorted({s.domain for s in samples})]
+
+
 def _ingest(
     session: Session,
     *,
@@ -218,10 +223,10 @@ def _ingest(
     vectors: Sequence[Vector],
     tenant: str,
 ) -> int:
-    names = {checked_name("domain", sample.domain) for sample in samples}
+    names = _domains_of(samples)
     rows = dict(zip(ids_of(samples), zip(samples, vectors, strict=True), strict=True))
     claim(session, mine)
-    domain_ids = ensure_domains(session, sorted(names))
+    domain_ids = ensure_domains(session, names)
     touched = {"tenant": tenant, "domain_ids": sorted(domain_ids.values())}
     with session.connection.transaction():
         with session.together():

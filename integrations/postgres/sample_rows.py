@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.identity import checked_name, sample_id
+from rttc_graph.identity import sample_id
 from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_text
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import NewSample, Vector
@@ -41,7 +41,7 @@ class SampleRow:
 
     @classmethod
     def of(cls, digest: bytes, sample: NewSample, vector: Vector) -> SampleRow:
-        """Check a sample, whose id this is, and convert it.
+        """Check a sample, whose id this is and whose domain was checked, and convert it.
 
         Raises:
             ConfigurationError: PostgreSQL cannot store it.
@@ -54,7 +54,7 @@ class SampleRow:
             raise ConfigurationError(f"vector {shown} does not fit halfvec: {exc}") from exc
         return cls(
             id=digest,
-            domain=checked_name("domain", sample.domain),
+            domain=sample.domain,
             external_id=None if external_id is None else checked_text(f"id {shown}", external_id),
             question=checked_text(f"question {shown}", sample.question),
             answer=checked_text(f"answer {shown}", sample.answer),
