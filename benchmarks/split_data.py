@@ -46,10 +46,11 @@ def split(
     asked = [groups[text][0] for text in order[:questions]]
     left = [row for text in order[questions:] for row in groups[text]]
     solved = left[: MOST_SAMPLES if samples is None else samples]
-    if len(asked) < questions or len(solved) < (samples or 1):
+    needed = 1 if samples is None else samples
+    if len(asked) < questions or len(solved) < needed:
         raise ValueError(
             f"{len(groups)} different questions make at most {len(asked)} questions and "
-            f"{len(solved)} samples: ask for fewer than {questions} and {samples or 1}"
+            f"{len(solved)} samples: ask for fewer than {questions} and {needed}"
         )
     return solved, asked
 
