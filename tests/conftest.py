@@ -26,7 +26,7 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
-pytest_plugins = ["installations", "postgres_fixtures", "tiny_models"]
+pytest_plugins = ["installations", "postgres_fixtures", "tiny_adapters", "tiny_models"]
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-socket reads its options

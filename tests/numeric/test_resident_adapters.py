@@ -3,77 +3,23 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
 from peft import PeftModel
+from tiny_adapters import PROBE, adapter_of, logits, new_base, sized, trained
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rttc_graph.errors import AdaptationError, ConfigurationError
-from rttc_graph.integrations.lora import row_terms
-from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, layout_of
+from rttc_graph.integrations.lora.layout import AdapterLayout
 from rttc_graph.integrations.lora.residency import ResidentAdapters
-from rttc_graph.integrations.lora.row_terms import OneByOne, SideBySide, terms_of
 from rttc_graph.integrations.lora.serialization import (
-    PEFT_CONFIG,
-    from_bytes,
-    to_bytes,
     write_peft_folder,
 )
-from rttc_graph.protocols import TrainedAdapter
-
-PROBE = torch.tensor([5, 9, 40, 77, 12, 3, 81])
-CPU = torch.device("cpu")
-
-
-def new_base(path: Path) -> PreTrainedModel:
-    return cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(path))
-
-
-@pytest.fixture(scope="module")
-def base(tiny_model_path: Path) -> PreTrainedModel:
-    return new_base(tiny_model_path)
-
-
-@pytest.fixture(scope="module")
-def layout(base: PreTrainedModel) -> AdapterLayout:
-    return layout_of(base)
-
-
-def adapter_of(layout: AdapterLayout, *, rank: int, alpha: float, seed: int) -> Adapter:
-    random = torch.Generator().manual_seed(seed)
-
-    def drawn(shape: tuple[int, int]) -> Tensor:
-        return 0.3 * torch.randn(shape, generator=random)
-
-    shapes = [target.shapes(rank) for target in layout.targets]
-    pairs = tuple((drawn(shape_a), drawn(shape_b)) for shape_a, shape_b in shapes)
-    return Adapter(rank=rank, alpha=alpha, pairs=pairs)
-
-
-def trained(layout: AdapterLayout, adapter: Adapter) -> TrainedAdapter:
-    config = layout.peft_config(rank=adapter.rank, alpha=adapter.alpha)
-    return TrainedAdapter(
-        key="k",
-        weights=to_bytes(adapter, layout),
-        base_fingerprint="f",
-        trained_tokens=0,
-        steps=0,
-        losses=(),
-        seconds=0.0,
-        provenance={PEFT_CONFIG: config},
-    )
-
-
-def logits(forward: Callable[..., Any], rows: int = 1, **kwargs: Any) -> Tensor:
-    """Of `rows` different prompts of the same length [rows, T, V]."""
-    ids = torch.stack([PROBE + row for row in range(rows)])
-    with torch.inference_mode():
-        return cast("Tensor", forward(input_ids=ids, **kwargs).logits)
 
 
 def peft_logits(base: Path, folder: Path, row: int) -> Tensor:
@@ -106,59 +52,6 @@ def test_each_row_of_a_mixed_batch_is_what_peft_gives_alone(
             alone = peft_logits(tiny_model_path, tmp_path / key, row)
             torch.testing.assert_close(mixed[row], alone, rtol=1e-4, atol=1e-4)
             assert (mixed[row] - plain[row]).abs().max() > 0.1  # the adapter is not idle
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        pytest.param(["a", "b", "c"], id="in-every-row"),
-        pytest.param([None, "c", "a", None], id="in-some-rows"),
-        pytest.param(["a", "b", "a", "c"], id="one-of-them-twice"),
-    ],
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_adapters_side_by_side_are_what_each_is_alone(
-    keys: list[str | None], dtype: torch.dtype, tiny_model_path: Path, layout: AdapterLayout
-) -> None:
-    model = cast("Any", new_base(tiny_model_path)).to(dtype)
-    resident = ResidentAdapters(model, max_bytes=2**20)
-    for name, alpha in (("a", 8.0), ("b", 3.0), ("c", 1.0)):
-        resident.put(name, adapter_of(layout, rank=4, alpha=alpha, seed=ord(name)))
-    near = 1e-4 if dtype == torch.float32 else 0.3  # of logits up to 40
-    plain = logits(model, len(keys))
-    with resident.rows(keys) as forward:
-        mixed = logits(forward, len(keys))
-    for row, key in enumerate(keys):
-        if key is None:
-            assert torch.equal(mixed[row], plain[row])
-            continue
-        with resident.rows([key] * len(keys)) as forward:
-            alone = logits(forward, len(keys))[row]
-        torch.testing.assert_close(mixed[row], alone, rtol=1e-4, atol=near)
-        assert (mixed[row] - plain[row]).abs().max() > 0.1  # the adapter is not idle
-
-
-@pytest.mark.parametrize(
-    ("keys", "kind"),
-    [
-        ("", type(None)),
-        ("--", type(None)),
-        ("aa", OneByOne),
-        ("aab", SideBySide),
-        ("a-bc", SideBySide),
-        ("aaabbb", OneByOne),  # six copies for what two products do
-        ("ax", OneByOne),  # of another rank
-    ],
-)
-def test_many_adapters_lie_side_by_side(
-    keys: str, kind: type[object], layout: AdapterLayout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    adapters = {key: adapter_of(layout, rank=2, alpha=1.0, seed=ord(key)) for key in "abc"}
-    adapters["x"] = adapter_of(layout, rank=3, alpha=1.0, seed=0)
-    rows = [adapters.get(key) for key in keys]
-    assert isinstance(terms_of(rows), kind)
-    monkeypatch.setattr(row_terms, "MOST_BYTES", 2 * adapters["a"].bytes - 1)
-    assert not isinstance(terms_of(rows), SideBySide)
 
 
 def test_one_adapter_for_all_rows_is_the_same_as_in_a_mixed_batch(
@@ -223,10 +116,6 @@ def test_half_precision_weights_work_with_adapters_in_full_precision(
             outputs.append(logits(forward).float())
     # bfloat16 keeps 8 bits, logits of this model reach 40
     assert (outputs[0] - outputs[1]).abs().mean() < 0.03 * outputs[0].abs().max()
-
-
-def sized(layout: AdapterLayout, rank: int = 1) -> Adapter:
-    return adapter_of(layout, rank=rank, alpha=1.0, seed=0)
 
 
 def keys_of(resident: ResidentAdapters, keys: Sequence[str] = "abcdef") -> str:
@@ -363,92 +252,6 @@ def test_an_unknown_key_is_an_error_that_pins_nothing(
 def test_memory_must_be_positive(base: PreTrainedModel) -> None:
     with pytest.raises(ConfigurationError, match="above 0, got 0"):
         ResidentAdapters(base, max_bytes=0)
-
-
-# --- bytes ---------------------------------------------------------------------------------------
-
-
-def test_bytes_bring_back_the_same_adapter(layout: AdapterLayout) -> None:
-    adapter = adapter_of(layout, rank=3, alpha=5.0, seed=1)
-    stored = trained(layout, adapter)
-    again = from_bytes(stored.weights, stored.provenance[PEFT_CONFIG], layout, device=CPU)
-    assert (again.rank, again.alpha) == (3, 5.0)
-    for ours, theirs in zip(adapter.pairs, again.pairs, strict=True):
-        assert torch.equal(ours[0], theirs[0])
-        assert torch.equal(ours[1], theirs[1])
-    assert to_bytes(again, layout) == stored.weights
-
-
-def _cut(weights: bytes) -> bytes:
-    return weights[: len(weights) // 2]
-
-
-def _nothing(weights: bytes) -> bytes:
-    return weights[:0]
-
-
-def _something_else(weights: bytes) -> bytes:
-    return b"\xff" * len(weights)
-
-
-def _not_a_number(weights: bytes) -> bytes:
-    return weights[:-4] + b"\xff\xff\xff\x7f"
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        pytest.param(_cut, "bytes are damaged", id="cut-short"),
-        pytest.param(_nothing, "bytes are damaged", id="empty"),
-        pytest.param(_something_else, "bytes are damaged", id="something-else"),
-        pytest.param(_not_a_number, "not finite", id="not-a-number"),
-    ],
-)
-def test_damaged_bytes_are_refused(
-    damage: Callable[[bytes], bytes], words: str, layout: AdapterLayout
-) -> None:
-    stored = trained(layout, sized(layout))
-    with pytest.raises(AdaptationError, match=words):
-        from_bytes(damage(stored.weights), stored.provenance[PEFT_CONFIG], layout, device=CPU)
-
-
-def _without_last(layout: AdapterLayout) -> AdapterLayout:
-    return AdapterLayout(
-        targets=layout.targets[:-1], base_name=layout.base_name, fan_in_fan_out=False
-    )
-
-
-def test_tensors_of_another_base_are_refused(layout: AdapterLayout) -> None:
-    config = layout.peft_config(rank=1, alpha=1.0)
-    fewer = _without_last(layout)
-    with pytest.raises(AdaptationError, match="it lacks the tensor"):
-        from_bytes(to_bytes(sized(fewer), fewer), config, layout, device=CPU)
-    with pytest.raises(AdaptationError, match="it has the tensor"):
-        from_bytes(to_bytes(sized(layout), layout), config, fewer, device=CPU)
-    with pytest.raises(AdaptationError, match=r"has shape \(1, 32\), the base needs \(2, 32\)"):
-        from_bytes(
-            to_bytes(sized(layout), layout),
-            layout.peft_config(rank=2, alpha=1.0),
-            layout,
-            device=CPU,
-        )
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        pytest.param(None, id="missing"),
-        pytest.param({"r": 0, "lora_alpha": 1.0}, id="rank-of-0"),
-        pytest.param({"r": "4", "lora_alpha": 1.0}, id="rank-is-text"),
-        pytest.param({"r": 4}, id="no-alpha"),
-        pytest.param({"r": 4, "lora_alpha": float("inf")}, id="alpha-without-end"),
-    ],
-)
-def test_a_configuration_that_says_too_little_is_refused(
-    config: object, layout: AdapterLayout
-) -> None:
-    with pytest.raises(AdaptationError, match="train it again"):
-        from_bytes(to_bytes(sized(layout), layout), config, layout, device=CPU)
 
 
 def test_all_linear_layers_but_the_head_are_targets(

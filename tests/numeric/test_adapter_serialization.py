@@ -1,0 +1,98 @@
+"""Adapters to bytes and back, and the bytes that are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny_adapters import adapter_of, sized, trained
+
+from rttc_graph.errors import AdaptationError
+from rttc_graph.integrations.lora.layout import AdapterLayout
+from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, from_bytes, to_bytes
+
+CPU = torch.device("cpu")
+
+
+def test_bytes_bring_back_the_same_adapter(layout: AdapterLayout) -> None:
+    adapter = adapter_of(layout, rank=3, alpha=5.0, seed=1)
+    stored = trained(layout, adapter)
+    again = from_bytes(stored.weights, stored.provenance[PEFT_CONFIG], layout, device=CPU)
+    assert (again.rank, again.alpha) == (3, 5.0)
+    for ours, theirs in zip(adapter.pairs, again.pairs, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+    assert to_bytes(again, layout) == stored.weights
+
+
+def _cut(weights: bytes) -> bytes:
+    return weights[: len(weights) // 2]
+
+
+def _nothing(weights: bytes) -> bytes:
+    return weights[:0]
+
+
+def _something_else(weights: bytes) -> bytes:
+    return b"\xff" * len(weights)
+
+
+def _not_a_number(weights: bytes) -> bytes:
+    return weights[:-4] + b"\xff\xff\xff\x7f"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        pytest.param(_cut, "bytes are damaged", id="cut-short"),
+        pytest.param(_nothing, "bytes are damaged", id="empty"),
+        pytest.param(_something_else, "bytes are damaged", id="something-else"),
+        pytest.param(_not_a_number, "not finite", id="not-a-number"),
+    ],
+)
+def test_damaged_bytes_are_refused(
+    damage: Callable[[bytes], bytes], words: str, layout: AdapterLayout
+) -> None:
+    stored = trained(layout, sized(layout))
+    with pytest.raises(AdaptationError, match=words):
+        from_bytes(damage(stored.weights), stored.provenance[PEFT_CONFIG], layout, device=CPU)
+
+
+def _without_last(layout: AdapterLayout) -> AdapterLayout:
+    return AdapterLayout(
+        targets=layout.targets[:-1], base_name=layout.base_name, fan_in_fan_out=False
+    )
+
+
+def test_tensors_of_another_base_are_refused(layout: AdapterLayout) -> None:
+    config = layout.peft_config(rank=1, alpha=1.0)
+    fewer = _without_last(layout)
+    with pytest.raises(AdaptationError, match="it lacks the tensor"):
+        from_bytes(to_bytes(sized(fewer), fewer), config, layout, device=CPU)
+    with pytest.raises(AdaptationError, match="it has the tensor"):
+        from_bytes(to_bytes(sized(layout), layout), config, fewer, device=CPU)
+    with pytest.raises(AdaptationError, match=r"has shape \(1, 32\), the base needs \(2, 32\)"):
+        from_bytes(
+            to_bytes(sized(layout), layout),
+            layout.peft_config(rank=2, alpha=1.0),
+            layout,
+            device=CPU,
+        )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(None, id="missing"),
+        pytest.param({"r": 0, "lora_alpha": 1.0}, id="rank-of-0"),
+        pytest.param({"r": "4", "lora_alpha": 1.0}, id="rank-is-text"),
+        pytest.param({"r": 4}, id="no-alpha"),
+        pytest.param({"r": 4, "lora_alpha": float("inf")}, id="alpha-without-end"),
+    ],
+)
+def test_a_configuration_that_says_too_little_is_refused(
+    config: object, layout: AdapterLayout
+) -> None:
+    with pytest.raises(AdaptationError, match="train it again"):
+        from_bytes(to_bytes(sized(layout), layout), config, layout, device=CPU)
