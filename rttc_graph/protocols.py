@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 from rttc_graph.settings import SamplesChoice, TttSettings
 from rttc_graph.state import Candidate, ChatTurn, FinishReason, LedgerEntry, Sample
@@ -100,7 +100,6 @@ class RewardModel(Protocol):
         ...
 
 
-@runtime_checkable
 class ScopedRewardModel(RewardModel, Protocol):
     """A reward model whose scores depend on whose question it is, such as a calibrated one."""
 
