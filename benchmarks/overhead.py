@@ -15,9 +15,8 @@ from typing_extensions import TypedDict
 from benchmarks.pairs import Case
 from benchmarks.setup import Setup
 from rttc_graph import RttcSettings, create_rttc_graph
-from rttc_graph.integrations.rewards.callable import CallableReward
 from rttc_graph.protocols import Generation, GenerationRequest, NewSample
-from rttc_graph.state import ChatTurn
+from rttc_graph.state import Candidate, ChatTurn
 from rttc_graph.testing import MemoryKnowledgeBase
 
 ASKS = 40
@@ -27,7 +26,10 @@ MOST_MS = 5.0
 
 
 class Canned:
-    """A policy model and an embedder that know what to say."""
+    """A policy model, a reward model and an embedder that know what to say.
+
+    All are coroutines: a thread for what blocks is the model's own time, not the graph's.
+    """
 
     name = "canned"
 
@@ -54,6 +56,11 @@ class Canned:
             )
             for _ in requests
         ]
+
+    async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
+        """Return the same reward for every answer."""
+        del query
+        return [0.5] * len(candidates)
 
     async def fingerprint(self) -> str:
         """Return a constant."""
@@ -87,7 +94,7 @@ def cases(setup: Setup) -> Generator[list[Case]]:
     asyncio.run(knowledge_base.ingest([sample], [[1.0, 0.0]], tenant="default"))
     graph = create_rttc_graph(
         policy_model=canned,
-        reward_model=CallableReward(lambda query, answer: 0.5, name="half"),
+        reward_model=canned,
         embedder=canned,
         knowledge_base=knowledge_base,
     )
