@@ -57,7 +57,9 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     )
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda`, …")
     threads: int | None = Field(
-        default=None, ge=1, description="torch threads; by default as many as cores are idle."
+        default=None,
+        ge=1,
+        description="torch threads; by default as many as others leave cores idle.",
     )
     prefix_cache_bytes: int = Field(
         default=128 * 1024**2,

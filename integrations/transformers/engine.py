@@ -20,9 +20,9 @@ from rttc_graph.integrations.transformers.lane import Lane
 from rttc_graph.integrations.transformers.loading import (
     LoadedModel,
     RowAdapters,
-    choose_threads,
     load_model,
 )
+from rttc_graph.integrations.transformers.threads import ThreadsByLoad
 from rttc_graph.integrations.transformers.weights import resolve
 
 __all__ = ("LoadedModel", "LocalEngine", "RowAdapters")
@@ -40,7 +40,8 @@ class LocalEngine:
         cache_dir: Where models known by name are kept; `None` takes the model hub's own cache.
         device: `auto`, or a torch device.
         dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), or a torch type's name.
-        threads: torch threads of the lane; `None` takes as many as cores are idle at load.
+        threads: torch threads of the lane; `None` takes as many as others leave cores idle, and
+            looks again as jobs begin.
         max_batch: Most rows that are generated together.
         max_batch_tokens: Most positions, padding included, in the cache of one batch; a single row
             is always let in. 16 rows of 2048 by default: 1.5 GB for a 135 M model in float32.
@@ -76,6 +77,7 @@ class LocalEngine:
         self._device = device
         self._dtype = dtype
         self._threads = threads
+        self._threads_by_load = ThreadsByLoad()
         self._model: LoadedModel | None = None
         self._make_adapters: Callable[[LoadedModel], RowAdapters] | None = None
         self._lane = Lane(self.name)
@@ -153,12 +155,17 @@ class LocalEngine:
 
     def _loaded(self) -> LoadedModel:
         """Return the model, in the lane; a failed load is tried again by the next job."""
+        self._set_threads()
         if self._model is None:
-            torch.set_num_threads(self._threads or choose_threads())
             folder = resolve(str(self._source), cache_dir=self._cache_dir)
             self._model = load_model(folder, device=self._device, dtype=self._dtype)
             self._attach()
         return self._model
+
+    def _set_threads(self) -> None:
+        threads = self._threads or self._threads_by_load.now()
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
 
     def _attach(self) -> None:
         model, make = self._model, self._make_adapters

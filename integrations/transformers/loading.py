@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -178,17 +177,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise ConfigurationError(f"dtype={name!r} is unknown: use auto, float32 or bfloat16")
     return found
-
-
-def choose_threads() -> int:
-    """Return how many torch threads this process can use now, at least 1.
-
-    torch's threads meet at a barrier after every operator, so one of them on a core that somebody
-    else uses holds up all: on two busy cores two threads were four times slower than one. Hence
-    as many as there are idle cores by the load of the last minute, within what torch was given.
-    """
-    limit = torch.get_num_threads()
-    return max(1, min(limit, round((os.cpu_count() or 1) - os.getloadavg()[0])))
 
 
 def fingerprint_of(folder: Path, *, template: str) -> str:

@@ -20,8 +20,9 @@ from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.rewards.trained.folder import RewardBase, encoder_base, policy_base
 from rttc_graph.integrations.rewards.trained.learning import LearnProgress
 from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.loading import LoadedModel, choose_threads
+from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.threads import ThreadsByLoad
 from rttc_graph.integrations.transformers.weights import resolve
 from rttc_graph.protocols import NewSample
 from rttc_graph.reward_training.drawing import Drawer, DrawProgress, DrawSettings
@@ -119,7 +120,7 @@ async def train_on(
 
 
 def _encoder(config: InstallationConfig, name: str) -> RewardBase:
-    torch.set_num_threads(config.threads or choose_threads())
+    torch.set_num_threads(config.threads or ThreadsByLoad().now())
     return encoder_base(resolve(name, cache_dir=config.home))
 
 

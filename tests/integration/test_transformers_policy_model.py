@@ -6,15 +6,19 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_models import make_tiny_model
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.integrations.transformers import engine as engine_module
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.threads import LOOK_AGAIN_SECONDS, ThreadsByLoad
 from rttc_graph.protocols import GenerationRequest, PolicyModel
 from rttc_graph.state import ChatTurn
 
@@ -190,6 +194,25 @@ async def test_an_unknown_device_or_type_is_refused_at_first_use(
     with pytest.raises(ConfigurationError, match=message):
         await engine.run(lambda _: None)
     engine.close()
+
+
+async def test_a_lane_gives_way_to_the_load_of_others(
+    tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, seconds = 0.0, 0.0
+    by_load = partial(
+        ThreadsByLoad, most=3, cores=3, load=lambda: load, clock=lambda: seconds, cpu_seconds=int
+    )
+    monkeypatch.setattr(engine_module, "ThreadsByLoad", by_load)
+    engines = [LocalEngine(tiny_model_path, threads=threads) for threads in (2, None)]
+    found: list[list[int]] = []
+    for others in (0.0, 2.0):
+        load = others
+        found.append([await e.run(lambda _: torch.get_num_threads()) for e in engines])
+        seconds += LOOK_AGAIN_SECONDS
+    assert found == [[2, 3], [2, 1]]
+    for engine in engines:
+        engine.close()
 
 
 async def test_the_fingerprint_tells_models_apart_and_stays(tmp_path: Path) -> None:

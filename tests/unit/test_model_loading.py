@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,28 +12,9 @@ from transformers.utils import logging as transformers_logging
 
 from rttc_graph.integrations.transformers.loading import (
     choose_dtype,
-    choose_threads,
     load_model,
     one_load_at_a_time,
 )
-
-
-@pytest.mark.parametrize(
-    ("cores", "given", "load", "expected"),
-    [
-        pytest.param(8, 8, 0.0, 8, id="all-cores-of-an-idle-machine"),
-        pytest.param(8, 8, 3.2, 5, id="the-idle-ones-of-a-busy-machine"),
-        pytest.param(2, 2, 5.0, 1, id="one-when-all-are-busy"),
-        pytest.param(8, 3, 0.0, 3, id="never-more-than-torch-was-given"),
-    ],
-)
-def test_threads_are_as_many_as_idle_cores(
-    monkeypatch: pytest.MonkeyPatch, cores: int, given: int, load: float, expected: int
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: given)
-    assert choose_threads() == expected
 
 
 @pytest.mark.parametrize(
