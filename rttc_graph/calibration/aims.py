@@ -80,12 +80,12 @@ class GatePoint:
         return fmean(self.rights)
 
 
-def sweep(questions: Sequence[Arms]) -> list[GatePoint]:
-    """Return the figures of cascade for either first arm at each threshold of the grid."""
+def sweep(questions: Sequence[Arms], grid: Sequence[float] = GRID) -> list[GatePoint]:
+    """Return the figures of cascade for either first arm at each threshold of a grid."""
     return [
         _point(questions, Gate(tau_r=tau_r, first_arm=first_arm))
         for first_arm in FIRST_ARMS
-        for tau_r in GRID
+        for tau_r in grid
     ]
 
 

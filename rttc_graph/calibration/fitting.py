@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -41,11 +42,11 @@ class FittedMap:
     """For each answer P(right) by the map that was fitted without its fold, in order."""
     ece: float
     """Expected calibration error of `held_out`: mean distance of said and found in ten bins."""
+    tells_nothing: bool
+    """Whether the scores are no better than the share of right answers, by more than chance.
 
-    @property
-    def tells_nothing(self) -> bool:
-        """Whether the scores are no better than the share of right answers."""
-        return min(self.losses.values()) >= self.constant_loss
+    What they gain in log-loss, summed by question, is then within one standard error of zero.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +56,13 @@ class Calibration:
     pooled: FittedMap
     domains: Mapping[str, FittedMap]
 
+    def map_of(self, domain: str | None) -> FittedMap:
+        """Return the domain's map, or the pooled one where it has none of its own."""
+        return self.domains.get(domain or "", self.pooled)
+
     def reward(self, score: float, domain: str | None) -> float:
-        """Return P(right) of a raw score by the domain's map, or by the pooled one."""
-        return self.domains.get(domain or "", self.pooled).map(score)
+        """Return P(right) of a raw score."""
+        return self.map_of(domain).map(score)
 
 
 def calibrate(pairs: Mapping[str, Sequence[Labelled]]) -> Calibration:
@@ -109,13 +114,15 @@ def _fitted(pairs: Sequence[Labelled]) -> FittedMap:
     }
     best = min(METHODS, key=lambda method: losses[method])
     share = (sum(pair.right for pair in pairs) + 1) / (len(pairs) + 2)
+    constant = [share] * len(pairs)
     return FittedMap(
         map=fit_map(best, pairs),
         losses=losses,
-        constant_loss=_mean_loss([share] * len(pairs), pairs),
+        constant_loss=_mean_loss(constant, pairs),
         pairs=len(pairs),
         held_out=tuple(held_out[best]),
         ece=expected_error(held_out[best], [pair.right for pair in pairs]),
+        tells_nothing=not _is_better(held_out[best], constant, pairs),
     )
 
 
@@ -131,6 +138,17 @@ def _cross_fitted(method: Method, pairs: Sequence[Labelled]) -> list[float]:
 def _mean_loss(probabilities: Sequence[float], pairs: Sequence[Labelled]) -> float:
     said = zip(probabilities, pairs, strict=True)
     return fmean(log_loss(p, right=pair.right) for p, pair in said)
+
+
+def _is_better(said: Sequence[float], other: Sequence[float], pairs: Sequence[Labelled]) -> bool:
+    """Tell whether the log-loss is lower by more than a standard error over questions."""
+    gains: dict[str, float] = {}
+    for one, two, pair in zip(said, other, pairs, strict=True):
+        gain = log_loss(two, right=pair.right) - log_loss(one, right=pair.right)
+        gains[pair.group] = gains.get(pair.group, 0.0) + gain
+    mean, count = fmean(gains.values()), len(gains)
+    variance = fmean((gain - mean) ** 2 for gain in gains.values())
+    return mean > math.sqrt(variance / max(1, count - 1))
 
 
 def _is_enough(found: Sequence[Labelled], *, pairs: int) -> bool:

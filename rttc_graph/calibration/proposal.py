@@ -22,7 +22,7 @@ class Proposal:
     questions: Sequence[Question]
     """With calibrated rewards, each by a map that was fitted without this question's fold."""
     points: Sequence[GatePoint]
-    """Of the cascade, over these rewards."""
+    """Of the cascade, over these rewards; where they tell nothing, only gates without them."""
     chosen: GatePoint
     aim: Aim
 
@@ -52,7 +52,7 @@ def propose(questions: Sequence[Question], aim: Aim) -> Proposal:
         ConfigurationError: There are too few answers, or no gate reaches the aim.
     """
     calibration, seen = _calibrated(questions)
-    points = sweep([question.arms for question in seen])
+    points = _gates(seen, calibration)
     return Proposal(
         calibration=calibration,
         questions=seen,
@@ -136,14 +136,25 @@ def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question
     placed = list(zip(questions, folds, strict=True))
     others = {fold: _calibrated([q for q, f in placed if f != fold]) for fold in sorted(set(folds))}
     places = dict.fromkeys((fold, question.data_set) for question, fold in placed)
-    gates = {(fold, name): _gate_for(name, others[fold][1], aim) for fold, name in places}
+    gates = {(fold, name): _gate_for(name, *others[fold], aim) for fold, name in places}
     return [(_judged_by(q, others[fold][0]), gates[fold, q.data_set]) for q, fold in placed]
 
 
-def _gate_for(data_set: str, seen: Sequence[Question], aim: Aim) -> Gate:
+def _gate_for(data_set: str, calibration: Calibration, seen: Sequence[Question], aim: Aim) -> Gate:
     """Return the gate that a data set's own questions give, or all where there are none."""
     same = [question for question in seen if question.data_set == data_set]
-    return choose(sweep([question.arms for question in same or seen]), aim).gate
+    return choose(_gates(same or seen, calibration), aim).gate
+
+
+def _gates(questions: Sequence[Question], calibration: Calibration) -> list[GatePoint]:
+    """Return what each gate does; where rewards tell nothing, those that accept any answer.
+
+    A gate that pays for further arms by a reward that knows nothing looks good by luck alone.
+    """
+    arms = [question.arms for question in questions]
+    if all(calibration.map_of(question.domain).tells_nothing for question in questions):
+        return sweep(arms, [0.0])
+    return sweep(arms)
 
 
 def _judged_by(question: Question, calibration: Calibration) -> Question:

@@ -150,6 +150,8 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
                     "answers does: no τr can choose well by it"
                 )
             )
+    if all(point.gate.tau_r == 0 for point in proposal.points):
+        err.print(Text("warning: so only gates that accept the first answer (τr = 0) are tried"))
     out.print()
     columns = ["", "first", "τr", "accuracy", "seconds", *ARMS, "false accepts", "rejects"]
     print_table(

@@ -132,6 +132,9 @@ def test_scores_of_noise_tell_nothing_and_good_ones_do() -> None:
     draw = random.Random(3)
     noise = [Labelled(draw.random(), draw.random() < 0.5, str(n)) for n in range(300)]
     assert calibrate({"d": noise}).pooled.tells_nothing
+    lucky = [calibrate({"d": drawn(60, seed=seed, slope=0.0)}).pooled for seed in range(40)]
+    assert any(min(found.losses.values()) < found.constant_loss for found in lucky)
+    assert all(found.tells_nothing for found in lucky)
     assert not calibrate({"d": drawn(300, slope=3.0)}).pooled.tells_nothing
 
 

@@ -14,7 +14,7 @@ import pytest
 from scripted_parts import Parts, ScriptedRewardModel
 
 from rttc_graph.asking import ask
-from rttc_graph.calibration.aims import Aim
+from rttc_graph.calibration.aims import GRID, Aim
 from rttc_graph.calibration.fitting import fold_of
 from rttc_graph.calibration.proposal import cross_fitted, propose
 from rttc_graph.calibration.reward import map_of
@@ -369,6 +369,25 @@ def test_cross_fitting_measures_with_what_the_other_questions_say() -> None:
             reward = raw.arms[arm].reward
             assert reward is not None
             assert one.reward == proposal.calibration.pooled.map(reward)
+
+
+def blind(known: Question, draw: random.Random) -> Question:
+    """The same answers with rewards that say nothing of them."""
+    arms = {arm: replace(one, reward=draw.random()) for arm, one in known.arms.items()}
+    return replace(known, data_set="blind", domain="blind", arms=arms)
+
+
+def test_a_reward_that_tells_nothing_of_a_data_set_gates_nothing_there() -> None:
+    draw = random.Random(5)
+    known = [replace(question(n, draw), data_set="known", domain="known") for n in range(100)]
+    unknown = [blind(q, draw) for q in known]
+    gates: dict[str, set[float]] = {"known": set(), "blind": set()}
+    for q, gate in cross_fitted([*known, *unknown], Aim(best=True)):
+        gates[q.data_set].add(gate.tau_r)
+    assert gates["blind"] == {0.0}
+    assert min(gates["known"]) > 0
+    assert {point.gate.tau_r for point in propose(unknown, Aim(best=True)).points} == {0.0}
+    assert len(propose([*known, *unknown], Aim(best=True)).points) == 2 * len(GRID)
 
 
 def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
