@@ -202,6 +202,7 @@ def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> d
                 "pairs": found.pairs,
                 "log_loss": dict(found.losses),
                 "constant_log_loss": found.constant_loss,
+                "tells_nothing": found.tells_nothing,
                 "ece": found.ece,
             }
             for domain, found in maps.items()

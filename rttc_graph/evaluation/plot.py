@@ -52,7 +52,7 @@ def plot_accuracy(
             markersize=8,
             capsize=4,
             linestyle="none",
-            label=f"{policy} ({100 * accuracy:.0f} %, {summary['seconds_mean']:.2f} s)",
+            label=f"{policy} ({100 * accuracy:.1f} %, {summary['seconds_mean']:.2f} s)",
         )
     axes.set_xlabel("seconds per question (mean)")
     axes.set_ylabel(f"accuracy in % ({rows} questions, 95 % interval)")
