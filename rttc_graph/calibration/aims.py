@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from statistics import fmean
 from typing import get_args
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.intervals import is_above_zero
 from rttc_graph.evaluation.replay import Arms, Gate, replay, shares_of
 from rttc_graph.settings import FirstArm
 from rttc_graph.state import Arm
@@ -17,9 +17,6 @@ from rttc_graph.state import Arm
 FIRST_ARMS: tuple[FirstArm, ...] = get_args(FirstArm)
 GRID = tuple(round(step / 50, 2) for step in range(51))
 """Thresholds that are tried, 0 to 1: finer steps than the width of any interval here."""
-
-_ROUNDING = 1e-9
-"""One question lost is exactly one standard error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,10 +130,7 @@ def _best(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
 
 def _is_worse(point: GatePoint, best: GatePoint) -> bool:
     """Tell whether the questions lost to the best gate are more than one standard error."""
-    losses = [b - p for b, p in zip(best.rights, point.rights, strict=True)]
-    mean = fmean(losses)
-    variance = max(0.0, fmean(loss * loss for loss in losses) - mean * mean)
-    return mean > math.sqrt(variance / max(1, len(losses) - 1)) + _ROUNDING
+    return is_above_zero([b - p for b, p in zip(best.rights, point.rights, strict=True)])
 
 
 def overview(points: Sequence[GatePoint], chosen: GatePoint, aim: Aim) -> list[GatePoint]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -17,6 +16,7 @@ from rttc_graph.calibration.maps import (
     log_loss,
 )
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.intervals import is_above_zero
 
 FOLDS = 5
 
@@ -146,9 +146,7 @@ def _is_better(said: Sequence[float], other: Sequence[float], pairs: Sequence[La
     for one, two, pair in zip(said, other, pairs, strict=True):
         gain = log_loss(two, right=pair.right) - log_loss(one, right=pair.right)
         gains[pair.group] = gains.get(pair.group, 0.0) + gain
-    mean, count = fmean(gains.values()), len(gains)
-    variance = fmean((gain - mean) ** 2 for gain in gains.values())
-    return mean > math.sqrt(variance / max(1, count - 1))
+    return is_above_zero(list(gains.values()))
 
 
 def _is_enough(found: Sequence[Labelled], *, pairs: int) -> bool:

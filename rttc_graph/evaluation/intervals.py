@@ -1,11 +1,15 @@
-"""How sure a share is: intervals for accuracies."""
+"""How sure a share or a difference is: intervals, and the rule of one standard error."""
 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from collections.abc import Sequence
+from statistics import NormalDist, fmean
 
 from rttc_graph.errors import ConfigurationError
+
+_ROUNDING = 1e-9
+"""One question lost is exactly one standard error."""
 
 
 def wilson_interval(right: int, rows: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -35,3 +39,10 @@ def wilson_interval(right: int, rows: int, *, confidence: float = 0.95) -> tuple
     centre = (share + z * z / (2 * rows)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def is_above_zero(differences: Sequence[float]) -> bool:
+    """Tell whether the mean of the differences, at least one, exceeds its standard error."""
+    mean = fmean(differences)
+    variance = max(0.0, fmean(x * x for x in differences) - mean * mean)
+    return mean > math.sqrt(variance / max(1, len(differences) - 1)) + _ROUNDING
