@@ -56,6 +56,11 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         "reward train`, the address of a server, or a sequence classifier.",
     )
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda`, …")
+    dtype: str = Field(
+        default="auto",
+        description="Type of the policy model's weights: `auto` (float32 on the CPU, bfloat16 "
+        "elsewhere), a torch type's name, or `nf4` for four bits.",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,

@@ -85,6 +85,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
         config.model,
         cache_dir=config.home,
         device=config.device,
+        dtype=config.dtype,
         threads=config.threads,
         prefix_cache_bytes=config.prefix_cache_bytes,
     )

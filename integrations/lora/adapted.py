@@ -23,7 +23,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.examples import Batch
-from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, copy_sharing, layout_of
+from rttc_graph.integrations.lora.layout import (
+    Adapter,
+    AdapterLayout,
+    Target,
+    copy_sharing,
+    layout_of,
+)
 from rttc_graph.integrations.lora.row_terms import RowTerms, everywhere, terms_of
 from rttc_graph.integrations.transformers.recomputing import recomputed
 
@@ -32,6 +38,9 @@ __all__ = ("AdaptedModel",)
 _ROUNDING = 0.05
 """Of the logits' spread; bfloat16 is off by a hundredth, a mask that is ignored by more than half.
 """
+
+_PROBES = 33
+"""Rows of noise, of which one is zero; on SmolLM2-135M the scale is then right to 1 %."""
 
 
 class AdaptedModel:
@@ -106,22 +115,13 @@ class AdaptedModel:
         """Median over the targets of √in times the weights' root mean square.
 
         That is about how much larger a target's output is than its input, if the input is like
-        noise; 4.7 for SmolLM2-135M, 1.0 for Gemma-3-270M.
-
-        Raises:
-            AdaptationError: The weights are quantised.
+        noise; 4.7 for SmolLM2-135M, 1.0 for Gemma-3-270M. Of quantised weights just that is
+        measured, with noise.
         """
-        scales: list[float] = []
-        for target in self.layout.targets:
-            weight = cast("Tensor", self._twin.get_submodule(target.name).weight)
-            if not weight.is_floating_point():
-                raise AdaptationError(
-                    f"no learning rate follows from the weights of {target.name!r}, which are "
-                    f"{weight.dtype}: set ttt_learning_rate"
-                )
-            norm = cast("Any", torch.linalg).vector_norm(weight, dtype=torch.float32)
-            scales.append(float(norm) / math.sqrt(target.out_features))
-        return statistics.median(scales)
+        return statistics.median(
+            _scale_of(self._twin.get_submodule(target.name), target, self._twin.dtype)
+            for target in self.layout.targets
+        )
 
     def _obeys_a_mask(self) -> bool:
         """Try it: the second of two branches in one row must come out as it does alone."""
@@ -237,3 +237,16 @@ class AdaptedModel:
             return output if terms is None else terms.add(index, name, args[0], output)
 
         return add_terms
+
+
+def _scale_of(module: nn.Module, target: Target, dtype: torch.dtype) -> float:
+    weight = cast("Tensor", module.weight)
+    if weight.is_floating_point():
+        norm = cast("Any", torch.linalg).vector_norm(weight, dtype=torch.float32)
+        return float(norm) / math.sqrt(target.out_features)
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn((_PROBES, target.in_features), generator=random)
+    noise[0] = 0.0  # what it gives is the bias
+    with torch.inference_mode():
+        output = module(noise.to(weight.device, dtype)).float()
+    return float((output[1:] - output[0]).square().mean().sqrt())

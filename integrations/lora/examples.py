@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -78,16 +79,31 @@ class StepLimits:
     """Memory for each answer token, for its logits."""
     pair_tokens: float = 0.0
     """What attention to one token costs, as a share of a token's linear layers."""
-    max_bytes: int
+    max_bytes: float
     """Limit of a pass; a single example is always tried."""
-    recompute: bool = False
-    """Whether a single example beyond the limit is tried with its layers computed twice."""
+    recompute_bytes: float = math.inf
+    """From where on the layers of a single example are computed twice instead of kept."""
 
     @classmethod
     def of(
-        cls, layout: AdapterLayout, *, vocabulary: int, max_bytes: int, recompute: bool = False
+        cls,
+        layout: AdapterLayout,
+        *,
+        vocabulary: int,
+        max_bytes: float,
+        free_bytes: float = math.inf,
+        recompute: bool | None = None,
     ) -> StepLimits:
-        """Estimate the memory of a pass from the sizes of the layers."""
+        """Estimate the memory of a pass from the sizes of the layers.
+
+        Args:
+            layout: Of the model.
+            vocabulary: Length of a row of logits.
+            max_bytes: Limit of a pass.
+            free_bytes: What is free on the device.
+            recompute: Whether the layers of an example beyond the limit are computed twice; `None`
+                for those that would take more than half of what is free.
+        """
         features = sum(target.in_features + target.out_features for target in layout.targets)
         return cls(
             token_bytes=features * _BYTES_PER_FEATURE,
@@ -95,7 +111,7 @@ class StepLimits:
             # 4·d operations a pair and layer, to 24·d² a token and layer of d features
             pair_tokens=1 / (6 * layout.targets[0].in_features),
             max_bytes=max_bytes,
-            recompute=recompute,
+            recompute_bytes={None: free_bytes / 2, True: max_bytes, False: math.inf}[recompute],
         )
 
     def allows(self, examples: Sequence[EncodedExample], *, tokens: int) -> bool:
@@ -105,8 +121,15 @@ class StepLimits:
             examples: In any order.
             tokens: To be computed for them, padding included.
         """
+        return self._bytes(examples, tokens) <= self.max_bytes
+
+    def wants_recomputing(self, example: EncodedExample) -> bool:
+        """Tell whether an example alone is too large for its activations to be kept."""
+        return self._bytes([example], len(example.ids)) > self.recompute_bytes
+
+    def _bytes(self, examples: Sequence[EncodedExample], tokens: int) -> float:
         answers = sum(example.answer_tokens for example in examples)
-        return tokens * self.token_bytes + answers * self.answer_bytes <= self.max_bytes
+        return tokens * self.token_bytes + answers * self.answer_bytes
 
     def cost(self, *, tokens: int, pairs: int) -> float:
         """Return the work of a pass, in tokens without attention."""
@@ -228,8 +251,7 @@ class _Plan:
 def _batch(group: Sequence[EncodedExample], plan: _Plan, device: torch.device) -> Batch:
     if len(group) == 1:
         alone = _padded(group, 0, device)  # nobody to share with, and one pass is less than two
-        large = not plan.limits.allows(group, tokens=len(group[0].ids))
-        return replace(alone, recompute=plan.limits.recompute and large)
+        return replace(alone, recompute=plan.limits.wants_recomputing(group[0]))
     if plan.is_tree(group):
         return _tree(group, plan.common, device)
     return _padded(group, plan.row_prefix, device)

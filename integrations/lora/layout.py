@@ -133,7 +133,8 @@ def copy_sharing(model: PreTrainedModel, *, device: str | None = None) -> PreTra
     """Copy a model's modules, not its weights.
 
     Parameters and buffers of the copy share the memory of the original's and need no gradient;
-    hooks, modes and wrapped layers of the copy are its own.
+    hooks, modes and wrapped layers of the copy are its own. Quantised weights, which are more than
+    a tensor, are shared as they are.
 
     Args:
         model: The original; it stays as it is.
@@ -141,6 +142,9 @@ def copy_sharing(model: PreTrainedModel, *, device: str | None = None) -> PreTra
     """
     memo: dict[int, Any] = {}
     for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if type(tensor) not in (nn.Parameter, Tensor):
+            memo[id(tensor)] = tensor
+            continue
         shared = tensor.detach() if device is None else torch.empty_like(tensor, device=device)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(shared, requires_grad=False) if is_parameter else shared

@@ -15,6 +15,7 @@ import torch
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.adapted import AdaptedModel
 from rttc_graph.integrations.lora.examples import StepLimits, encode_examples
+from rttc_graph.integrations.lora.free_memory import free_bytes
 from rttc_graph.integrations.lora.layout import Adapter
 from rttc_graph.integrations.lora.residency import ResidentAdapters
 from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, from_bytes, to_bytes
@@ -38,6 +39,9 @@ FIRST_USE_SECONDS = 2.0
 ROOM_SECONDS = 30.0
 """How long a training or a load waits for room while all resident adapters are in use."""
 
+_PASS_BYTES = 2**30
+"""Of a pass on the CPU, where a larger one is no faster."""
+
 _LOOK_AGAIN_SECONDS = 0.02
 
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
@@ -54,9 +58,11 @@ class LoraTrainer:
         engine: Gets its adapters from this trainer; one engine has one trainer.
         max_resident_bytes: Memory for resident adapters; one of rank 8 for SmolLM2-135M has 10 MB.
         max_pass_bytes: Memory that one forward and backward pass may take, by estimate; larger
-            steps are cut into several passes, between which the lane serves others.
+            steps are cut into several passes, between which the lane serves others. `None` takes
+            1 GiB, and on a GPU half of what is free there.
         recompute: Whether the layers of a sample that alone is beyond `max_pass_bytes` are
             computed twice (gradient checkpointing): a third more time, for memory of one layer.
+            `None` does so where the sample would take more than half of the memory that is free.
         clock: Seconds, monotonic; deadlines are its readings.
 
     Raises:
@@ -68,8 +74,8 @@ class LoraTrainer:
         engine: LocalEngine,
         *,
         max_resident_bytes: int = 512 * 2**20,
-        max_pass_bytes: int = 2**30,
-        recompute: bool = False,
+        max_pass_bytes: int | None = None,
+        recompute: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -171,13 +177,7 @@ class LoraTrainer:
         with _translated(f"train adapter {key!r} on {len(examples)} samples"):
             encoded = encode_examples(loaded, examples)
             model = resident.adapted
-            limits = StepLimits.of(
-                model.layout,
-                vocabulary=int(loaded.model.config.get_text_config().vocab_size),
-                max_bytes=self._max_pass_bytes,
-                recompute=self._recompute,
-            )
-            epoch = epoch_of(model, encoded, limits, settings)
+            epoch = epoch_of(model, encoded, self._limits(loaded, model), settings)
             adapter = fresh_adapter(model.layout, settings, device=model.device)
             trained = yield from training_steps(model, adapter, epoch, settings, watch)
             weights = to_bytes(trained.adapter, model.layout)
@@ -192,6 +192,17 @@ class LoraTrainer:
             provenance=_provenance(model, settings, trained),
         )
         return made, trained.adapter
+
+    def _limits(self, loaded: LoadedModel, model: AdaptedModel) -> StepLimits:
+        free = free_bytes(model.device)
+        default = free / 2 if model.device.type == "cuda" else _PASS_BYTES
+        return StepLimits.of(
+            model.layout,
+            vocabulary=loaded.vocabulary,
+            max_bytes=default if self._max_pass_bytes is None else self._max_pass_bytes,
+            free_bytes=free,
+            recompute=self._recompute,
+        )
 
     def _read(self, loaded: LoadedModel, adapter: TrainedAdapter) -> Adapter:
         """Return a stored adapter's tensors, in the lane."""

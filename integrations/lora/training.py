@@ -114,9 +114,6 @@ def learning_rate_of(model: AdaptedModel, settings: TttSettings) -> float:
     the adapter's part of an output; what is left of it beside the base's part is the less, the
     larger the base's weights are. The rate follows them: 2e-3 for SmolLM2-135M, 4.3e-4 for
     Gemma-3-270M, where 2e-3 overshoots (docs/experiments.md, "A learning rate for each base").
-
-    Raises:
-        AdaptationError: It is 0, and the weights are quantised.
     """
     if settings.learning_rate > 0:
         return settings.learning_rate

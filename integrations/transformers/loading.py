@@ -24,7 +24,8 @@ from transformers import (
 )
 from transformers.utils import logging as untyped_logging
 
-from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.errors import PolicyModelError
+from rttc_graph.integrations.transformers.precision import NF4, choose_device, weight_options
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
 """In the order in which transformers prefers them; only the first kind present is digested."""
@@ -118,27 +119,31 @@ def load_model(folder: Path, *, device: str, dtype: str) -> LoadedModel:
     Args:
         folder: As `save_pretrained` writes it.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-        dtype: `auto` (float32 on the CPU, bfloat16 elsewhere) or a torch name such as `float16`.
+        dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), a torch name such as `float16`, or
+            `nf4` for weights of four bits.
 
     Raises:
-        ConfigurationError: torch knows no such device or type.
+        ConfigurationError: torch knows no such device or type, or bitsandbytes is not installed.
         PolicyModelError: The folder holds no model that transformers can load.
     """
     where = choose_device(device)
-    precision = choose_dtype(dtype, where)
+    options = weight_options(dtype, where)
     try:
         with one_load_at_a_time():
             tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=precision)
+            model = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as exc:
         raise PolicyModelError(f"could not load a model from {str(folder)!r}: {exc}") from exc
     model = cast("PreTrainedModel", model).train(False).requires_grad_(False)
-    model.to(where)  # pyright: ignore[reportArgumentType]  # transformers' decorator hides the signature
+    if dtype != NF4:  # those are where they belong since they were quantised
+        model.to(where)  # pyright: ignore[reportArgumentType]  # transformers' decorator hides the signature
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         fingerprint=fingerprint_of(
-            folder, template=str(cast("object", tokenizer.chat_template) or "")
+            folder,
+            template=str(cast("object", tokenizer.chat_template) or ""),
+            quantised_to=NF4 if dtype == NF4 else "",
         ),
         device=where,
         eos_ids=_end_tokens(model, tokenizer),
@@ -147,45 +152,21 @@ def load_model(folder: Path, *, device: str, dtype: str) -> LoadedModel:
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device; `auto` takes the first accelerator there is.
+def fingerprint_of(folder: Path, *, template: str, quantised_to: str = "") -> str:
+    """Return a digest of a model folder: configuration, chat template, weights.
 
-    Raises:
-        ConfigurationError: torch knows no such device.
+    Args:
+        folder: As `save_pretrained` writes it.
+        template: Chat template.
+        quantised_to: What became of the weights as they were loaded; empty for a rounding that
+            does not make another model of it.
     """
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError as exc:
-            raise ConfigurationError(f"device={name!r} is unknown: use auto, cpu or cuda") from exc
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the weights' type.
-
-    bfloat16 halves the memory where it is fast; CPUs mostly emulate it.
-
-    Raises:
-        ConfigurationError: torch knows no such type.
-    """
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise ConfigurationError(f"dtype={name!r} is unknown: use auto, float32 or bfloat16")
-    return found
-
-
-def fingerprint_of(folder: Path, *, template: str) -> str:
-    """Return a digest of a model folder: configuration, chat template, weights."""
     digest = hashlib.sha256()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kept = {key: value for key, value in config.items() if key not in _VOLATILE}
     digest.update(json.dumps(kept, sort_keys=True).encode())
     digest.update(template.encode())
+    digest.update(quantised_to.encode())
     files = _weight_files(folder)
     with ThreadPoolExecutor(max(1, min(4, len(files)))) as pool:  # a digest lets go of the GIL
         for part in pool.map(_file_digest, files):

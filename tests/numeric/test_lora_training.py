@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Sequence
@@ -300,7 +301,8 @@ def test_layers_computed_twice_give_the_same_for_less_memory(
     adapters: list[Trained] = []
     kept: list[int] = []
     for recompute in (False, True):
-        limits = replace(TIGHT, max_bytes=20, recompute=recompute)  # of 12, 30, 9 and 21 tokens
+        beyond = 20 if recompute else math.inf  # of 12, 30, 9 and 21 tokens
+        limits = replace(TIGHT, max_bytes=20, recompute_bytes=beyond)
         batches = pack(encoded(), limits, device=CPU, share_prefix=True, tree_tokens=99)
         assert [batch.recompute for batch in batches] == [recompute, recompute, False]
         kept.append(0)
@@ -314,6 +316,35 @@ def test_layers_computed_twice_give_the_same_for_less_memory(
     assert adapters[0].losses == adapters[1].losses
     assert bytes_of_one(adapters[0], model) == bytes_of_one(adapters[1], model)
     assert kept[1] < 0.6 * kept[0]
+
+
+@pytest.mark.parametrize(
+    ("recompute", "free", "expected"),
+    [
+        pytest.param(None, 1.9, [True, False, False, False], id="one-has-more-than-half-of-free"),
+        pytest.param(None, 2.1, [False] * 4, id="all-have-less"),
+        pytest.param(True, 2.1, [True, True, False, False], id="those-beyond-the-limit"),
+        pytest.param(False, 0.1, [False] * 4, id="never"),
+    ],
+)
+def test_what_is_computed_twice_follows_the_free_memory(
+    recompute: bool | None, free: float, expected: list[bool], model: AdaptedModel
+) -> None:
+    largest = StepLimits.of(model.layout, vocabulary=300, max_bytes=0.0)
+    longest = 30 * largest.token_bytes + 5 * largest.answer_bytes  # the others: 21, 12 and 9 tokens
+    limits = StepLimits.of(
+        model.layout,
+        vocabulary=300,
+        max_bytes=0.6 * longest,
+        free_bytes=free * longest,
+        recompute=recompute,
+    )
+    batches = [
+        batch
+        for each in sorted(encoded(), key=lambda example: -len(example.ids))
+        for batch in pack([each], limits, device=CPU, share_prefix=True)
+    ]
+    assert [batch.recompute for batch in batches] == expected
 
 
 def test_half_precision_weights_train_an_adapter_in_full_precision(
@@ -608,14 +639,6 @@ def test_instead_of_0_the_size_of_the_weights_gives_the_learning_rate(
     assert learning_rate_of(AdaptedModel(larger), SETTINGS) == SETTINGS.learning_rate
     found = train(model, replace(SETTINGS, learning_rate=0.0))
     assert found.losses == train(model, replace(SETTINGS, learning_rate=rate)).losses
-
-
-def test_quantised_weights_give_no_learning_rate(tiny_model_path: Path) -> None:
-    base = load_model(tiny_model_path, device="cpu", dtype="auto").model
-    layer: Any = base.get_submodule("model.layers.0.self_attn.q_proj")
-    layer.weight = torch.nn.Parameter(layer.weight.to(torch.uint8), requires_grad=False)
-    with pytest.raises(AdaptationError, match=r"torch\.uint8: set ttt_learning_rate"):
-        learning_rate_of(AdaptedModel(base), TttSettings())
 
 
 def test_the_deadline_is_checked_before_each_pass(model: AdaptedModel) -> None:

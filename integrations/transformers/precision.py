@@ -1,0 +1,69 @@
+"""On which device a model computes, and in which type it keeps its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.extras import require
+
+__all__ = ("NF4", "choose_device", "choose_dtype", "weight_options")
+
+NF4 = "nf4"
+"""4-bit NormalFloat weights (QLoRA, arXiv 2305.14314), computed with in the device's own type."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device; `auto` takes the first accelerator there is.
+
+    Raises:
+        ConfigurationError: torch knows no such device.
+    """
+    if name != "auto":
+        try:
+            return torch.device(name)
+        except RuntimeError as exc:
+            raise ConfigurationError(f"device={name!r} is unknown: use auto, cpu or cuda") from exc
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the type in which a model computes.
+
+    bfloat16 halves the memory where it is fast; CPUs mostly emulate it.
+
+    Raises:
+        ConfigurationError: torch knows no such type.
+    """
+    if name in ("auto", NF4):
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigurationError(
+            f"dtype={name!r} is unknown: use auto, float32, bfloat16, float16 or {NF4}"
+        )
+    return found
+
+
+def weight_options(name: str, device: torch.device) -> dict[str, Any]:
+    """Return what transformers' `from_pretrained` has to be told about a model's weights.
+
+    Raises:
+        ConfigurationError: torch knows no such type, or bitsandbytes is not installed.
+    """
+    dtype = choose_dtype(name, device)
+    if name != NF4:
+        return {"dtype": dtype}
+    require("bitsandbytes", extra="quantized", purpose="4-bit weights")
+    config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers
+        load_in_4bit=True,
+        bnb_4bit_quant_type=NF4,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"dtype": dtype, "quantization_config": config, "device_map": {"": device}}
