@@ -46,18 +46,21 @@ class Setting:
     learning_rate: float
     rank: int
     samples_per_step: int
+    layers: float
     steps: tuple[int, ...]
 
     @property
     def label(self) -> str:
         """Name in the output."""
-        return f"lr={self.learning_rate:g} rank={self.rank} of {self.samples_per_step}"
+        layers = "" if self.layers == 1 else f" upper {self.layers:g}"
+        return f"lr={self.learning_rate:g} rank={self.rank} of {self.samples_per_step}{layers}"
 
     def ttt(self) -> TttSettings:
         """Return the settings of the longest training, without early stop."""
         return TttSettings(
             rank=self.rank,
             alpha=2.0 * self.rank,
+            layers=self.layers,
             learning_rate=self.learning_rate,
             epochs=1,
             samples_per_step=self.samples_per_step,
@@ -198,12 +201,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     groups: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["data_set"], row["setting"], row["steps"]].append(row)
-    lines = [f"{'data set':<10} {'setting':<26} steps   n  accuracy  nats  ±se  cpu s"]
+    lines = [f"{'data set':<10} {'setting':<34} steps   n  accuracy  nats  ±se  cpu s"]
     for (data_set, setting, steps), group in sorted(groups.items()):
         nats = [row["nats"] for row in group]
         error = statistics.stdev(nats) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
         lines.append(
-            f"{data_set:<10} {setting:<26} {steps:>5} {len(group):>3} "
+            f"{data_set:<10} {setting:<34} {steps:>5} {len(group):>3} "
             f"{statistics.mean(row['correct'] for row in group):>9.2f} "
             f"{statistics.mean(nats):>5.2f} {error:>4.2f} "
             f"{statistics.median(row['cpu_seconds'] for row in group):>6.1f}"
@@ -213,7 +216,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _work(options: argparse.Namespace) -> Iterator[tuple[Question, Setting]]:
     """Yield question by question, so that a run cut short has all settings for those it did."""
-    points = product(options.rates, options.ranks, options.samples_per_step)
+    points = product(options.rates, options.ranks, options.samples_per_step, options.layers)
     grid = [Setting(*point, steps=tuple(options.steps)) for point in points]
     sets = [list(_questions(options, name)) for name in options.sets]
     for group in zip(*sets, strict=True):
@@ -258,6 +261,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs="+", default=[2e-3])
     parser.add_argument("--ranks", type=int, nargs="+", default=[8])
     parser.add_argument("--samples-per-step", type=int, nargs="+", default=[2, 8])
+    parser.add_argument(
+        "--layers", type=float, nargs="+", default=[1.0], help="share, from the top"
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--minutes", type=float, default=35.0, help="wall time, then stop")
     parser.add_argument("--threads", type=int, default=1)

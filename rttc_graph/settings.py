@@ -33,6 +33,9 @@ class TttSettings:
     rank: int = 8
     alpha: float = 16.0
     """The adapter's output is scaled by `alpha / rank`."""
+    layers: float = 1.0
+    """Share of the layers, from the top, that are adapted. What those below make of a sample is
+    computed once a training."""
     learning_rate: float = 0.0
     """Of AdamW; 0 takes the one that suits the base (`learning_rate_of`)."""
     epochs: int = 2
@@ -57,8 +60,14 @@ class TttSettings:
         return max(self.epochs * steps_of_epoch, self.min_steps)
 
     def fingerprint(self) -> str:
-        """Return a digest of all fields, 16 hexadecimal characters."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Return a digest of all fields, 16 hexadecimal characters.
+
+        Of a training of all layers it is what it was before there was a choice.
+        """
+        fields = asdict(self)
+        if self.layers == 1:
+            del fields["layers"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class RttcSettings(BaseModel):
@@ -197,6 +206,13 @@ class RttcSettings(BaseModel):
     ttt_alpha: float = Field(
         default=16.0, gt=0, le=1024, description="LoRA alpha.", json_schema_extra=_on("ttt_adapt")
     )
+    ttt_layers: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the layers, from the top, that are trained; fewer are faster.",
+        json_schema_extra=_on("ttt_adapt"),
+    )
     ttt_learning_rate: float = Field(
         default=0.0,
         ge=0,
@@ -238,6 +254,7 @@ class RttcSettings(BaseModel):
         return TttSettings(
             rank=self.ttt_rank,
             alpha=self.ttt_alpha,
+            layers=self.ttt_layers,
             learning_rate=self.ttt_learning_rate,
             epochs=self.ttt_epochs,
             samples_per_step=self.ttt_samples_per_step,

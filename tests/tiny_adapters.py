@@ -32,19 +32,22 @@ def layout(base: PreTrainedModel) -> AdapterLayout:
     return layout_of(base)
 
 
-def adapter_of(layout: AdapterLayout, *, rank: int, alpha: float, seed: int) -> Adapter:
+def adapter_of(
+    layout: AdapterLayout, *, rank: int, alpha: float, seed: int, layers: float = 1.0
+) -> Adapter:
     random = torch.Generator().manual_seed(seed)
 
     def drawn(shape: tuple[int, int]) -> Tensor:
         return 0.3 * torch.randn(shape, generator=random)
 
-    shapes = [target.shapes(rank) for target in layout.targets]
+    first = layout.first_of(layers)
+    shapes = [target.shapes(rank) for target in layout.targets[first:]]
     pairs = tuple((drawn(shape_a), drawn(shape_b)) for shape_a, shape_b in shapes)
-    return Adapter(rank=rank, alpha=alpha, pairs=pairs)
+    return Adapter(rank=rank, alpha=alpha, pairs=pairs, first=first)
 
 
 def trained(layout: AdapterLayout, adapter: Adapter) -> TrainedAdapter:
-    config = layout.peft_config(rank=adapter.rank, alpha=adapter.alpha)
+    config = layout.peft_config(rank=adapter.rank, alpha=adapter.alpha, first=adapter.first)
     return TrainedAdapter(
         key="k",
         weights=to_bytes(adapter, layout),

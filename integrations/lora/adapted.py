@@ -12,6 +12,7 @@ import statistics
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -19,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.examples import Batch
@@ -28,12 +28,13 @@ from rttc_graph.integrations.lora.layout import (
     AdapterLayout,
     Target,
     copy_sharing,
+    decoder_layers,
     layout_of,
 )
 from rttc_graph.integrations.lora.row_terms import RowTerms, everywhere, terms_of
 from rttc_graph.integrations.transformers.recomputing import recomputed
 
-__all__ = ("AdaptedModel",)
+__all__ = ("AdaptedModel", "Below")
 
 _ROUNDING = 0.05
 """Of the logits' spread; bfloat16 is off by a hundredth, a mask that is ignored by more than half.
@@ -41,6 +42,16 @@ _ROUNDING = 0.05
 
 _PROBES = 33
 """Rows of noise, of which one is zero; on SmolLM2-135M the scale is then right to 1 %."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Below:
+    """What the layers without a term make of a batch, kept for its next pass."""
+
+    layers: int
+    """How many there are, from the lowest up."""
+    output: Any = None
+    """Of the topmost of them, without gradients; `None` before the first pass."""
 
 
 class AdaptedModel:
@@ -60,9 +71,9 @@ class AdaptedModel:
         self._terms: RowTerms | None = None
         self._picked: tuple[Tensor, Tensor] | None = None
         self._recomputes = False
-        for layer in self._twin.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.forward = self._recomputed(layer.forward)
+        self._below: Below | None = None
+        for number, (_, layer) in enumerate(decoder_layers(self._twin)):
+            layer.forward = self._layer(number, layer.forward)
         for index, target in enumerate(self.layout.targets):
             module = self._twin.get_submodule(target.name)
             module.register_forward_hook(self._term_of(index, target.name))
@@ -143,7 +154,12 @@ class AdaptedModel:
             off = (packed.logits[0, 3:].float() - alone).abs().mean()
         return bool(off < _ROUNDING * alone.std())
 
-    def logits_at(self, adapter: Adapter, batch: Batch) -> Tensor:
+    def below(self, adapter: Adapter) -> Below:
+        """Return a place to keep what the layers below an adapter make of one batch."""
+        starts = self.layout.layer_starts
+        return Below(layers=starts.index(adapter.first) if adapter.first in starts else 0)
+
+    def logits_at(self, adapter: Adapter, batch: Batch, below: Below | None = None) -> Tensor:
         """Return the logits before each answer token, with gradients to the adapter's tensors.
 
         The shared prefix is computed once: its keys and values are repeated for all rows and
@@ -154,6 +170,8 @@ class AdaptedModel:
         Args:
             adapter: Applied to every row.
             batch: B rows of T tokens behind the prefix, N answer tokens.
+            below: Of this batch. The layers below the adapter are computed at its first use only;
+                not used where there is a prefix, whose keys and values those layers have to make.
 
         Returns:
             Logits, float32 [N, vocabulary].
@@ -163,7 +181,8 @@ class AdaptedModel:
         tree: dict[str, Any] = {}
         if batch.sees is not None:
             tree = {"attention_mask": self._additive(batch.sees), "position_ids": batch.places}
-        with self._using(everywhere(adapter, rows)), self._picking(batch):
+        below = None if cache is not None else below
+        with self._using(everywhere(adapter, rows)), self._picking(batch, below):
             output = self._twin(
                 input_ids=batch.input_ids,
                 past_key_values=cache,
@@ -194,32 +213,42 @@ class AdaptedModel:
         finally:
             self._terms = before
 
-    def _recomputed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a layer's forward pass that keeps its input alone where the batch asks for it.
-
-        The layer is computed again in the backward pass, with the adapter that is on now.
-        """
+    def _layer(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the forward pass of a layer that a training skips or computes twice."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            if not (self._recomputes and torch.is_grad_enabled()):
-                return forward(*args, **kwargs)
-            terms = self._terms
-
-            def with_adapter(*args: Any, **kwargs: Any) -> Any:
-                with self._using(terms):
-                    return forward(*args, **kwargs)
-
-            return recomputed(with_adapter, *args, use_reentrant=False, **kwargs)
+            below = self._below
+            if below is not None and number < below.layers:
+                if below.output is not None:
+                    return below.output  # of the topmost one: nobody sees what is between
+                output = forward(*args, **kwargs)
+                if number == below.layers - 1:
+                    below.output = output
+                return output
+            if self._recomputes and torch.is_grad_enabled():
+                return self._recomputed(forward, *args, **kwargs)
+            return forward(*args, **kwargs)
 
         return run
 
+    def _recomputed(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Keep a layer's input alone; the backward pass computes it again, with this adapter."""
+        terms = self._terms
+
+        def with_adapter(*args: Any, **kwargs: Any) -> Any:
+            with self._using(terms):
+                return forward(*args, **kwargs)
+
+        return recomputed(with_adapter, *args, use_reentrant=False, **kwargs)
+
     @contextmanager
-    def _picking(self, batch: Batch) -> Generator[None]:
+    def _picking(self, batch: Batch, below: Below | None) -> Generator[None]:
         self._picked, self._recomputes = (batch.rows, batch.positions), batch.recompute
+        self._below = below
         try:
             yield
         finally:
-            self._picked, self._recomputes = None, False
+            self._picked, self._recomputes, self._below = None, False, None
 
     def _pick(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Leave of the hidden states [B, T, H] the chosen ones as [1, N, H]."""

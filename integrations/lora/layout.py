@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,12 +18,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 
-__all__ = ("Adapter", "AdapterLayout", "Target", "copy_sharing", "layout_of")
+__all__ = ("Adapter", "AdapterLayout", "Target", "copy_sharing", "decoder_layers", "layout_of")
 
 _KEY_PREFIX = "base_model.model."
 """What peft puts before a module's name in `adapter_model.safetensors`."""
@@ -36,12 +37,19 @@ class Adapter:
     rank: int
     alpha: float
     pairs: tuple[tuple[Tensor, Tensor], ...]
-    """`A` [rank, in] and `B` [out, rank] of each target, in the order of the layout; float32."""
+    """`A` [rank, in] and `B` [out, rank] of each target from `first` on, in the order of the
+    layout; float32."""
+    first: int = 0
+    """Index of the first target that has a pair: the layers below have no term."""
 
     @property
     def scale(self) -> float:
         """Factor of the adapter's term."""
         return self.alpha / self.rank
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """Return `A` and `B` of target number `index`, if it has them."""
+        return self.pairs[index - self.first] if index >= self.first else None
 
     @property
     def bytes(self) -> int:
@@ -78,20 +86,49 @@ class AdapterLayout:
     """Hub id or path of the base model, as its configuration has it."""
     fan_in_fan_out: bool
     """Whether the base keeps its weights transposed, as GPT-2 does."""
+    layer_starts: tuple[int, ...] = ()
+    """Index of the first target in each layer of the decoder; empty where layers are not known."""
 
-    def peft_config(self, *, rank: int, alpha: float) -> dict[str, Any]:
-        """Return the `adapter_config.json` with which peft reads such an adapter."""
+    def first_of(self, layers: float) -> int:
+        """Return the first target of the upper layers.
+
+        Args:
+            layers: How many of all, as a share above 0 and up to 1; at least one is taken.
+
+        Raises:
+            AdaptationError: It is below 1, and the model's layers are not known.
+        """
+        if layers == 1:
+            return 0
+        if not self.layer_starts:
+            raise AdaptationError(
+                f"ttt_layers={layers!r}: the layers of {self.base_name!r} cannot be told apart, "
+                "so all are trained or none: set it to 1"
+            )
+        return self.layer_starts[-max(1, round(layers * len(self.layer_starts)))]
+
+    def peft_config(self, *, rank: int, alpha: float, first: int = 0) -> dict[str, Any]:
+        """Return the `adapter_config.json` with which peft reads an adapter.
+
+        Args:
+            rank: Of the adapter.
+            alpha: Of the adapter.
+            first: Its first target; the names of its targets are listed if that is not 0.
+        """
+        names = [target.name for target in self.targets[first:]]
         config = LoraConfig(
             r=rank,
             lora_alpha=cast("int", alpha),  # peft annotates int and computes with any number
             lora_dropout=0.0,
-            target_modules="all-linear",
+            target_modules=names if first else "all-linear",
             task_type="CAUSAL_LM",
             fan_in_fan_out=self.fan_in_fan_out,
             base_model_name_or_path=self.base_name or None,
             inference_mode=True,
         )
         found = cast("dict[str, Any]", config.to_dict())  # type: ignore[no-untyped-call]  # peft
+        if first:
+            found["target_modules"] = names  # peft has made a set of them
         return cast("dict[str, Any]", json.loads(json.dumps(found, sort_keys=True)))
 
 
@@ -114,19 +151,36 @@ def layout_of(model: PreTrainedModel) -> AdapterLayout:
     except ValueError as exc:  # peft: no target modules
         raise AdaptationError(f"peft finds no place for an adapter in the model: {exc}") from exc
     modules = cast("Iterable[tuple[str, nn.Module]]", injected.named_modules())
+    targets = tuple(
+        Target(
+            name=name,
+            in_features=cast("int", layer.in_features),
+            out_features=cast("int", layer.out_features),
+        )
+        for name, layer in modules
+        if isinstance(layer, LoraLayer)
+    )
+    starts = (_first_within(name, targets) for name, _ in decoder_layers(model))
     return AdapterLayout(
-        targets=tuple(
-            Target(
-                name=name,
-                in_features=cast("int", layer.in_features),
-                out_features=cast("int", layer.out_features),
-            )
-            for name, layer in modules
-            if isinstance(layer, LoraLayer)
-        ),
+        targets=targets,
+        layer_starts=tuple(start for start in starts if start is not None),
         base_name=str(getattr(model.config, "name_or_path", "") or ""),
         fan_in_fan_out=transposed,
     )
+
+
+def decoder_layers(model: PreTrainedModel) -> list[tuple[str, GradientCheckpointingLayer]]:
+    """Return the layers that follow one another, with their names, from the lowest to the top."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, GradientCheckpointingLayer)
+    ]
+
+
+def _first_within(layer: str, targets: Sequence[Target]) -> int | None:
+    inside = (at for at, target in enumerate(targets) if target.name.startswith(f"{layer}."))
+    return next(inside, None)
 
 
 def copy_sharing(model: PreTrainedModel, *, device: str | None = None) -> PreTrainedModel:

@@ -55,7 +55,8 @@ def terms_of(adapters: Sequence[Adapter | None]) -> RowTerms | None:
     adapted = [row for row, adapter in enumerate(adapters) if adapter is not None]
     copied = sum(adapter.bytes for adapter in adapters if adapter is not None)
     is_worth_it = len(spans) > 1 and 2 * len(spans) > len(adapted)
-    if is_worth_it and copied <= MOST_BYTES and len({s.adapter.rank for s in spans}) == 1:
+    kinds = {(span.adapter.rank, span.adapter.first) for span in spans}
+    if is_worth_it and copied <= MOST_BYTES and len(kinds) == 1:
         return SideBySide(adapters)
     return OneByOne(spans, len(adapters))
 
@@ -91,7 +92,10 @@ class OneByOne:
     def add(self, index: int, name: str, x: Tensor, out: Tensor) -> Tensor:
         """As `RowTerms.add`."""
         for span in self.spans:
-            a, b = span.adapter.pairs[index]
+            pair = span.adapter.pair(index)
+            if pair is None:
+                continue
+            a, b = pair
             if span.stop - span.start == self.rows:
                 out = _with_term(out, x, a, b, span.adapter.scale)
             else:
@@ -102,12 +106,13 @@ class OneByOne:
 
 
 class SideBySide:
-    """All adapters at once, all of one rank; without gradients."""
+    """All adapters at once, all of one rank and on the same layers; without gradients."""
 
     def __init__(self, adapters: Sequence[Adapter | None]) -> None:
         present = [adapter for adapter in adapters if adapter is not None]
         device = present[0].pairs[0][0].device
         self._batch = len(adapters)
+        self._first = present[0].first
         self._rows: Tensor | None = None
         if len(present) < len(adapters):
             adapted = [row for row, adapter in enumerate(adapters) if adapter is not None]
@@ -121,8 +126,10 @@ class SideBySide:
 
     def add(self, index: int, name: str, x: Tensor, out: Tensor) -> Tensor:
         """As `RowTerms.add`."""
+        if index < self._first:
+            return out
         _check_rows(name, x, self._batch)
-        a, b = self._pairs[index]
+        a, b = self._pairs[index - self._first]
         given = x.reshape(self._batch, -1, x.shape[-1])
         into = out.view(self._batch, -1, out.shape[-1])
         if self._rows is not None:

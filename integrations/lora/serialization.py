@@ -30,7 +30,7 @@ PEFT_CONFIG = "peft_config"
 def to_bytes(adapter: Adapter, layout: AdapterLayout) -> bytes:
     """Return the adapter as safetensors with peft's names; the same tensors give the same bytes."""
     tensors: dict[str, Tensor] = {}
-    for target, pair in zip(layout.targets, adapter.pairs, strict=True):
+    for target, pair in zip(layout.targets[adapter.first :], adapter.pairs, strict=True):
         tensors.update(zip(target.keys, (half.cpu().contiguous() for half in pair), strict=True))
     return save(tensors, metadata={"format": "pt"})
 
@@ -54,19 +54,20 @@ def from_bytes(
         tensors = load(weights)
     except (SafetensorError, ValueError, RuntimeError, KeyError) as exc:
         raise AdaptationError(f"the adapter's bytes are damaged: {exc}") from exc
+    first = _first_target(config, layout)
     wanted = {
         key: shape
-        for target in layout.targets
+        for target in layout.targets[first:]
         for key, shape in zip(target.keys, target.shapes(rank), strict=True)
     }
     _check_names(tensors, wanted)
     for key, shape in wanted.items():
         _check_tensor(key, tensors[key], shape)
     pairs: list[tuple[Tensor, Tensor]] = []
-    for target in layout.targets:
+    for target in layout.targets[first:]:
         a, b = (tensors[key].to(device=device, dtype=torch.float32) for key in target.keys)
         pairs.append((a, b))
-    return Adapter(rank=rank, alpha=alpha, pairs=tuple(pairs))
+    return Adapter(rank=rank, alpha=alpha, pairs=tuple(pairs), first=first)
 
 
 def write_peft_folder(adapter: TrainedAdapter, folder: Path) -> None:
@@ -98,6 +99,14 @@ def _rank_and_alpha(config: object) -> tuple[int, float]:
             f"the adapter has r={rank!r} and lora_alpha={alpha!r}: train it again"
         )
     return rank, float(alpha)
+
+
+def _first_target(config: object, layout: AdapterLayout) -> int:
+    """Return from which target on an adapter has pairs, by peft's configuration."""
+    names = cast("Mapping[str, Any]", config).get("target_modules")
+    if not isinstance(names, list):
+        return 0  # all linear layers
+    return max(0, len(layout.targets) - len(cast("list[str]", names)))
 
 
 def _check_names(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, int]]) -> None:

@@ -226,7 +226,9 @@ def _provenance(model: AdaptedModel, settings: TttSettings, trained: Trained) ->
         "seed": settings.seed,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        PEFT_CONFIG: layout.peft_config(rank=adapter.rank, alpha=adapter.alpha),
+        PEFT_CONFIG: layout.peft_config(
+            rank=adapter.rank, alpha=adapter.alpha, first=adapter.first
+        ),
     }
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded
-from rttc_graph.integrations.lora.adapted import AdaptedModel
+from rttc_graph.integrations.lora.adapted import AdaptedModel, Below
 from rttc_graph.integrations.lora.examples import Batch, EncodedExample, StepLimits, deal, pack
 from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout
 from rttc_graph.protocols import TrainStep
@@ -98,13 +98,14 @@ def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch
     our own, and the numbers are drawn on the CPU whatever the device.
     """
     random = torch.Generator().manual_seed(settings.seed)
+    first = layout.first_of(settings.layers)
     pairs: list[tuple[Tensor, Tensor]] = []
-    for target in layout.targets:
+    for target in layout.targets[first:]:
         shape_a, shape_b = target.shapes(settings.rank)
         bound = 1 / math.sqrt(target.in_features)
         a = torch.empty(shape_a).uniform_(-bound, bound, generator=random)
         pairs.append((a.to(device), torch.zeros(shape_b, device=device)))
-    return Adapter(rank=settings.rank, alpha=settings.alpha, pairs=tuple(pairs))
+    return Adapter(rank=settings.rank, alpha=settings.alpha, pairs=tuple(pairs), first=first)
 
 
 def learning_rate_of(model: AdaptedModel, settings: TttSettings) -> float:
@@ -146,6 +147,8 @@ class _Training:
     epoch: Sequence[Sequence[Batch]]
     settings: TttSettings
     watch: Watch
+    below: dict[int, Below] = field(default_factory=dict[int, Below])
+    """By `id` of the batch."""
 
     @property
     def steps(self) -> int:
@@ -196,7 +199,8 @@ class _Training:
     def _pass(self, batch: Batch, *, answers: int) -> float:
         """Run one batch forward and backward, and return its part of the loss."""
         with torch.enable_grad():
-            logits = self.model.logits_at(self.adapter, batch)
+            below = self.below.setdefault(id(batch), self.model.below(self.adapter))
+            logits = self.model.logits_at(self.adapter, batch, below)
             part = functional.cross_entropy(logits, batch.targets, reduction="sum") / answers
             value = part.item()
             if math.isfinite(value):

@@ -15,11 +15,12 @@ from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, from_bytes, 
 CPU = torch.device("cpu")
 
 
-def test_bytes_bring_back_the_same_adapter(layout: AdapterLayout) -> None:
-    adapter = adapter_of(layout, rank=3, alpha=5.0, seed=1)
+@pytest.mark.parametrize("layers", [1.0, 0.5])
+def test_bytes_bring_back_the_same_adapter(layers: float, layout: AdapterLayout) -> None:
+    adapter = adapter_of(layout, rank=3, alpha=5.0, seed=1, layers=layers)
     stored = trained(layout, adapter)
     again = from_bytes(stored.weights, stored.provenance[PEFT_CONFIG], layout, device=CPU)
-    assert (again.rank, again.alpha) == (3, 5.0)
+    assert (again.rank, again.alpha, again.first) == (3, 5.0, adapter.first)
     for ours, theirs in zip(adapter.pairs, again.pairs, strict=True):
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
@@ -63,6 +64,15 @@ def _without_last(layout: AdapterLayout) -> AdapterLayout:
     return AdapterLayout(
         targets=layout.targets[:-1], base_name=layout.base_name, fan_in_fan_out=False
     )
+
+
+def test_an_adapter_of_the_upper_layers_is_not_taken_for_one_of_all(layout: AdapterLayout) -> None:
+    upper = adapter_of(layout, rank=1, alpha=1.0, seed=1, layers=0.5)
+    config = layout.peft_config(rank=1, alpha=1.0)
+    with pytest.raises(
+        AdaptationError, match=r"it lacks the tensor 'base_model\.model\..*layers\.0"
+    ):
+        from_bytes(to_bytes(upper, layout), config, layout, device=CPU)
 
 
 def test_tensors_of_another_base_are_refused(layout: AdapterLayout) -> None:

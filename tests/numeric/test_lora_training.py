@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny_models import make_tiny_model
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -26,6 +27,7 @@ from transformers import (
     MistralForCausalLM,
     PreTrainedModel,
 )
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded
 from rttc_graph.integrations.lora.adapted import AdaptedModel
@@ -36,6 +38,7 @@ from rttc_graph.integrations.lora.examples import (
     encode_examples,
     pack,
 )
+from rttc_graph.integrations.lora.layout import AdapterLayout
 from rttc_graph.integrations.lora.serialization import to_bytes
 from rttc_graph.integrations.lora.training import (
     Trained,
@@ -173,11 +176,12 @@ def digest(model: PreTrainedModel) -> str:
 
 def plain_loop(base: PreTrainedModel, settings: TttSettings) -> tuple[list[float], list[Tensor]]:
     """Train with peft's layers, full logits, masked batches, torch's AdamW."""
-    first = fresh_adapter(AdaptedModel(base).layout, settings, device=CPU)
+    layout = AdaptedModel(base).layout
+    first = fresh_adapter(layout, settings, device=CPU)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=cast("int", settings.alpha),
-        target_modules="all-linear",
+        target_modules=[target.name for target in layout.targets[first.first :]],
         task_type="CAUSAL_LM",
         fan_in_fan_out=isinstance(base, GPT2LMHeadModel),
     )
@@ -223,16 +227,18 @@ def _padded(examples: Sequence[EncodedExample]) -> tuple[Tensor, Tensor, Tensor]
 @pytest.mark.parametrize("share_prefix", [True, False], ids=["shared", "repeated"])
 @pytest.mark.parametrize("as_trees", [True, False], ids=["trees", "rows"])
 @pytest.mark.parametrize("samples_per_step", [4, 2])
+@pytest.mark.parametrize("layers", [1.0, 0.5])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
 def test_losses_and_weights_are_those_of_a_plain_loop(
     limits: StepLimits,
     share_prefix: bool,
     as_trees: bool,
     samples_per_step: int,
+    layers: float,
     family: str,
     tiny_model_path: Path,
 ) -> None:
-    settings = replace(SETTINGS, samples_per_step=samples_per_step)
+    settings = replace(SETTINGS, samples_per_step=samples_per_step, layers=layers)
 
     def base() -> PreTrainedModel:
         if family != "llama":
@@ -259,6 +265,54 @@ def test_losses_and_weights_are_those_of_a_plain_loop(
     # a weight may be off by a small part of the four steps of 0.01 that it moves.
     for ours, theirs in zip(itertools.chain(*trained.adapter.pairs), weights, strict=True):
         assert (ours - theirs).abs().mean() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("layers", "first"),
+    [
+        pytest.param(1.0, 0, id="all"),
+        pytest.param(0.75, 7, id="three-of-four"),
+        pytest.param(0.5, 14, id="two"),
+        pytest.param(0.01, 21, id="at-least-one"),
+    ],
+)
+def test_an_adapter_has_the_upper_layers(layers: float, first: int, tmp_path: Path) -> None:
+    path = make_tiny_model(tmp_path / "four", layers=4)
+    model = AdaptedModel(load_model(path, device="cpu", dtype="auto").model)
+    settings = replace(SETTINGS, layers=layers)
+    made = fresh_adapter(model.layout, settings, device=CPU)
+    assert (made.first, len(made.pairs)) == (first, 28 - first)  # a layer has seven targets
+    assert model.layout.targets[first].name == f"model.layers.{first // 7}.self_attn.q_proj"
+
+
+def test_layers_that_are_not_known_are_trained_together_or_not_at_all() -> None:
+    layout = AdapterLayout(targets=(), base_name="odd", fan_in_fan_out=False)
+    assert layout.first_of(1.0) == 0
+    with pytest.raises(
+        AdaptationError, match=r"ttt_layers=0\.5: the layers of 'odd'.* set it to 1"
+    ):
+        layout.first_of(0.5)
+
+
+@pytest.mark.parametrize("as_trees", [True, False], ids=["trees", "rows"])
+def test_layers_below_an_adapter_are_computed_once_for_each_batch(
+    as_trees: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_tiny_model(tmp_path / "four", layers=4)
+    model = AdaptedModel(load_model(path, device="cpu", dtype="auto").model)
+    settings = replace(SETTINGS, layers=0.25, samples_per_step=2)  # two batches, four epochs
+    steps = start(model, settings, share_prefix=False, tree_tokens=99 if as_trees else 0)
+    computed = 0
+    forward = cast("Callable[..., Tensor]", LlamaMLP.forward)
+
+    def count(self: LlamaMLP, x: Tensor) -> Tensor:
+        nonlocal computed
+        computed += 1
+        return forward(self, x)
+
+    monkeypatch.setattr(LlamaMLP, "forward", count)
+    finish(steps)
+    assert computed == 2 * 3 + 8 * 1  # three layers for each batch, the topmost at each step
 
 
 def test_several_passes_are_what_a_tight_limit_asks_for() -> None:

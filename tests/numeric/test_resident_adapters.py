@@ -35,14 +35,15 @@ def test_each_row_of_a_mixed_batch_is_what_peft_gives_alone(
     adapters = {
         "small": adapter_of(layout, rank=2, alpha=3.0, seed=1),
         "large": adapter_of(layout, rank=8, alpha=16.0, seed=2),
+        "upper": adapter_of(layout, rank=8, alpha=16.0, seed=3, layers=0.5),
     }
     for name, adapter in adapters.items():
         resident.put(name, adapter)
         write_peft_folder(trained(layout, adapter), tmp_path / name)
-    keys = ["small", None, "large", "large", None, "small"]
+    keys = ["small", None, "large", "large", None, "small", "upper"]
     with resident.rows(keys) as forward:
-        mixed = logits(forward, rows=6)
-    plain = logits(base, rows=6)
+        mixed = logits(forward, rows=7)
+    plain = logits(base, rows=7)
     for row, key in enumerate(keys):
         if key is None:
             assert torch.equal(mixed[row], plain[row])

@@ -24,13 +24,19 @@ from rttc_graph.integrations.lora.row_terms import OneByOne, SideBySide, terms_o
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layers", [1.0, 0.5])
 def test_adapters_side_by_side_are_what_each_is_alone(
-    keys: list[str | None], dtype: torch.dtype, tiny_model_path: Path, layout: AdapterLayout
+    keys: list[str | None],
+    dtype: torch.dtype,
+    layers: float,
+    tiny_model_path: Path,
+    layout: AdapterLayout,
 ) -> None:
     model = cast("Any", new_base(tiny_model_path)).to(dtype)
     resident = ResidentAdapters(model, max_bytes=2**20)
     for name, alpha in (("a", 8.0), ("b", 3.0), ("c", 1.0)):
-        resident.put(name, adapter_of(layout, rank=4, alpha=alpha, seed=ord(name)))
+        made = adapter_of(layout, rank=4, alpha=alpha, seed=ord(name), layers=layers)
+        resident.put(name, made)
     near = 1e-4 if dtype == torch.float32 else 0.3  # of logits up to 40
     plain = logits(model, len(keys))
     with resident.rows(keys) as forward:
@@ -55,6 +61,9 @@ def test_adapters_side_by_side_are_what_each_is_alone(
         ("a-bc", SideBySide),
         ("aaabbb", OneByOne),  # six copies for what two products do
         ("ax", OneByOne),  # of another rank
+        ("ay", OneByOne),  # of fewer layers
+        ("ab-y", OneByOne),
+        ("yz", SideBySide),
     ],
 )
 def test_many_adapters_lie_side_by_side(
@@ -62,7 +71,9 @@ def test_many_adapters_lie_side_by_side(
 ) -> None:
     adapters = {key: adapter_of(layout, rank=2, alpha=1.0, seed=ord(key)) for key in "abc"}
     adapters["x"] = adapter_of(layout, rank=3, alpha=1.0, seed=0)
+    for key in "yz":
+        adapters[key] = adapter_of(layout, rank=2, alpha=1.0, seed=ord(key), layers=0.5)
     rows = [adapters.get(key) for key in keys]
     assert isinstance(terms_of(rows), kind)
-    monkeypatch.setattr(row_terms, "MOST_BYTES", 2 * adapters["a"].bytes - 1)
+    monkeypatch.setattr(row_terms, "MOST_BYTES", 2 * adapters["y"].bytes - 1)
     assert not isinstance(terms_of(rows), SideBySide)

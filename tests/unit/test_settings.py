@@ -106,6 +106,8 @@ BAD: list[tuple[str, Any]] = [
     ("ttt_rank", 0),
     ("ttt_rank", 257),
     ("ttt_alpha", 0),
+    ("ttt_layers", 0),
+    ("ttt_layers", 1.1),
     ("ttt_learning_rate", -0.1),
     ("ttt_learning_rate", 1.1),
     ("ttt_epochs", 0),
