@@ -30,7 +30,7 @@ from rttc_graph.protocols import (
     QueryStateCache,
     RewardModel,
 )
-from rttc_graph.scope import Node, TwoFaced, two_faced
+from rttc_graph.scope import Node, SettingsOfRun, TwoFaced, two_faced
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Attempt, Decision, RttcInput, RttcOutput, RttcState
 
@@ -67,14 +67,14 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
     """
     _check_names(parts)
     arms = _arms(parts)
-    defaults = parts.get("settings") or RttcSettings()
+    settings_of = SettingsOfRun(parts.get("settings") or RttcSettings())
     builder: RttcBuilder = StateGraph(
         RttcState, context_schema=RttcSettings, input_schema=RttcInput, output_schema=RttcOutput
     )
     nodes = _nodes(parts, arms)
     for name, node in nodes.items():
         does = (type(node).__doc__ or "").strip()
-        builder.add_node(name, two_faced(name, node, defaults), metadata={"does": does})
+        builder.add_node(name, two_faced(name, node, settings_of), metadata={"does": does})
     _connect(builder, frozenset(nodes))
     return builder
 

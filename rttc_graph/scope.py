@@ -61,10 +61,32 @@ def judge_of(reward_model: RewardModel, settings: RttcSettings, domain: str | No
     return scoped.within(tenant=settings.tenant, domain=domain)
 
 
-def open_scope(state: RttcState, defaults: RttcSettings) -> RunScope:
+class SettingsOfRun:
+    """The settings of a run, read once: its nodes are all given the same context.
+
+    Args:
+        defaults: What holds where a context says nothing.
+    """
+
+    def __init__(self, defaults: RttcSettings) -> None:
+        self._defaults = defaults
+        self._last: tuple[object, RttcSettings] | None = None
+
+    def __call__(self, context: object) -> RttcSettings:
+        """Return what `RttcSettings.of` says; that of our own type, which is frozen, is kept."""
+        last = self._last
+        if last is not None and last[0] is context:
+            return last[1]
+        settings = RttcSettings.of(context, defaults=self._defaults)
+        if isinstance(context, RttcSettings):
+            self._last = (context, settings)
+        return settings
+
+
+def open_scope(state: RttcState, settings_of: SettingsOfRun) -> RunScope:
     """Read the settings from LangGraph's runtime; called in the context of a node."""
     runtime = get_runtime()
-    settings = RttcSettings.of(cast("object", runtime.context), defaults=defaults)
+    settings = settings_of(cast("object", runtime.context))
     spent = state.get("spent") or {"seconds": 0.0, "tokens": 0, "arms": 0}
     return RunScope(
         settings=settings,
@@ -115,14 +137,14 @@ class TwoFaced(Runnable[RttcState, Any]):
         return await self._awaited(input)
 
 
-def two_faced(name: str, node: Node, defaults: RttcSettings) -> TwoFaced:
+def two_faced(name: str, node: Node, settings_of: SettingsOfRun) -> TwoFaced:
     """Return a node with both faces; the sync one runs the coroutine on a loop of our own."""
 
     def run_sync(state: RttcState) -> Any:
-        return run_blocking(node(state, open_scope(state, defaults)))
+        return run_blocking(node(state, open_scope(state, settings_of)))
 
     async def run_async(state: RttcState) -> Any:
-        return await node(state, open_scope(state, defaults))
+        return await node(state, open_scope(state, settings_of))
 
     return TwoFaced(name, run_sync, run_async)
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from scripted_parts import Parts
 
 from rttc_graph import ConfigurationError, RttcSettings, create_rttc_graph
+from rttc_graph.scope import SettingsOfRun
 from rttc_graph.settings import TttSettings
 
 DEFAULTS = RttcSettings(tau_r=0.3, k=3, tenant="graph")
@@ -71,6 +72,17 @@ def test_a_context_of_any_kind(context: object, tau_r: float, k: int) -> None:
 @pytest.mark.parametrize("context", [None, {}, HostWithoutOurNames()])
 def test_without_defaults_ours_hold(context: object) -> None:
     assert RttcSettings.of(context) == RttcSettings()
+
+
+def test_a_run_reads_its_settings_once_and_a_hosts_own_context_each_time() -> None:
+    settings_of = SettingsOfRun(DEFAULTS)
+    ours, other = RttcSettings(tau_r=0.5), RttcSettings(tau_r=0.6)
+    assert settings_of(ours) is settings_of(ours)
+    assert [settings_of(each).tau_r for each in (ours, other, ours, None)] == [0.5, 0.6, 0.5, 0.3]
+    changing: dict[str, Any] = {"tau_r": 0.7}
+    assert settings_of(changing).tau_r == 0.7
+    changing["tau_r"] = 0.8
+    assert settings_of(changing).tau_r == 0.8
 
 
 BAD: list[tuple[str, Any]] = [
