@@ -17,8 +17,8 @@ from rttc_graph.protocols import (
     KnowledgeBase,
     QueryStateCache,
     RecalledState,
-    RecallRequest,
 )
+from rttc_graph.recalling import recall_request
 from rttc_graph.scope import RunScope
 from rttc_graph.state import (
     Adapted,
@@ -151,16 +151,12 @@ class Retrieve:
     ) -> RecalledState:
         settings = scope.settings
         return await cache.recall(
-            RecallRequest(
+            recall_request(
+                settings,
                 vector=found.vector,
                 domain=state["task"]["domain"],
-                tenant=settings.tenant,
-                k=settings.k,
-                choice=settings.samples_choice,
-                samples_similarity=settings.samples_similarity,
-                adapter_similarity=settings.adapter_similarity,
                 base_fingerprint=await self.trainer.base_fingerprint() if self.trainer else None,
-                training_fingerprint=settings.training_fingerprint,
+                adapter_similarity=settings.adapter_similarity,
             )
         )
 

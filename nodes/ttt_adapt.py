@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -21,6 +22,7 @@ from rttc_graph.protocols import (
     TrainedAdapter,
     TrainingExample,
 )
+from rttc_graph.recalling import checked_adapter, recall_request
 from rttc_graph.scope import RunScope
 from rttc_graph.state import (
     Adapted,
@@ -105,6 +107,8 @@ class TttAdapt:
         key = adapter_key(base, examples, scope.settings.ttt)
         if any(c["adapter"] == key for c in state["candidates"]):
             raise AdaptationError("the adapter of these samples was recalled and has answered")
+        if (near := await self._near(state, scope, examples, notes)) is not None:
+            return AdapterLookup(adapter=near, origin="near")
         await self._check_tokens(examples, scope)
         made: list[TrainedAdapter] = []
 
@@ -135,6 +139,45 @@ class TttAdapt:
         if not await self.trainer.is_resident(key):
             await self.trainer.load(found.adapter)
         return found
+
+    async def _near(
+        self,
+        state: RttcState,
+        scope: RunScope,
+        examples: Sequence[TrainingExample],
+        notes: list[LedgerEntry],
+    ) -> TrainedAdapter | None:
+        """Return the adapter of a near query, resident, if it knows these samples already."""
+        settings, since = scope.settings, time.monotonic()
+        recalled = state["cache"]["adapter"] == "hit"  # then the nearest one has answered
+        if self.cache is None or not settings.use_cache or recalled or settings.reuse_loss == 0:
+            return None
+        request = recall_request(
+            settings,
+            vector=state["vector"],
+            domain=state["task"]["domain"],
+            base_fingerprint=await self.trainer.base_fingerprint(),
+            adapter_similarity=settings.reuse_similarity,
+        )
+        try:
+            found = await checked_adapter(self.cache, self.trainer, request, examples)
+            if found is None:
+                return None
+            knows = found.loss < settings.reuse_loss
+            if knows and not await self.trainer.is_resident(found.adapter.key):
+                await self.trainer.load(found.adapter)
+        except (AdaptationError, QueryStateCacheError) as exc:  # it costs the check, not the arm
+            failed = {"what": "check a near adapter", "error": str(exc)}
+            notes.append(entry("ttt_adapt", "failed", since=since, **failed))
+            return None
+        checked = {
+            "key": found.adapter.key,
+            "similarity": found.similarity,
+            "loss": found.loss,
+            "reuse_loss": settings.reuse_loss,
+        }
+        notes.append(entry("ttt_adapt", "checked", since=since, **checked))
+        return found.adapter if knows else None
 
     async def _check_tokens(self, examples: Sequence[TrainingExample], scope: RunScope) -> None:
         """Refuse a training that would go through more tokens than the budget has left."""

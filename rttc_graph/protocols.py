@@ -333,8 +333,9 @@ class AdapterLookup:
     """An adapter from the cache, and where it came from."""
 
     adapter: TrainedAdapter
-    origin: Literal["cache", "trained", "waited"]
-    """Already stored; trained by this call; trained by another request meanwhile."""
+    origin: Literal["cache", "near", "trained", "waited"]
+    """Already stored; stored for a near query; trained by this call; trained by another request
+    meanwhile."""
 
 
 class QueryStateCache(Protocol):
@@ -439,6 +440,19 @@ class AdapterTrainer(Protocol):
 
         Raises:
             AdaptationError: It was made for another base, or its bytes are damaged.
+        """
+        ...
+
+    async def loss(self, adapter: TrainedAdapter, examples: Sequence[TrainingExample]) -> float:
+        """Return what a stored adapter has left to learn of examples.
+
+        Returns:
+            Mean over the examples of the negative log-likelihood of their answers' tokens, end
+            token included, in nats per token.
+
+        Raises:
+            AdaptationError: It was made for another base, its bytes are damaged, or the model
+                failed.
         """
         ...
 

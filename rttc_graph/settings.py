@@ -190,6 +190,21 @@ class RttcSettings(BaseModel):
         description="Lowest cosine similarity at which another query's adapter is recalled.",
         json_schema_extra=_on("retrieve"),
     )
+    reuse_similarity: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="Lowest cosine similarity at which another query's adapter is tried on the "
+        "samples before one is trained on them.",
+        json_schema_extra=_on("ttt_adapt"),
+    )
+    reuse_loss: float = Field(
+        default=0.2,
+        ge=0,
+        description="It is used instead if its loss on the nearest two is below this, in nats per "
+        "answer token; 0 trains without a trial.",
+        json_schema_extra=_on("ttt_adapt"),
+    )
     use_cache: bool = Field(
         default=True,
         description="Whether to recall from and store in the query-state cache.",

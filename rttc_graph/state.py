@@ -132,9 +132,10 @@ class Adapted(TypedDict):
     """The adapter that the next `generate` answers with, and what it cost to get it."""
 
     key: str
-    origin: Literal["recalled", "cache", "trained", "waited"]
+    origin: Literal["recalled", "cache", "near", "trained", "waited"]
     """Recalled by the meaning of the query; else found in the cache under the digest of the
-    samples, trained by this run, or trained by another one meanwhile."""
+    samples, of a less near query and knows the samples, trained by this run, or trained by another
+    one meanwhile."""
     seconds: float
     trained_tokens: int
 

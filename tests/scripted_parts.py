@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rttc_graph.graph import RttcParts
 from rttc_graph.protocols import (
@@ -215,7 +215,10 @@ class ScriptedCache:
     async def recall(self, request: RecallRequest) -> RecalledState:
         self.requests.append(request)
         await self._call("recall")
-        return self.recalled
+        found = self.recalled
+        if (found.adapter_similarity or 0.0) >= request.adapter_similarity:
+            return found
+        return replace(found, adapter=None, adapter_similarity=None)
 
     async def remember(self, state: QueryState) -> None:
         await self._call("remember")
@@ -249,13 +252,15 @@ class ScriptedCache:
         self.discarded.append(key)
 
 
-def recalling(*, samples: list[Sample] | None = None, adapter: str | None = None) -> RecalledState:
+def recalling(
+    *, samples: list[Sample] | None = None, adapter: str | None = None, similarity: float = 0.95
+) -> RecalledState:
     return RecalledState(
         samples=samples,
         samples_similarity=0.99 if samples else None,
         revision=1 if samples else None,
         adapter=adapter,
-        adapter_similarity=0.95 if adapter else None,
+        adapter_similarity=similarity if adapter else None,
     )
 
 
@@ -279,6 +284,8 @@ class ScriptedTrainer:
     resident: set[str] = field(default_factory=set[str])
     trainings: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     cancelled: int = 0
+    left_to_learn: float | Exception = math.inf
+    losses: list[tuple[str, list[str]]] = field(default_factory=list[tuple[str, list[str]]])
 
     async def base_fingerprint(self) -> str:
         return "base"
@@ -319,6 +326,12 @@ class ScriptedTrainer:
         if self.error:
             raise self.error
         self.resident.add(adapter.key)
+
+    async def loss(self, adapter: TrainedAdapter, examples: Sequence[TrainingExample]) -> float:
+        self.losses.append((adapter.key, [example.answer for example in examples]))
+        if isinstance(self.left_to_learn, Exception):
+            raise self.left_to_learn
+        return self.left_to_learn
 
 
 @dataclass

@@ -171,10 +171,9 @@ def layout_of(model: PreTrainedModel) -> AdapterLayout:
 
 def decoder_layers(model: PreTrainedModel) -> list[tuple[str, GradientCheckpointingLayer]]:
     """Return the layers that follow one another, with their names, from the lowest to the top."""
+    modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
     return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, GradientCheckpointingLayer)
+        (name, module) for name, module in modules if isinstance(module, GradientCheckpointingLayer)
     ]
 
 

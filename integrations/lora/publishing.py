@@ -121,6 +121,10 @@ class PublishingTrainer:
         self._published[adapter.key] = None
         await self._unload_oldest()
 
+    async def loss(self, adapter: TrainedAdapter, examples: Sequence[TrainingExample]) -> float:
+        """Return what the adapter has left to learn, as the trainer behind this one has it."""
+        return await self._trainer.loss(adapter, examples)
+
     def _write(self, adapter: TrainedAdapter) -> str:
         """Write an adapter's folder and return its path on the server."""
         if not adapter.key.isalnum():

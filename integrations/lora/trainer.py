@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rttc_graph.errors import AdaptationError
+from rttc_graph.errors import AdaptationError, PolicyModelError
 from rttc_graph.integrations.lora.adapted import AdaptedModel
 from rttc_graph.integrations.lora.examples import StepLimits, encode_examples
 from rttc_graph.integrations.lora.free_memory import free_bytes
@@ -28,6 +29,7 @@ from rttc_graph.integrations.lora.training import (
     training_steps,
 )
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
 from rttc_graph.protocols import TrainedAdapter, TrainingExample, TrainStep
 from rttc_graph.settings import TttSettings
 
@@ -133,6 +135,26 @@ class LoraTrainer:
         await self._keep(
             adapter.key, await self._engine.run(lambda base: self._read(base, adapter))
         )
+
+    async def loss(self, adapter: TrainedAdapter, examples: Sequence[TrainingExample]) -> float:
+        """Return the mean nats per answer token of examples with a stored adapter.
+
+        Raises:
+            AdaptationError: As `load`; or an example is longer than the context, or the adapter
+                was dropped for another one meanwhile.
+        """
+        if not await self.is_resident(adapter.key):
+            await self.load(adapter)
+        requests = [
+            ScoringRequest(messages=each.messages, answer=each.answer, adapter=adapter.key)
+            for each in examples
+        ]
+        try:
+            return -statistics.mean(await log_probabilities(self._engine, requests))
+        except PolicyModelError as exc:
+            raise AdaptationError(
+                f"could not try adapter {adapter.key!r}: {exc}", retryable=exc.retryable
+            ) from exc
 
     async def _keep(self, key: str, adapter: Adapter) -> None:
         """Make an adapter resident; while those in use take all the room, wait for theirs.

@@ -724,7 +724,7 @@ hits as (
         case when event = 'recalled' then detail ->> 'adapter_key' else detail ->> 'key' end as key
     from events
     where event = 'recalled' and detail ->> 'adapter' = 'hit'
-        or event = 'reused' and detail ->> 'origin' = 'cache'
+        or event = 'reused' and detail ->> 'origin' in ('cache', 'near')
 ),
 saved as (
     select

@@ -14,15 +14,20 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from tiny_models import make_tiny_model
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded, ConfigurationError
 from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.serialization import PEFT_CONFIG
+from rttc_graph.integrations.lora.examples import encode_examples
+from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, write_peft_folder
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.loading import load_model
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
 from rttc_graph.integrations.transformers.tokens import encode_answer
 from rttc_graph.protocols import (
@@ -292,6 +297,39 @@ async def test_a_loaded_adapter_answers_as_the_trained_one(
     assert await elsewhere.is_resident("k")
     assert await ask(TransformersPolicyModel(engine), "k") == first
     engine.close()
+
+
+def loss_by_peft(base: Path, adapter: TrainedAdapter, folder: Path) -> float:
+    write_peft_folder(adapter, folder)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+    losses: list[float] = []
+    for example in encode_examples(load_model(base, device="cpu", dtype="auto"), EXAMPLES):
+        ids = torch.tensor([example.ids])
+        with torch.inference_mode():
+            logits = model(input_ids=ids).logits[0, -example.answer_tokens - 1 : -1]
+        losses.append(float(cross_entropy(logits, ids[0, -example.answer_tokens :])))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+async def test_the_loss_of_a_stored_adapter_is_that_of_peft(
+    trainer: LoraTrainer, tiny_model_path: Path, tmp_path: Path
+) -> None:
+    trained = await train(trainer, settings=replace(SETTINGS, epochs=3))
+    expected = await asyncio.to_thread(loss_by_peft, tiny_model_path, trained, tmp_path)
+    engine = LocalEngine(tiny_model_path, device="cpu", threads=1)
+    elsewhere = LoraTrainer(engine)  # where it is not resident
+    found = [await each.loss(trained, EXAMPLES) for each in (trainer, elsewhere)]
+    assert found == pytest.approx([expected] * 2, rel=1e-4)
+    assert found[0] < trained.losses[0]
+    engine.close()
+
+
+async def test_examples_that_do_not_fit_into_the_context_have_no_loss(trainer: LoraTrainer) -> None:
+    trained = await train(trainer, settings=replace(SETTINGS, epochs=1))
+    long = TrainingExample(messages=EXAMPLES[0].messages, answer="a hen " * 300)
+    with pytest.raises(AdaptationError, match=r"could not try adapter 'k': .* longer context"):
+        await trainer.loss(trained, [long])
 
 
 def _foreign(trained: TrainedAdapter) -> TrainedAdapter:

@@ -92,12 +92,13 @@ async def test_statistics_against_a_hand_calculation(
     recalled = event("recalled", 0.5, samples="hit", adapter="hit", adapter_key="k1")
     missed = event("recalled", 0.1, samples="miss", adapter="miss", adapter_key=None)
     reused = event("reused", 2.0, key="k1", origin="cache", seconds=2.0)
+    near = event("reused", 3.0, key="k1", origin="near", seconds=3.0)
     waited = event("reused", 9.0, key="k1", origin="waited", seconds=9.0)
     runs = [
         adapter_run("1", missed, trained, arm="ttt", seconds=20.0),
         adapter_run("2", recalled, arm="ttt", seconds=4.0, accepted=False),
         adapter_run("3", missed, reused, arm="rag", seconds=6.0),
-        adapter_run("4", missed, waited, arm="direct", seconds=10.0),
+        adapter_run("4", missed, waited, near, arm="direct", seconds=10.0),
         adapter_run("5", domain=None, arm="direct", seconds=1.0, reward=None, accepted=False),
         adapter_run("6", recalled, tenant="other"),
         adapter_run("7", event("recalled", 0.5, adapter="hit", adapter_key="gone"), domain="law"),
@@ -109,8 +110,8 @@ async def test_statistics_against_a_hand_calculation(
     math_runs = found["math"]
     assert (math_runs.runs, math_runs.accepted, math_runs.seconds) == (4, 3, 40.0)
     assert (math_runs.direct, math_runs.rag, math_runs.ttt) == (1, 1, 2)
-    assert (math_runs.look_ups, math_runs.samples_hits, math_runs.adapter_hits) == (4, 1, 2)
-    assert math_runs.seconds_saved == pytest.approx((12.0 - 0.5) + (12.0 - 2.0))
+    assert (math_runs.look_ups, math_runs.samples_hits, math_runs.adapter_hits) == (4, 1, 3)
+    assert math_runs.seconds_saved == pytest.approx((12.0 - 0.5) + (12.0 - 2.0) + (12.0 - 3.0))
     assert (found["law"].adapter_hits, found["law"].seconds_saved) == (1, 0.0)
     assert (found[""].runs, found[""].look_ups, found[""].tokens) == (1, 0, RUN.tokens)
     assert math_runs.day == datetime.now(UTC).date()

@@ -126,6 +126,16 @@ async def test_a_server_that_was_started_anew_gets_its_adapters_again(
     assert await trainer.is_resident("a1")
 
 
+async def test_an_adapter_is_tried_here_whether_the_server_has_it_or_not(
+    server: tuple[str, LoraServer], trainer: PublishingTrainer
+) -> None:
+    adapter = await trained(trainer, "a1")
+    del server[1].models["a1"]
+
+    assert await trainer.loss(adapter, EXAMPLES) < 0.5 < adapter.losses[0]
+    assert not await trainer.is_resident("a1")
+
+
 async def test_what_the_server_refuses_is_said(
     server: tuple[str, LoraServer], tiny_engine: LocalEngine, tmp_path: Path
 ) -> None:

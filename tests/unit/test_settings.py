@@ -111,6 +111,8 @@ BAD: list[tuple[str, Any]] = [
     ("seed", 2**31),
     ("samples_similarity", 1.1),
     ("adapter_similarity", -0.1),
+    ("reuse_similarity", 1.1),
+    ("reuse_loss", -0.1),
     ("ask_before_training", "perhaps"),
     ("tau_r_of", "f" * 201),
     ("first_arm", "ttt"),
