@@ -28,7 +28,6 @@ from rttc_graph.integrations.lora.layout import (
     AdapterLayout,
     Target,
     copy_sharing,
-    decoder_layers,
     layout_of,
 )
 from rttc_graph.integrations.lora.row_terms import RowTerms, everywhere, terms_of
@@ -72,7 +71,8 @@ class AdaptedModel:
         self._picked: tuple[Tensor, Tensor] | None = None
         self._recomputes = False
         self._below: Below | None = None
-        for number, (_, layer) in enumerate(decoder_layers(self._twin)):
+        for number, (name, _) in enumerate(self.layout.layers):
+            layer = self._twin.get_submodule(name)
             layer.forward = self._layer(number, layer.forward)
         for index, target in enumerate(self.layout.targets):
             module = self._twin.get_submodule(target.name)
@@ -156,8 +156,7 @@ class AdaptedModel:
 
     def below(self, adapter: Adapter) -> Below:
         """Return a place to keep what the layers below an adapter make of one batch."""
-        starts = self.layout.layer_starts
-        return Below(layers=starts.index(adapter.first) if adapter.first in starts else 0)
+        return Below(layers=sum(first < adapter.first for _, first in self.layout.layers))
 
     def logits_at(self, adapter: Adapter, batch: Batch, below: Below | None = None) -> Tensor:
         """Return the logits before each answer token, with gradients to the adapter's tensors.
@@ -170,8 +169,8 @@ class AdaptedModel:
         Args:
             adapter: Applied to every row.
             batch: B rows of T tokens behind the prefix, N answer tokens.
-            below: Of this batch. The layers below the adapter are computed at its first use only;
-                not used where there is a prefix, whose keys and values those layers have to make.
+            below: Of this batch. What follows the prefix goes through the layers below the adapter
+                at its first use only.
 
         Returns:
             Logits, float32 [N, vocabulary].
@@ -181,7 +180,6 @@ class AdaptedModel:
         tree: dict[str, Any] = {}
         if batch.sees is not None:
             tree = {"attention_mask": self._additive(batch.sees), "position_ids": batch.places}
-        below = None if cache is not None else below
         with self._using(everywhere(adapter, rows)), self._picking(batch, below):
             output = self._twin(
                 input_ids=batch.input_ids,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 
-__all__ = ("Adapter", "AdapterLayout", "Target", "copy_sharing", "decoder_layers", "layout_of")
+__all__ = ("Adapter", "AdapterLayout", "Target", "copy_sharing", "layout_of")
 
 _KEY_PREFIX = "base_model.model."
 """What peft puts before a module's name in `adapter_model.safetensors`."""
@@ -86,8 +86,9 @@ class AdapterLayout:
     """Hub id or path of the base model, as its configuration has it."""
     fan_in_fan_out: bool
     """Whether the base keeps its weights transposed, as GPT-2 does."""
-    layer_starts: tuple[int, ...] = ()
-    """Index of the first target in each layer of the decoder; empty where layers are not known."""
+    layers: tuple[tuple[str, int], ...] = ()
+    """Name of each layer and index of its first target, from the lowest up; empty where the model
+    does not say which modules are layers."""
 
     def first_of(self, layers: float) -> int:
         """Return the first target of the upper layers.
@@ -100,12 +101,13 @@ class AdapterLayout:
         """
         if layers == 1:
             return 0
-        if not self.layer_starts:
+        if not self.layers:
             raise AdaptationError(
                 f"ttt_layers={layers!r}: the layers of {self.base_name!r} cannot be told apart, "
                 "so all are trained or none: set it to 1"
             )
-        return self.layer_starts[-max(1, round(layers * len(self.layer_starts)))]
+        _, first = self.layers[-max(1, round(layers * len(self.layers)))]
+        return first
 
     def peft_config(self, *, rank: int, alpha: float, first: int = 0) -> dict[str, Any]:
         """Return the `adapter_config.json` with which peft reads an adapter.
@@ -160,26 +162,24 @@ def layout_of(model: PreTrainedModel) -> AdapterLayout:
         for name, layer in modules
         if isinstance(layer, LoraLayer)
     )
-    starts = (_first_within(name, targets) for name, _ in decoder_layers(model))
     return AdapterLayout(
         targets=targets,
-        layer_starts=tuple(start for start in starts if start is not None),
+        layers=tuple(_layers(model, targets)),
         base_name=str(getattr(model.config, "name_or_path", "") or ""),
         fan_in_fan_out=transposed,
     )
 
 
-def decoder_layers(model: PreTrainedModel) -> list[tuple[str, GradientCheckpointingLayer]]:
-    """Return the layers that follow one another, with their names, from the lowest to the top."""
+def _layers(model: PreTrainedModel, targets: Sequence[Target]) -> Iterator[tuple[str, int]]:
+    """Yield the layers that hold targets, with the first one of each."""
     modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
-    return [
-        (name, module) for name, module in modules if isinstance(module, GradientCheckpointingLayer)
-    ]
-
-
-def _first_within(layer: str, targets: Sequence[Target]) -> int | None:
-    inside = (at for at, target in enumerate(targets) if target.name.startswith(f"{layer}."))
-    return next(inside, None)
+    for name, module in modules:
+        inside = (at for at, target in enumerate(targets) if target.name.startswith(f"{name}."))
+        if (
+            isinstance(module, GradientCheckpointingLayer)
+            and (first := next(inside, None)) is not None
+        ):
+            yield name, first
 
 
 def copy_sharing(model: PreTrainedModel, *, device: str | None = None) -> PreTrainedModel:
