@@ -21,8 +21,7 @@ from benchmarks.hf_chat import HfChat
 from benchmarks.pairs import Case
 from benchmarks.peers import named, peer
 from benchmarks.prompts import prompts
-from benchmarks.setup import Setup
-from rttc_graph.integrations.transformers.engine import LocalEngine
+from benchmarks.setup import Setup, installed_engine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
 from rttc_graph.prompts import direct_messages
 from rttc_graph.protocols import GenerationRequest
@@ -39,10 +38,10 @@ def reward(answer: str) -> float:
 @contextmanager
 def cases(setup: Setup) -> Generator[list[Case]]:
     """Yield a case for each peer: tokens a second of all answers, judging included."""
-    engine = LocalEngine(setup.model, device="cpu", threads=1)
+    engine = installed_engine(setup)
     policy = TransformersPolicyModel(engine)
     chat = HfChat(setup.model, max_tokens=setup.tokens, temperature=1.0)
-    questions, seeds = itertools.cycle(prompts(16)), itertools.count(0, ANSWERS)
+    questions, seeds = prompts(), itertools.count(0, ANSWERS)
     try:
         yield [
             Case(

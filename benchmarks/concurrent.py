@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from benchmarks.hf_chat import HfChat
@@ -14,10 +15,9 @@ from benchmarks.overhead import Canned
 from benchmarks.pairs import Case
 from benchmarks.peers import named
 from benchmarks.prompts import prompts
-from benchmarks.setup import Setup
+from benchmarks.setup import Setup, installed_engine
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.integrations.rewards.callable import CallableReward
-from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
 from rttc_graph.testing import MemoryKnowledgeBase
 
@@ -29,7 +29,7 @@ PEER_ASKS = 2
 @contextmanager
 def cases(setup: Setup) -> Generator[list[Case]]:
     """Yield a case for each number of asks."""
-    engine = LocalEngine(setup.model, device="cpu", threads=1)
+    engine = installed_engine(setup)
     graph = create_rttc_graph(
         policy_model=TransformersPolicyModel(engine),
         reward_model=CallableReward(lambda query, answer: 1.0, name="one"),
@@ -37,13 +37,13 @@ def cases(setup: Setup) -> Generator[list[Case]]:
         knowledge_base=MemoryKnowledgeBase(),
     )
     settings = RttcSettings(policy="direct", max_new_tokens=setup.tokens)
-    chat = HfChat(setup.model, max_tokens=setup.tokens)
+    chat, questions = HfChat(setup.model, max_tokens=setup.tokens), prompts()
     try:
         yield [
             Case(
                 name=f"{count} direct asks at once",
-                ours=partial(_rate_of_graph, graph, settings, prompts(count)),
-                peer=partial(_rate_of_chat, chat, prompts(min(count, PEER_ASKS))),
+                ours=partial(_rate_of_graph, graph, settings, questions, count),
+                peer=partial(_rate_of_chat, chat, questions, min(count, PEER_ASKS)),
                 peer_name=named("langchain-huggingface", "ChatHuggingFace and pipeline, in turns"),
                 unit="tokens/s",
                 more_is_better=True,
@@ -55,9 +55,13 @@ def cases(setup: Setup) -> Generator[list[Case]]:
         engine.close()
 
 
-def _rate_of_graph(graph: Any, settings: RttcSettings, questions: Sequence[str]) -> float:
+def _rate_of_graph(
+    graph: Any, settings: RttcSettings, questions: Iterator[str], count: int
+) -> float:
+    asked = list(islice(questions, count))
+
     async def work() -> list[dict[str, Any]]:
-        asks = (graph.ainvoke({"query": question}, context=settings) for question in questions)
+        asks = (graph.ainvoke({"query": question}, context=settings) for question in asked)
         return list(await asyncio.gather(*asks))
 
     began = time.perf_counter()
@@ -67,8 +71,9 @@ def _rate_of_graph(graph: Any, settings: RttcSettings, questions: Sequence[str])
     return sum(tokens) / seconds
 
 
-def _rate_of_chat(chat: HfChat, questions: Sequence[str]) -> float:
+def _rate_of_chat(chat: HfChat, questions: Iterator[str], count: int) -> float:
+    asked = list(islice(questions, count))
     began = time.perf_counter()
-    answers = [chat.answer(question) for question in questions]
+    answers = [chat.answer(question) for question in asked]
     seconds = time.perf_counter() - began
     return sum(chat.tokens(answer) for answer in answers) / seconds

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from benchmarks.pairs import PAIRS
+from rttc_graph.config import InstallationConfig
+from rttc_graph.integrations.transformers.engine import LocalEngine
 
 EXAMPLE = """
 examples:
@@ -66,6 +68,16 @@ def read(arguments: argparse.Namespace) -> Setup:
     given["sizes"] = tuple(sorted(given["sizes"]))
     given["data"] = tuple(given["data"])
     return Setup(**given)
+
+
+def installed_engine(setup: Setup) -> LocalEngine:
+    """Return the policy model's engine as an installation has it, on one thread of the CPU."""
+    return LocalEngine(
+        setup.model,
+        device="cpu",
+        threads=1,
+        prefix_cache_bytes=InstallationConfig.model_fields["prefix_cache_bytes"].default,
+    )
 
 
 def tell(progress: str) -> None:
