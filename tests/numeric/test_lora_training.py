@@ -15,75 +15,38 @@ from typing import Any, cast
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_models import make_tiny_model
+from tiny_trainings import (
+    CPU,
+    ROOMY,
+    SETTINGS,
+    TIGHT,
+    encoded,
+    finish,
+    observed,
+    start,
+    tiny_gpt2,
+    tiny_mistral,
+    train,
+)
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-)
-from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, PreTrainedModel
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded
 from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import (
-    EncodedExample,
-    StepLimits,
-    deal,
-    encode_examples,
-    pack,
-)
-from rttc_graph.integrations.lora.layout import AdapterLayout
+from rttc_graph.integrations.lora.examples import EncodedExample, StepLimits, pack
 from rttc_graph.integrations.lora.serialization import to_bytes
 from rttc_graph.integrations.lora.training import (
     Trained,
-    Watch,
     fresh_adapter,
     learning_rate_of,
     training_steps,
 )
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
-from rttc_graph.protocols import TrainingExample, TrainStep
+from rttc_graph.protocols import TrainStep
 from rttc_graph.settings import TttSettings
 
-SETTINGS = TttSettings(
-    rank=4,
-    alpha=8.0,
-    learning_rate=1e-2,
-    epochs=4,
-    samples_per_step=4,  # all examples
-    min_steps=1,
-    stop_loss=0.0,
-    seed=3,
-)
-CPU = torch.device("cpu")
-ROOMY = StepLimits(token_bytes=1.0, answer_bytes=1.0, max_bytes=2**40)
-# 60 tokens of padded input to a pass: the four examples below need two passes.
-TIGHT = StepLimits(token_bytes=1.0, answer_bytes=0.0, max_bytes=60)
-
-WINDOW = 25
-"""Of a model whose attention slides: one of the four examples is longer."""
-
 PROBE = torch.tensor([[5, 9, 40, 77, 12, 3, 81], [8, 8, 30, 4, 100, 61, 7]])
-
-
-def encoded() -> list[EncodedExample]:
-    """Four examples of 9 to 30 tokens, the first six the same, answers of 2 to 5."""
-    random = torch.Generator().manual_seed(1)
-
-    def tokens(count: int) -> tuple[int, ...]:
-        return tuple(int(token) for token in torch.randint(3, 200, (count,), generator=random))
-
-    first = tokens(6)
-    return [
-        EncodedExample(ids=(*first, *tokens(length - 6)), answer_tokens=answer)
-        for length, answer in ((12, 3), (30, 5), (9, 2), (21, 4))
-    ]
 
 
 @pytest.fixture
@@ -94,70 +57,6 @@ def loaded(tiny_model_path: Path) -> LoadedModel:
 @pytest.fixture
 def model(loaded: LoadedModel) -> AdaptedModel:
     return AdaptedModel(loaded.model)
-
-
-def tiny_gpt2() -> PreTrainedModel:
-    """Has transposed weights, biases and dropout, all of which Llama lacks."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        config = GPT2Config(
-            vocab_size=300, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2
-        )
-        return cast("PreTrainedModel", GPT2LMHeadModel(config).train(False))
-
-
-def tiny_mistral() -> PreTrainedModel:
-    """Sees no farther back than `WINDOW` tokens."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(6)
-        config = MistralConfig(
-            vocab_size=300,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            sliding_window=WINDOW,
-        )
-        return cast("PreTrainedModel", MistralForCausalLM(config).train(False))
-
-
-def observed(
-    on_step: Callable[[TrainStep], None] = lambda step: None,
-    *,
-    clock: Callable[[], float] = lambda: 0.0,
-    deadline: float | None = None,
-) -> Watch:
-    return Watch(on_step=on_step, clock=clock, deadline=deadline)
-
-
-def start(
-    model: AdaptedModel,
-    settings: TttSettings = SETTINGS,
-    *,
-    limits: StepLimits = ROOMY,
-    share_prefix: bool = True,
-    tree_tokens: int = 0,
-    watch: Watch | None = None,
-) -> Generator[None, None, Trained]:
-    adapter = fresh_adapter(model.layout, settings, device=CPU)
-    epoch = [
-        pack(part, limits, device=CPU, share_prefix=share_prefix, tree_tokens=tree_tokens)
-        for part in deal(encoded(), settings)
-    ]
-    return training_steps(model, adapter, epoch, settings, watch or observed())
-
-
-def finish(steps: Generator[None, None, Trained]) -> Trained:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return cast("Trained", end.value)
-
-
-def train(model: AdaptedModel, settings: TttSettings = SETTINGS) -> Trained:
-    return finish(start(model, settings))
 
 
 def probe(forward: Callable[..., Any]) -> Tensor:
@@ -267,85 +166,6 @@ def test_losses_and_weights_are_those_of_a_plain_loop(
         assert (ours - theirs).abs().mean() < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("layers", "first"),
-    [
-        pytest.param(1.0, 0, id="all"),
-        pytest.param(0.75, 7, id="three-of-four"),
-        pytest.param(0.5, 14, id="two"),
-        pytest.param(0.01, 21, id="at-least-one"),
-    ],
-)
-def test_an_adapter_has_the_upper_layers(layers: float, first: int, tmp_path: Path) -> None:
-    path = make_tiny_model(tmp_path / "four", layers=4)
-    model = AdaptedModel(load_model(path, device="cpu", dtype="auto").model)
-    settings = replace(SETTINGS, layers=layers)
-    made = fresh_adapter(model.layout, settings, device=CPU)
-    assert (made.first, len(made.pairs)) == (first, 28 - first)  # a layer has seven targets
-    assert model.layout.targets[first].name == f"model.layers.{first // 7}.self_attn.q_proj"
-
-
-def test_layers_that_are_not_known_are_trained_together_or_not_at_all() -> None:
-    layout = AdapterLayout(targets=(), base_name="odd", fan_in_fan_out=False)
-    assert layout.first_of(1.0) == 0
-    with pytest.raises(
-        AdaptationError, match=r"ttt_layers=0\.5: the layers of 'odd'.* set it to 1"
-    ):
-        layout.first_of(0.5)
-
-
-@pytest.mark.parametrize("as_trees", [True, False], ids=["trees", "rows"])
-def test_layers_below_an_adapter_are_computed_once_for_each_batch(
-    as_trees: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = make_tiny_model(tmp_path / "four", layers=4)
-    model = AdaptedModel(load_model(path, device="cpu", dtype="auto").model)
-    settings = replace(SETTINGS, layers=0.25, samples_per_step=2)  # two batches, four epochs
-    steps = start(model, settings, share_prefix=False, tree_tokens=99 if as_trees else 0)
-    computed = 0
-    forward = cast("Callable[..., Tensor]", LlamaMLP.forward)
-
-    def count(self: LlamaMLP, x: Tensor) -> Tensor:
-        nonlocal computed
-        computed += 1
-        return forward(self, x)
-
-    monkeypatch.setattr(LlamaMLP, "forward", count)
-    finish(steps)
-    assert computed == 2 * 3 + 8 * 1  # three layers for each batch, the topmost at each step
-
-
-def test_several_passes_are_what_a_tight_limit_asks_for() -> None:
-    batches = pack(encoded(), TIGHT, device=CPU, share_prefix=False)
-    assert [tuple(batch.input_ids.shape) for batch in batches] == [(2, 30), (2, 12)]
-    assert sum(batch.tokens for batch in batches) == 12 + 30 + 9 + 21
-    assert sum(batch.targets.numel() for batch in batches) == 3 + 5 + 2 + 4
-
-
-def test_a_shared_prefix_counts_once_in_a_pass() -> None:
-    batches = pack(encoded(), TIGHT, device=CPU, share_prefix=True)  # 6 + 2 * 24, 6 + 2 * 6
-    assert [tuple(batch.prefix.shape) for batch in batches] == [(1, 6), (1, 6)]
-    assert [tuple(batch.input_ids.shape) for batch in batches] == [(2, 24), (2, 6)]
-    assert sum(batch.tokens for batch in batches) == 12 + 30 + 9 + 21
-
-
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        pytest.param([((4, 5, 6, 7), 1), ((4, 5, 8, 9), 1)], 2, id="what-is-the-same"),
-        pytest.param([((4, 5, 6, 7), 1), ((4, 5, 6, 7), 1)], 2, id="never-the-last-of-a-prompt"),
-        pytest.param([((4, 5, 6, 7), 1), ((4, 5), 1)], 0, id="nor-of-the-shortest-prompt"),
-        pytest.param([((4, 5), 1), ((6, 5), 1)], 0, id="nothing"),
-        pytest.param([((4, 5, 6, 7), 1)], 0, id="one-example-alone"),
-        pytest.param([((5,), 1), ((5, 5, 5), 1)], 0, id="an-answer-without-prompt"),
-    ],
-)
-def test_how_much_is_shared(rows: list[tuple[tuple[int, ...], int]], expected: int) -> None:
-    examples = [EncodedExample(ids=ids, answer_tokens=answer) for ids, answer in rows]
-    [batch] = pack(examples, ROOMY, device=CPU, share_prefix=True)
-    assert batch.prefix.shape == (1, expected)
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_layers_computed_twice_give_the_same_for_less_memory(
     family: str, tiny_model_path: Path
@@ -372,35 +192,6 @@ def test_layers_computed_twice_give_the_same_for_less_memory(
     assert kept[1] < 0.6 * kept[0]
 
 
-@pytest.mark.parametrize(
-    ("recompute", "free", "expected"),
-    [
-        pytest.param(None, 1.9, [True, False, False, False], id="one-has-more-than-half-of-free"),
-        pytest.param(None, 2.1, [False] * 4, id="all-have-less"),
-        pytest.param(True, 2.1, [True, True, False, False], id="those-beyond-the-limit"),
-        pytest.param(False, 0.1, [False] * 4, id="never"),
-    ],
-)
-def test_what_is_computed_twice_follows_the_free_memory(
-    recompute: bool | None, free: float, expected: list[bool], model: AdaptedModel
-) -> None:
-    largest = StepLimits.of(model.layout, vocabulary=300, max_bytes=0.0)
-    longest = 30 * largest.token_bytes + 5 * largest.answer_bytes  # the others: 21, 12 and 9 tokens
-    limits = StepLimits.of(
-        model.layout,
-        vocabulary=300,
-        max_bytes=0.6 * longest,
-        free_bytes=free * longest,
-        recompute=recompute,
-    )
-    batches = [
-        batch
-        for each in sorted(encoded(), key=lambda example: -len(example.ids))
-        for batch in pack([each], limits, device=CPU, share_prefix=True)
-    ]
-    assert [batch.recompute for batch in batches] == expected
-
-
 def test_half_precision_weights_train_an_adapter_in_full_precision(
     tiny_model_path: Path,
 ) -> None:
@@ -425,86 +216,6 @@ def digest_of_halves(model: PreTrainedModel) -> float:
 
 def bytes_of_one(trained: Trained, model: AdaptedModel) -> bytes:
     return to_bytes(trained.adapter, model.layout)
-
-
-def test_a_tree_has_no_padding_and_no_last_tokens() -> None:
-    examples = [
-        EncodedExample(ids=(4, 5, 6, 7, 8), answer_tokens=2),
-        EncodedExample(ids=(4, 5, 9), answer_tokens=1),
-    ]
-    [batch] = pack(examples, ROOMY, device=CPU, share_prefix=True, tree_tokens=99)
-    assert batch.places is not None
-    assert batch.sees is not None
-    # The prompts are 4 5 6 and 4 5; the 5 predicts an answer, so only the 4 is shared.
-    assert batch.input_ids.tolist() == [[4, 5, 6, 7, 5]]
-    assert batch.places.tolist() == [[0, 1, 2, 3, 1]]
-    assert batch.positions.tolist() == [2, 3, 4]
-    assert batch.targets.tolist() == [7, 8, 9]
-    assert batch.tokens == 8
-    assert batch.sees[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 0, 0, 0, 1],
-    ]
-
-
-@pytest.mark.parametrize(
-    ("lengths", "pair_tokens", "is_tree"),
-    [
-        pytest.param((40, 20), 0.001, True, id="padding-costs-more"),
-        # 79 tokens in 6,241 pairs, against 80 in 3,200 pairs
-        pytest.param((40, 40), 0.001, False, id="attention-costs-more"),
-        pytest.param((40, 40), 0.0, True, id="without-the-last-tokens"),
-        pytest.param((40,), 0.0, False, id="one-example-alone"),
-    ],
-)
-def test_a_tree_is_made_where_it_is_less_work(
-    lengths: tuple[int, ...], pair_tokens: float, is_tree: bool
-) -> None:
-    limits = replace(ROOMY, pair_tokens=pair_tokens)
-    examples = [
-        EncodedExample(ids=(*range(first, first + length),), answer_tokens=1)
-        for first, length in zip((0, 100), lengths, strict=False)
-    ]
-    [batch] = pack(examples, limits, device=CPU, share_prefix=False, tree_tokens=99)
-    assert (batch.sees is not None) == is_tree
-
-
-def test_a_model_that_ignores_our_mask_gets_no_tree(loaded: LoadedModel) -> None:
-    model = AdaptedModel(loaded.model)
-    plain = LlamaForCausalLM.forward
-
-    def deaf(self: LlamaForCausalLM, **given: Any) -> Any:
-        given.pop("attention_mask", None)
-        return plain(self, **given)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LlamaForCausalLM, "forward", deaf)
-        assert model.tree_tokens == 0
-    assert AdaptedModel(loaded.model).tree_tokens > 10**6
-
-
-def test_a_sliding_window_caches_no_prefix_and_limits_a_tree() -> None:
-    sliding = AdaptedModel(tiny_mistral())
-    assert not sliding.can_share_prefix
-    assert sliding.tree_tokens == WINDOW
-    assert AdaptedModel(tiny_gpt2()).can_share_prefix
-
-
-def test_an_example_longer_than_a_tree_may_hold_keeps_its_batch_in_rows() -> None:
-    examples = [EncodedExample(ids=(*range(length),), answer_tokens=1) for length in (40, 20)]
-    for tree_tokens, is_tree in ((40, True), (39, False)):
-        [batch] = pack(examples, ROOMY, device=CPU, share_prefix=False, tree_tokens=tree_tokens)
-        assert (batch.sees is not None) == is_tree
-        assert batch.prefix.numel() == 0
-
-
-def test_an_example_beyond_the_limit_has_a_pass_of_its_own() -> None:
-    limits = StepLimits(token_bytes=1.0, answer_bytes=1.0, max_bytes=1)
-    batches = pack(encoded(), limits, device=CPU, share_prefix=True)
-    assert [batch.input_ids.shape[0] for batch in batches] == [1, 1, 1, 1]
 
 
 def test_only_the_adapter_gets_gradients(loaded: LoadedModel) -> None:
@@ -700,51 +411,3 @@ def test_the_deadline_is_checked_before_each_pass(model: AdaptedModel) -> None:
     watch = observed(clock=lambda: next(clock), deadline=3.0)
     with pytest.raises(BudgetExceeded, match="before step 2 of 4"):
         finish(start(model, limits=TIGHT, watch=watch))
-
-
-def example(question: str, answer: str) -> TrainingExample:
-    return TrainingExample(messages=({"role": "user", "content": question},), answer=answer)
-
-
-def test_an_example_is_the_prompt_of_generation_and_the_answer_with_its_end(
-    loaded: LoadedModel,
-) -> None:
-    [found] = encode_examples(loaded, [example("where?", "there")])
-    tokenizer = cast("Any", loaded.tokenizer)
-    assert (
-        tokenizer.decode(found.ids)
-        == "<|start|>user\nwhere?<|end|>\n<|start|>assistant\nthere<|end|>"
-    )
-    assert tokenizer.decode(found.ids[-found.answer_tokens :]) == "there<|end|>"
-    [batch] = pack([found], ROOMY, device=CPU, share_prefix=True)
-    assert [int(token) for token in batch.targets] == [*found.ids[-found.answer_tokens :]]
-    before = torch.tensor(found.ids)[batch.positions]
-    assert tokenizer.decode(before) == tokenizer.decode(found.ids[-found.answer_tokens - 1 : -1])
-
-
-def test_a_long_prompt_loses_its_left_end_and_the_answer_nothing(loaded: LoadedModel) -> None:
-    [found] = encode_examples(loaded, [example("z" * 600 + " where?", "there")])
-    text = cast("Any", loaded.tokenizer).decode(found.ids)
-    assert len(found.ids) == loaded.context_tokens
-    assert text.endswith("z where?<|end|>\n<|start|>assistant\nthere<|end|>")
-    assert "user" not in text
-
-
-@pytest.mark.parametrize(
-    ("letters", "fits"),
-    [pytest.param(510, True, id="one-place-for-the-prompt"), pytest.param(511, False, id="none")],
-)
-def test_an_answer_may_fill_the_context_but_for_one_token(
-    letters: int, fits: bool, loaded: LoadedModel
-) -> None:
-    examples = [example("a", "b"), example("a", "z" * letters)]  # and the end token
-    if fits:
-        assert len(encode_examples(loaded, examples)[1].ids) == 512
-        return
-    with pytest.raises(AdaptationError, match=r"example 2 has 512 tokens, the model's context 512"):
-        encode_examples(loaded, examples)
-
-
-def test_no_examples_are_an_error(loaded: LoadedModel) -> None:
-    with pytest.raises(AdaptationError, match="no example"):
-        encode_examples(loaded, [])
