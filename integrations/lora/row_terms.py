@@ -52,13 +52,17 @@ def terms_of(adapters: Sequence[Adapter | None]) -> RowTerms | None:
     spans = _spans_of(adapters)
     if not spans:
         return None
-    adapted = [row for row, adapter in enumerate(adapters) if adapter is not None]
-    copied = sum(adapter.bytes for adapter in adapters if adapter is not None)
-    is_worth_it = len(spans) > 1 and 2 * len(spans) > len(adapted)
-    kinds = {(span.adapter.rank, span.adapter.first) for span in spans}
-    if is_worth_it and copied <= MOST_BYTES and len(kinds) == 1:
+    if len(spans) > 1 and _fit_side_by_side(spans):
         return SideBySide(adapters)
     return OneByOne(spans, len(adapters))
+
+
+def _fit_side_by_side(spans: Sequence[_Span]) -> bool:
+    """Tell whether most rows have adapters of their own, all alike, and a copy of them fits."""
+    rows = sum(span.stop - span.start for span in spans)
+    if 2 * len(spans) <= rows or len({(s.adapter.rank, s.adapter.first) for s in spans}) > 1:
+        return False
+    return sum((s.stop - s.start) * s.adapter.bytes for s in spans) <= MOST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
