@@ -149,8 +149,7 @@ class TttAdapt:
     ) -> TrainedAdapter | None:
         """Return the adapter of a near query, resident, if it knows these samples already."""
         settings, since = scope.settings, time.monotonic()
-        recalled = state["cache"]["adapter"] == "hit"  # then the nearest one has answered
-        if self.cache is None or not settings.use_cache or recalled or settings.reuse_loss == 0:
+        if self.cache is None or settings.reuse_loss == 0 or not _was_missed(state):
             return None
         request = recall_request(
             settings,
@@ -217,6 +216,12 @@ class TttAdapt:
             "spent": added(state["spent"], since=scope.started),
             "ledger": record(state, scope, [*notes, failed]),
         }
+
+
+def _was_missed(state: RttcState) -> bool:
+    """Tell whether the cache answered in this run and had no adapter that was near enough."""
+    asked = any(one["event"] == "recalled" for one in state["ledger"])
+    return asked and state["cache"]["adapter"] == "miss"
 
 
 def _new_tokens(found: AdapterLookup) -> int:

@@ -31,6 +31,7 @@ CORE = (
     "ledger",
     "policies",
     "prompts",
+    "recalling",
     "scope",
     "survival",
     "training_gate",
