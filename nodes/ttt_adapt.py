@@ -107,7 +107,7 @@ class TttAdapt:
         key = adapter_key(base, examples, scope.settings.ttt)
         if any(c["adapter"] == key for c in state["candidates"]):
             raise AdaptationError("the adapter of these samples was recalled and has answered")
-        if (near := await self._near(state, scope, examples, notes)) is not None:
+        if (near := await self._near(base, state, scope, examples, notes)) is not None:
             return AdapterLookup(adapter=near, origin="near")
         await self._check_tokens(examples, scope)
         made: list[TrainedAdapter] = []
@@ -142,6 +142,7 @@ class TttAdapt:
 
     async def _near(
         self,
+        base: str,
         state: RttcState,
         scope: RunScope,
         examples: Sequence[TrainingExample],
@@ -155,7 +156,7 @@ class TttAdapt:
             settings,
             vector=state["vector"],
             domain=state["task"]["domain"],
-            base_fingerprint=await self.trainer.base_fingerprint(),
+            base_fingerprint=base,
             adapter_similarity=settings.reuse_similarity,
         )
         try:
