@@ -127,7 +127,11 @@ def _encoder(config: InstallationConfig, name: str) -> RewardBase:
 @contextmanager
 def _engine(config: InstallationConfig) -> Generator[LocalEngine]:
     engine = LocalEngine(
-        config.model, cache_dir=config.home, device=config.device, threads=config.threads
+        config.model,
+        cache_dir=config.home,
+        device=config.device,
+        dtype=config.dtype,
+        threads=config.threads,
     )
     try:
         yield engine
