@@ -25,7 +25,12 @@ from transformers import (
 from transformers.utils import logging as untyped_logging
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.precision import NF4, choose_device, weight_options
+from rttc_graph.integrations.transformers.precision import (
+    NF4,
+    choose_device,
+    keep_gradients,
+    weight_options,
+)
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
 """In the order in which transformers prefers them; only the first kind present is digested."""
@@ -135,7 +140,9 @@ def load_model(folder: Path, *, device: str, dtype: str) -> LoadedModel:
     except (OSError, ValueError, KeyError, RuntimeError) as exc:
         raise PolicyModelError(f"could not load a model from {str(folder)!r}: {exc}") from exc
     model = cast("PreTrainedModel", model).train(False).requires_grad_(False)
-    if dtype != NF4:  # those are where they belong since they were quantised
+    if dtype == NF4:  # they are where they belong since they were quantised
+        keep_gradients(model)
+    else:
         model.to(where)  # pyright: ignore[reportArgumentType]  # transformers' decorator hides the signature
     return LoadedModel(
         model=model,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.extras import require
 
-__all__ = ("NF4", "choose_device", "choose_dtype", "weight_options")
+__all__ = ("NF4", "choose_device", "choose_dtype", "keep_gradients", "weight_options")
 
 NF4 = "nf4"
 """4-bit NormalFloat weights (QLoRA, arXiv 2305.14314), computed with in the device's own type."""
@@ -67,3 +68,14 @@ def weight_options(name: str, device: torch.device) -> dict[str, Any]:
         bnb_4bit_compute_dtype=dtype,
     )
     return {"dtype": dtype, "quantization_config": config, "device_map": {"": device}}
+
+
+def keep_gradients(model: nn.Module) -> None:
+    """Let gradients pass through weights of four bits also after the model has answered.
+
+    On a CPU with bfloat16 units bitsandbytes (0.50) packs a layer's weights at its first answer,
+    for a product of its own that has no gradient; and it fails on layers narrower than 64.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a plain flag
