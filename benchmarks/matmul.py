@@ -57,13 +57,13 @@ def needed_flops(shapes: Shapes, examples: Sequence[EncodedExample], *, rank: in
     return 2 * tokens * (2 * frozen + 3 * trained) + 3 * attention + head
 
 
-def peak_flops(shapes: Shapes, tokens: int) -> float:
+def peak_flops(shapes: Shapes, tokens: int, dtype: torch.dtype) -> float:
     """Return the operations a second of `torch.mm`, for the model's shape that runs fastest."""
-    return max(_speed(tokens, *shape) for shape in set(shapes.linear))
+    return max(_speed(tokens, *shape, dtype) for shape in set(shapes.linear))
 
 
-def _speed(tokens: int, inputs: int, outputs: int) -> float:
-    x, w = torch.rand(tokens, inputs), torch.rand(inputs, outputs)
+def _speed(tokens: int, inputs: int, outputs: int, dtype: torch.dtype) -> float:
+    x, w = torch.rand(tokens, inputs).to(dtype), torch.rand(inputs, outputs).to(dtype)
     out = torch.mm(x, w)
     done, began = 0, time.process_time()
     while (seconds := time.process_time() - began) < PEAK_SECONDS:

@@ -7,10 +7,12 @@ import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.pairs import PAIRS
 from rttc_graph.config import InstallationConfig
 from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.settings import TrainingDtype
 
 EXAMPLE = """
 examples:
@@ -51,6 +53,8 @@ class Setup:
     """Of each file."""
     minutes: float = 30.0
     """Longest time of `ttt` with each peer."""
+    training_dtype: TrainingDtype = "auto"
+    """Type in which `ttt` multiplies, by us and by the others."""
     k: int = 8
     tokens: int = 24
     """Longest answer where answers are timed."""
@@ -102,6 +106,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--minutes", type=float, default=_DEFAULTS["minutes"], help="ttt: longest, each peer"
+    )
+    parser.add_argument(
+        "--training-dtype",
+        choices=get_args(TrainingDtype),
+        default=_DEFAULTS["training_dtype"],
+        help="ttt: type of the products, of all sides; auto as an installation has it",
     )
     for name, text in (
         ("samples", "search: in the knowledge base"),

@@ -1,7 +1,9 @@
 """The same training by us, by trl's SFTTrainer and by transformers' Trainer with peft.
 
 All get the same token ids, the same places to learn, the same rank, targets, learning rate and
-number of steps, on one torch thread, and keep the base model in memory between two trainings.
+number of steps, on one torch thread, and keep the base model in memory between two trainings. Where
+ours multiplies in bfloat16, the others' base is loaded in it and autocast is on: of their settings
+the fastest one (docs/experiments.md, "Products in bfloat16").
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.lora.training import learning_rate_of
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.protocols import TrainingExample
-from rttc_graph.settings import TttSettings
+from rttc_graph.settings import TrainingDtype, TttSettings
 
 IGNORED = -100
 """Label of a token that is not learnt."""
@@ -59,9 +61,9 @@ class Run:
 class Ours:
     """Our trainer on its engine."""
 
-    def __init__(self, model: Path, settings: TttSettings) -> None:
+    def __init__(self, model: Path, settings: TttSettings, training_dtype: TrainingDtype) -> None:
         self.engine = LocalEngine(model, device="cpu", threads=1)
-        self._trainer = LoraTrainer(self.engine)
+        self._trainer = LoraTrainer(self.engine, training_dtype=training_dtype)
         self._settings = settings
 
     def encode(self, examples: Sequence[TrainingExample]) -> list[EncodedExample]:
@@ -93,9 +95,10 @@ class PeftTrainer(ABC):
     def name(self) -> str:
         """Of the library, with its version and how it is set up."""
 
-    def __init__(self, model: Path, settings: TttSettings) -> None:
+    def __init__(self, model: Path, settings: TttSettings, dtype: torch.dtype) -> None:
         quiet_transformers()
-        self._base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        self._dtype = dtype
+        self._base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         rate = learning_rate_of(AdaptedModel(self._base), settings)
         self._settings = replace(settings, learning_rate=rate)
@@ -134,7 +137,7 @@ class PeftTrainer(ABC):
             "max_grad_norm": 0.0,  # ours does not clip; it would cost a pass over all gradients
             "optim": "adamw_torch_fused",  # the fastest AdamW of torch, which ours uses too
             "activation_checkpointing": False,  # it saves memory and costs a forward pass
-            "bf16": False,  # float32 as ours: this CPU has no bfloat16 units
+            "bf16": self._dtype == torch.bfloat16,  # as ours multiplies
             "use_cpu": True,
             "logging_strategy": "no",
             "save_strategy": "no",

@@ -21,6 +21,7 @@ from benchmarks.solved import Solved, solved_questions
 from benchmarks.trainers import Judge, Ours, PeftTrainer, Run, TransformersPeer, TrlPeer
 from rttc_graph.integrations.lora.examples import EncodedExample, deal
 from rttc_graph.integrations.lora.layout import layout_of
+from rttc_graph.integrations.transformers.precision import choose_training_dtype
 from rttc_graph.settings import TttSettings
 
 SETTINGS = TttSettings(epochs=1, stop_loss=0.0)
@@ -42,6 +43,8 @@ class Measured:
 @dataclass(slots=True)
 class _Bench:
     setup: Setup
+    dtype: torch.dtype
+    """In which everybody multiplies."""
     ours: Ours
     judge: Judge
     shapes: Shapes
@@ -54,7 +57,7 @@ class _Bench:
             found = list(self._measured(trainer, asked))
             yield from timing_rows(found, trainer.name, self.setup.k, number == 0)
             if number == 0:
-                yield share_row(found)
+                yield share_row(found, self.dtype)
                 for name in sorted({each.data_set for each in found}):
                     yield likelihood_row([m for m in found if m.data_set == name], trainer.name)
 
@@ -98,7 +101,7 @@ class _Bench:
 
     def _peak(self, encoded: Sequence[EncodedExample]) -> float:
         largest = max(deal(encoded, SETTINGS), key=len)
-        return peak_flops(self.shapes, sum(len(example.ids) for example in largest))
+        return peak_flops(self.shapes, sum(len(each.ids) for each in largest), self.dtype)
 
 
 @contextmanager
@@ -106,10 +109,11 @@ def cases(setup: Setup) -> Generator[Iterator[dict[str, Any]]]:
     """Yield rows: seconds against both trainers, share of multiplication, likelihood."""
     torch.set_num_threads(1)
     questions = solved_questions(setup)
-    ours = Ours(setup.model, SETTINGS)
+    dtype = choose_training_dtype(setup.training_dtype, torch.float32, torch.device("cpu"))
+    ours = Ours(setup.model, SETTINGS, setup.training_dtype)
     layout = asyncio.run(ours.engine.run(lambda loaded: layout_of(loaded.model)))
-    bench = _Bench(setup, ours, Judge(setup.model, SETTINGS), Shapes.of(setup.model, layout))
-    bench.peers = [TrlPeer(setup.model, SETTINGS), TransformersPeer(setup.model, SETTINGS)]
+    bench = _Bench(setup, dtype, ours, Judge(setup.model, SETTINGS), Shapes.of(setup.model, layout))
+    bench.peers = [each(setup.model, SETTINGS, dtype) for each in (TrlPeer, TransformersPeer)]
     try:
         yield bench.rows(questions)
     finally:
@@ -135,11 +139,11 @@ def timing_rows(
         yield row_of(case, pairs)
 
 
-def share_row(found: Sequence[Measured]) -> dict[str, Any]:
+def share_row(found: Sequence[Measured], dtype: torch.dtype) -> dict[str, Any]:
     """Return our seconds beside those of the multiplications; the ratio is the share."""
     case = _case(
         f"share of multiplication, n = {len(found)}",
-        "torch.mm at its peak: FLOPs needed / peak",
+        f"torch.mm at its peak in {str(dtype).removeprefix('torch.')}: FLOPs needed / peak",
         "cpu s",
         least_ratio=0.5,
     )

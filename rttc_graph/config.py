@@ -19,7 +19,7 @@ from pydantic_settings import (
 )
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.settings import RttcSettings
+from rttc_graph.settings import RttcSettings, TrainingDtype
 
 CONFIG_FILE = "rttc.toml"
 
@@ -60,6 +60,11 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         default="auto",
         description="Type of the policy model's weights: `auto` (float32 on the CPU, bfloat16 "
         "elsewhere), a torch type's name, or `nf4` for four bits.",
+    )
+    training_dtype: TrainingDtype = Field(
+        default="auto",
+        description="Type in which trainings multiply by those weights: `auto` (bfloat16 on a CPU "
+        "that multiplies in it, else their own), `float32` or `bfloat16`.",
     )
     threads: int | None = Field(
         default=None,

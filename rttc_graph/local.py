@@ -91,7 +91,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
     )
     try:
         with open_knowledge(config) as knowledge:
-            trainer = LoraTrainer(engine)
+            trainer = LoraTrainer(engine, training_dtype=config.training_dtype)
             judge = open_reward_model(config, engine, trainer.base_fingerprint)
             parts: RttcParts = {
                 "policy_model": TransformersPolicyModel(engine),

@@ -19,6 +19,7 @@ from rttc_graph.errors import ConfigurationError
 PolicyName = Literal["cascade", "compare", "direct", "rag", "ttt"]
 FirstArm = Literal["direct", "rag"]
 SamplesChoice = Literal["nearest", "sift"]
+TrainingDtype = Literal["auto", "float32", "bfloat16"]
 
 
 def _on(*nodes: str) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from rttc_graph.integrations.lora.layout import (
     copy_sharing,
     layout_of,
 )
-from rttc_graph.integrations.lora.row_terms import RowTerms, everywhere, terms_of
+from rttc_graph.integrations.lora.row_terms import RowTerms, terms_of
+from rttc_graph.integrations.lora.training_terms import FrozenLinear, TrainingTerms, frozen_bytes
 from rttc_graph.integrations.transformers.recomputing import recomputed
 
 __all__ = ("AdaptedModel", "Below")
@@ -66,6 +67,7 @@ class AdaptedModel:
     def __init__(self, model: PreTrainedModel) -> None:
         self.layout: AdapterLayout = layout_of(model)
         self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
         self._twin = copy_sharing(model).train(False)
         self._terms: RowTerms | None = None
         self._picked: tuple[Tensor, Tensor] | None = None
@@ -74,13 +76,16 @@ class AdaptedModel:
         for number, (name, _) in enumerate(self.layout.layers):
             layer = self._twin.get_submodule(name)
             layer.forward = self._layer(number, layer.forward)
-        for index, target in enumerate(self.layout.targets):
-            module = self._twin.get_submodule(target.name)
-            module.register_forward_hook(self._term_of(index, target.name))
+        targets = [self._twin.get_submodule(target.name) for target in self.layout.targets]
         head = cast("nn.Module | None", self._twin.get_output_embeddings())
         if head is None:
             raise AdaptationError("the model has no language-model head to train through")
-        head.register_forward_pre_hook(self._pick)
+        self._linear = (*targets, head)
+        self._frozen: list[FrozenLinear | None] = []
+        self.multiply_in(self.dtype)
+        for index, (target, module) in enumerate(zip(self.layout.targets, targets, strict=True)):
+            module.forward = self._with_terms(index, target.name, module.forward)
+        head.forward = self._at_answers(head.forward)
 
     def forward_rows(self, adapters: Sequence[Adapter | None]) -> Callable[..., Any]:
         """Return a forward pass of the base model's signature that adapts each row of the batch.
@@ -95,6 +100,21 @@ class AdaptedModel:
                 return self._twin(*args, **kwargs)
 
         return forward
+
+    def multiply_in(self, dtype: torch.dtype) -> None:
+        """Let trainings multiply by the weights in a type; at first it is the model's own.
+
+        Weights in another type are copies, which stay until this is called again. Everything but
+        these products keeps its type, and so does everything outside of a training.
+        """
+        self._frozen.clear()  # first let go of the copies before
+        other = None if dtype == self.dtype else dtype
+        self._frozen.extend(FrozenLinear.of(module, other) for module in self._linear)
+        self.products: torch.dtype = dtype
+
+    def copied_bytes(self, dtype: torch.dtype) -> int:
+        """Return the memory of the copies that `multiply_in` makes for a type."""
+        return frozen_bytes(self._linear, dtype)
 
     @cached_property
     def can_share_prefix(self) -> bool:
@@ -180,7 +200,7 @@ class AdaptedModel:
         tree: dict[str, Any] = {}
         if batch.sees is not None:
             tree = {"attention_mask": self._additive(batch.sees), "position_ids": batch.places}
-        with self._using(everywhere(adapter, rows)), self._picking(batch, below):
+        with self._using(TrainingTerms(adapter, self._frozen)), self._picking(batch, below):
             output = self._twin(
                 input_ids=batch.input_ids,
                 past_key_values=cache,
@@ -196,7 +216,7 @@ class AdaptedModel:
 
     def _prefix_cache(self, adapter: Adapter, prefix: Tensor, rows: int) -> DynamicCache:
         """Return keys and values of a prefix [1, P], repeated for the rows."""
-        with self._using(everywhere(adapter, 1)):
+        with self._using(TrainingTerms(adapter, self._frozen)):
             output = self._twin(input_ids=prefix, use_cache=True, logits_to_keep=1)
         cache = cast("DynamicCache", output.past_key_values)
         cache.batch_repeat_interleave(rows)
@@ -248,22 +268,28 @@ class AdaptedModel:
         finally:
             self._picked, self._recomputes, self._below = None, False, None
 
-    def _pick(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Leave of the hidden states [B, T, H] the chosen ones as [1, N, H]."""
-        if self._picked is None:
-            return None
-        return (args[0][self._picked].unsqueeze(0), *args[1:])
+    def _at_answers(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the head's forward pass, in a training for the chosen places alone."""
 
-    def _term_of(
-        self, index: int, name: str
-    ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        """Return the hook that adds the terms of target number `index`."""
+        def run(states: Tensor) -> Tensor:
+            if self._picked is None:
+                return forward(states)
+            chosen = states[self._picked].unsqueeze(0)  # of [B, T, H] the chosen ones as [1, N, H]
+            head = self._frozen[-1]
+            return forward(chosen) if head is None else head(chosen, None, 0.0)
 
-        def add_terms(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return run
+
+    def _with_terms(
+        self, index: int, name: str, forward: Callable[[Tensor], Tensor]
+    ) -> Callable[[Tensor], Tensor]:
+        """Return the forward pass of target number `index` with the terms of the rows."""
+
+        def run(x: Tensor) -> Tensor:
             terms = self._terms
-            return output if terms is None else terms.add(index, name, args[0], output)
+            return forward(x) if terms is None else terms.output(index, name, x, forward)
 
-        return add_terms
+        return run
 
 
 def _scale_of(module: nn.Module, target: Target, dtype: torch.dtype) -> float:

@@ -8,7 +8,7 @@ them side by side takes 8 ms (one thread; docs/experiments.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,33 +18,30 @@ from torch import Tensor
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.layout import Adapter
 
-__all__ = ("MOST_BYTES", "OneByOne", "RowTerms", "SideBySide", "everywhere", "terms_of")
+__all__ = ("MOST_BYTES", "OneByOne", "RowTerms", "SideBySide", "terms_of")
 
 MOST_BYTES = 256 * 2**20
 """Memory of adapters side by side, beside the resident ones, while a forward pass may use them."""
 
 
 class RowTerms(Protocol):
-    """What adapters add to the outputs of a model's targets."""
+    """What a model's targets give with adapters."""
 
-    def add(self, index: int, name: str, x: Tensor, out: Tensor) -> Tensor:
-        """Return `out` with the terms of target number `index` added, in place if it can be.
+    def output(
+        self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return what target number `index` makes of `x`, its terms included.
 
         Args:
             index: Of the target in the layout.
             name: Of the target, for people.
-            x: What the target was given; its first dimension counts the rows of the batch.
-            out: What it made of it, fresh.
+            x: What the target is given; its first dimension counts the rows of the batch.
+            forward: The target without terms; its result is fresh.
 
         Raises:
             AdaptationError: There are not as many rows as the batch has.
         """
         ...
-
-
-def everywhere(adapter: Adapter, rows: int) -> RowTerms:
-    """Return the terms of one adapter in all rows; gradients reach its tensors."""
-    return OneByOne((_Span(0, rows, adapter),), rows)
 
 
 def terms_of(adapters: Sequence[Adapter | None]) -> RowTerms | None:
@@ -88,20 +85,23 @@ def _spans_of(adapters: Sequence[Adapter | None]) -> tuple[_Span, ...]:
 
 @dataclass(frozen=True, slots=True)
 class OneByOne:
-    """One adapter after the other."""
+    """One adapter after the other; without gradients."""
 
     spans: tuple[_Span, ...]
     rows: int
 
-    def add(self, index: int, name: str, x: Tensor, out: Tensor) -> Tensor:
-        """As `RowTerms.add`."""
+    def output(
+        self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """As `RowTerms.output`."""
+        out = forward(x)
         for span in self.spans:
             pair = span.adapter.pair(index)
             if pair is None:
                 continue
             a, b = pair
             if span.stop - span.start == self.rows:
-                out = _with_term(out, x, a, b, span.adapter.scale)
+                _add_term(out, x, a, b, span.adapter.scale)
             else:
                 _check_rows(name, x, self.rows)
                 part = slice(span.start, span.stop)
@@ -128,8 +128,11 @@ class SideBySide:
         scales = [adapter.scale for adapter in present]
         self._scale = torch.tensor(scales, device=device).view(-1, 1, 1)
 
-    def add(self, index: int, name: str, x: Tensor, out: Tensor) -> Tensor:
-        """As `RowTerms.add`."""
+    def output(
+        self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """As `RowTerms.output`."""
+        out = forward(x)
         if index < self._first:
             return out
         _check_rows(name, x, self._batch)
@@ -146,18 +149,6 @@ class SideBySide:
         else:
             into.add_(torch.bmm(low, b.transpose(1, 2)).to(out.dtype))
         return out
-
-
-def _with_term(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Return `out + scale · x Aᵀ Bᵀ`, differentiable where gradients are on."""
-    if torch.is_grad_enabled():
-        flat = out.reshape(-1, out.shape[-1])  # [B·T, out]
-        low = x.reshape(-1, x.shape[-1]).to(a.dtype) @ a.t()  # [B·T, rank]
-        if flat.dtype == b.dtype:
-            return torch.addmm(flat, low, b.t(), alpha=scale).view_as(out)
-        return (flat + (low @ b.t() * scale).to(flat.dtype)).view_as(out)
-    _add_term(out, x, a, b, scale)
-    return out
 
 
 def _add_term(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:

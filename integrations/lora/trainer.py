@@ -29,9 +29,10 @@ from rttc_graph.integrations.lora.training import (
     training_steps,
 )
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.precision import choose_training_dtype
 from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
 from rttc_graph.protocols import TrainedAdapter, TrainingExample, TrainStep
-from rttc_graph.settings import TttSettings
+from rttc_graph.settings import TrainingDtype, TttSettings
 
 __all__ = ("LoraTrainer",)
 
@@ -62,6 +63,10 @@ class LoraTrainer:
         max_pass_bytes: Memory that one forward and backward pass may take, by estimate; larger
             steps are cut into several passes, between which the lane serves others. `None` takes
             1 GiB, and on a GPU half of what is free there.
+        training_dtype: Type in which trainings multiply by the base's weights; everything else is
+            float32 as before. `auto` takes bfloat16 on a CPU with units for it, if copies of the
+            weights, half the size of the model, fit in half of the memory that is free; they stay
+            from the first training on.
         recompute: Whether the layers of a sample that alone is beyond `max_pass_bytes` are
             computed twice (gradient checkpointing): a third more time, for memory of one layer.
             `None` does so where the sample would take more than half of the memory that is free.
@@ -77,12 +82,14 @@ class LoraTrainer:
         *,
         max_resident_bytes: int = 512 * 2**20,
         max_pass_bytes: int | None = None,
+        training_dtype: TrainingDtype = "auto",
         recompute: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._max_resident_bytes = max_resident_bytes
         self._max_pass_bytes = max_pass_bytes
+        self._training_dtype: TrainingDtype = training_dtype
         self._recompute = recompute
         self._clock = clock
         self._resident: ResidentAdapters | None = None
@@ -199,6 +206,7 @@ class LoraTrainer:
         with _translated(f"train adapter {key!r} on {len(examples)} samples"):
             encoded = encode_examples(loaded, examples)
             model = resident.adapted
+            self._choose_products(model)
             epoch = epoch_of(model, encoded, self._limits(loaded, model), settings)
             adapter = fresh_adapter(model.layout, settings, device=model.device)
             trained = yield from training_steps(model, adapter, epoch, settings, watch)
@@ -214,6 +222,14 @@ class LoraTrainer:
             provenance=_provenance(model, settings, trained),
         )
         return made, trained.adapter
+
+    def _choose_products(self, model: AdaptedModel) -> None:
+        dtype = choose_training_dtype(self._training_dtype, model.dtype, model.device)
+        if dtype == model.products:
+            return
+        fits = 2 * model.copied_bytes(dtype) <= free_bytes(model.device)
+        if fits or self._training_dtype != "auto":
+            model.multiply_in(dtype)
 
     def _limits(self, loaded: LoadedModel, model: AdaptedModel) -> StepLimits:
         free = free_bytes(model.device)
@@ -248,6 +264,7 @@ def _provenance(model: AdaptedModel, settings: TttSettings, trained: Trained) ->
         "seed": settings.seed,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
+        "products": str(model.products).removeprefix("torch."),
         PEFT_CONFIG: layout.peft_config(
             rank=adapter.rank, alpha=adapter.alpha, first=adapter.first
         ),

@@ -88,7 +88,11 @@ async def draw_candidates(
             embedder=local_embedder(
                 partial(resolve, config.embedder, cache_dir=config.home), name=config.embedder
             ),
-            trainer=LoraTrainer(engine) if "ttt" in settings.arms else None,
+            trainer=(
+                LoraTrainer(engine, training_dtype=config.training_dtype)
+                if "ttt" in settings.arms
+                else None
+            ),
         )
         return await drawer.draw(questions, samples, settings, log, on_progress)
 

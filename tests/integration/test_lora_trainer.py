@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -21,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded, ConfigurationError
+from rttc_graph.integrations.lora import trainer as lora_trainer
 from rttc_graph.integrations.lora.adapted import AdaptedModel
 from rttc_graph.integrations.lora.examples import encode_examples
 from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, write_peft_folder
@@ -38,7 +40,7 @@ from rttc_graph.protocols import (
     TrainingExample,
     TrainStep,
 )
-from rttc_graph.settings import TttSettings
+from rttc_graph.settings import TrainingDtype, TttSettings
 from rttc_graph.state import ChatTurn
 
 SETTINGS = TttSettings(
@@ -246,6 +248,30 @@ async def test_what_torch_raises_becomes_an_adaptation_error(
     assert await ask(policy) == base
     assert not await trainer.is_resident("k")
     await train(trainer)
+    assert (await ask(policy, "k")).text == "the tin hen"
+
+
+@pytest.mark.parametrize(
+    ("training_dtype", "free", "products"),
+    [
+        ("auto", math.inf, "bfloat16"),
+        ("auto", 1e4, "float32"),  # the copies would take 70 kB
+        ("bfloat16", 1e4, "bfloat16"),
+        ("float32", math.inf, "float32"),
+    ],
+)
+async def test_trainings_multiply_in_the_type_that_fits(
+    training_dtype: TrainingDtype,
+    free: float,
+    products: str,
+    tiny_engine: LocalEngine,
+    policy: TransformersPolicyModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(lora_trainer, "free_bytes", lambda _: free)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    trained = await train(LoraTrainer(tiny_engine, training_dtype=training_dtype))
+    assert trained.provenance["products"] == products
     assert (await ask(policy, "k")).text == "the tin hen"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from transformers.utils import logging as untyped_logging
 
 from benchmarks import bestofn, concurrent
@@ -15,7 +16,7 @@ from benchmarks.__main__ import measured
 from benchmarks.setup import Setup
 from benchmarks.trainers import Judge, Ours, PeftTrainer, TransformersPeer, TrlPeer
 from rttc_graph.protocols import TrainingExample
-from rttc_graph.settings import TttSettings
+from rttc_graph.settings import TrainingDtype, TttSettings
 
 logging = cast("Any", untyped_logging)
 
@@ -47,12 +48,15 @@ def loud_again() -> Iterator[None]:
 @pytest.mark.parametrize(
     "peer", [pytest.param(TrlPeer, marks=needs("trl")), pytest.param(TransformersPeer)]
 )
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
 def test_everybody_learns_the_same_from_the_same(
-    tiny_model_path: Path, peer: type[PeftTrainer]
+    tiny_model_path: Path, peer: type[PeftTrainer], name: TrainingDtype, dtype: torch.dtype
 ) -> None:
     ours, theirs, judge = (
-        Ours(tiny_model_path, SETTINGS),
-        peer(tiny_model_path, SETTINGS),
+        Ours(tiny_model_path, SETTINGS, name),
+        peer(tiny_model_path, SETTINGS, dtype),
         Judge(tiny_model_path, SETTINGS),
     )
     try:

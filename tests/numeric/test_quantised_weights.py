@@ -45,7 +45,7 @@ def dequantised_folder(folder: Path, target: Path) -> Path:
 def trained_on(folder: Path, dtype: str) -> TrainedAdapter:
     engine = LocalEngine(folder, device="cpu", dtype=dtype, threads=1)
     try:
-        trainer = LoraTrainer(engine)
+        trainer = LoraTrainer(engine, training_dtype="float32")
         return asyncio.run(trainer.train("four", EXAMPLES, SETTINGS, on_step=lambda step: None))
     finally:
         engine.close()

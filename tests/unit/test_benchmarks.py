@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import __main__ as command
 from benchmarks import overhead, peers, setup, split_data, synthetic, ttt
@@ -142,10 +143,11 @@ class TestTraining:
     def test_rows_of_time_and_share(self) -> None:
         found = [self.measured(1.0, 1.0)] * 5
         whole, loop = ttt.timing_rows(found, "trl", 8, is_main=True)
-        share = ttt.share_row(found)
+        share = ttt.share_row(found, torch.bfloat16)
         assert [set(row) for row in (whole, loop, share)] == [KEYS] * 3
         assert [(row["ratio"], row["met"]) for row in (whole, loop)] == [(6.0, True), (4.0, True)]
         assert (share["ratio"], share["target"], share["met"]) == (0.6, "ratio >= 0.5", True)
+        assert "bfloat16" in share["peer_name"]
 
     @pytest.mark.parametrize(
         ("gaps", "met"),
