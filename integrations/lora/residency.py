@@ -56,6 +56,8 @@ class ResidentAdapters:
         self._clock = clock
         self._unused: dict[str, float] = {}
         """Until when an adapter is kept for its first use."""
+        self._versions: dict[str, int] = {}
+        self._puts = 0
         self._bytes = 0
 
     @cached_property
@@ -76,6 +78,11 @@ class ResidentAdapters:
             self._adapters.move_to_end(key)
             return True
 
+    def version(self, key: str) -> int:
+        """Return how many adapters were made resident before this one; -1 if it is not."""
+        with self._lock:
+            return self._versions.get(key, -1)
+
     def put(self, key: str, adapter: Adapter) -> None:
         """Keep an adapter, dropping the least recently used ones that are not in use.
 
@@ -86,6 +93,8 @@ class ResidentAdapters:
             self._evict(self._max_bytes - adapter.bytes, replaced=key)
             self._remove(key)
             self._adapters[key] = adapter
+            self._versions[key] = self._puts
+            self._puts += 1
             self._bytes += adapter.bytes
             if self._first_use_seconds:
                 self._unused[key] = self._clock() + self._first_use_seconds
@@ -172,6 +181,7 @@ class ResidentAdapters:
     def _remove(self, key: str) -> bool:
         adapter = self._adapters.pop(key, None)
         self._unused.pop(key, None)
+        self._versions.pop(key, None)
         if adapter is not None:
             self._bytes -= adapter.bytes
         return adapter is not None

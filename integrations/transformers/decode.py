@@ -22,7 +22,7 @@ from rttc_graph.integrations.transformers.detokenise import TextStream
 from rttc_graph.integrations.transformers.failures import translated
 from rttc_graph.integrations.transformers.lane import Lane
 from rttc_graph.integrations.transformers.loading import LoadedModel
-from rttc_graph.integrations.transformers.prefixes import Known, PrefixCache
+from rttc_graph.integrations.transformers.prefixes import Known, Owner, PrefixCache
 from rttc_graph.integrations.transformers.sampling import Draw, choose
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.protocols import GenerationRequest
@@ -74,6 +74,8 @@ class _Row:
         asked = request.generation
         self.future = future
         self.adapter = asked.adapter
+        self.owner: Owner = None
+        """Of what is known of the prompt, as of the last look."""
         self.prompt = encode_prompt(loaded, asked.messages)
         self.room = min(asked.max_new_tokens, loaded.context_tokens - len(self.prompt))
         """Tokens that may be chosen."""
@@ -236,6 +238,7 @@ class Decoder:
             except PolicyModelError as exc:
                 row.fail(exc)
                 return False
+            row.owner = loaded.owner(row.adapter)
         reason = row.reason_to_end()
         if reason is not None:
             row.finish(reason)
@@ -255,7 +258,7 @@ class Decoder:
         return group
 
     def _known(self, row: _Row) -> Known | None:
-        return self._prefixes.longest(row.prompt) if row.adapter is None else None
+        return self._prefixes.longest(row.owner, row.prompt)
 
     def _rest(self, row: _Row) -> int:
         """Return how many tokens of a row's prompt are to be computed."""
@@ -278,25 +281,32 @@ class Decoder:
             self._failing(newcomers),
             loaded.forward_rows([row.adapter for row in owners]) as forward,
         ):
+            # Another thread may have replaced an adapter since the last look.
+            same = [row.owner == loaded.owner(row.adapter) for row in owners]
             logits = self._batch.join(
                 [row.prompt for row in owners],
                 forward,
-                known=[self._known(row) for row in owners],
+                known=[
+                    self._known(row) if is_same else None
+                    for row, is_same in zip(owners, same, strict=True)
+                ],
                 rows=places,
             )
             self._rows += newcomers
-            self._remember(owners, places)
+            self._remember(owners, places, same)
             _push(newcomers, choose(logits, [row.draw for row in newcomers]))
 
-    def _remember(self, owners: Sequence[_Row], places: Sequence[int]) -> None:
+    def _remember(
+        self, owners: Sequence[_Row], places: Sequence[int], same: Sequence[bool]
+    ) -> None:
         """Keep what was computed for the newcomers' prompts."""
         if not self._prefixes.is_on:
             return
         first = self._batch.rows - len(places)
         for at, row in enumerate(owners):
-            if row.adapter is None:
+            if same[at]:
                 layers = self._batch.read(first + places.index(at), len(row.prompt))
-                self._prefixes.add(row.prompt, layers)
+                self._prefixes.add(row.owner, row.prompt, layers)
 
     def _burst(self, loaded: LoadedModel) -> None:
         """Compute tokens until a row is over or the lane is wanted; adapters are set up once."""

@@ -31,6 +31,7 @@ from rttc_graph.integrations.transformers.precision import (
     keep_gradients,
     weight_options,
 )
+from rttc_graph.integrations.transformers.prefixes import Owner
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
 """In the order in which transformers prefers them; only the first kind present is digested."""
@@ -44,6 +45,10 @@ class RowAdapters(Protocol):
 
     def has(self, key: str) -> bool:
         """Tell whether the adapter is resident."""
+        ...
+
+    def version(self, key: str) -> int:
+        """Return a number that another adapter of the same key does not have."""
         ...
 
     def hold(self, key: str) -> Callable[[], None]:
@@ -100,6 +105,12 @@ class LoadedModel:
             return
         with self.adapters.rows(keys) as forward:
             yield forward
+
+    def owner(self, key: str | None) -> Owner:
+        """Return whose the keys and values are that an adapter, or the base, computes."""
+        if key is None or self.adapters is None:
+            return None
+        return key, self.adapters.version(key)
 
     def require_adapter(self, key: str) -> None:
         """Do nothing if the adapter is resident.

@@ -1,7 +1,8 @@
 """Keys and values of recent prompts, so that what the next prompt shares with them is not computed.
 
 Prompts share their system prompt, the earlier turns of a conversation, and after a hit in the
-query-state cache all samples. Only prompts of the base model are kept: an adapter's are its own.
+query-state cache all samples; a query that comes again finds its adapter's prompt whole. What was
+computed with an adapter serves that adapter alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+Owner = tuple[str, int] | None
+"""Key and version of the adapter that a prompt was computed with; `None` for the base model."""
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of each layer, both [H, P, D]."""
@@ -35,7 +39,7 @@ class PrefixCache:
 
     def __init__(self, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[int, ...], Layers] = OrderedDict()
+        self._entries: OrderedDict[tuple[Owner, tuple[int, ...]], Layers] = OrderedDict()
         self._bytes = 0
 
     @property
@@ -48,12 +52,11 @@ class PrefixCache:
         """Whether anything is ever kept."""
         return self._max_bytes > 0
 
-    def longest(self, prompt: Sequence[int]) -> Known | None:
+    def longest(self, owner: Owner, prompt: Sequence[int]) -> Known | None:
         """Return what is known of the longest beginning of the prompt."""
         best, shared = None, 0
         for entry in self._entries:
-            common = _common(entry, prompt)
-            if common > shared:
+            if entry[0] == owner and (common := _common(entry[1], prompt)) > shared:
                 best, shared = entry, common
         shared = min(shared, len(prompt) - 1)
         if best is None or shared < 1:
@@ -61,9 +64,9 @@ class PrefixCache:
         self._entries.move_to_end(best)
         return Known(self._entries[best], shared)
 
-    def add(self, prompt: Sequence[int], layers: Layers) -> None:
+    def add(self, owner: Owner, prompt: Sequence[int], layers: Layers) -> None:
         """Keep a prompt, unless it alone is more than may be kept."""
-        key = tuple(prompt)
+        key = (owner, tuple(prompt))
         size = _size(layers)
         if key in self._entries or size > self._max_bytes:
             return

@@ -147,6 +147,9 @@ async def test_adapters_are_attached_once_and_after_loading_too(tiny_engine: Loc
         def has(self, key: str) -> bool:
             return key == "known"
 
+        def version(self, key: str) -> int:
+            raise NotImplementedError
+
         def hold(self, key: str) -> Callable[[], None]:
             raise NotImplementedError
 

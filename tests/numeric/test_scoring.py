@@ -69,6 +69,9 @@ async def test_each_pair_is_scored_under_its_own_adapter(tiny_engine: LocalEngin
         def has(self, key: str) -> bool:
             return key == "40"
 
+        def version(self, key: str) -> int:
+            raise NotImplementedError
+
         def hold(self, key: str) -> Callable[[], None]:
             raise NotImplementedError
 
