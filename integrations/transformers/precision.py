@@ -81,7 +81,8 @@ def choose_training_dtype(
 
 
 def _has_bfloat16_units() -> bool:
-    found = torch.cpu.get_capabilities()
+    read = getattr(torch.cpu, "get_capabilities", None)  # older torch lacks it
+    found: dict[str, Any] = read() if read is not None else {}
     return any(found.get(unit) for unit in _BFLOAT16_UNITS)
 
 

@@ -148,3 +148,8 @@ def test_bfloat16_is_chosen_where_the_cpu_multiplies_in_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert choose_training_dtype(name, model, device) == expected
+
+
+def test_a_torch_that_knows_no_capabilities_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert choose_training_dtype("auto", torch.float32, CPU) == torch.float32
