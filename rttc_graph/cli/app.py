@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -95,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     if not debug:
         warnings.simplefilter("ignore")  # of libraries; ours are errors or ledger entries
+        # Wherever it is installed, peft imports it; on some CPUs it wants a package from a hub.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         code = app([a for a in given if a != "--debug"], standalone_mode=False)
     except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - the way out of the process

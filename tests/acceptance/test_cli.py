@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -288,6 +289,13 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str], command: list[s
     text = capsys.readouterr().out
     assert "Example:" in text
     assert "--json" in text
+
+
+def test_a_library_s_advice_stays_off_the_screen() -> None:
+    library = logging.getLogger("bitsandbytes")
+    library.setLevel(logging.NOTSET)
+    assert main(["models", "--help"]) == 0
+    assert not library.getChild("backends.cpu.ops").isEnabledFor(logging.WARNING)
 
 
 def test_a_traceback_is_shown_with_debug_only(installation: Path) -> None:
