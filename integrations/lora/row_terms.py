@@ -18,7 +18,7 @@ from torch import Tensor
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.layout import Adapter
 
-__all__ = ("MOST_BYTES", "OneByOne", "RowTerms", "SideBySide", "terms_of")
+__all__ = ("MOST_BYTES", "OneByOne", "RowTerms", "SideBySide", "add_product", "terms_of")
 
 MOST_BYTES = 256 * 2**20
 """Memory of adapters side by side, beside the resident ones, while a forward pass may use them."""
@@ -153,12 +153,23 @@ class SideBySide:
 
 def _add_term(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
     """Add `scale · x Aᵀ Bᵀ` to `out` in place; `out` is a linear layer's fresh result."""
-    flat = out.view(-1, out.shape[-1])
     low = x.reshape(-1, x.shape[-1]).to(a.dtype) @ a.t()
-    if flat.dtype == b.dtype:
-        flat.addmm_(low, b.t(), alpha=scale)
+    add_product(out.view(-1, out.shape[-1]), low, b.t(), scale)
+
+
+def add_product(out: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
+    """Add `scale · left right` to `out` in place, whatever its type.
+
+    Args:
+        out: [N, M].
+        left: [N, rank].
+        right: [rank, M], of the same type.
+        scale: Factor.
+    """
+    if out.dtype == left.dtype:
+        out.addmm_(left, right, alpha=scale)
     else:
-        flat.add_((low @ b.t()).to(flat.dtype), alpha=scale)
+        out.add_((left @ right).to(out.dtype), alpha=scale)
 
 
 def _check_rows(name: str, x: Tensor, rows: int) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rttc_graph.integrations.lora.layout import Adapter
+from rttc_graph.integrations.lora.row_terms import add_product
 
 __all__ = ("FrozenLinear", "TrainingTerms", "frozen_bytes")
 
@@ -115,7 +116,7 @@ class _Product(torch.autograd.Function):
         low = None
         if a is not None and b is not None:
             low = a @ flat.to(a.dtype).t()  # [rank, N]
-            _add_product(out, low.t(), b.t(), scale)
+            add_product(out, low.t(), b.t(), scale)
         ctx.save_for_backward(flat if low is not None else None, low, a, b)
         ctx.weight, ctx.scale, ctx.shape = weight, scale, x.shape
         return out.view(*x.shape[:-1], -1)
@@ -133,14 +134,6 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = (gradient.to(ctx.weight.dtype) @ ctx.weight).to(gradient.dtype)
             if lows is not None:
-                _add_product(of_x, lows.t(), a, 1.0)
+                add_product(of_x, lows.t(), a, 1.0)
             of_x = of_x.view(ctx.shape)
         return of_x, None, None, of_a, of_b, None
-
-
-def _add_product(out: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
-    """Add `scale · left right` to `out` in place, whatever its type."""
-    if out.dtype == left.dtype:
-        out.addmm_(left, right, alpha=scale)
-    else:
-        out.add_((left @ right).to(out.dtype), alpha=scale)
