@@ -45,7 +45,7 @@ async def answer(
 ) -> AnswerUpdate:
     """Generate one candidate; a failure leaves a ledger entry in its place."""
     made = await survive(
-        _generate(policy_model, messages, scope, adapter=adapted["key"] if adapted else None),
+        _generate(policy_model, messages, state, scope, adapted["key"] if adapted else None),
         deadline=scope.deadline,
         grace_seconds=GRACE_SECONDS,
     )
@@ -103,7 +103,11 @@ async def room_for_answer(
 
 
 async def _generate(
-    policy_model: PolicyModel, messages: Sequence[ChatTurn], scope: RunScope, *, adapter: str | None
+    policy_model: PolicyModel,
+    messages: Sequence[ChatTurn],
+    state: RttcState,
+    scope: RunScope,
+    adapter: str | None,
 ) -> Generation:
     room = await room_for_answer(policy_model, messages, scope)
     if room < 1:
@@ -118,6 +122,7 @@ async def _generate(
         temperature=scope.settings.temperature,
         seed=scope.settings.seed,
         adapter=adapter,
+        drafts=tuple(dict.fromkeys(sample["answer"] for sample in state.get("samples", ()))),
     )
     made = await policy_model.generate([request], deadline=scope.deadline)
     if len(made) != 1:

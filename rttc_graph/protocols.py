@@ -35,6 +35,9 @@ class GenerationRequest:
     """Generation ends before the first of these strings; they are not part of the text."""
     adapter: str | None = None
     """Key of a resident adapter, or `None` for the base model."""
+    drafts: tuple[str, ...] = ()
+    """Texts that the answer may well be, the likeliest first. Checking one takes a model that can
+    read it at once less than writing it; a greedy answer is the same with and without them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

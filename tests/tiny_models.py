@@ -14,7 +14,14 @@ from typing import cast
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.engine import LocalEngine
@@ -77,6 +84,30 @@ def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
     return folder
 
 
+def make_sliding_model(folder: Path) -> Path:
+    """Write a Gemma with a layer whose attention slides over eight tokens."""
+    config = Gemma3TextConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        initializer_range=0.4,
+        max_position_embeddings=256,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Gemma3ForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny chat model; shared, so nobody may write into it."""
@@ -108,5 +139,13 @@ def smollm2_path(request: pytest.FixtureRequest) -> Path:
 def tiny_engine(tiny_model_path: Path) -> Iterator[LocalEngine]:
     """An engine of the tiny model, float32 on the CPU, one thread."""
     engine = LocalEngine(tiny_model_path, device="cpu", threads=1)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def keeping_engine(tiny_model_path: Path) -> Iterator[LocalEngine]:
+    """The same, which keeps 100,000 bytes of prompts; a token of the tiny model has 256."""
+    engine = LocalEngine(tiny_model_path, device="cpu", threads=1, prefix_cache_bytes=100_000)
     yield engine
     engine.close()

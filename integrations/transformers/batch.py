@@ -52,14 +52,19 @@ class RunningBatch:
         *,
         known: Sequence[Known | None] | None = None,
         rows: Sequence[int] | None = None,
+        last: int = 1,
     ) -> Tensor:
-        """Compute prompts, put rows of them behind the present ones and return their logits [N, V].
+        """Compute prompts, put rows of them behind the present ones and return their logits.
 
         Args:
             prompts: Each is computed once.
             forward: Has a row for each prompt.
             known: For each prompt what need not be computed.
             rows: Which prompt each new row has; by default one row for each prompt.
+            last: How many tokens of each prompt logits are wanted behind.
+
+        Returns:
+            Logits [N, last, V].
         """
         cache, ids, mask = self._started(prompts, known or [None] * len(prompts))
         out = forward(
@@ -68,9 +73,9 @@ class RunningBatch:
             position_ids=positions(mask)[:, -ids.shape[1] :],
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=last,
         )
-        logits = cast("Tensor", out.logits[:, -1])
+        logits = cast("Tensor", out.logits)
         if rows is not None and list(rows) != [*range(len(prompts))]:
             index = torch.tensor(rows, device=self._device)
             for layer in _layers(cache):
@@ -85,12 +90,19 @@ class RunningBatch:
             self._cache, self._mask = cache, mask
         return logits
 
-    def read(self, row: int, tokens: int) -> list[tuple[Tensor, Tensor]]:
-        """Copy the keys and values [H, P, D] of a row's last tokens, layer by layer."""
+    def read(self, row: int, tokens: int, *, before: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Copy the keys and values [H, P, D] of a row's last tokens, layer by layer.
+
+        Args:
+            row: Which one.
+            tokens: How many.
+            before: How many there are behind them.
+        """
+        end = self._mask.shape[1] - before
         return [
             (
-                _present(layer.keys)[row, :, -tokens:].clone(),
-                _present(layer.values)[row, :, -tokens:].clone(),
+                _present(layer.keys)[row, :, end - tokens : end].clone(),
+                _present(layer.values)[row, :, end - tokens : end].clone(),
             )
             for layer in _layers(self._cache)
         ]
@@ -130,18 +142,28 @@ class RunningBatch:
         ).unsqueeze(1)
         return cache, ids, torch.cat([past.to(mask), mask], dim=1)
 
-    def step(self, tokens: Sequence[int], forward: Forward) -> Tensor:
-        """Add one token to each row and return the logits behind it [B, V]."""
-        self._mask = pad(self._mask, (0, 1), value=1)
+    def step(self, tokens: Sequence[Sequence[int]], forward: Forward) -> Tensor:
+        """Add the same number of tokens to each row; return the logits behind each [B, T, V]."""
+        ids = torch.tensor(tokens, device=self._device)
+        count = ids.shape[1]
+        self._mask = pad(self._mask, (0, count), value=1)
         out = forward(
-            input_ids=torch.tensor(tokens, device=self._device)[:, None],
+            input_ids=ids,
             attention_mask=self._mask,
-            position_ids=positions(self._mask)[:, -1:],
+            position_ids=positions(self._mask)[:, -count:],
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=count,
         )
-        return cast("Tensor", out.logits[:, -1])
+        return cast("Tensor", out.logits)
+
+    def cut(self, tokens: int) -> None:
+        """Take the last tokens of every row back."""
+        end = self._mask.shape[1] - tokens
+        self._mask = self._mask[:, :end]
+        for layer in _layers(self._cache):
+            layer.keys = _present(layer.keys)[:, :, :end]
+            layer.values = _present(layer.values)[:, :, :end]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these, which keep their order, and the padding they have in common."""

@@ -13,18 +13,21 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.batch import RunningBatch
 from rttc_graph.integrations.transformers.detokenise import TextStream
+from rttc_graph.integrations.transformers.drafts import Drafts
 from rttc_graph.integrations.transformers.failures import translated
 from rttc_graph.integrations.transformers.lane import Lane
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.prefixes import Known, Owner, PrefixCache
 from rttc_graph.integrations.transformers.sampling import Draw, choose
-from rttc_graph.integrations.transformers.tokens import encode_prompt
+from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.state import FinishReason
 
@@ -82,11 +85,17 @@ class _Row:
         self.draw = Draw.seeded(temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed)
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
+        self.drafts = Drafts(asked.drafts, partial(encode_answer, loaded, end=True))
         self._deadline = request.deadline
         self._on_text = request.on_text
         self._tokenizer = loaded.tokenizer
         self._ends = loaded.eos_ids
         self._stream = TextStream(loaded.tokenizer, (*asked.stop, *loaded.stop))
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.draw.temperature == 0
 
     @property
     def size(self) -> int:
@@ -242,6 +251,8 @@ class Decoder:
         reason = row.reason_to_end()
         if reason is not None:
             row.finish(reason)
+            if row.is_greedy:
+                self._prefixes.note_answer(row.owner, row.prompt, row.tokens)
         return reason is None
 
     def _next_group(self) -> list[_Row]:
@@ -283,41 +294,81 @@ class Decoder:
         ):
             # Another thread may have replaced an adapter since the last look.
             same = [row.owner == loaded.owner(row.adapter) for row in owners]
+            draft = self._draft(newcomers)
             logits = self._batch.join(
-                [row.prompt for row in owners],
+                [[*row.prompt, *draft] for row in owners],
                 forward,
                 known=[
                     self._known(row) if is_same else None
                     for row, is_same in zip(owners, same, strict=True)
                 ],
                 rows=places,
+                last=1 + len(draft),
             )
             self._rows += newcomers
-            self._remember(owners, places, same)
-            _push(newcomers, choose(logits, [row.draw for row in newcomers]))
+            self._remember(owners, places, same, before=len(draft))
+            self._take(newcomers, logits, draft)
 
     def _remember(
-        self, owners: Sequence[_Row], places: Sequence[int], same: Sequence[bool]
+        self, owners: Sequence[_Row], places: Sequence[int], same: Sequence[bool], *, before: int
     ) -> None:
-        """Keep what was computed for the newcomers' prompts."""
+        """Keep what was computed for the newcomers' prompts, and not for the tokens behind."""
         if not self._prefixes.is_on:
             return
         first = self._batch.rows - len(places)
         for at, row in enumerate(owners):
             if same[at]:
-                layers = self._batch.read(first + places.index(at), len(row.prompt))
+                at_row = first + places.index(at)
+                layers = self._batch.read(at_row, len(row.prompt), before=before)
                 self._prefixes.add(row.owner, row.prompt, layers)
 
     def _burst(self, loaded: LoadedModel) -> None:
         """Compute tokens until a row is over or the lane is wanted; adapters are set up once."""
         rows = self._rows
-        draws = [row.draw for row in rows]
         with self._failing(rows), loaded.forward_rows([row.adapter for row in rows]) as forward:
             while True:
-                logits = self._batch.step([row.tokens[-1] for row in rows], forward)
-                _push(rows, choose(logits, draws))
+                draft = self._draft()
+                logits = self._batch.step([[row.tokens[-1], *draft] for row in rows], forward)
+                self._take(rows, logits, draft)
                 if self._lane.is_wanted() or any(_is_over(row) for row in rows):
                     return
+
+    def _draft(self, newcomers: Sequence[_Row] = ()) -> tuple[int, ...]:
+        """Return how the answer of a row that is alone may go on, to be checked in its next pass.
+
+        With more rows the weights are read for all of them, and a token more costs its full time.
+        """
+        rows = [*self._rows, *newcomers]
+        if len(rows) > 1 or not rows[0].is_greedy:
+            return ()
+        row = rows[0]
+        return row.drafts.after(
+            row.tokens,
+            last_answer=self._prefixes.answer(row.owner, row.prompt),
+            room=row.room - len(row.tokens) - 1,  # one more is chosen behind the draft
+        )
+
+    def _take(self, rows: Sequence[_Row], logits: Tensor, draft: Sequence[int]) -> None:
+        """Give each row its next token, and to a row alone those of a draft that it chooses too.
+
+        Args:
+            rows: Of the pass.
+            logits: Behind the last token and each of the draft's [B, 1 + D, V].
+            draft: D tokens, which are in the batch already.
+        """
+        if not draft:
+            _push(rows, choose(logits[:, -1], [row.draw for row in rows]))
+            return
+        (row,) = rows
+        right = 0
+        chosen = choose(logits[0], [row.draw] * logits.shape[1])
+        for token, logprob, drafted in zip(*chosen, (*draft, None), strict=True):
+            row.push(token, logprob)
+            if token != drafted or _is_over(row):
+                break
+            right += 1
+        row.drafts.note(right=right)
+        self._batch.cut(len(draft) - right)
 
     @contextmanager
     def _failing(self, rows: Sequence[_Row]) -> Generator[None]:

@@ -30,8 +30,15 @@ class Known:
     """How many may be used; always fewer than the prompt has, since the last one gives logits."""
 
 
+@dataclass(slots=True, eq=False)
+class _Entry:
+    layers: Layers
+    answer: tuple[int, ...] = ()
+    """The last greedy one, so most likely the next one too."""
+
+
 class PrefixCache:
-    """Recent prompts, the least recently used go first; used in the lane only.
+    """Recent prompts with their answers, the least recently used go first; used in the lane only.
 
     Args:
         max_bytes: Memory for keys and values; 0 keeps nothing.
@@ -39,7 +46,7 @@ class PrefixCache:
 
     def __init__(self, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[Owner, tuple[int, ...]], Layers] = OrderedDict()
+        self._entries: OrderedDict[tuple[Owner, tuple[int, ...]], _Entry] = OrderedDict()
         self._bytes = 0
 
     @property
@@ -62,7 +69,7 @@ class PrefixCache:
         if best is None or shared < 1:
             return None
         self._entries.move_to_end(best)
-        return Known(self._entries[best], shared)
+        return Known(self._entries[best].layers, shared)
 
     def add(self, owner: Owner, prompt: Sequence[int], layers: Layers) -> None:
         """Keep a prompt, unless it alone is more than may be kept."""
@@ -72,9 +79,20 @@ class PrefixCache:
             return
         while self._bytes + size > self._max_bytes:
             _, oldest = self._entries.popitem(last=False)
-            self._bytes -= _size(oldest)
-        self._entries[key] = layers
+            self._bytes -= _size(oldest.layers)
+        self._entries[key] = _Entry(layers)
         self._bytes += size
+
+    def answer(self, owner: Owner, prompt: Sequence[int]) -> tuple[int, ...]:
+        """Return the tokens of a prompt's last answer; none for a prompt that is not kept."""
+        entry = self._entries.get((owner, tuple(prompt)))
+        return entry.answer if entry else ()
+
+    def note_answer(self, owner: Owner, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        """Keep the answer of a prompt, if the prompt is kept."""
+        entry = self._entries.get((owner, tuple(prompt)))
+        if entry is not None:
+            entry.answer = tuple(answer)
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -53,6 +53,16 @@ async def test_rag_is_accepted(face: Face) -> None:
     assert [turn["content"] for turn in prompt] == [SYSTEM_PROMPT, "question 1", "answer 1", QUERY]
 
 
+async def test_answers_after_samples_have_theirs_as_drafts(face: Face) -> None:
+    parts = Parts().rewarding(direct=0.1, rag=0.2, ttt=0.9)
+    parts.knowledge_base.samples = [sample(2), sample(1), {**sample(3), "answer": "answer 2"}]
+
+    assert arms(await ask(parts, face)) == ["direct", "rag", "ttt"]
+
+    drafts = [request.drafts for request in parts.policy_model.requests]
+    assert drafts == [(), ("answer 2", "answer 1"), ("answer 2", "answer 1")]
+
+
 async def test_ttt_is_accepted_and_its_adapter_is_kept(face: Face) -> None:
     parts = Parts().rewarding(direct=0.1, rag=0.2, ttt=0.9)
 

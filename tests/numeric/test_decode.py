@@ -5,107 +5,30 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator
 from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
-from tiny_adapters import adapter_of
-from tiny_models import CONTEXT_TOKENS, tiny_tokenizer
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+from decoding import (
+    QUESTIONS,
+    BiasedRows,
+    computed,
+    counted,
+    decode,
+    generated,
+    held,
+    in_lane,
+    request,
+)
+from tiny_models import CONTEXT_TOKENS, make_sliding_model, tiny_tokenizer
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.lora.layout import Adapter
-from rttc_graph.integrations.lora.residency import ResidentAdapters
-from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.decode import Decoded
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
-from rttc_graph.integrations.transformers.prefixes import PrefixCache
 from rttc_graph.integrations.transformers.tokens import encode_prompt
-from rttc_graph.protocols import GenerationRequest
-
-QUESTIONS = ("hi", "what is the rain in Spain?", "x" * 90, "and then the hen", "z" * 200, "10 €")
-
-
-def request(question: str = "hi", *, max_new_tokens: int = 24, **settings: Any) -> DecodeRequest:
-    mine = {name: settings.pop(name) for name in ("deadline", "on_text") if name in settings}
-    generation = GenerationRequest(
-        messages=({"role": "user", "content": question},),
-        max_new_tokens=max_new_tokens,
-        **settings,
-    )
-    return DecodeRequest(generation=generation, **mine)
-
-
-def decode(engine: LocalEngine, *requests: DecodeRequest) -> list[Decoded]:
-    return [future.result(60) for future in engine.decode(requests)]
-
-
-def in_lane(engine: LocalEngine, job: Callable[[LoadedModel], Any]) -> Any:
-    return asyncio.run(engine.run(job))
-
-
-def generated(engine: LocalEngine, question: str, new_tokens: int) -> list[int]:
-    """The reference: transformers' greedy `generate`, one row, no padding."""
-
-    def job(loaded: LoadedModel) -> list[int]:
-        prompt = encode_prompt(loaded, [{"role": "user", "content": question}])
-        generate = cast("Callable[..., torch.Tensor]", loaded.model.generate)
-        found = generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-        )
-        return cast("list[int]", found[0, len(prompt) :].tolist())
-
-    return cast("list[int]", in_lane(engine, job))
-
-
-@contextmanager
-def counted(engine: LocalEngine) -> Generator[list[int]]:
-    """Record the batch size of every forward pass."""
-    sizes: list[int] = []
-
-    def wrap(loaded: LoadedModel) -> Callable[..., Any]:
-        forward = loaded.model.forward
-
-        def counting(*args: Any, **kwargs: Any) -> Any:
-            sizes.append(kwargs["input_ids"].shape[0])
-            return forward(*args, **kwargs)
-
-        loaded.model.forward = counting
-        return forward
-
-    original = in_lane(engine, wrap)
-    yield sizes
-    in_lane(engine, lambda loaded: setattr(loaded.model, "forward", original))
-
-
-@contextmanager
-def held(engine: LocalEngine) -> Generator[None]:
-    """Keep the lane busy, so that everything queued meanwhile arrives at once."""
-    gate = threading.Event()
-    done: list[BaseException] = []
-
-    def hold() -> None:
-        try:
-            in_lane(engine, lambda _: gate.wait())
-        except BaseException as exc:  # noqa: BLE001  # shown to the test below
-            done.append(exc)
-
-    thread = threading.Thread(target=hold)
-    in_lane(engine, lambda _: None)
-    thread.start()
-    try:
-        yield
-    finally:
-        gate.set()
-        thread.join()
-    assert not done
-
 
 # --- greedy ------------------------------------------------------------------------------------
 
@@ -147,25 +70,7 @@ def test_a_row_that_joins_a_running_batch_changes_nobody(tiny_engine: LocalEngin
 def test_a_model_with_a_sliding_window_is_what_generate_gives(
     tmp_path: Path, prefix_cache_bytes: int
 ) -> None:
-    config = Gemma3TextConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        sliding_window=8,
-        layer_types=["sliding_attention", "full_attention"],
-        initializer_range=0.4,
-        max_position_embeddings=256,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        Gemma3ForCausalLM(config).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    make_sliding_model(tmp_path)
     engine = LocalEngine(tmp_path, device="cpu", threads=1, prefix_cache_bytes=prefix_cache_bytes)
     try:
         decode(engine, request(QUESTIONS[1][:12]), request(QUESTIONS[3]))
@@ -331,26 +236,6 @@ def test_a_listener_that_fails_ends_its_own_row(tiny_engine: LocalEngine) -> Non
 # --- prompts that are shared -------------------------------------------------------------------
 
 
-@contextmanager
-def computed(engine: LocalEngine) -> Generator[list[tuple[int, int]]]:
-    """Record rows and columns of the input of every forward pass."""
-    shapes: list[tuple[int, int]] = []
-
-    def wrap(loaded: LoadedModel) -> Callable[..., Any]:
-        forward = loaded.model.forward
-
-        def recording(*args: Any, **kwargs: Any) -> Any:
-            shapes.append(tuple(kwargs["input_ids"].shape))
-            return forward(*args, **kwargs)
-
-        loaded.model.forward = recording
-        return forward
-
-    original = in_lane(engine, wrap)
-    yield shapes
-    in_lane(engine, lambda loaded: setattr(loaded.model, "forward", original))
-
-
 def test_candidates_of_one_prompt_are_drawn_from_one_prefill(tiny_engine: LocalEngine) -> None:
     asked = [request(QUESTIONS[1], temperature=1.0, seed=seed) for seed in range(5)]
     alone = [decode(tiny_engine, one)[0] for one in asked]
@@ -374,133 +259,6 @@ def test_one_prompt_with_two_adapters_is_two_prompts(tiny_engine: LocalEngine) -
     for key, future in zip(keys, futures, strict=True):
         expected = plain if key is None else [int(key.split()[1])] * 6
         assert list(future.result(60).tokens) == expected
-
-
-@pytest.fixture
-def keeping_engine(tiny_model_path: Path) -> Generator[LocalEngine]:
-    """An engine that keeps 100,000 bytes of prompts; a token of the tiny model has 256."""
-    engine = LocalEngine(tiny_model_path, device="cpu", threads=1, prefix_cache_bytes=100_000)
-    yield engine
-    engine.close()
-
-
-def test_the_beginning_of_a_known_prompt_is_not_computed_again(
-    keeping_engine: LocalEngine,
-) -> None:
-    questions = ["the rain in Spain", "the rain in Spain falls", "the rain", "x" * 70]
-    (first,) = decode(keeping_engine, request(questions[0]))
-    with computed(keeping_engine) as shapes, held(keeping_engine):
-        futures = keeping_engine.decode([request(question) for question in questions])
-    rows = [future.result(60) for future in futures]
-    for question, row in zip(questions, rows, strict=True):
-        assert list(row.tokens) == generated(keeping_engine, question, 24)
-    assert rows[0].tokens == first.tokens
-    # What differs from the known prompt: two short rests together, then the one of 70 letters.
-    assert shapes[0][0] == 3
-    assert shapes[0][1] < first.prompt_tokens * 2 // 3
-
-
-def test_known_prompts_serve_a_running_batch(keeping_engine: LocalEngine) -> None:
-    decode(keeping_engine, request("what is the rain?"))
-    late: list[Future[Decoded]] = []
-
-    def join(_: str) -> None:
-        if not late:
-            late.extend(keeping_engine.decode([request("what is the rain like?")]))
-
-    rows = decode(keeping_engine, request("z" * 30, on_text=join, max_new_tokens=30))
-    assert list(rows[0].tokens) == generated(keeping_engine, "z" * 30, 30)
-    assert list(late[0].result(60).tokens) == generated(
-        keeping_engine, "what is the rain like?", 24
-    )
-
-
-def test_a_prompt_is_known_to_the_adapter_that_computed_it(keeping_engine: LocalEngine) -> None:
-    keeping_engine.attach_adapters(BiasedRows)
-    for key in ("token 40", None, "token 40"):
-        (row,) = decode(keeping_engine, request(adapter=key, max_new_tokens=4))
-        expected = generated(keeping_engine, "hi", 4) if key is None else [40] * 4
-        assert list(row.tokens) == expected
-
-
-def test_a_prompt_is_computed_anew_for_another_adapter_of_the_same_key(
-    keeping_engine: LocalEngine, tiny_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resident: list[ResidentAdapters] = []
-    lengths: list[int] = []
-
-    def recording(forward_rows: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
-        def rows(adapters: Sequence[Adapter | None]) -> Callable[..., Any]:
-            forward = forward_rows(adapters)
-
-            def run(**kwargs: Any) -> Any:
-                lengths.append(kwargs["input_ids"].shape[1])
-                return forward(**kwargs)
-
-            return run
-
-        return rows
-
-    def attach(loaded: LoadedModel) -> ResidentAdapters:
-        resident.append(ResidentAdapters(loaded.model, max_bytes=2**24))
-        return resident[-1]
-
-    def answers(engine: LocalEngine) -> list[tuple[int, ...]]:
-        found: list[tuple[int, ...]] = []
-        engine.attach_adapters(attach)
-        decode(engine, request())  # loads the model
-        adapted = resident[-1].adapted
-        monkeypatch.setattr(adapted, "forward_rows", recording(adapted.forward_rows))
-        layout = adapted.layout
-        for seed in (1, 1, 2, 2, 1):  # each time made resident under the same key
-            resident[-1].put("a", adapter_of(layout, rank=8, alpha=16.0, seed=seed))
-            for _ in range(2):
-                (row,) = decode(engine, request(adapter="a", max_new_tokens=8))
-                found.append(row.tokens)
-        return found
-
-    kept = answers(keeping_engine)
-    prompts = sum(length > 1 for length in lengths)
-    assert prompts == 5  # once each time that an adapter was made resident
-    assert kept == answers(tiny_engine)
-    assert len(set(kept)) == 2  # the two adapters answer differently
-
-
-def test_no_more_bytes_of_prompts_are_kept_than_allowed() -> None:
-    cache = PrefixCache(max_bytes=3 * 2 * 4 * 10)  # three prompts of ten tokens
-    prompts = [[n, *range(1, 10)] for n in range(5)]
-    for prompt in prompts[:3]:
-        cache.add(None, prompt, [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
-    assert cache.longest(None, [*prompts[0], 11]) is not None  # now the second is the oldest
-    cache.add(None, prompts[3], [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
-    cache.add(
-        None, [9] * 99, [(torch.zeros(1, 99, 1), torch.zeros(1, 99, 1))]
-    )  # more than fits at all
-    assert cache.bytes == 3 * 2 * 4 * 10
-    assert [cache.longest(None, prompt) is not None for prompt in prompts] == [
-        True,
-        False,
-        True,
-        True,
-        False,
-    ]
-    known = cache.longest(None, prompts[0])
-    assert known is not None
-    assert known.tokens == 9  # the last token is computed, for its logits
-    assert cache.longest(None, [77]) is None
-
-
-def test_what_an_adapter_computed_is_no_other_s() -> None:
-    cache = PrefixCache(max_bytes=2**20)
-    owners = (None, ("a", 0), ("a", 1), ("b", 0))
-    for length, owner in enumerate(owners, start=3):
-        layers = [(torch.zeros(1, length, 1), torch.zeros(1, length, 1))]
-        cache.add(owner, range(length), layers)
-    for length, owner in enumerate(owners, start=3):
-        known = cache.longest(owner, range(99))
-        assert known is not None
-        assert known.tokens == length
-    assert cache.longest(("b", 1), range(99)) is None
 
 
 # --- batches -----------------------------------------------------------------------------------
@@ -609,36 +367,6 @@ def test_generation_goes_on_between_the_steps_of_a_training(tiny_engine: LocalEn
 
 
 # --- adapters ----------------------------------------------------------------------------------
-
-
-class BiasedRows:
-    """Stands for LoRA: the adapter `token N` makes a row say token N, `nan` breaks it."""
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        self.forward = loaded.model.forward
-        self.keys = {"token 40", "token 50", "nan"}
-
-    def has(self, key: str) -> bool:
-        return key in self.keys
-
-    def version(self, key: str) -> int:
-        return 0
-
-    def hold(self, key: str) -> Callable[[], None]:
-        return lambda: None
-
-    @contextmanager
-    def rows(self, keys: Sequence[str | None]) -> Generator[Callable[..., Any]]:
-        def forward(**kwargs: Any) -> Any:
-            out = self.forward(**kwargs)
-            for row, key in enumerate(keys):
-                if key == "nan":
-                    out.logits[row] = float("nan")
-                elif key is not None:
-                    out.logits[row, :, int(key.split()[1])] += 1000
-            return out
-
-        yield forward
 
 
 def test_each_row_has_its_own_adapter_while_others_leave(tiny_engine: LocalEngine) -> None:

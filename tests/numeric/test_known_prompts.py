@@ -1,0 +1,139 @@
+"""What recent prompts have computed serves the next ones, and changes no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import torch
+from decoding import BiasedRows, computed, decode, generated, held, request
+from tiny_adapters import adapter_of
+
+from rttc_graph.integrations.lora.layout import Adapter
+from rttc_graph.integrations.lora.residency import ResidentAdapters
+from rttc_graph.integrations.transformers.decode import Decoded
+from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.prefixes import PrefixCache
+
+
+def test_the_beginning_of_a_known_prompt_is_not_computed_again(
+    keeping_engine: LocalEngine,
+) -> None:
+    questions = ["the rain in Spain", "the rain in Spain falls", "the rain", "x" * 70]
+    (first,) = decode(keeping_engine, request(questions[0]))
+    with computed(keeping_engine) as shapes, held(keeping_engine):
+        futures = keeping_engine.decode([request(question) for question in questions])
+    rows = [future.result(60) for future in futures]
+    for question, row in zip(questions, rows, strict=True):
+        assert list(row.tokens) == generated(keeping_engine, question, 24)
+    assert rows[0].tokens == first.tokens
+    # What differs from the known prompt: two short rests together, then the one of 70 letters.
+    assert shapes[0][0] == 3
+    assert shapes[0][1] < first.prompt_tokens * 2 // 3
+
+
+def test_known_prompts_serve_a_running_batch(keeping_engine: LocalEngine) -> None:
+    decode(keeping_engine, request("what is the rain?"))
+    late: list[Future[Decoded]] = []
+
+    def join(_: str) -> None:
+        if not late:
+            late.extend(keeping_engine.decode([request("what is the rain like?")]))
+
+    rows = decode(keeping_engine, request("z" * 30, on_text=join, max_new_tokens=30))
+    assert list(rows[0].tokens) == generated(keeping_engine, "z" * 30, 30)
+    assert list(late[0].result(60).tokens) == generated(
+        keeping_engine, "what is the rain like?", 24
+    )
+
+
+def test_a_prompt_is_known_to_the_adapter_that_computed_it(keeping_engine: LocalEngine) -> None:
+    keeping_engine.attach_adapters(BiasedRows)
+    for key in ("token 40", None, "token 40"):
+        (row,) = decode(keeping_engine, request(adapter=key, max_new_tokens=4))
+        expected = generated(keeping_engine, "hi", 4) if key is None else [40] * 4
+        assert list(row.tokens) == expected
+
+
+def test_a_prompt_is_computed_anew_for_another_adapter_of_the_same_key(
+    keeping_engine: LocalEngine, tiny_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident: list[ResidentAdapters] = []
+    lengths: list[int] = []
+
+    def recording(forward_rows: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
+        def rows(adapters: Sequence[Adapter | None]) -> Callable[..., Any]:
+            forward = forward_rows(adapters)
+
+            def run(**kwargs: Any) -> Any:
+                lengths.append(kwargs["input_ids"].shape[1])
+                return forward(**kwargs)
+
+            return run
+
+        return rows
+
+    def attach(loaded: LoadedModel) -> ResidentAdapters:
+        resident.append(ResidentAdapters(loaded.model, max_bytes=2**24))
+        return resident[-1]
+
+    def answers(engine: LocalEngine) -> list[tuple[int, ...]]:
+        found: list[tuple[int, ...]] = []
+        engine.attach_adapters(attach)
+        decode(engine, request())  # loads the model
+        adapted = resident[-1].adapted
+        monkeypatch.setattr(adapted, "forward_rows", recording(adapted.forward_rows))
+        layout = adapted.layout
+        for seed in (1, 1, 2, 2, 1):  # each time made resident under the same key
+            resident[-1].put("a", adapter_of(layout, rank=8, alpha=16.0, seed=seed))
+            for _ in range(2):
+                (row,) = decode(engine, request(adapter="a", max_new_tokens=8))
+                found.append(row.tokens)
+        return found
+
+    (alone,) = decode(tiny_engine, request())
+    prompt = alone.prompt_tokens
+    kept = answers(keeping_engine)
+    prompts = sum(length >= prompt for length in lengths)
+    assert prompts == 5  # once each time that an adapter was made resident
+    assert kept == answers(tiny_engine)
+    assert len(set(kept)) == 2  # the two adapters answer differently
+
+
+def test_no_more_bytes_of_prompts_are_kept_than_allowed() -> None:
+    cache = PrefixCache(max_bytes=3 * 2 * 4 * 10)  # three prompts of ten tokens
+    prompts = [[n, *range(1, 10)] for n in range(5)]
+    for prompt in prompts[:3]:
+        cache.add(None, prompt, [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
+    assert cache.longest(None, [*prompts[0], 11]) is not None  # now the second is the oldest
+    cache.add(None, prompts[3], [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
+    cache.add(
+        None, [9] * 99, [(torch.zeros(1, 99, 1), torch.zeros(1, 99, 1))]
+    )  # more than fits at all
+    assert cache.bytes == 3 * 2 * 4 * 10
+    assert [cache.longest(None, prompt) is not None for prompt in prompts] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
+    known = cache.longest(None, prompts[0])
+    assert known is not None
+    assert known.tokens == 9  # the last token is computed, for its logits
+    assert cache.longest(None, [77]) is None
+
+
+def test_what_an_adapter_computed_is_no_other_s() -> None:
+    cache = PrefixCache(max_bytes=2**20)
+    owners = (None, ("a", 0), ("a", 1), ("b", 0))
+    for length, owner in enumerate(owners, start=3):
+        layers = [(torch.zeros(1, length, 1), torch.zeros(1, length, 1))]
+        cache.add(owner, range(length), layers)
+    for length, owner in enumerate(owners, start=3):
+        known = cache.longest(owner, range(99))
+        assert known is not None
+        assert known.tokens == length
+    assert cache.longest(("b", 1), range(99)) is None
