@@ -36,7 +36,8 @@ mypy: $(VENV)/.dev
 pyright: $(VENV)/.dev
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+# Three processes also on two cores: a quarter of the time goes into waiting for servers and children.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
 tests: $(VENV)/.dev  ## all tests
 	@$(PYTEST)
