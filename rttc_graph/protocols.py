@@ -36,8 +36,9 @@ class GenerationRequest:
     adapter: str | None = None
     """Key of a resident adapter, or `None` for the base model."""
     drafts: tuple[str, ...] = ()
-    """Texts that the answer may well be, the likeliest first. Checking one takes a model that can
-    read it at once less than writing it; a greedy answer is the same with and without them."""
+    """Texts that the answer may well be, the likeliest first. To check one takes a model that reads
+    several tokens at once less than to write it; a greedy answer is the same with and without them,
+    up to rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
