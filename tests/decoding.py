@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from rttc_graph.integrations.lora.residency import ResidentAdapters
 from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_prompt
@@ -54,26 +55,6 @@ def generated(engine: LocalEngine, question: str, new_tokens: int) -> list[int]:
 
 
 @contextmanager
-def counted(engine: LocalEngine) -> Generator[list[int]]:
-    """Record the batch size of every forward pass."""
-    sizes: list[int] = []
-
-    def wrap(loaded: LoadedModel) -> Callable[..., Any]:
-        forward = loaded.model.forward
-
-        def counting(*args: Any, **kwargs: Any) -> Any:
-            sizes.append(kwargs["input_ids"].shape[0])
-            return forward(*args, **kwargs)
-
-        loaded.model.forward = counting
-        return forward
-
-    original = in_lane(engine, wrap)
-    yield sizes
-    in_lane(engine, lambda loaded: setattr(loaded.model, "forward", original))
-
-
-@contextmanager
 def held(engine: LocalEngine) -> Generator[None]:
     """Keep the lane busy, so that everything queued meanwhile arrives at once."""
     gate = threading.Event()
@@ -114,6 +95,23 @@ def computed(engine: LocalEngine) -> Generator[list[tuple[int, int]]]:
     original = in_lane(engine, wrap)
     yield shapes
     in_lane(engine, lambda loaded: setattr(loaded.model, "forward", original))
+
+
+def rows_of(shapes: Sequence[tuple[int, int]]) -> list[int]:
+    return [rows for rows, _ in shapes]
+
+
+def resident_adapters(engine: LocalEngine) -> ResidentAdapters:
+    """Give an engine, whose model is loaded for it, real adapters, of which none is there yet."""
+    made: list[ResidentAdapters] = []
+
+    def attach(loaded: LoadedModel) -> ResidentAdapters:
+        made.append(ResidentAdapters(loaded.model, max_bytes=2**24))
+        return made[-1]
+
+    engine.attach_adapters(attach)
+    in_lane(engine, lambda _: None)
+    return made[-1]
 
 
 class BiasedRows:

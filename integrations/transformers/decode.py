@@ -93,11 +93,6 @@ class _Row:
         self._stream = TextStream(loaded.tokenizer, (*asked.stop, *loaded.stop))
 
     @property
-    def is_greedy(self) -> bool:
-        """Whether nothing is drawn."""
-        return self.draw.temperature == 0
-
-    @property
     def size(self) -> int:
         """Positions that the row may come to fill."""
         return len(self.prompt) + self.room
@@ -251,7 +246,7 @@ class Decoder:
         reason = row.reason_to_end()
         if reason is not None:
             row.finish(reason)
-            if row.is_greedy:
+            if row.draw.is_greedy:
                 self._prefixes.note_answer(row.owner, row.prompt, row.tokens)
         return reason is None
 
@@ -288,6 +283,8 @@ class Decoder:
     def _admit(self, newcomers: list[_Row], loaded: LoadedModel) -> None:
         """Compute the newcomers' prompts, the same one once, and their first tokens."""
         places, owners = _distinct(newcomers)
+        for row in newcomers:
+            row.drafts.last_answer = self._prefixes.answer(row.owner, row.prompt)
         with (
             self._failing(newcomers),
             loaded.forward_rows([row.adapter for row in owners]) as forward,
@@ -339,14 +336,11 @@ class Decoder:
         With more rows the weights are read for all of them, and a token more costs its full time.
         """
         rows = [*self._rows, *newcomers]
-        if len(rows) > 1 or not rows[0].is_greedy:
+        if len(rows) > 1 or not rows[0].draw.is_greedy:
             return ()
         row = rows[0]
-        return row.drafts.after(
-            row.tokens,
-            last_answer=self._prefixes.answer(row.owner, row.prompt),
-            room=row.room - len(row.tokens) - 1,  # one more is chosen behind the draft
-        )
+        # One more token is chosen behind the draft.
+        return row.drafts.after(row.tokens, room=row.room - len(row.tokens) - 1)
 
     def _take(self, rows: Sequence[_Row], logits: Tensor, draft: Sequence[int]) -> None:
         """Give each row its next token, and to a row alone those of a draft that it chooses too.

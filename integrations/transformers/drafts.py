@@ -8,6 +8,7 @@ each token of a guess tells how much of it is right, and is the row's own choice
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 __all__ = ("Drafts",)
 
@@ -29,33 +30,34 @@ class Drafts:
         encode: Makes tokens of a text, with the end token behind them.
     """
 
+    last_answer: tuple[int, ...] = ()
+    """To the same prompt, likelier than any text; to be set before the first use."""
+
     def __init__(self, texts: Sequence[str], encode: Callable[[str], Sequence[int]]) -> None:
         self._texts = texts
         self._encode = encode
-        self._encoded: list[tuple[int, ...]] | None = None
         self._misses = 0
 
-    def after(
-        self, tokens: Sequence[int], *, last_answer: Sequence[int], room: int
-    ) -> tuple[int, ...]:
+    def after(self, tokens: Sequence[int], *, room: int) -> tuple[int, ...]:
         """Return how the answer may go on; nothing if no guess begins as it does.
 
         Args:
             tokens: Of the answer so far.
-            last_answer: To the same prompt; empty if there was none.
             room: Most tokens to return.
         """
         if self._misses >= _MOST_MISSES or room < 1:
             return ()
-        if self._encoded is None:
-            self._encoded = [tuple(self._encode(text)) for text in self._texts]
         here, so_far = len(tokens), tuple(tokens)
-        if len(last_answer) > here and tuple(last_answer[:here]) == so_far:
-            return tuple(last_answer[here : here + min(room, _MOST_REPEATED)])
-        for guess in self._encoded:
+        for guess, most in self._guesses:
             if len(guess) > here and guess[:here] == so_far:
-                return guess[here : here + min(room, _MOST_TOKENS)]
+                return guess[here : here + min(room, most)]
         return ()
+
+    @cached_property
+    def _guesses(self) -> list[tuple[tuple[int, ...], int]]:
+        """Guesses and how many tokens of each go into a pass; made for a row that is alone only."""
+        of_texts = [(tuple(self._encode(text)), _MOST_TOKENS) for text in self._texts]
+        return [(self.last_answer, _MOST_REPEATED), *of_texts]
 
     def note(self, *, right: int) -> None:
         """Take note of how many tokens of what `after` returned were right."""

@@ -23,6 +23,11 @@ class Draw:
     top_p: float
     generator: torch.Generator
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.temperature <= 0
+
     @classmethod
     def seeded(cls, *, temperature: float, top_p: float, seed: int | None) -> Draw:
         """Make a draw; without a seed it cannot be repeated."""
@@ -47,7 +52,7 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float
     logprobs = torch.log_softmax(logits.float(), dim=-1)  # [B, V]
     tokens = logprobs.argmax(dim=-1)  # [B]
     for row, draw in enumerate(draws):
-        if draw.temperature > 0:
+        if not draw.is_greedy:
             tokens[row] = _sample(logprobs[row], draw)
     chosen = logprobs.gather(1, tokens[:, None])[:, 0]  # [B]
     return cast("list[int]", tokens.tolist()), cast("list[float]", chosen.tolist())

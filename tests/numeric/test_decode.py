@@ -16,12 +16,12 @@ from decoding import (
     QUESTIONS,
     BiasedRows,
     computed,
-    counted,
     decode,
     generated,
     held,
     in_lane,
     request,
+    rows_of,
 )
 from tiny_models import CONTEXT_TOKENS, make_sliding_model, tiny_tokenizer
 
@@ -58,9 +58,9 @@ def test_a_row_that_joins_a_running_batch_changes_nobody(tiny_engine: LocalEngin
         if len(pieces) == 3:  # the batch is under way by then
             late.extend(tiny_engine.decode([request(q) for q in QUESTIONS[1:]]))
 
-    with counted(tiny_engine) as sizes:
+    with computed(tiny_engine) as passes:
         (first,) = decode(tiny_engine, request(QUESTIONS[0], max_new_tokens=60, on_text=join))
-    assert max(sizes) == len(QUESTIONS)
+    assert max(rows_of(passes)) == len(QUESTIONS)
     assert list(first.tokens) == generated(tiny_engine, QUESTIONS[0], 60)
     for question, future in zip(QUESTIONS[1:], late, strict=True):
         assert list(future.result(60).tokens) == generated(tiny_engine, question, 24)
@@ -215,12 +215,12 @@ def test_a_cancelled_row_gets_no_further_token_and_the_others_go_on(
     )
     mine.append(futures[0])
     known.set()
-    with counted(tiny_engine) as sizes:
+    with computed(tiny_engine) as passes:
         assert list(futures[1].result(60).tokens) == generated(tiny_engine, QUESTIONS[1], 24)
     with pytest.raises(CancelledError):
         futures[0].result()
     assert len(pieces) == 3
-    assert len(sizes) < 100
+    assert len(passes) < 100
 
 
 def test_a_listener_that_fails_ends_its_own_row(tiny_engine: LocalEngine) -> None:
@@ -265,19 +265,19 @@ def test_one_prompt_with_two_adapters_is_two_prompts(tiny_engine: LocalEngine) -
 
 
 def test_rows_of_several_callers_share_passes(tiny_engine: LocalEngine) -> None:
-    with counted(tiny_engine) as sizes:
+    with computed(tiny_engine) as passes:
         with held(tiny_engine):
             futures = [tiny_engine.decode([request("hi" * n)])[0] for n in range(8)]
         assert all(len(future.result(60).tokens) == 24 for future in futures)
     # One pass over the prompts (all within 32 tokens) and one for each further token.
-    assert sizes == [8] * 24
+    assert rows_of(passes) == [8] * 24
 
 
 def test_a_batch_never_has_more_rows_than_allowed(tiny_model_path: Path) -> None:
     engine = LocalEngine(tiny_model_path, device="cpu", threads=1, max_batch=3)
-    with counted(engine) as sizes:
+    with computed(engine) as passes:
         rows = decode(engine, *(request("hi" * n) for n in range(8)))
-    assert max(sizes) == 3
+    assert max(rows_of(passes)) == 3
     for n, row in enumerate(rows):
         assert list(row.tokens) == generated(engine, "hi" * n, 24)
     engine.close()
@@ -285,24 +285,28 @@ def test_a_batch_never_has_more_rows_than_allowed(tiny_model_path: Path) -> None
 
 def test_a_batch_never_has_more_positions_than_allowed(tiny_model_path: Path) -> None:
     engine = LocalEngine(tiny_model_path, device="cpu", threads=1, max_batch_tokens=150)
-    with counted(engine) as sizes, held(engine):
+    with computed(engine) as passes, held(engine):
         # 18 tokens of template, 2 to 4 of question, 24 to come: about 45 each, so three fit.
         futures = engine.decode([request("hi" * n) for n in (1, 2, 1, 2)] + [request("y" * 300)])
-    with counted(engine) as later:
+    with computed(engine) as later:
         assert all(future.result(60) for future in futures)
-    assert max([*sizes, *later]) == 3
+    assert max(rows_of([*passes, *later])) == 3
     engine.close()
 
 
 def test_prompts_of_very_different_length_are_not_padded_to_each_other(
     tiny_engine: LocalEngine,
 ) -> None:
-    with counted(tiny_engine) as sizes:
+    with computed(tiny_engine) as passes:
         with held(tiny_engine):
             futures = tiny_engine.decode([request("a"), request("b" * 300), request("c")])
         for future in futures:
             future.result(60)
-    assert sizes[:3] == [2, 1, 3]  # the short prompts, the long one, then everybody's next token
+    assert rows_of(passes[:3]) == [
+        2,
+        1,
+        3,
+    ]  # the short prompts, the long one, then everybody's next token
 
 
 def test_a_short_job_is_served_between_two_tokens(tiny_engine: LocalEngine) -> None:

@@ -9,13 +9,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from decoding import QUESTIONS, BiasedRows, computed, decode, generated, held, in_lane, request
+from decoding import (
+    QUESTIONS,
+    BiasedRows,
+    computed,
+    decode,
+    generated,
+    held,
+    in_lane,
+    request,
+    resident_adapters,
+)
 from tiny_adapters import adapter_of
 from tiny_models import CONTEXT_TOKENS, make_sliding_model
 
-from rttc_graph.integrations.lora.residency import ResidentAdapters
 from rttc_graph.integrations.transformers.drafts import Drafts
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.engine import LocalEngine
 
 LETTER = "token 40"
 """An adapter that says one letter again and again."""
@@ -57,7 +66,7 @@ def test_a_long_draft_is_checked_in_parts_and_its_end_is_not_the_answers(
         (row,) = decode(letters, request(adapter=LETTER, max_new_tokens=24, drafts=(draft,)))
     assert row.tokens == (40,) * 24
     parts = [columns for _, columns in shapes]
-    assert parts == [row.prompt_tokens + 8, 9, 4, 1, 1, 1]  # 9, 9, and 3 of "aa<end>"
+    assert parts == [row.prompt_tokens + 8, 9, 4, 1, 1, 1]  # of 20 tokens 8, 8, 2 and the end
 
 
 def test_two_drafts_without_a_right_token_are_enough(letters: LocalEngine) -> None:
@@ -148,15 +157,9 @@ def test_a_wrong_draft_is_no_part_of_a_known_prompt(keeping_engine: LocalEngine)
 
 
 def test_an_adapter_chooses_the_same_with_a_draft(tiny_engine: LocalEngine) -> None:
-    resident: list[ResidentAdapters] = []
-
-    def attach(loaded: LoadedModel) -> ResidentAdapters:
-        resident.append(ResidentAdapters(loaded.model, max_bytes=2**24))
-        return resident[-1]
-
-    tiny_engine.attach_adapters(attach)
+    resident = resident_adapters(tiny_engine)
     (base,) = decode(tiny_engine, request())
-    resident[-1].put("a", adapter_of(resident[-1].adapted.layout, rank=8, alpha=16.0, seed=1))
+    resident.put("a", adapter_of(resident.adapted.layout, rank=8, alpha=16.0, seed=1))
     (plain,) = decode(tiny_engine, request(adapter="a"))
     assert plain.tokens != base.tokens
     for right in (2, 5, 24):
@@ -166,12 +169,16 @@ def test_an_adapter_chooses_the_same_with_a_draft(tiny_engine: LocalEngine) -> N
 
 
 def test_the_likeliest_draft_that_begins_as_the_answer_does_is_taken() -> None:
-    drafts = Drafts(("abc", "abd", "xyz"), lambda text: [ord(letter) for letter in text])
+    def after(tokens: list[int], *, last_answer: tuple[int, ...] = (), room: int = 9) -> Any:
+        drafts = Drafts(("abc", "abd", "xyz"), lambda text: [ord(letter) for letter in text])
+        drafts.last_answer = last_answer
+        return drafts.after(tokens, room=room)
+
     a, b, c, d, x, y, z = map(ord, "abcdxyz")
-    assert drafts.after([], last_answer=(), room=9) == (a, b, c)
-    assert drafts.after([a], last_answer=(x, y), room=9) == (b, c)
-    assert drafts.after([x], last_answer=(x, z), room=9) == (z,)
-    assert drafts.after([x], last_answer=(), room=1) == (y,)
-    assert drafts.after([a, b, c], last_answer=(), room=9) == ()
-    assert drafts.after([a, b, d, d], last_answer=(), room=9) == ()
-    assert drafts.after([], last_answer=(), room=0) == ()
+    assert after([]) == (a, b, c)
+    assert after([a], last_answer=(x, y)) == (b, c)
+    assert after([x], last_answer=(x, z)) == (z,)
+    assert after([x], room=1) == (y,)
+    assert after([a, b, c]) == ()
+    assert after([a, b, d, d]) == ()
+    assert after([], room=0) == ()

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from decoding import BiasedRows, computed, decode, generated, held, request
+from decoding import BiasedRows, computed, decode, generated, held, request, resident_adapters
 from tiny_adapters import adapter_of
 
 from rttc_graph.integrations.lora.layout import Adapter
-from rttc_graph.integrations.lora.residency import ResidentAdapters
 from rttc_graph.integrations.transformers.decode import Decoded
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.prefixes import PrefixCache
 
 
@@ -60,7 +59,6 @@ def test_a_prompt_is_known_to_the_adapter_that_computed_it(keeping_engine: Local
 def test_a_prompt_is_computed_anew_for_another_adapter_of_the_same_key(
     keeping_engine: LocalEngine, tiny_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resident: list[ResidentAdapters] = []
     lengths: list[int] = []
 
     def recording(forward_rows: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
@@ -75,19 +73,14 @@ def test_a_prompt_is_computed_anew_for_another_adapter_of_the_same_key(
 
         return rows
 
-    def attach(loaded: LoadedModel) -> ResidentAdapters:
-        resident.append(ResidentAdapters(loaded.model, max_bytes=2**24))
-        return resident[-1]
-
     def answers(engine: LocalEngine) -> list[tuple[int, ...]]:
         found: list[tuple[int, ...]] = []
-        engine.attach_adapters(attach)
-        decode(engine, request())  # loads the model
-        adapted = resident[-1].adapted
+        resident = resident_adapters(engine)
+        adapted = resident.adapted
         monkeypatch.setattr(adapted, "forward_rows", recording(adapted.forward_rows))
         layout = adapted.layout
         for seed in (1, 1, 2, 2, 1):  # each time made resident under the same key
-            resident[-1].put("a", adapter_of(layout, rank=8, alpha=16.0, seed=seed))
+            resident.put("a", adapter_of(layout, rank=8, alpha=16.0, seed=seed))
             for _ in range(2):
                 (row,) = decode(engine, request(adapter="a", max_new_tokens=8))
                 found.append(row.tokens)
