@@ -6,7 +6,6 @@ Every answer must be the one that its request gets alone, and afterwards nothing
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from torch import Tensor
+from live_tensors import live_tensors
 
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, layout_of
@@ -153,9 +152,9 @@ async def _soak(crowd: Crowded, asks: Sequence[Ask], seeds: Sequence[int]) -> _O
 
 def _tensor_bytes() -> int:
     """Memory of all tensors that anybody holds, each storage once."""
-    gc.collect()
-    alive = [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in live_tensors()
+    }
     return sum(storages.values())
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from live_tensors import live_tensors
 from peft import PeftModel
 from tiny_models import make_tiny_model
 from torch import Tensor
@@ -428,24 +428,10 @@ async def test_several_trainings_at_once_do_not_mix(trainer: LoraTrainer) -> Non
     assert [one.weights for one in together] == [one.weights for one in alone]
 
 
-def _live_tensors() -> list[Tensor]:
-    gc.collect()
-    return [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
-
-
-class _Made:
-    """Tensors made since: what tests before this one left may go at any time."""
-
-    def __init__(self) -> None:
-        self._earlier = {id(tensor): weakref.ref(tensor) for tensor in _live_tensors()}
-
-    def count(self) -> int:
-        alive = _live_tensors()
-        return sum(self._earlier.get(id(tensor), _nothing)() is not tensor for tensor in alive)
-
-
-def _nothing() -> None:
-    return None
+def _made_since(earlier: Sequence[weakref.ref[Tensor]]) -> int:
+    """Count new tensors only: what tests before this one left may go at any time."""
+    there = {id(tensor()) for tensor in earlier}
+    return sum(id(tensor) not in there for tensor in live_tensors())
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["fine", "failed"])
@@ -453,16 +439,16 @@ async def test_trainings_leave_nothing_behind_but_the_last_adapter(
     fails: bool, trainer: LoraTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await trainer.base_fingerprint()  # the base model is there
-    made = _Made()
+    earlier = [weakref.ref(tensor) for tensor in live_tensors()]
     await train(trainer, settings=replace(SETTINGS, epochs=2))
-    one_adapter = made.count()
+    one_adapter = _made_since(earlier)
     if fails:
         monkeypatch.setattr(AdaptedModel, "logits_at", _no_memory)
     for seed in range(4):
         with suppress(AdaptationError):
             await train(trainer, settings=replace(SETTINGS, epochs=2, seed=seed))
     await trainer.base_fingerprint()  # until then asyncio has the last error in hand
-    assert made.count() == one_adapter > 0
+    assert _made_since(earlier) == one_adapter > 0
 
 
 def _no_memory(*args: Any) -> Tensor:
