@@ -18,8 +18,8 @@ import uvicorn
 from installations import REPOSITORY
 from starlette.types import ASGIApp
 
-from rttc_graph.api_keys import ApiKey, new_key
 from rttc_graph.errors import BackendError
+from rttc_graph.protocols.api_keys import ApiKey, new_key
 from rttc_graph.serving.server import listen
 
 PATIENCE_SECONDS = 30.0

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rttc_graph.api_keys import ApiKey
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.protocols.api_keys import ApiKey
 
 __all__ = ("PostgresApiKeys",)
 

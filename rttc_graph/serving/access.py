@@ -11,7 +11,7 @@ from typing import Literal
 
 from starlette.types import Scope
 
-from rttc_graph.api_keys import KeyScope
+from rttc_graph.protocols.api_keys import KeyScope
 
 __all__ = ("Access", "Lane", "access_of")
 

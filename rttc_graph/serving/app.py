@@ -17,10 +17,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rttc_graph.api_keys import ApiKeyStore
 from rttc_graph.errors import RttcError
 from rttc_graph.graph import RttcParts
 from rttc_graph.protocols import Embedder, KnowledgeBase
+from rttc_graph.protocols.api_keys import ApiKeyStore
 from rttc_graph.serving.access import Lane
 from rttc_graph.serving.document import describe
 from rttc_graph.serving.front import Front

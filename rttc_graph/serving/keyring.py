@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from rttc_graph.api_keys import SCOPES, ApiKey, ApiKeyStore, KeyScope, parse_key
+from rttc_graph.protocols.api_keys import SCOPES, ApiKey, ApiKeyStore, KeyScope, parse_key
 from rttc_graph.serving.refusals import Refusal
 
 __all__ = ("Caller", "Keyring", "caller_of")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from rttc_graph.api_keys import SCOPES, checked_scopes, new_key, parse_key
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.postgres.api_keys import PostgresApiKeys
 from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.protocols.api_keys import SCOPES, checked_scopes, new_key, parse_key
 
 
 @pytest.fixture
