@@ -23,8 +23,8 @@ from benchmarks.peers import named, peer
 from benchmarks.prompts import prompts
 from benchmarks.setup import Setup, installed_engine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
-from rttc_graph.prompts import direct_messages
 from rttc_graph.protocols import GenerationRequest
+from rttc_graph.run.prompts import direct_messages
 
 ANSWERS = 8
 

@@ -13,7 +13,7 @@ from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from benchmarks.peers import quiet_transformers
-from rttc_graph.prompts import SYSTEM_PROMPT
+from rttc_graph.run.prompts import SYSTEM_PROMPT
 
 
 class HfChat:

@@ -29,7 +29,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from rttc_graph.integrations.langchain.huggingface import local_embedder
-from rttc_graph.prompts import direct_messages, rag_messages
+from rttc_graph.run.prompts import direct_messages, rag_messages
 from rttc_graph.state import ChatTurn, Sample
 
 SCORES = ("self", "self_without_end", "self_total", "base_given_query")

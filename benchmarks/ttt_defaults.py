@@ -31,7 +31,7 @@ from rttc_graph.integrations.lora.layout import Adapter
 from rttc_graph.integrations.lora.training import Watch, epoch_of, fresh_adapter, training_steps
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.integrations.transformers.tokens import encode_prompt
-from rttc_graph.prompts import direct_messages, training_examples
+from rttc_graph.run.prompts import direct_messages, training_examples
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import Sample
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rttc_graph.answering import AnswerUpdate, answer
-from rttc_graph.prompts import direct_messages
 from rttc_graph.protocols import PolicyModel
-from rttc_graph.scope import RunScope
+from rttc_graph.run.answering import AnswerUpdate, answer
+from rttc_graph.run.prompts import direct_messages
+from rttc_graph.run.scope import RunScope
 from rttc_graph.state import RttcState
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from typing_extensions import TypedDict
 
-from rttc_graph.budget import NOTHING_SPENT
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.ledger import entry
-from rttc_graph.policies import decide
-from rttc_graph.prompts import split_conversation
 from rttc_graph.protocols import RewardModel
-from rttc_graph.scope import RunScope, judge_of
+from rttc_graph.run.budget import NOTHING_SPENT
+from rttc_graph.run.ledger import entry
+from rttc_graph.run.policies import decide
+from rttc_graph.run.prompts import split_conversation
+from rttc_graph.run.scope import RunScope, judge_of
+from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import (
     Adapted,
     Attempt,
@@ -25,7 +26,6 @@ from rttc_graph.state import (
     Spent,
     Task,
 )
-from rttc_graph.survival import Failure, survive
 
 MAX_QUERY_CHARACTERS = 100_000
 """About 25,000 tokens: longer than the context of every model this is meant to run in process."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rttc_graph.answering import AnswerUpdate, answer, failed_answer, room_for_answer
 from rttc_graph.errors import BudgetExceeded
-from rttc_graph.ledger import entry, record
-from rttc_graph.prompts import rag_messages
 from rttc_graph.protocols import PolicyModel
-from rttc_graph.scope import RunScope
+from rttc_graph.run.answering import AnswerUpdate, answer, failed_answer, room_for_answer
+from rttc_graph.run.ledger import entry, record
+from rttc_graph.run.prompts import rag_messages
+from rttc_graph.run.scope import RunScope
+from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import ChatTurn, RttcState
-from rttc_graph.survival import Failure, survive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 
 from typing_extensions import TypedDict
 
-from rttc_graph.budget import added
 from rttc_graph.errors import EmbeddingError
-from rttc_graph.ledger import entry, record
-from rttc_graph.policies import decide
 from rttc_graph.protocols import (
     AdapterTrainer,
     Embedder,
@@ -18,8 +15,12 @@ from rttc_graph.protocols import (
     QueryStateCache,
     RecalledState,
 )
-from rttc_graph.recalling import recall_request
-from rttc_graph.scope import RunScope
+from rttc_graph.run.budget import added
+from rttc_graph.run.ledger import entry, record
+from rttc_graph.run.policies import decide
+from rttc_graph.run.recalling import recall_request
+from rttc_graph.run.scope import RunScope
+from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import (
     Adapted,
     Attempt,
@@ -30,7 +31,6 @@ from rttc_graph.state import (
     Sample,
     Spent,
 )
-from rttc_graph.survival import Failure, survive
 
 
 class RetrieveUpdate(TypedDict):

@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from langchain_core.messages import AIMessage, AnyMessage
 from typing_extensions import TypedDict
 
-from rttc_graph.budget import added
 from rttc_graph.errors import NoAnswerError, RewardModelError
-from rttc_graph.ledger import entry, record
-from rttc_graph.policies import Choice, best_candidate, decide
 from rttc_graph.protocols import (
     LedgerStore,
     QueryState,
@@ -25,7 +22,11 @@ from rttc_graph.protocols import (
     RewardModel,
     RunRecord,
 )
-from rttc_graph.scope import RunScope, judge_of
+from rttc_graph.run.budget import added
+from rttc_graph.run.ledger import entry, record
+from rttc_graph.run.policies import Choice, best_candidate, decide
+from rttc_graph.run.scope import RunScope, judge_of
+from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import (
     Arm,
     Attempt,
@@ -35,7 +36,6 @@ from rttc_graph.state import (
     RttcState,
     Spent,
 )
-from rttc_graph.survival import GRACE_SECONDS, Failure, survive
 
 
 class JudgeUpdate(TypedDict, total=False):

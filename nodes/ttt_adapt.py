@@ -9,11 +9,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from rttc_graph.adapters import adapter_key
-from rttc_graph.budget import added
 from rttc_graph.errors import AdaptationError, BudgetExceeded, QueryStateCacheError
-from rttc_graph.ledger import entry, record
-from rttc_graph.prompts import training_examples
 from rttc_graph.protocols import (
     AdapterLookup,
     AdapterTrainer,
@@ -22,8 +18,14 @@ from rttc_graph.protocols import (
     TrainedAdapter,
     TrainingExample,
 )
-from rttc_graph.recalling import checked_adapter, recall_request
-from rttc_graph.scope import RunScope
+from rttc_graph.run.adapter_key import adapter_key
+from rttc_graph.run.ask_person import REFUSED, ask_person
+from rttc_graph.run.budget import added
+from rttc_graph.run.ledger import entry, record
+from rttc_graph.run.prompts import training_examples
+from rttc_graph.run.recalling import checked_adapter, recall_request
+from rttc_graph.run.scope import RunScope
+from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import (
     Adapted,
     Attempt,
@@ -34,8 +36,6 @@ from rttc_graph.state import (
     RttcState,
     Spent,
 )
-from rttc_graph.survival import GRACE_SECONDS, Failure, survive
-from rttc_graph.training_gate import REFUSED, ask_person
 
 
 class AdaptUpdate(TypedDict, total=False):

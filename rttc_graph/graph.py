@@ -30,7 +30,7 @@ from rttc_graph.protocols import (
     QueryStateCache,
     RewardModel,
 )
-from rttc_graph.scope import Node, SettingsOfRun, TwoFaced, two_faced
+from rttc_graph.run.scope import Node, SettingsOfRun, TwoFaced, two_faced
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Attempt, Decision, RttcInput, RttcOutput, RttcState
 

@@ -1,9 +1,9 @@
 """What a policy would have answered and paid, worked out from rows of all arms.
 
-The policy is the graph's own (`rttc_graph.policies.decide`); only the arms' work is taken from the
-rows instead of being done. That is exact where arms are deterministic and independent, which greedy
-decoding without a query-state cache gives. Budgets of seconds and tokens are not replayed: rows
-come from runs that no such budget ended.
+The policy is the graph's own (`rttc_graph.run.policies.decide`); only the arms' work is taken from
+the rows instead of being done. That is exact where arms are deterministic and independent, which
+greedy decoding without a query-state cache gives. Budgets of seconds and tokens are not replayed:
+rows come from runs that no such budget ended.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rttc_graph.evaluation.arm_rows import ARMS, ArmAnswer
-from rttc_graph.policies import Choice, best_candidate, decide
+from rttc_graph.run.policies import Choice, best_candidate, decide
 from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
 

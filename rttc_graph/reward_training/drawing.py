@@ -11,10 +11,8 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rttc_graph.adapters import adapter_key
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import ScorerName, check_reference, is_right
-from rttc_graph.prompts import direct_messages, rag_messages, training_examples
 from rttc_graph.protocols import (
     AdapterTrainer,
     Embedder,
@@ -26,6 +24,8 @@ from rttc_graph.protocols import (
 from rttc_graph.reward_training.negatives import FreeAnswer, free_answers
 from rttc_graph.reward_training.neighbours import nearest_samples
 from rttc_graph.reward_training.rows import CandidateLog, CandidateRow, digest_of
+from rttc_graph.run.adapter_key import adapter_key
+from rttc_graph.run.prompts import direct_messages, rag_messages, training_examples
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import Arm, ChatTurn, Sample
 

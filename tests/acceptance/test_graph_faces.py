@@ -18,7 +18,7 @@ from scripted_parts import Parts
 
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.protocols import Generation, GenerationRequest
-from rttc_graph.scope import run_blocking
+from rttc_graph.run.scope import run_blocking
 from rttc_graph.state import Candidate
 
 FOREVER = 3_600.0

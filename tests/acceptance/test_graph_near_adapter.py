@@ -8,9 +8,9 @@ import pytest
 from graph_runs import Face, arms, ask, events, failures
 from scripted_parts import Parts, recalling, sample, trained_adapter
 
-from rttc_graph.adapters import adapter_key
 from rttc_graph.errors import AdaptationError, QueryStateCacheError
-from rttc_graph.prompts import training_examples
+from rttc_graph.run.adapter_key import adapter_key
+from rttc_graph.run.prompts import training_examples
 from rttc_graph.settings import TttSettings
 
 SAMPLES = [sample(1), sample(2), sample(3)]

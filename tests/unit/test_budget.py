@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rttc_graph.budget import NOTHING_SPENT, Allowance, added
+from rttc_graph.run.budget import NOTHING_SPENT, Allowance, added
 from rttc_graph.settings import RttcSettings
 
 

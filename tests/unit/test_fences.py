@@ -9,7 +9,7 @@ import socket
 import pytest
 from blockbuster import BlockingError
 
-from rttc_graph.scope import run_blocking
+from rttc_graph.run.scope import run_blocking
 
 
 def test_the_network_is_out_of_reach() -> None:

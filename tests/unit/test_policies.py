@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted_parts import candidate, sample
 
-from rttc_graph.policies import POLICIES, Choice, best_candidate, decide
+from rttc_graph.run.policies import POLICIES, Choice, best_candidate, decide
 from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Adapted, Attempt, Candidate, RttcState, Spent
 

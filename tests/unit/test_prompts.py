@@ -13,7 +13,7 @@ from langchain_core.messages import (
 from scripted_parts import sample
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.prompts import (
+from rttc_graph.run.prompts import (
     SYSTEM_PROMPT,
     direct_messages,
     rag_messages,

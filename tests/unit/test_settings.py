@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from scripted_parts import Parts
 
 from rttc_graph import ConfigurationError, RttcSettings, create_rttc_graph
-from rttc_graph.scope import SettingsOfRun
+from rttc_graph.run.scope import SettingsOfRun
 from rttc_graph.settings import TttSettings
 
 DEFAULTS = RttcSettings(tau_r=0.3, k=3, tenant="graph")

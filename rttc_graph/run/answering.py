@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from typing_extensions import TypedDict
 
-from rttc_graph.budget import NOTHING_SPENT, added
 from rttc_graph.errors import BudgetExceeded, PolicyModelError
-from rttc_graph.ledger import entry, record
 from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel
-from rttc_graph.scope import RunScope
+from rttc_graph.run.budget import NOTHING_SPENT, added
+from rttc_graph.run.ledger import entry, record
+from rttc_graph.run.scope import RunScope
+from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import (
     Adapted,
     Arm,
@@ -21,7 +22,6 @@ from rttc_graph.state import (
     RttcState,
     Spent,
 )
-from rttc_graph.survival import GRACE_SECONDS, Failure, survive
 
 
 class AnswerUpdate(TypedDict):

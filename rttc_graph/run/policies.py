@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from rttc_graph.budget import NOTHING_SPENT, Allowance
+from rttc_graph.run.budget import NOTHING_SPENT, Allowance
 from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Attempt, Candidate, Decision, RttcState
 

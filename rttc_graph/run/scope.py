@@ -19,8 +19,8 @@ from typing import Any, Protocol, TypeVar, cast
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.runtime import get_runtime
 
-from rttc_graph.budget import Allowance
 from rttc_graph.protocols import RewardModel, ScopedRewardModel
+from rttc_graph.run.budget import Allowance
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import RttcState
 

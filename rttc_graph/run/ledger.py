@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rttc_graph.scope import RunScope
+from rttc_graph.run.scope import RunScope
 from rttc_graph.state import LedgerEntry, RttcState
 
 

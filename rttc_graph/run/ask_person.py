@@ -11,7 +11,7 @@ from typing import Literal
 from langgraph.types import interrupt
 from pydantic import BaseModel, Field
 
-from rttc_graph.policies import best_candidate
+from rttc_graph.run.policies import best_candidate
 from rttc_graph.state import Attempt, RttcState
 
 REFUSED: dict[str, tuple[Attempt, ...]] = {
