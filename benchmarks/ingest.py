@@ -11,7 +11,7 @@ from benchmarks.pairs import Case
 from benchmarks.setup import Setup
 from benchmarks.stores import LangChainStore, OldLangChainStore, ours
 from benchmarks.synthetic import Rows, blocks
-from rttc_graph.ingest import DEFAULT_BATCH_SIZE
+from rttc_graph.samples.ingest import DEFAULT_BATCH_SIZE
 
 SHARE = 0.1
 """Of our rows that a peer stores in a measurement: it is slower, and its rate is what counts."""

@@ -25,13 +25,13 @@ from benchmarks.synthetic import DIMENSION, DOMAIN, blocks, queries
 from rttc_graph import demo_samples
 from rttc_graph.asking import AskResult
 from rttc_graph.config import load_config
-from rttc_graph.ingest import ingest
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.query_state_cache import PostgresQueryStateCache
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.local import LocalRttc, open_local
 from rttc_graph.protocols import QueryState, RecallRequest
+from rttc_graph.samples.ingest import ingest
 from rttc_graph.state import Sample
 
 LOOK_UP: dict[str, Any] = {

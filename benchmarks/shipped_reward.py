@@ -31,7 +31,6 @@ from pathlib import Path
 import torch
 
 from rttc_graph.config import InstallationConfig, load_config
-from rttc_graph.data import read_samples
 from rttc_graph.integrations.langchain.huggingface import local_embedder
 from rttc_graph.integrations.rewards.trained.folder import encoder_base
 from rttc_graph.integrations.rewards.trained.learning import LearnProgress, LearnSettings
@@ -42,6 +41,7 @@ from rttc_graph.protocols import NewSample
 from rttc_graph.reward_training.drawing import Drawer, DrawSettings, group_of
 from rttc_graph.reward_training.rows import CandidateLog, CandidateRow, read_candidates
 from rttc_graph.reward_training.training import TrainSettings, refit, train_reward
+from rttc_graph.samples import read_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,10 @@ from sentence_transformers import SentenceTransformer
 
 from benchmarks.setup import Setup, tell
 from rttc_graph import demo_samples
-from rttc_graph.data import read_samples
 from rttc_graph.evaluation.scorers import normalised
 from rttc_graph.protocols import NewSample, TrainingExample
 from rttc_graph.run.prompts import training_examples
+from rttc_graph.samples import read_samples
 from rttc_graph.state import Sample
 
 POOL = 1_500

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rttc_graph.data import read_samples
 from rttc_graph.errors import RttcError
 from rttc_graph.evaluation.scorers import normalised
 from rttc_graph.protocols import NewSample
+from rttc_graph.samples import read_samples
 
 MOST_SAMPLES = 9_000
 """Taken where nothing else is said, so that large sets do not make everything slow."""

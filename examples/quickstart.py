@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 
-from rttc_graph.ingest import ingest
 from rttc_graph.local import LocalRttc, open_local
 from rttc_graph.protocols import NewSample
+from rttc_graph.samples.ingest import ingest
 
 SOLVED = [
     ("How do I get a replacement for my cracked card?", "card replacement"),

@@ -21,7 +21,7 @@ from rttc_graph.protocols import (
     SearchResult,
     Vector,
 )
-from rttc_graph.selection import preselected, sift
+from rttc_graph.samples.selection import preselected, sift
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
 

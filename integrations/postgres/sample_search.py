@@ -18,7 +18,7 @@ from rttc_graph.integrations.postgres.embedder_record import EmbedderIdentity
 from rttc_graph.integrations.postgres.errors import DRIVER_ERRORS, LOST
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import SearchResult
-from rttc_graph.selection import preselected, sift
+from rttc_graph.samples.selection import preselected, sift
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
 

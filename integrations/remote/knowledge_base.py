@@ -26,7 +26,8 @@ except ImportError as exc:
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
 from rttc_graph.identity import checked_name
 from rttc_graph.integrations.loop_thread import LoopThread
-from rttc_graph.knowledge_wire import (
+from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
+from rttc_graph.samples.wire import (
     EMBEDDER_HEADER,
     PROTOCOL_VERSION,
     Changed,
@@ -35,7 +36,6 @@ from rttc_graph.knowledge_wire import (
     Missing,
     Stats,
 )
-from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
 from rttc_graph.settings import SamplesChoice
 
 __all__ = ("RemoteKnowledgeBase",)

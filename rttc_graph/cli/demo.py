@@ -15,11 +15,11 @@ from rttc_graph.cli.ask import event_line, print_result
 from rttc_graph.cli.screen import AsJson, err, out, print_json, progress
 from rttc_graph.cli.session import session
 from rttc_graph.config import InstallationConfig
-from rttc_graph.data import Samples, read_samples
 from rttc_graph.demo_samples import easy_questions, questions, samples
 from rttc_graph.evaluation.scorers import is_right, normalised
-from rttc_graph.ingest import IngestProgress, ingest
 from rttc_graph.protocols import NewSample
+from rttc_graph.samples import Samples, read_samples
+from rttc_graph.samples.ingest import IngestProgress, ingest
 
 if TYPE_CHECKING:
     from rttc_graph.local import LocalRttc

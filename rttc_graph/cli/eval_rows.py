@@ -13,7 +13,6 @@ from rich.progress import Progress
 from rttc_graph.calibration.reward import calibrated_fingerprint, map_of
 from rttc_graph.cli.screen import err, progress
 from rttc_graph.config import InstallationConfig
-from rttc_graph.data import read_samples
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.arm_rows import ArmLog, RowKey
 from rttc_graph.evaluation.collect import (
@@ -28,8 +27,9 @@ from rttc_graph.evaluation.figures import Question, questions_of
 from rttc_graph.evaluation.records import settings_digest
 from rttc_graph.evaluation.runner import choose_rows
 from rttc_graph.evaluation.scorers import ScorerName
-from rttc_graph.ingest import IngestProgress, ingest
 from rttc_graph.protocols import StoredCalibration
+from rttc_graph.samples import read_samples
+from rttc_graph.samples.ingest import IngestProgress, ingest
 from rttc_graph.state import Arm
 
 if TYPE_CHECKING:

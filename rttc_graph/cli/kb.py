@@ -11,10 +11,10 @@ from rich.text import Text
 
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table, progress, size
 from rttc_graph.cli.session import session
-from rttc_graph.data import read_samples
-from rttc_graph.ingest import IngestProgress, ingest
 from rttc_graph.integrations.postgres.reembedding import ReembedProgress
 from rttc_graph.knowledge import open_knowledge
+from rttc_graph.samples import read_samples
+from rttc_graph.samples.ingest import IngestProgress, ingest
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The knowledge base of solved questions."

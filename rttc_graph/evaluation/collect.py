@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from typing_extensions import TypedDict
 
-from rttc_graph.data.rows import DEFAULT_DOMAIN
 from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.evaluation.arm_rows import (
     ARMS,
@@ -34,6 +33,7 @@ from rttc_graph.evaluation.arm_rows import (
 from rttc_graph.evaluation.runner import row_keys
 from rttc_graph.evaluation.scorers import check_reference, is_right
 from rttc_graph.protocols import NewSample, RewardModel
+from rttc_graph.samples.rows import DEFAULT_DOMAIN
 from rttc_graph.state import Arm, Candidate
 
 

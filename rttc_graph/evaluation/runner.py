@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rttc_graph.data.rows import DEFAULT_DOMAIN
 from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.evaluation.records import JudgedCandidate, Record, RecordLog, settings_digest
 from rttc_graph.evaluation.scorers import ScorerName, check_reference, is_right
 from rttc_graph.evaluation.summary import EvaluationResult, summarise
 from rttc_graph.protocols import NewSample
+from rttc_graph.samples.rows import DEFAULT_DOMAIN
 from rttc_graph.settings import PolicyName
 
 Step = tuple[str, PolicyName]

@@ -229,8 +229,8 @@ class KnowledgeBase(Protocol):
     ) -> SearchResult:
         """Return `k` samples for `vector`, nearest first, all domains if `domain` is `None`.
 
-        They are the nearest by cosine, or those that `rttc_graph.selection.sift` chooses of the
-        nearest `preselected(choice, k)`; fewer than `k` only where there are fewer.
+        They are the nearest by cosine, or those that `rttc_graph.samples.selection.sift` chooses
+        of the nearest `preselected(choice, k)`; fewer than `k` only where there are fewer.
 
         The revision is the domain's, or the sum over the tenant's domains; every change raises it.
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from rttc_graph.config import InstallationConfig
-from rttc_graph.data import read_samples
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.langchain.huggingface import local_embedder
 from rttc_graph.integrations.lora.trainer import LoraTrainer
@@ -30,6 +29,7 @@ from rttc_graph.reward_training.measuring import Measured, measure
 from rttc_graph.reward_training.rows import CandidateLog, CandidateRow
 from rttc_graph.reward_training.training import TrainResult, TrainSettings, train_reward
 from rttc_graph.rewards import open_reward_model
+from rttc_graph.samples import read_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rttc_graph.errors import KnowledgeBaseError
-from rttc_graph.knowledge_wire import (
+from rttc_graph.protocols import Embedder, KnowledgeBase
+from rttc_graph.samples.wire import (
     EMBEDDER_HEADER,
     PROTOCOL_VERSION,
     Changed,
@@ -28,7 +29,6 @@ from rttc_graph.knowledge_wire import (
     Stats,
     StatsRequest,
 )
-from rttc_graph.protocols import Embedder, KnowledgeBase
 from rttc_graph.serving.keyring import caller_of
 from rttc_graph.serving.refusals import Problem, Refusal
 

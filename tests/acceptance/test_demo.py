@@ -13,8 +13,8 @@ from rttc_graph.cli.demo import MAX_NEW_TOKENS, SAMPLES_PER_TASK, script
 from rttc_graph.config import InstallationConfig
 from rttc_graph.demo_samples import samples
 from rttc_graph.evaluation.scorers import is_right
-from rttc_graph.ingest import ingest
 from rttc_graph.local import LocalRttc, open_local
+from rttc_graph.samples.ingest import ingest
 
 
 @pytest.mark.model

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from rttc_graph.data import Samples, read_samples
 from rttc_graph.errors import BadSampleError, ConfigurationError
 from rttc_graph.protocols import NewSample
+from rttc_graph.samples import Samples, read_samples
 
 pa: Any = importlib.import_module("pyarrow")  # untyped
 pq: Any = importlib.import_module("pyarrow.parquet")

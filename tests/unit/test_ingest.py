@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from rttc_graph.data import read_samples
 from rttc_graph.errors import (
     BadSampleError,
     ConfigurationError,
     EmbeddingError,
     KnowledgeBaseError,
 )
-from rttc_graph.ingest import IngestProgress, ingest
 from rttc_graph.protocols import DomainStats, NewSample, SearchResult, Vector
+from rttc_graph.samples import read_samples
+from rttc_graph.samples.ingest import IngestProgress, ingest
 from rttc_graph.settings import SamplesChoice
 
 

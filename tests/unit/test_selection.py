@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.selection import NOISE, preselected, sift
+from rttc_graph.samples.selection import NOISE, preselected, sift
 from rttc_graph.testing import at_angle
 
 Vectors = NDArray[np.float64]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from rttc_graph.data.formats import RawRow, csv_rows, hub_rows, jsonl_rows, parquet_rows
-from rttc_graph.data.rows import MAX_NAME_CHARACTERS, Fields, sample_from
 from rttc_graph.errors import BadSampleError, ConfigurationError
 from rttc_graph.protocols import NewSample
+from rttc_graph.samples.formats import RawRow, csv_rows, hub_rows, jsonl_rows, parquet_rows
+from rttc_graph.samples.rows import MAX_NAME_CHARACTERS, Fields, sample_from
 
 MAX_KEPT_PROBLEMS = 100
 """Bad rows that are kept for a report; the rest is only counted."""

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-from rttc_graph.data import Samples
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import Embedder, KnowledgeBase, NewSample
+from rttc_graph.samples import Samples
 
 DEFAULT_BATCH_SIZE = 256
 """Rows in a transaction: what a kill can cost, a few seconds of embedding on two CPU cores."""
