@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks.pairs import PAIRS
-from rttc_graph.config import InstallationConfig
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.settings import TrainingDtype
 

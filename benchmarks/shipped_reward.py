@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 
-from rttc_graph.config import InstallationConfig, load_config
+from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.integrations.langchain.huggingface import local_embedder
 from rttc_graph.integrations.rewards.trained.folder import encoder_base
 from rttc_graph.integrations.rewards.trained.learning import LearnProgress, LearnSettings

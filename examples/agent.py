@@ -18,7 +18,7 @@ from langchain_core.tools import BaseTool, tool
 
 from rttc_graph import RttcSettings
 from rttc_graph.graph import RttcGraph
-from rttc_graph.local import open_local
+from rttc_graph.installation.local import open_local
 
 
 class Delegate(BaseChatModel):

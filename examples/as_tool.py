@@ -12,7 +12,7 @@ from langchain_core.tools import BaseTool
 
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.graph import RttcGraph
-from rttc_graph.local import open_local
+from rttc_graph.installation.local import open_local
 
 
 def solver(rttc: RttcGraph) -> BaseTool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from rttc_graph.local import LocalRttc, open_local
+from rttc_graph.installation.local import LocalRttc, open_local
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples.ingest import ingest
 

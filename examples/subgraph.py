@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from rttc_graph import RttcSettings
 from rttc_graph.graph import RttcGraph
-from rttc_graph.local import open_local
+from rttc_graph.installation.local import open_local
 
 
 class Ticket(TypedDict, total=False):

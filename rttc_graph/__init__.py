@@ -1,7 +1,7 @@
 """Reward-guided test-time compute as a LangGraph component.
 
 `create_rttc_graph` joins a policy model, a reward model, a knowledge base, a query-state cache and
-an adapter trainer into one graph; `rttc_graph.local` sets all of them up on this machine.
+an adapter trainer into one graph; `rttc_graph.installation.local` sets all of them up on this machine.
 """
 
 from rttc_graph.errors import (

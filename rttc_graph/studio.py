@@ -14,7 +14,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from rttc_graph.graph import RttcGraph
-from rttc_graph.local import open_local
+from rttc_graph.installation.local import open_local
 from rttc_graph.settings import RttcSettings
 
 

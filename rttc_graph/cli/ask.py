@@ -9,15 +9,15 @@ import typer
 from rich.progress import Progress
 from rich.text import Text
 
-from rttc_graph.asking import AskResult
 from rttc_graph.cli.options import Choice, First, K, MaxNewTokens, Tau
 from rttc_graph.cli.screen import out, print_json, print_table, progress
 from rttc_graph.cli.session import session
-from rttc_graph.config import InstallationConfig
+from rttc_graph.installation.ask_question import AskResult
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.settings import PolicyName
 
 if TYPE_CHECKING:
-    from rttc_graph.local import LocalRttc
+    from rttc_graph.installation.local import LocalRttc
 
 
 def ask_question(  # noqa: PLR0913 - one parameter for each flag
@@ -68,7 +68,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
 
 
 def _run(config: InstallationConfig, question: str, domain: str | None) -> AskResult:
-    from rttc_graph.local import open_local
+    from rttc_graph.installation.local import open_local
 
     with progress("starting") as bar, open_local(config) as local:
         return asyncio.run(_ask(local, question, domain, bar))

@@ -10,7 +10,7 @@ import typer
 
 from rttc_graph.cli.screen import AsJson, out, print_json, print_pairs, size
 from rttc_graph.cli.session import session
-from rttc_graph.knowledge import open_knowledge
+from rttc_graph.installation.knowledge import open_knowledge
 
 app = typer.Typer(
     no_args_is_help=True,

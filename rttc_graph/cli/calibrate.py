@@ -37,11 +37,11 @@ from rttc_graph.cli.options import (
 )
 from rttc_graph.cli.screen import AsJson, err, out, print_json, print_table
 from rttc_graph.cli.session import session
-from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.arm_rows import ARMS
 from rttc_graph.evaluation.replay import Gate
-from rttc_graph.knowledge import open_knowledge
+from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.protocols import StoredCalibration
 
 

@@ -10,8 +10,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from rttc_graph.cli.screen import AsJson, out, print_json, print_pairs, progress
 from rttc_graph.cli.session import session
-from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
 from rttc_graph.integrations.postgres.migrate import migrate
 

@@ -14,15 +14,15 @@ from rich.text import Text
 from rttc_graph.cli.ask import event_line, print_result
 from rttc_graph.cli.screen import AsJson, err, out, print_json, progress
 from rttc_graph.cli.session import session
-from rttc_graph.config import InstallationConfig
 from rttc_graph.demo_samples import easy_questions, questions, samples
 from rttc_graph.evaluation.scorers import is_right, normalised
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples import Samples, read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
 
 if TYPE_CHECKING:
-    from rttc_graph.local import LocalRttc
+    from rttc_graph.installation.local import LocalRttc
 
 TENANT = "demo"
 """The demo's samples and cache stay apart from the user's."""
@@ -51,7 +51,7 @@ def run_demo(
     """
     config = session(context).config(tenant=TENANT, max_new_tokens=MAX_NEW_TOKENS)
     fetch_models(config)
-    from rttc_graph.local import open_local
+    from rttc_graph.installation.local import open_local
 
     with progress("samples", total=0) as bar, open_local(config) as local:
         results = asyncio.run(_run(local, path, question, bar, show=not as_json))
@@ -61,8 +61,8 @@ def run_demo(
 
 def fetch_models(config: InstallationConfig) -> None:
     """Fetch what is not here yet, saying what is going on."""
+    from rttc_graph.installation.needed_models import needed_models
     from rttc_graph.integrations.transformers.weights import resolve
-    from rttc_graph.needed_models import needed_models
 
     started = time.monotonic()
     with progress("models") as bar:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress
 
 from rttc_graph.cli.screen import err, out, print_table, progress
-from rttc_graph.config import InstallationConfig
 from rttc_graph.evaluation.collect import DataSet
 from rttc_graph.evaluation.runner import EvaluationProgress, EvaluationSettings, evaluate
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.evaluation.summary import EvaluationResult
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.protocols import NewSample
 from rttc_graph.settings import PolicyName, RttcSettings
 
 if TYPE_CHECKING:
-    from rttc_graph.local import LocalRttc
+    from rttc_graph.installation.local import LocalRttc
 
 
 def evaluate_for_real(
@@ -49,7 +49,7 @@ def evaluate_for_real(
     )
     log = records or config.home / "evaluations" / f"{data_set.name}-{settings.digest()}.jsonl"
 
-    from rttc_graph.local import open_local
+    from rttc_graph.installation.local import open_local
 
     rows = list(data_set.rows)
     with progress("evaluate", total=0) as bar, open_local(config) as local:

@@ -12,7 +12,6 @@ from rich.progress import Progress
 
 from rttc_graph.calibration.reward import calibrated_fingerprint, map_of
 from rttc_graph.cli.screen import err, progress
-from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.arm_rows import ArmLog, RowKey
 from rttc_graph.evaluation.collect import (
@@ -27,13 +26,14 @@ from rttc_graph.evaluation.figures import Question, questions_of
 from rttc_graph.evaluation.records import settings_digest
 from rttc_graph.evaluation.runner import choose_rows
 from rttc_graph.evaluation.scorers import ScorerName
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.protocols import StoredCalibration
 from rttc_graph.samples import read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
 from rttc_graph.state import Arm
 
 if TYPE_CHECKING:
-    from rttc_graph.local import LocalRttc
+    from rttc_graph.installation.local import LocalRttc
 
 QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
 """Files in the folder of a data set."""
@@ -134,7 +134,7 @@ class ModelRows:
 
 def collect_rows(config: InstallationConfig, wanted: RowsWanted) -> ModelRows:
     """Run every arm on every question with the policy model of a configuration."""
-    from rttc_graph.local import open_local
+    from rttc_graph.installation.local import open_local
 
     collection = collection_of(config, wanted)
     with open_local(config) as local:
@@ -158,7 +158,7 @@ def judge_rows(
     Raises:
         ConfigurationError: There are no rows.
     """
-    from rttc_graph.local import open_local
+    from rttc_graph.installation.local import open_local
 
     rows = ArmLog(log).load()
     if not rows.answers:
@@ -225,8 +225,8 @@ def _show_on(bar: Progress) -> Callable[[CollectProgress], None]:
 
 def _arm_runner(local: LocalRttc) -> RunArm:
     """Return what runs one arm on the real graph with raw rewards, and leaves no trace."""
-    from rttc_graph.asking import ask
     from rttc_graph.graph import RttcParts, create_rttc_graph
+    from rttc_graph.installation.ask_question import ask
 
     parts: RttcParts = {
         **local.parts,

@@ -39,7 +39,6 @@ from rttc_graph.cli.options import (
 )
 from rttc_graph.cli.screen import AsJsonFile, err, out, write_json
 from rttc_graph.cli.session import session
-from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.figures import GroupFigures, grouped
 from rttc_graph.evaluation.plot import plot_accuracy
@@ -47,6 +46,7 @@ from rttc_graph.evaluation.replay import Gate
 from rttc_graph.evaluation.report import ReportInput, name_of, write_report
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.evaluation.summary import EvaluationResult
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.settings import PolicyName
 
 _POLICIES = "direct,rag,ttt,compare,cascade"

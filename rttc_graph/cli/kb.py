@@ -11,8 +11,8 @@ from rich.text import Text
 
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table, progress, size
 from rttc_graph.cli.session import session
+from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.postgres.reembedding import ReembedProgress
-from rttc_graph.knowledge import open_knowledge
 from rttc_graph.samples import read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
 

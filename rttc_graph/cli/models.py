@@ -27,8 +27,8 @@ def pull_models(
 
     Example: rttc models pull smollm2-135m-instruct all-minilm-l6-v2
     """
+    from rttc_graph.installation.needed_models import needed_models
     from rttc_graph.integrations.transformers.weights import resolve
-    from rttc_graph.needed_models import needed_models
 
     config = session(context).config()
     folders: dict[str, str] = {}

@@ -17,7 +17,7 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.state import Arm
 
 if TYPE_CHECKING:
-    from rttc_graph.config import InstallationConfig
+    from rttc_graph.installation.config import InstallationConfig
     from rttc_graph.reward_training.drawing import DrawSettings
     from rttc_graph.reward_training.measuring import Measured
     from rttc_graph.reward_training.rows import CandidateRow

@@ -14,11 +14,11 @@ import typer
 
 from rttc_graph.cli.screen import AsJson, out, print_json, progress
 from rttc_graph.cli.session import session
-from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.extras import require
+from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.integrations.postgres.api_keys import PostgresApiKeys
-from rttc_graph.knowledge import Knowledge, open_knowledge
 from rttc_graph.protocols import Embedder
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _offered(config: InstallationConfig, *, kb_only: bool) -> Generator[tuple[Of
                 knowledge,
             )
         return
-    from rttc_graph.local import open_local
+    from rttc_graph.installation.local import open_local
 
     with open_local(config) as local:
         with progress("loading the models"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from rttc_graph.config import InstallationConfig, load_config
+from rttc_graph.installation.config import InstallationConfig, load_config
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import typer
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
 from rttc_graph.cli.session import session
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.knowledge import open_knowledge
+from rttc_graph.installation.knowledge import open_knowledge
 
 if TYPE_CHECKING:
     from rttc_graph.integrations.postgres.ledger_store import RunStatistics

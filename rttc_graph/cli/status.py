@@ -11,10 +11,10 @@ import typer
 
 from rttc_graph.cli.screen import AsJson, print_json, print_pairs, size
 from rttc_graph.cli.session import session
-from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import RttcError
+from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.integrations.transformers.weights import entry_for, model_folder
-from rttc_graph.knowledge import Knowledge, open_knowledge
 
 _PACKAGES = ("langgraph", "langchain-core", "torch", "transformers", "peft", "psycopg", "pgvector")
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from rttc_graph.config import InstallationConfig
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.reward_model import open_reward_model
 from rttc_graph.integrations.langchain.huggingface import local_embedder
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.rewards.trained.folder import RewardBase, encoder_base, policy_base
@@ -28,7 +29,6 @@ from rttc_graph.reward_training.drawing import Drawer, DrawProgress, DrawSetting
 from rttc_graph.reward_training.measuring import Measured, measure
 from rttc_graph.reward_training.rows import CandidateLog, CandidateRow
 from rttc_graph.reward_training.training import TrainResult, TrainSettings, train_reward
-from rttc_graph.rewards import open_reward_model
 from rttc_graph.samples import read_samples
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from scripted_parts import Parts
 
 from rttc_graph import ConfigurationError, create_rttc_graph
-from rttc_graph.asking import ask
+from rttc_graph.installation.ask_question import ask
 from rttc_graph.settings import PolicyName, RttcSettings
 
 CONFIG: RunnableConfig = {"configurable": {"thread_id": "1"}}

@@ -10,12 +10,12 @@ from typing import Any, get_args
 import pytest
 from postgres_fixtures import NumberEmbedder
 
-from rttc_graph.asking import ask
 from rttc_graph.evaluation.arm_rows import ArmLog
 from rttc_graph.evaluation.collect import Collection, DataSet, collect
 from rttc_graph.evaluation.figures import questions_of
 from rttc_graph.evaluation.replay import Gate, replay
 from rttc_graph.graph import RttcGraph, create_rttc_graph
+from rttc_graph.installation.ask_question import ask
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.transformers.engine import LocalEngine

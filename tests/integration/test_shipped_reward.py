@@ -9,14 +9,14 @@ import pytest
 from reward_model_contract import ANSWERS, candidate
 from tiny_models import real_model_folder
 
-from rttc_graph.config import load_config
+from rttc_graph.installation.config import load_config
+from rttc_graph.installation.reward_model import open_reward_model
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.shipped import SHIPPED, shipped_folder
 from rttc_graph.integrations.rewards.trained.reward import EncoderReward
 from rttc_graph.integrations.rewards.trained.spec import WEIGHTS_FILE, read_spec
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.reward_training.negatives import TRICKS
-from rttc_graph.rewards import open_reward_model
 
 MOST_BYTES = 4 * 2**20
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rttc_graph.config import load_config
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.installation.config import load_config
 
 
 @pytest.fixture(autouse=True)

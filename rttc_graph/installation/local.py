@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rttc_graph.asking import AskResult, ask
 from rttc_graph.calibration.reward import CalibratedReward
-from rttc_graph.config import InstallationConfig, load_config
 from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
+from rttc_graph.installation.ask_question import AskResult, ask
+from rttc_graph.installation.config import InstallationConfig, load_config
+from rttc_graph.installation.knowledge import Knowledge, open_knowledge
+from rttc_graph.installation.reward_model import open_reward_model
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
-from rttc_graph.knowledge import Knowledge, open_knowledge
 from rttc_graph.protocols import RewardModel
-from rttc_graph.rewards import open_reward_model
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Candidate
 
@@ -60,7 +60,7 @@ class LocalRttc:
         settings: RttcSettings | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> AskResult:
-        """Answer a question; see `rttc_graph.asking.ask`."""
+        """Answer a question; see `rttc_graph.installation.ask_question.ask`."""
         return await ask(self.graph, question, domain=domain, settings=settings, on_event=on_event)
 
     async def warm_up(self) -> None:

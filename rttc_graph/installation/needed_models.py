@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rttc_graph.config import InstallationConfig
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.shipped import SHIPPED, shipped_folder
 from rttc_graph.integrations.rewards.trained.spec import is_reward_folder, read_spec
 

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from rttc_graph.config import InstallationConfig
+from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.needed_models import trained_folder
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.sequence_classifier import SequenceClassifierReward
 from rttc_graph.integrations.rewards.served import ServedReward
@@ -14,7 +15,6 @@ from rttc_graph.integrations.rewards.trained.reward import EncoderReward, Policy
 from rttc_graph.integrations.rewards.trained.spec import read_spec
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.weights import resolve
-from rttc_graph.needed_models import trained_folder
 from rttc_graph.protocols import RewardModel
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from rttc_graph.config import InstallationConfig
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.langchain.embedder import LangChainEmbedder
 from rttc_graph.integrations.langchain.huggingface import local_embedder
 from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
