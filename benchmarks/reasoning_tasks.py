@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from rttc_graph.demo_samples import TASKS
 from rttc_graph.evaluation.scorers import REASONING_GYM_KEY
-from rttc_graph.extras import require
+from rttc_graph.support.extras import require
 
 SEED = 400_000
 

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import REASONING_GYM_KEY
-from rttc_graph.extras import require
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples.rows import DEFAULT_DOMAIN
+from rttc_graph.support.extras import require
 
 SAMPLE_SEED = 1_000
 QUESTION_SEED = 1_000_000

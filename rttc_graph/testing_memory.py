@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
-from rttc_graph.identity import checked_name, sample_id
 from rttc_graph.protocols import (
     DomainStats,
     NewSample,
@@ -24,6 +23,7 @@ from rttc_graph.protocols import (
 from rttc_graph.samples.selection import preselected, sift
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
+from rttc_graph.support.identity import checked_name, sample_id
 
 __all__ = ("MemoryKnowledgeBase", "MemoryLedgerStore", "cosine")
 

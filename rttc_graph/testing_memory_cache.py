@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rttc_graph.errors import BudgetExceeded
-from rttc_graph.identity import checked_name, query_digest
 from rttc_graph.protocols import (
     AdapterLookup,
     QueryState,
@@ -25,6 +24,7 @@ from rttc_graph.protocols import (
     RecallRequest,
     TrainedAdapter,
 )
+from rttc_graph.support.identity import checked_name, query_digest
 from rttc_graph.testing_memory import MemoryKnowledgeBase, cosine
 
 __all__ = ("MemoryQueryStateCache",)

@@ -19,8 +19,8 @@ from langchain_core.embeddings import Embeddings
 
 from rttc_graph.errors import ConfigurationError, EmbeddingError
 from rttc_graph.integrations.batch_lane import BatchLane
-from rttc_graph.integrations.clean_text import clean
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
+from rttc_graph.support.clean_text import clean
 
 REMOTE_CALLS = 4
 """Calls at the same time when the vectors are computed elsewhere."""

@@ -16,7 +16,6 @@ from pgvector import HalfVector
 from psycopg import sql
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
-from rttc_graph.identity import checked_name
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.embedder_record import (
     MAX_INDEXED_DIMENSION,
@@ -39,6 +38,7 @@ from rttc_graph.integrations.postgres.sample_search import (
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
 from rttc_graph.settings import SamplesChoice
+from rttc_graph.support.identity import checked_name
 
 __all__ = ("PostgresKnowledgeBase",)
 

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from datetime import date
 
 from rttc_graph.errors import BackendError
-from rttc_graph.identity import checked_name
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.json_values import cleaned, cleaned_jsonb
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import RunRecord
+from rttc_graph.support.identity import checked_name
 
 __all__ = ("PostgresLedgerStore", "RunStatistics")
 

@@ -20,7 +20,6 @@ from pgvector import HalfVector
 from psycopg.types.json import Json
 
 from rttc_graph.errors import BudgetExceeded, ConfigurationError, QueryStateCacheError
-from rttc_graph.identity import checked_name, query_digest
 from rttc_graph.integrations.postgres.adapter_lease import AdapterNews, kept_alive
 from rttc_graph.integrations.postgres.adapter_rows import (
     Claim,
@@ -39,6 +38,7 @@ from rttc_graph.protocols import (
     RecallRequest,
     TrainedAdapter,
 )
+from rttc_graph.support.identity import checked_name, query_digest
 
 __all__ = ("CacheStats", "PostgresQueryStateCache", "Purged")
 

@@ -14,10 +14,10 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.identity import sample_id
 from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_text
 from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import NewSample, Vector
+from rttc_graph.support.identity import sample_id
 
 __all__ = ("SampleRow", "copy_rows", "ensure_domains", "ids_of")
 

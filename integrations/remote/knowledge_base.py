@@ -24,7 +24,6 @@ except ImportError as exc:
     raise ImportError("remote knowledge bases need the extra 'remote': rttc-graph[remote]") from exc
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
-from rttc_graph.identity import checked_name
 from rttc_graph.integrations.loop_thread import LoopThread
 from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
 from rttc_graph.samples.wire import (
@@ -37,6 +36,7 @@ from rttc_graph.samples.wire import (
     Stats,
 )
 from rttc_graph.settings import SamplesChoice
+from rttc_graph.support.identity import checked_name
 
 __all__ = ("RemoteKnowledgeBase",)
 

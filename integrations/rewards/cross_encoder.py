@@ -9,11 +9,11 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.batch_lane import BatchLane
-from rttc_graph.integrations.clean_text import clean
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
-from rttc_graph.logistic import sigmoid
 from rttc_graph.state import Candidate
+from rttc_graph.support.clean_text import clean
+from rttc_graph.support.logistic import sigmoid
 
 Activation = Literal["sigmoid", "identity"]
 """`sigmoid` for raw scores, `identity` for an encoder that returns [0, 1] itself."""

@@ -15,7 +15,6 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.constants import TAG_NOSTREAM
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
-from rttc_graph.integrations.clean_text import clean
 from rttc_graph.integrations.langchain.chat_calls import (
     ChatCall,
     ChatCalls,
@@ -26,6 +25,7 @@ from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryab
 from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.state import Candidate, ChatTurn
+from rttc_graph.support.clean_text import clean
 
 RUBRIC = """You grade answers. You are shown a question and an answer to it.
 

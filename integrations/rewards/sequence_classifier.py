@@ -25,14 +25,14 @@ except ImportError as exc:
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError, RewardModelError
 from rttc_graph.integrations.batch_lane import BatchLane
-from rttc_graph.integrations.clean_text import clean
 from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
 from rttc_graph.integrations.transformers.loading import fingerprint_of, one_load_at_a_time
 from rttc_graph.integrations.transformers.weights import resolve
-from rttc_graph.logistic import sigmoid
 from rttc_graph.state import Candidate
+from rttc_graph.support.clean_text import clean
+from rttc_graph.support.logistic import sigmoid
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 

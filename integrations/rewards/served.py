@@ -17,12 +17,12 @@ import httpx
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.batch_lane import BatchLane
-from rttc_graph.integrations.clean_text import clean
 from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, describe
 from rttc_graph.integrations.rewards.checks import checked_rewards
 from rttc_graph.integrations.rewards.shorten import keep_ends
-from rttc_graph.logistic import sigmoid
 from rttc_graph.state import Candidate
+from rttc_graph.support.clean_text import clean
+from rttc_graph.support.logistic import sigmoid
 
 Route = Literal["classify", "score", "predict"]
 """`classify`: vLLM, one conversation a call, in the model's chat template: reward models such as

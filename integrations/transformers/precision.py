@@ -9,8 +9,8 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.extras import require
 from rttc_graph.settings import TrainingDtype
+from rttc_graph.support.extras import require
 
 __all__ = (
     "NF4",

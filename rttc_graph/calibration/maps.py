@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.logistic import sigmoid
+from rttc_graph.support.logistic import sigmoid
 
 Method = Literal["isotonic", "platt"]
 METHODS: tuple[Method, ...] = ("platt", "isotonic")

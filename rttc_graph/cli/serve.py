@@ -15,11 +15,11 @@ import typer
 from rttc_graph.cli.screen import AsJson, out, print_json, progress
 from rttc_graph.cli.session import session
 from rttc_graph.errors import BackendError, ConfigurationError
-from rttc_graph.extras import require
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.integrations.postgres.api_keys import PostgresApiKeys
 from rttc_graph.protocols import Embedder
+from rttc_graph.support.extras import require
 
 if TYPE_CHECKING:
     from rttc_graph.serving.app import Offer

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple, cast
 
 from typing_extensions import TypedDict
 
-from rttc_graph.json_log import add_lines, load_lines
 from rttc_graph.state import Arm, Candidate
+from rttc_graph.support.json_lines import add_lines, load_lines
 
 ARMS: tuple[Arm, ...] = ("direct", "rag", "ttt")
 """From cheap to dear."""

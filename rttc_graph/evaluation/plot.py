@@ -10,7 +10,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from rttc_graph.evaluation.arm_rows import ARMS
-from rttc_graph.extras import require
+from rttc_graph.support.extras import require
 
 _INCHES = (7.0, 4.5)
 _DPI = 150

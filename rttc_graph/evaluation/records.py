@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from typing_extensions import TypedDict
 
-from rttc_graph.json_log import add_lines, load_lines
 from rttc_graph.settings import PolicyName
 from rttc_graph.state import Arm
+from rttc_graph.support.json_lines import add_lines, load_lines
 
 
 class JudgedCandidate(TypedDict):

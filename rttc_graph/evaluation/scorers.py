@@ -13,8 +13,8 @@ from typing import Any, Literal, cast
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.numbers import FINAL_MARK, is_number, last_number
-from rttc_graph.extras import require
 from rttc_graph.protocols import NewSample
+from rttc_graph.support.extras import require
 
 ScorerName = Literal["auto", "exact", "number", "choice", "reasoning-gym"]
 

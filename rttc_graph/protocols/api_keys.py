@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Literal, Protocol, get_args
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.identity import checked_name
+from rttc_graph.support.identity import checked_name
 
 __all__ = ("SCOPES", "ApiKey", "ApiKeyStore", "KeyScope", "checked_scopes", "new_key", "parse_key")
 

@@ -15,8 +15,8 @@ from typing import Any, Literal, cast
 from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.json_log import add_lines, load_lines
 from rttc_graph.state import Candidate, FinishReason
+from rttc_graph.support.json_lines import add_lines, load_lines
 
 Source = Literal[
     "reference", "neighbour", "other", "echo", "empty", "injected", "direct", "rag", "ttt"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.extras import require
 from rttc_graph.samples.rows import COLUMNS, REQUIRED_COLUMNS, Fields, parse_json
+from rttc_graph.support.extras import require
 
 RawRow = tuple[int, Fields | str]
 """1-based line (JSONL, CSV) or row (Parquet, hub), and the columns or what is wrong."""

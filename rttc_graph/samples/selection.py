@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rttc_graph.extras import require
 from rttc_graph.settings import SamplesChoice
+from rttc_graph.support.extras import require
 
 if TYPE_CHECKING:
     import numpy as np

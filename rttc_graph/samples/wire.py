@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from rttc_graph.identity import MAX_NAME_CHARACTERS
 from rttc_graph.protocols import DomainStats, NewSample
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
+from rttc_graph.support.identity import MAX_NAME_CHARACTERS
 
 __all__ = (
     "EMBEDDER_HEADER",

@@ -7,8 +7,8 @@ from typing import Any
 from langchain_core.messages import AnyMessage
 from pydantic import BaseModel, Field, model_validator
 
-from rttc_graph.identity import MAX_NAME_CHARACTERS
 from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcInput, RttcOutput
+from rttc_graph.support.identity import MAX_NAME_CHARACTERS
 
 __all__ = ("Answer", "Question", "Report", "given_to_graph")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.identity import checked_name, query_digest, sample_id
+from rttc_graph.support.identity import checked_name, query_digest, sample_id
 
 
 def test_a_samples_digest_counts_each_part_and_where_it_ends() -> None:

@@ -20,7 +20,7 @@ from rttc_graph.integrations.rewards.cross_encoder import CrossEncoderReward
 from rttc_graph.integrations.rewards.llm_judge import ChatJudge
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.shorten import ELLIPSIS, keep_ends
-from rttc_graph.logistic import sigmoid
+from rttc_graph.support.logistic import sigmoid
 
 
 @pytest.mark.parametrize(

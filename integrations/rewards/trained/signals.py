@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from rttc_graph.integrations.rewards.trained.spec import Calibration
-from rttc_graph.logistic import sigmoid
 from rttc_graph.state import Candidate
+from rttc_graph.support.logistic import sigmoid
 
 SIGNALS = 2
 """How many `signals_of` returns."""
