@@ -23,9 +23,9 @@ from rttc_graph.integrations.postgres.migrate import migrate
 from rttc_graph.protocols import Embedder
 
 pytest.register_assert_rewrite(
-    "rttc_graph.testing_inputs",
-    "rttc_graph.testing_knowledge_base",
-    "rttc_graph.testing_query_state_cache",
+    "rttc_graph.testing.inputs",
+    "rttc_graph.testing.knowledge_base_contract",
+    "rttc_graph.testing.query_state_cache_contract",
 )
 
 UNSAFE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

@@ -21,7 +21,7 @@ from rttc_graph.protocols import (
     TrainedAdapter,
 )
 from rttc_graph.state import Sample
-from rttc_graph.testing_inputs import (
+from rttc_graph.testing.inputs import (
     BAD_NAMES,
     ODD_NAMES,
     TENANT,

@@ -25,7 +25,7 @@ from rttc_graph.protocols import (
     TrainedAdapter,
 )
 from rttc_graph.support.identity import checked_name, query_digest
-from rttc_graph.testing_memory import MemoryKnowledgeBase, cosine
+from rttc_graph.testing.memory_parts import MemoryKnowledgeBase, cosine
 
 __all__ = ("MemoryQueryStateCache",)
 

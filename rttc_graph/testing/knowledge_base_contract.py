@@ -11,7 +11,7 @@ from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
 from rttc_graph.protocols import KnowledgeBase
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.support.identity import sample_id
-from rttc_graph.testing_inputs import (
+from rttc_graph.testing.inputs import (
     BAD_NAMES,
     ODD_NAMES,
     TENANT,
