@@ -22,7 +22,6 @@ from benchmarks.peers import named
 from benchmarks.setup import Setup, tell
 from benchmarks.stores import TENANT, Timed
 from benchmarks.synthetic import DIMENSION, DOMAIN, blocks, queries
-from rttc_graph import demo_samples
 from rttc_graph.installation.ask_question import AskResult
 from rttc_graph.installation.config import load_config
 from rttc_graph.installation.local import LocalRttc, open_local
@@ -30,6 +29,7 @@ from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.query_state_cache import PostgresQueryStateCache
 from rttc_graph.integrations.postgres.statements import statement
+from rttc_graph.jobs import demo_samples
 from rttc_graph.protocols import QueryState, RecallRequest
 from rttc_graph.samples.ingest import ingest
 from rttc_graph.state import Sample

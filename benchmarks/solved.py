@@ -11,8 +11,8 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.setup import Setup, tell
-from rttc_graph import demo_samples
 from rttc_graph.evaluation.scorers import normalised
+from rttc_graph.jobs import demo_samples
 from rttc_graph.protocols import NewSample, TrainingExample
 from rttc_graph.run.prompts import training_examples
 from rttc_graph.samples import read_samples

@@ -15,15 +15,6 @@ from rttc_graph.calibration.fitting import FittedMap
 from rttc_graph.calibration.plot import plot_sweep
 from rttc_graph.calibration.proposal import Proposal, propose
 from rttc_graph.calibration.reward import calibrated_fingerprint
-from rttc_graph.cli.eval_rows import (
-    ModelRows,
-    RowsWanted,
-    collect_rows,
-    data_sets_of,
-    judge_rows,
-    questions_of_models,
-    run_name,
-)
 from rttc_graph.cli.options import (
     Best,
     Choice,
@@ -42,6 +33,15 @@ from rttc_graph.evaluation.arm_rows import ARMS
 from rttc_graph.evaluation.replay import Gate
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import open_knowledge
+from rttc_graph.jobs.collect_rows import (
+    ModelRows,
+    RowsWanted,
+    collect_rows,
+    data_sets_of,
+    judge_rows,
+    questions_of_models,
+    run_name,
+)
 from rttc_graph.protocols import StoredCalibration
 
 

@@ -14,9 +14,9 @@ from rich.text import Text
 from rttc_graph.cli.ask import event_line, print_result
 from rttc_graph.cli.screen import AsJson, err, out, print_json, progress
 from rttc_graph.cli.session import session
-from rttc_graph.demo_samples import easy_questions, questions, samples
 from rttc_graph.evaluation.scorers import is_right, normalised
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.jobs.demo_samples import easy_questions, questions, samples
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples import Samples, read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest

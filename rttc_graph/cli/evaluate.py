@@ -12,17 +12,6 @@ from rich.text import Text
 
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import cross_fitted
-from rttc_graph.cli.eval_real import evaluate_for_real, print_policies, print_result
-from rttc_graph.cli.eval_rows import (
-    ModelRows,
-    RowsWanted,
-    collect_rows,
-    data_sets_of,
-    judge_rows,
-    questions_of_models,
-    run_name,
-    settings_of,
-)
 from rttc_graph.cli.options import (
     Best,
     Choice,
@@ -47,6 +36,17 @@ from rttc_graph.evaluation.report import ReportInput, name_of, write_report
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.evaluation.summary import EvaluationResult
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.jobs.collect_rows import (
+    ModelRows,
+    RowsWanted,
+    collect_rows,
+    data_sets_of,
+    judge_rows,
+    questions_of_models,
+    run_name,
+    settings_of,
+)
+from rttc_graph.jobs.run_policies import evaluate_for_real, print_policies, print_result
 from rttc_graph.settings import PolicyName
 
 _POLICIES = "direct,rag,ttt,compare,cascade"

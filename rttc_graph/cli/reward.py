@@ -148,7 +148,7 @@ def evaluate(
     """
     config = session(context).config(reward=reward)
 
-    from rttc_graph.reward_training.job import measure_on
+    from rttc_graph.jobs.train_reward import measure_on
     from rttc_graph.reward_training.rows import read_candidates
 
     rows = read_candidates(files)
@@ -212,7 +212,7 @@ def _material(
     most_samples: int,
     seed: int,
 ) -> Any:
-    from rttc_graph.reward_training.job import Material
+    from rttc_graph.jobs.train_reward import Material
 
     return Material(
         files=tuple(files),
@@ -226,8 +226,8 @@ def _material(
 def _drawn(
     config: InstallationConfig, material: Any, settings: DrawSettings, file: Path
 ) -> list[CandidateRow]:
+    from rttc_graph.jobs.train_reward import draw_candidates
     from rttc_graph.reward_training.drawing import DrawProgress
-    from rttc_graph.reward_training.job import draw_candidates
     from rttc_graph.reward_training.rows import CandidateLog
 
     with progress("draw candidates", total=0) as bar:
@@ -252,7 +252,7 @@ def _trained(
     config: InstallationConfig, rows: list[CandidateRow], settings: TrainSettings, folder: Path
 ) -> TrainResult:
     from rttc_graph.integrations.rewards.trained.learning import LearnProgress
-    from rttc_graph.reward_training.job import train_on
+    from rttc_graph.jobs.train_reward import train_on
 
     with progress("train", total=0) as bar:
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from rttc_graph.demo_samples import TASKS, easy_questions, questions, samples
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import is_right, scorer_for
+from rttc_graph.jobs.demo_samples import TASKS, easy_questions, questions, samples
 from rttc_graph.protocols import NewSample
 
 PER_TASK = 100
