@@ -11,10 +11,9 @@ import typer
 from rich.text import Text
 
 from rttc_graph.calibration.aims import Aim, GatePoint, overview
-from rttc_graph.calibration.fitting import FittedMap
-from rttc_graph.calibration.plot import plot_sweep
+from rttc_graph.calibration.map_fitting import FittedMap
 from rttc_graph.calibration.proposal import Proposal, propose
-from rttc_graph.calibration.reward import calibrated_fingerprint
+from rttc_graph.calibration.threshold_plot import plot_sweep
 from rttc_graph.cli.options import (
     Best,
     Choice,
@@ -33,6 +32,7 @@ from rttc_graph.evaluation.arm_rows import ARMS
 from rttc_graph.evaluation.replay import Gate
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import open_knowledge
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import calibrated_fingerprint
 from rttc_graph.jobs.collect_rows import (
     ModelRows,
     RowsWanted,

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rttc_graph.calibration.reward import CalibratedReward
 from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import AskResult, ask
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.installation.reward_model import open_reward_model
 from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CalibratedReward
 from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
 from rttc_graph.protocols import RewardModel

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
-from rttc_graph.calibration.reward import calibrated_fingerprint, map_of
 from rttc_graph.cli.screen import err, progress
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.arm_rows import ArmLog, RowKey
@@ -27,6 +26,10 @@ from rttc_graph.evaluation.records import settings_digest
 from rttc_graph.evaluation.runner import choose_rows
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
+    calibrated_fingerprint,
+    map_of,
+)
 from rttc_graph.protocols import StoredCalibration
 from rttc_graph.samples import read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest

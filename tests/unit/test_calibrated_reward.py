@@ -9,10 +9,14 @@ import pytest
 from graph_runs import Face, ask
 from scripted_parts import Parts, ScriptedRewardModel, candidate
 
-from rttc_graph.calibration.maps import CalibrationMap
-from rttc_graph.calibration.reward import REFRESH_SECONDS, CalibratedReward, calibrated_fingerprint
 from rttc_graph.errors import BackendError, ConfigurationError, RewardModelError
 from rttc_graph.graph import RttcParts
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
+    REFRESH_SECONDS,
+    CalibratedReward,
+    calibrated_fingerprint,
+)
+from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
 from rttc_graph.settings import RttcSettings
 

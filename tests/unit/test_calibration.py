@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from rttc_graph.calibration.aims import GRID, Aim, GatePoint, choose, overview
-from rttc_graph.calibration.fitting import FOLDS, calibrate, expected_error, fold_of
-from rttc_graph.calibration.maps import CalibrationMap, Labelled, fit_map
+from rttc_graph.calibration.map_fitting import FOLDS, calibrate, expected_error, fold_of
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.replay import Gate
+from rttc_graph.integrations.rewards.calibrated.probability_maps import (
+    CalibrationMap,
+    Labelled,
+    fit_map,
+)
 from rttc_graph.settings import FirstArm
 
 

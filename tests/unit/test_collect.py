@@ -14,9 +14,8 @@ import pytest
 from scripted_parts import Parts, ScriptedRewardModel
 
 from rttc_graph.calibration.aims import GRID, Aim
-from rttc_graph.calibration.fitting import fold_of
+from rttc_graph.calibration.map_fitting import fold_of
 from rttc_graph.calibration.proposal import cross_fitted, propose
-from rttc_graph.calibration.reward import map_of
 from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.evaluation.arm_rows import ARMS, ArmLog, ArmRows
 from rttc_graph.evaluation.bootstrap import paired_difference
@@ -33,6 +32,7 @@ from rttc_graph.evaluation.report import ReportInput, write_report
 from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import ask
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import map_of
 from rttc_graph.jobs.collect_rows import RowsWanted, collection_of
 from rttc_graph.protocols import NewSample
 from rttc_graph.settings import PolicyName, RttcSettings

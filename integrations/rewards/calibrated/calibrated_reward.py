@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rttc_graph.calibration.maps import CalibrationMap
 from rttc_graph.errors import BackendError, ConfigurationError, RewardModelError
+from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
 from rttc_graph.protocols import CalibrationStore, RewardModel, StoredCalibration
 from rttc_graph.state import Candidate
 

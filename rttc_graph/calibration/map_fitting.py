@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rttc_graph.calibration.maps import (
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.intervals import is_above_zero
+from rttc_graph.integrations.rewards.calibrated.probability_maps import (
     METHODS,
     CalibrationMap,
     Labelled,
@@ -15,8 +17,6 @@ from rttc_graph.calibration.maps import (
     fit_map,
     log_loss,
 )
-from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.intervals import is_above_zero
 
 FOLDS = 5
 
