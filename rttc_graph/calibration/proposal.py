@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rttc_graph.calibration.aims import Aim, GatePoint, choose, sweep
 from rttc_graph.calibration.map_fitting import Calibration, FittedMap, calibrate, fold_of
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.figures import Question
+from rttc_graph.evaluation.policy_figures import Question
 from rttc_graph.evaluation.replay import Arms, Gate
 from rttc_graph.integrations.rewards.calibrated.probability_maps import Labelled
 from rttc_graph.protocols import DomainCalibration, StoredCalibration

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rttc_graph.calibration.aims import GatePoint
+from rttc_graph.evaluation.accuracy_plot import finish, new_figure
 from rttc_graph.evaluation.arm_rows import ARMS
-from rttc_graph.evaluation.plot import finish, new_figure
 
 
 def plot_sweep(

@@ -29,8 +29,8 @@ from rttc_graph.cli.options import (
 from rttc_graph.cli.screen import AsJsonFile, err, out, write_json
 from rttc_graph.cli.session import session
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.figures import GroupFigures, grouped
-from rttc_graph.evaluation.plot import plot_accuracy
+from rttc_graph.evaluation.accuracy_plot import plot_accuracy
+from rttc_graph.evaluation.policy_figures import GroupFigures, grouped
 from rttc_graph.evaluation.replay import Gate
 from rttc_graph.evaluation.report import ReportInput, name_of, write_report
 from rttc_graph.evaluation.scorers import ScorerName

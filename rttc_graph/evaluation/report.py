@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rttc_graph.evaluation.accuracy_plot import plot_accuracy, plot_reliability, plot_shares
 from rttc_graph.evaluation.arm_rows import ARMS
-from rttc_graph.evaluation.figures import GroupFigures, PolicyFigures, Question
-from rttc_graph.evaluation.plot import plot_accuracy, plot_reliability, plot_shares
+from rttc_graph.evaluation.policy_figures import GroupFigures, PolicyFigures, Question
 
 FIGURES = "figures.json"
 REPORT = "report.md"

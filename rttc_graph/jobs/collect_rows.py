@@ -21,7 +21,7 @@ from rttc_graph.evaluation.collect import (
     collect,
     judge_missing,
 )
-from rttc_graph.evaluation.figures import Question, questions_of
+from rttc_graph.evaluation.policy_figures import Question, questions_of
 from rttc_graph.evaluation.records import settings_digest
 from rttc_graph.evaluation.runner import choose_rows
 from rttc_graph.evaluation.scorers import ScorerName

@@ -12,7 +12,7 @@ from postgres_fixtures import NumberEmbedder
 
 from rttc_graph.evaluation.arm_rows import ArmLog
 from rttc_graph.evaluation.collect import Collection, DataSet, collect
-from rttc_graph.evaluation.figures import questions_of
+from rttc_graph.evaluation.policy_figures import questions_of
 from rttc_graph.evaluation.replay import Gate, replay
 from rttc_graph.graph import RttcGraph, create_rttc_graph
 from rttc_graph.installation.ask_question import ask

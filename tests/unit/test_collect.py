@@ -26,7 +26,7 @@ from rttc_graph.evaluation.collect import (
     collect,
     judge_missing,
 )
-from rttc_graph.evaluation.figures import Question, figures, grouped, questions_of
+from rttc_graph.evaluation.policy_figures import Question, figures, grouped, questions_of
 from rttc_graph.evaluation.replay import Gate, JudgedArm, at_random, oracle, replay
 from rttc_graph.evaluation.report import ReportInput, write_report
 from rttc_graph.graph import RttcParts, create_rttc_graph

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rttc_graph.errors import BackendError, ConfigurationError, NoAnswerError
-from rttc_graph.evaluation.plot import plot_accuracy
+from rttc_graph.evaluation.accuracy_plot import plot_accuracy
 from rttc_graph.evaluation.records import Record
 from rttc_graph.evaluation.runner import (
     EvaluationProgress,
