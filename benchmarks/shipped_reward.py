@@ -38,8 +38,8 @@ from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
 from rttc_graph.integrations.transformers.weights import resolve
 from rttc_graph.protocols import NewSample
-from rttc_graph.reward_training.drawing import Drawer, DrawSettings, group_of
-from rttc_graph.reward_training.rows import CandidateLog, CandidateRow, read_candidates
+from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, read_candidates
+from rttc_graph.reward_training.candidate_sampling import Drawer, DrawSettings, group_of
 from rttc_graph.reward_training.training import TrainSettings, refit, train_reward
 from rttc_graph.samples import read_samples
 

@@ -18,9 +18,9 @@ from rttc_graph.state import Arm
 
 if TYPE_CHECKING:
     from rttc_graph.installation.config import InstallationConfig
-    from rttc_graph.reward_training.drawing import DrawSettings
+    from rttc_graph.reward_training.candidate_rows import CandidateRow
+    from rttc_graph.reward_training.candidate_sampling import DrawSettings
     from rttc_graph.reward_training.measuring import Measured
-    from rttc_graph.reward_training.rows import CandidateRow
     from rttc_graph.reward_training.training import TrainResult, TrainSettings
 
 app = typer.Typer(
@@ -149,7 +149,7 @@ def evaluate(
     config = session(context).config(reward=reward)
 
     from rttc_graph.jobs.train_reward import measure_on
-    from rttc_graph.reward_training.rows import read_candidates
+    from rttc_graph.reward_training.candidate_rows import read_candidates
 
     rows = read_candidates(files)
     with progress("score", total=len({row["group"] for row in rows})) as bar:
@@ -163,7 +163,7 @@ def evaluate(
 def _draw_settings(
     arms: str, temperatures: str, k: int, max_new_tokens: int, negatives: int, seed: int
 ) -> DrawSettings:
-    from rttc_graph.reward_training.drawing import DrawSettings
+    from rttc_graph.reward_training.candidate_sampling import DrawSettings
 
     return DrawSettings(
         arms=_arms(arms),
@@ -227,8 +227,8 @@ def _drawn(
     config: InstallationConfig, material: Any, settings: DrawSettings, file: Path
 ) -> list[CandidateRow]:
     from rttc_graph.jobs.train_reward import draw_candidates
-    from rttc_graph.reward_training.drawing import DrawProgress
-    from rttc_graph.reward_training.rows import CandidateLog
+    from rttc_graph.reward_training.candidate_rows import CandidateLog
+    from rttc_graph.reward_training.candidate_sampling import DrawProgress
 
     with progress("draw candidates", total=0) as bar:
 
@@ -240,7 +240,7 @@ def _drawn(
 
 
 def _with_more(rows: list[CandidateRow], files: Sequence[Path]) -> list[CandidateRow]:
-    from rttc_graph.reward_training.rows import read_candidates
+    from rttc_graph.reward_training.candidate_rows import read_candidates
 
     if not files:
         return rows

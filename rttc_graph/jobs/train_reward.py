@@ -25,9 +25,9 @@ from rttc_graph.integrations.transformers.policy_model import TransformersPolicy
 from rttc_graph.integrations.transformers.threads import ThreadsByLoad
 from rttc_graph.integrations.transformers.weights import resolve
 from rttc_graph.protocols import NewSample
-from rttc_graph.reward_training.drawing import Drawer, DrawProgress, DrawSettings
+from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow
+from rttc_graph.reward_training.candidate_sampling import Drawer, DrawProgress, DrawSettings
 from rttc_graph.reward_training.measuring import Measured, measure
-from rttc_graph.reward_training.rows import CandidateLog, CandidateRow
 from rttc_graph.reward_training.training import TrainResult, TrainSettings, train_reward
 from rttc_graph.samples import read_samples
 

@@ -40,10 +40,10 @@ from rttc_graph.integrations.rewards.trained.spec import (
     RewardSpec,
     read_spec,
 )
+from rttc_graph.reward_training.candidate_rows import ARMS, CandidateRow, candidate_of
 from rttc_graph.reward_training.card import model_card
-from rttc_graph.reward_training.figures import Figures, figures
-from rttc_graph.reward_training.fitting import fit_calibrations
-from rttc_graph.reward_training.rows import ARMS, CandidateRow, candidate_of
+from rttc_graph.reward_training.probability_fit import fit_calibrations
+from rttc_graph.reward_training.reward_metrics import Figures, figures
 from rttc_graph.reward_training.wordings import in_a_sentence, with_plea
 
 _PASS = 32

@@ -15,10 +15,10 @@ from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.evaluation.scorers import is_right, normalised
 from rttc_graph.integrations.langchain.embedder import LangChainEmbedder
 from rttc_graph.protocols import NewSample
-from rttc_graph.reward_training.drawing import Drawer, DrawProgress, DrawSettings
+from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, read_candidates
+from rttc_graph.reward_training.candidate_sampling import Drawer, DrawProgress, DrawSettings
 from rttc_graph.reward_training.negatives import TRICKS, free_answers
 from rttc_graph.reward_training.neighbours import nearest_samples
-from rttc_graph.reward_training.rows import CandidateLog, CandidateRow, read_candidates
 
 LABELS = ("lost card", "card arrival", "exchange rate", "top up failed")
 

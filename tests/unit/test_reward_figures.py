@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from rttc_graph.reward_training.figures import auc, auc_within, calibration_error, figures
+from rttc_graph.reward_training.reward_metrics import auc, auc_within, calibration_error, figures
 
 
 def test_auc_against_all_pairs() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from rttc_graph.integrations.rewards.trained.signals import SIGNALS, signals_of
 from rttc_graph.integrations.rewards.trained.spec import Calibration
-from rttc_graph.reward_training.rows import ARMS, CandidateRow
+from rttc_graph.reward_training.candidate_rows import ARMS, CandidateRow
 
 FEWEST = 40
 """Answers of the policy model, of each kind a tenth, below which its signals are not used."""
