@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from rttc_graph.cli import (
+from rttc_graph.cli.command_context import Session
+from rttc_graph.cli.commands import (
     ask,
     cache,
     calibrate,
@@ -27,8 +28,7 @@ from rttc_graph.cli import (
     stats,
     status,
 )
-from rttc_graph.cli.failures import report
-from rttc_graph.cli.session import Session
+from rttc_graph.cli.error_exit import report
 
 app = typer.Typer(
     name="rttc",

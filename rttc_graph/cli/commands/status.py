@@ -9,8 +9,8 @@ from typing import Any
 
 import typer
 
+from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, print_json, print_pairs, size
-from rttc_graph.cli.session import session
 from rttc_graph.errors import RttcError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge

@@ -14,7 +14,9 @@ from rttc_graph.calibration.aims import Aim, GatePoint, overview
 from rttc_graph.calibration.map_fitting import FittedMap
 from rttc_graph.calibration.proposal import Proposal, propose
 from rttc_graph.calibration.threshold_plot import plot_sweep
-from rttc_graph.cli.options import (
+from rttc_graph.cli.command_context import session
+from rttc_graph.cli.screen import AsJson, err, out, print_json, print_table
+from rttc_graph.cli.shared_options import (
     Best,
     Choice,
     K,
@@ -25,8 +27,6 @@ from rttc_graph.cli.options import (
     TargetAccuracy,
     TargetCost,
 )
-from rttc_graph.cli.screen import AsJson, err, out, print_json, print_table
-from rttc_graph.cli.session import session
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.arm_rows import ARMS
 from rttc_graph.evaluation.replay import Gate

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 from rich.text import Text
 
-from rttc_graph.cli.options import words_of
+from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJsonFile, out, print_table, progress, write_json
-from rttc_graph.cli.session import session
+from rttc_graph.cli.shared_options import words_of
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.state import Arm
 

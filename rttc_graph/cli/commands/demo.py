@@ -11,9 +11,9 @@ from rich.progress import Progress
 from rich.rule import Rule
 from rich.text import Text
 
-from rttc_graph.cli.ask import event_line, print_result
+from rttc_graph.cli.command_context import session
+from rttc_graph.cli.commands.ask import event_line, print_result
 from rttc_graph.cli.screen import AsJson, err, out, print_json, progress
-from rttc_graph.cli.session import session
 from rttc_graph.evaluation.scorers import is_right, normalised
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.jobs.demo_samples import easy_questions, questions, samples

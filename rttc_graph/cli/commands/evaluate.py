@@ -12,7 +12,9 @@ from rich.text import Text
 
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import cross_fitted
-from rttc_graph.cli.options import (
+from rttc_graph.cli.command_context import session
+from rttc_graph.cli.screen import AsJsonFile, err, out, write_json
+from rttc_graph.cli.shared_options import (
     Best,
     Choice,
     First,
@@ -26,8 +28,6 @@ from rttc_graph.cli.options import (
     Tau,
     words_of,
 )
-from rttc_graph.cli.screen import AsJsonFile, err, out, write_json
-from rttc_graph.cli.session import session
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.accuracy_plot import plot_accuracy
 from rttc_graph.evaluation.policy_figures import GroupFigures, grouped

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, out, print_json, print_pairs, progress
-from rttc_graph.cli.session import session
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table, progress
-from rttc_graph.cli.session import session
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Weights of policy models and embedders."

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, out, print_json, progress
-from rttc_graph.cli.session import session
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, out, print_json, print_pairs, size
-from rttc_graph.cli.session import session
 from rttc_graph.installation.knowledge import open_knowledge
 
 app = typer.Typer(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
-from rttc_graph.cli.session import session
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.knowledge import open_knowledge
 

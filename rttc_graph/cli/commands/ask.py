@@ -9,9 +9,9 @@ import typer
 from rich.progress import Progress
 from rich.text import Text
 
-from rttc_graph.cli.options import Choice, First, K, MaxNewTokens, Tau
+from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import out, print_json, print_table, progress
-from rttc_graph.cli.session import session
+from rttc_graph.cli.shared_options import Choice, First, K, MaxNewTokens, Tau
 from rttc_graph.installation.ask_question import AskResult
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.settings import PolicyName
