@@ -1,4 +1,4 @@
 """The graph and the knowledge base over HTTP: what `rttc serve` runs.
 
-`rttc_graph.serving.app.create_app` makes the application for any ASGI server.
+`rttc_graph.serving.http_app.create_app` makes the application for any ASGI server.
 """

@@ -11,8 +11,8 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Scope
 
-from rttc_graph.serving.access import Lane
-from rttc_graph.serving.gate import Gate
+from rttc_graph.serving.admission.route_rights import Lane
+from rttc_graph.serving.admission.run_queue import Gate
 from rttc_graph.state import RttcOutput
 
 __all__ = ("CONTENT_TYPE", "Metrics")

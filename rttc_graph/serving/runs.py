@@ -18,9 +18,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.graph import RttcParts, create_rttc_graph
-from rttc_graph.serving.keyring import Caller
+from rttc_graph.serving.admission.authentication import Caller
+from rttc_graph.serving.http_errors import Refusal
 from rttc_graph.serving.metrics import Metrics
-from rttc_graph.serving.refusals import Refusal
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import RttcInput, RttcOutput
 

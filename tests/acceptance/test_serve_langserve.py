@@ -14,8 +14,8 @@ from langserve import RemoteRunnable
 from scripted_parts import Parts
 
 from rttc_graph import RttcSettings
-from rttc_graph.serving.app import Offer, create_app
-from rttc_graph.serving.options import ServeOptions
+from rttc_graph.serving.http_app import Offer, create_app
+from rttc_graph.serving.serve_options import ServeOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")
 """LangServe reads `model_fields` of instances, which pydantic 3 will not allow."""

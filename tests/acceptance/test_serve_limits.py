@@ -27,8 +27,8 @@ from http_servers import (
 from scripted_parts import Parts
 
 from rttc_graph.errors import BackendError
-from rttc_graph.serving.app import Offer, create_app
-from rttc_graph.serving.options import ServeOptions
+from rttc_graph.serving.http_app import Offer, create_app
+from rttc_graph.serving.serve_options import ServeOptions
 from rttc_graph.testing import MemoryKnowledgeBase
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")

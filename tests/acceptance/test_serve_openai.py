@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from scripted_parts import Parts
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.serving.app import Offer, create_app
+from rttc_graph.serving.http_app import Offer, create_app
 
 HELLO: Any = [{"role": "user", "content": "what is two and two"}]
 

@@ -10,7 +10,7 @@ import pytest
 from http_servers import MemoryKeys, Vectors, served
 from scripted_parts import Parts
 
-from rttc_graph.serving.app import Offer, create_app
+from rttc_graph.serving.http_app import Offer, create_app
 from rttc_graph.testing import MemoryKnowledgeBase
 
 CHECKS = [

@@ -12,7 +12,7 @@ from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBas
 from rttc_graph.integrations.postgres.stored_embedder import StoredEmbedder
 from rttc_graph.integrations.remote.knowledge_base import RemoteKnowledgeBase
 from rttc_graph.protocols import Embedder
-from rttc_graph.serving.app import Offer, create_app
+from rttc_graph.serving.http_app import Offer, create_app
 from rttc_graph.testing import KnowledgeBaseContract
 
 

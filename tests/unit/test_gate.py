@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.serving.gate import Gate
-from rttc_graph.serving.options import ServeOptions, is_loopback
-from rttc_graph.serving.refusals import Refusal
+from rttc_graph.serving.admission.run_queue import Gate
+from rttc_graph.serving.http_errors import Refusal
+from rttc_graph.serving.serve_options import ServeOptions, is_loopback
 
 
 async def hold(gate: Gate, release: asyncio.Event, order: list[int], number: int) -> None:

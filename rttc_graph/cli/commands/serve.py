@@ -22,8 +22,8 @@ from rttc_graph.protocols import Embedder
 from rttc_graph.support.extras import require
 
 if TYPE_CHECKING:
-    from rttc_graph.serving.app import Offer
-    from rttc_graph.serving.options import ServeOptions
+    from rttc_graph.serving.http_app import Offer
+    from rttc_graph.serving.serve_options import ServeOptions
 
 
 def serve(  # noqa: PLR0913 - one parameter for each flag
@@ -56,7 +56,7 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
     """
     require("fastapi", extra="serve", purpose="servers")
     require("langserve", extra="serve", purpose="servers")
-    from rttc_graph.serving.options import ServeOptions
+    from rttc_graph.serving.serve_options import ServeOptions
 
     given = {
         "concurrency": concurrency,
@@ -77,7 +77,7 @@ def _offered(config: InstallationConfig, *, kb_only: bool) -> Generator[tuple[Of
     """Open what is served, with models and database ready."""
     from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
     from rttc_graph.integrations.postgres.stored_embedder import StoredEmbedder
-    from rttc_graph.serving.app import Offer
+    from rttc_graph.serving.http_app import Offer
 
     if kb_only:
         with open_knowledge(config) as knowledge:
@@ -121,8 +121,8 @@ def _serve(
     *,
     as_json: bool,
 ) -> None:
-    from rttc_graph.serving.app import create_app
-    from rttc_graph.serving.options import is_loopback
+    from rttc_graph.serving.http_app import create_app
+    from rttc_graph.serving.serve_options import is_loopback
     from rttc_graph.serving.server import listen, run_until_stopped
 
     keys, local_only = PostgresApiKeys(knowledge.database), is_loopback(host)

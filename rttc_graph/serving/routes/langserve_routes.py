@@ -17,8 +17,8 @@ from langserve import add_routes  # pyright: ignore[reportUnknownVariableType]  
 from starlette.requests import Request
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.serving.answers import Answer, Question, given_to_graph
-from rttc_graph.serving.keyring import Caller, caller_of
+from rttc_graph.serving.admission.authentication import Caller, caller_of
+from rttc_graph.serving.routes.response_models import Answer, Question, given_to_graph
 from rttc_graph.serving.runs import Runner
 from rttc_graph.settings import RttcSettings
 from rttc_graph.support.identity import checked_name

@@ -21,19 +21,19 @@ from rttc_graph.errors import RttcError
 from rttc_graph.graph import RttcParts
 from rttc_graph.protocols import Embedder, KnowledgeBase
 from rttc_graph.protocols.api_keys import ApiKeyStore
-from rttc_graph.serving.access import Lane
-from rttc_graph.serving.document import describe
-from rttc_graph.serving.front import Front
-from rttc_graph.serving.gate import Gate
-from rttc_graph.serving.health_routes import health_router
-from rttc_graph.serving.kb_routes import knowledge_base_router
-from rttc_graph.serving.keyring import Keyring
-from rttc_graph.serving.langserve_routes import PATH, langserve_router
+from rttc_graph.serving.admission.admission import Front
+from rttc_graph.serving.admission.authentication import Keyring
+from rttc_graph.serving.admission.route_rights import Lane
+from rttc_graph.serving.admission.run_queue import Gate
+from rttc_graph.serving.http_errors import Refusal, first_problem, refusal_of, response_to
 from rttc_graph.serving.metrics import Metrics
-from rttc_graph.serving.openai_routes import openai_router
-from rttc_graph.serving.options import ServeOptions
-from rttc_graph.serving.refusals import Refusal, first_problem, refusal_of, response_to
+from rttc_graph.serving.openapi import describe
+from rttc_graph.serving.routes.health_routes import health_router
+from rttc_graph.serving.routes.kb_routes import knowledge_base_router
+from rttc_graph.serving.routes.langserve_routes import PATH, langserve_router
+from rttc_graph.serving.routes.openai_routes import openai_router
 from rttc_graph.serving.runs import Runner
+from rttc_graph.serving.serve_options import ServeOptions
 
 __all__ = ("Offer", "create_app")
 

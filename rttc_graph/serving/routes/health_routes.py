@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from rttc_graph.errors import RttcError
+from rttc_graph.serving.http_errors import Problem, Refusal
 from rttc_graph.serving.metrics import CONTENT_TYPE, Metrics
-from rttc_graph.serving.refusals import Problem, Refusal
 
 __all__ = ("health_router",)
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from rttc_graph.serving.refusals import Problem
+from rttc_graph.serving.http_errors import Problem
 
 __all__ = ("describe",)
 

@@ -17,12 +17,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rttc_graph.errors import RttcError
-from rttc_graph.serving.access import Access, Lane, access_of
-from rttc_graph.serving.gate import Gate
-from rttc_graph.serving.keyring import Caller, Keyring, caller_of
+from rttc_graph.serving.admission.authentication import Caller, Keyring, caller_of
+from rttc_graph.serving.admission.route_rights import Access, Lane, access_of
+from rttc_graph.serving.admission.run_queue import Gate
+from rttc_graph.serving.http_errors import Refusal, refusal_of, response_to
 from rttc_graph.serving.metrics import Metrics
-from rttc_graph.serving.options import ServeOptions
-from rttc_graph.serving.refusals import Refusal, refusal_of, response_to
+from rttc_graph.serving.serve_options import ServeOptions
 
 __all__ = ("Front",)
 

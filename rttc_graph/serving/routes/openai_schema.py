@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemM
 from pydantic import BaseModel, ConfigDict, Field
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.serving.answers import Report
+from rttc_graph.serving.routes.response_models import Report
 from rttc_graph.state import RttcOutput
 from rttc_graph.support.identity import MAX_NAME_CHARACTERS
 

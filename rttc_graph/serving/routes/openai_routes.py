@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from rttc_graph.errors import RttcError
-from rttc_graph.serving.answers import Report
-from rttc_graph.serving.keyring import Caller, caller_of
-from rttc_graph.serving.openai_schema import (
+from rttc_graph.serving.admission.authentication import Caller, caller_of
+from rttc_graph.serving.http_errors import OpenAIProblem, Refusal, refusal_of, response_to
+from rttc_graph.serving.routes.openai_schema import (
     MODEL,
     AssistantMessage,
     Choice,
@@ -34,7 +34,7 @@ from rttc_graph.serving.openai_schema import (
     Usage,
     finish_reason,
 )
-from rttc_graph.serving.refusals import OpenAIProblem, Refusal, refusal_of, response_to
+from rttc_graph.serving.routes.response_models import Report
 from rttc_graph.serving.runs import EventSink, Runner
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import RttcOutput

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-from rttc_graph.serving.refusals import Refusal
+from rttc_graph.serving.http_errors import Refusal
 
 __all__ = ("Gate",)
 

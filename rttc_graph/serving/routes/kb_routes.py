@@ -29,8 +29,8 @@ from rttc_graph.samples.wire import (
     Stats,
     StatsRequest,
 )
-from rttc_graph.serving.keyring import caller_of
-from rttc_graph.serving.refusals import Problem, Refusal
+from rttc_graph.serving.admission.authentication import caller_of
+from rttc_graph.serving.http_errors import Problem, Refusal
 
 __all__ = ("knowledge_base_router",)
 

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from rttc_graph.protocols.api_keys import SCOPES, ApiKey, ApiKeyStore, KeyScope, parse_key
-from rttc_graph.serving.refusals import Refusal
+from rttc_graph.serving.http_errors import Refusal
 
 __all__ = ("Caller", "Keyring", "caller_of")
 
