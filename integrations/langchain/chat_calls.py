@@ -25,7 +25,7 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableConfig
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.loop_thread import LoopThread
+from rttc_graph.integrations.concurrency.loop_thread import LoopThread
 from rttc_graph.state import ChatTurn
 from rttc_graph.support.clean_text import clean
 

@@ -18,7 +18,7 @@ from typing import Final
 from langchain_core.embeddings import Embeddings
 
 from rttc_graph.errors import ConfigurationError, EmbeddingError
-from rttc_graph.integrations.batch_lane import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.support.clean_text import clean
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from functools import partial
 
 from rttc_graph.errors import QueryStateCacheError, RttcError
+from rttc_graph.integrations.concurrency.daemon_threads import on_daemon
 from rttc_graph.integrations.postgres.adapter_rows import Claim, renew
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.errors import translated
-from rttc_graph.integrations.postgres.threads import on_daemon
 
 __all__ = ("AdapterNews", "kept_alive")
 

@@ -24,7 +24,7 @@ except ImportError as exc:
     raise ImportError("remote knowledge bases need the extra 'remote': rttc-graph[remote]") from exc
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
-from rttc_graph.integrations.loop_thread import LoopThread
+from rttc_graph.integrations.concurrency.loop_thread import LoopThread
 from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
 from rttc_graph.samples.wire import (
     EMBEDDER_HEADER,

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 from rttc_graph.errors import RewardModelError
-from rttc_graph.integrations.batch_lane import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.state import Candidate
 

@@ -8,7 +8,7 @@ from typing import Literal
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
-from rttc_graph.integrations.batch_lane import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.state import Candidate

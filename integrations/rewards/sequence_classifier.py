@@ -24,7 +24,7 @@ except ImportError as exc:
     raise ImportError("sequence classifiers need the extra 'local': rttc-graph[local]") from exc
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError, RewardModelError
-from rttc_graph.integrations.batch_lane import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import httpx
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
-from rttc_graph.integrations.batch_lane import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, describe
 from rttc_graph.integrations.rewards.checks import checked_rewards
 from rttc_graph.integrations.rewards.shorten import keep_ends

@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.worker_threads import wait_at_exit
+from rttc_graph.integrations.concurrency.worker_threads import wait_at_exit
 
 T = TypeVar("T")
 

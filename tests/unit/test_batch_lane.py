@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from blockbuster import blockbuster_ctx
 
-from rttc_graph.integrations.batch_lane import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 
 
 class Squares:
@@ -198,7 +198,7 @@ async def test_the_threads_end_with_the_lane() -> None:
 
 LEAVING = """
 import asyncio, time
-from rttc_graph.integrations.batch_lane import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 
 def work(items):
     time.sleep(0.5)

@@ -13,7 +13,7 @@ except ImportError as exc:
     raise ImportError("trained reward models need the extra 'local': rttc-graph[local]") from exc
 
 from rttc_graph.errors import ConfigurationError, RewardModelError, RttcError
-from rttc_graph.integrations.batch_lane import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.rewards.checks import checked_rewards
 from rttc_graph.integrations.rewards.trained.folder import (

@@ -17,7 +17,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
-from rttc_graph.integrations.worker_threads import wait_at_exit
+from rttc_graph.integrations.concurrency.worker_threads import wait_at_exit
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")

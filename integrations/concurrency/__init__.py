@@ -1,0 +1,4 @@
+"""Threads and queues between coroutines and work that blocks.
+
+May import errors and support alone.
+"""
