@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from benchmarks.setup import Setup
-from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
+from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.migrate import migrate
 
 _NUMBERS = itertools.count(1)

@@ -16,7 +16,7 @@ from benchmarks.search import more_queries
 from benchmarks.setup import Setup, tell
 from benchmarks.stores import BareSql, Ours, ours
 from benchmarks.synthetic import DIMENSION, blocks, nearest, queries, recall
-from rttc_graph.integrations.postgres.sample_search import INDEX_ROWS
+from rttc_graph.integrations.postgres.samples.sample_search import INDEX_ROWS
 
 QUERIES = 100
 """For the recall."""

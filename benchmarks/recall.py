@@ -25,9 +25,11 @@ from benchmarks.synthetic import DIMENSION, DOMAIN, blocks, queries
 from rttc_graph.installation.ask_question import AskResult
 from rttc_graph.installation.config import load_config
 from rttc_graph.installation.local import LocalRttc, open_local
+from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
+    PostgresQueryStateCache,
+)
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
-from rttc_graph.integrations.postgres.query_state_cache import PostgresQueryStateCache
+from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.jobs import demo_samples
 from rttc_graph.protocols import QueryState, RecallRequest

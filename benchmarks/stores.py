@@ -25,7 +25,7 @@ from benchmarks.databases import Prepared
 from benchmarks.peers import named, peer
 from benchmarks.synthetic import DIMENSION, DOMAIN, Rows, number_of
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
+from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.samples.ingest import DEFAULT_BATCH_SIZE, ingest
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from postgres_children import Pipe
 from postgres_fixtures import NumberEmbedder
 
+from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
+    PostgresQueryStateCache,
+)
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.migrate import Migration, migrate
-from rttc_graph.integrations.postgres.query_state_cache import PostgresQueryStateCache
+from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.protocols import TrainedAdapter
 from rttc_graph.testing import new_sample, trained_adapter
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 from rttc_graph.errors import RttcError
-from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
+from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 
 P = ParamSpec("P")
 Pipe: TypeAlias = "Connection[Any, Any]"

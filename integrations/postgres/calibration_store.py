@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rttc_graph.errors import BackendError
 from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_text
-from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
 from rttc_graph.support.identity import checked_name
 

@@ -20,8 +20,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool
 
 from rttc_graph.errors import BackendError
-from rttc_graph.integrations.postgres.errors import LOST, translated
-from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.psycopg_errors import LOST, translated
 
 __all__ = ("Database", "Source")
 

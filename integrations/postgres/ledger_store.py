@@ -7,8 +7,8 @@ from datetime import date
 
 from rttc_graph.errors import BackendError
 from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.json_values import cleaned, cleaned_jsonb
-from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import RunRecord
 from rttc_graph.support.identity import checked_name
 

@@ -21,7 +21,7 @@ from psycopg import Connection, sql
 from psycopg.errors import InsufficientPrivilege
 
 from rttc_graph.errors import BackendError, ConfigurationError
-from rttc_graph.integrations.postgres.errors import translated
+from rttc_graph.integrations.postgres.psycopg_errors import translated
 
 __all__ = ("Migration", "check_extension", "migrate", "read_migrations")
 

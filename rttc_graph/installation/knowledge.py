@@ -14,13 +14,15 @@ from functools import partial
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.langchain.embedder import LangChainEmbedder
 from rttc_graph.integrations.langchain.huggingface import local_embedder
+from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
+    PostgresQueryStateCache,
+)
 from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
-from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
+from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
 from rttc_graph.integrations.postgres.migrate import migrate
-from rttc_graph.integrations.postgres.query_state_cache import PostgresQueryStateCache
+from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.transformers.weights import resolve
 
 _DAY_SECONDS = 86_400.0

@@ -15,9 +15,12 @@ from langgraph_sdk.client import SyncLangGraphClient
 from langgraph_server import ServedGraphs
 from postgres_fixtures import cloned
 
+from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
+    CacheStats,
+    PostgresQueryStateCache,
+)
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
-from rttc_graph.integrations.postgres.query_state_cache import CacheStats, PostgresQueryStateCache
+from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 
 pytestmark = [pytest.mark.timeout(300)]
 

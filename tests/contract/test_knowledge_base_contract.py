@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
+from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.protocols import Embedder
 from rttc_graph.testing import KnowledgeBaseContract, MemoryKnowledgeBase
 

@@ -7,9 +7,11 @@ from functools import partial
 
 import pytest
 
+from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
+    PostgresQueryStateCache,
+)
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
-from rttc_graph.integrations.postgres.query_state_cache import PostgresQueryStateCache
+from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.protocols import Embedder
 from rttc_graph.testing import (
     MemoryKnowledgeBase,

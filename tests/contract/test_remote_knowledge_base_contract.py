@@ -8,8 +8,8 @@ import pytest
 from http_servers import served
 
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
-from rttc_graph.integrations.postgres.stored_embedder import StoredEmbedder
+from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
+from rttc_graph.integrations.postgres.samples.stored_embedder import StoredEmbedder
 from rttc_graph.integrations.remote.knowledge_base import RemoteKnowledgeBase
 from rttc_graph.protocols import Embedder
 from rttc_graph.serving.http_app import Offer, create_app

@@ -16,7 +16,7 @@ from benchmarks.gptcache_store import GptCacheStore
 from benchmarks.pairs import Case, measure
 from benchmarks.setup import Setup
 from benchmarks.synthetic import DIMENSION, blocks, queries
-from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
+from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 
 ROW = {"case", "ours", "peer", "peer_name", "unit", "ratio", "spread", "target", "met"}
 

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.postgres.api_keys import PostgresApiKeys
+from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeys
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.protocols.api_keys import SCOPES, checked_scopes, new_key, parse_key
 

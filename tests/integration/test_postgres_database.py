@@ -20,8 +20,8 @@ from tcp_proxy import TcpProxy
 
 from rttc_graph.errors import BackendError, KnowledgeBaseError
 from rttc_graph.integrations.postgres.database import Database, Source
-from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
-from rttc_graph.integrations.postgres.session import Session, WorkStopped
+from rttc_graph.integrations.postgres.database_session import Session, WorkStopped
+from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.statements import statement
 
 pytestmark = pytest.mark.usefixtures("no_blocking_calls")

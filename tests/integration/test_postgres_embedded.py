@@ -26,8 +26,8 @@ from postgres_children import (
 from postgres_fixtures import UNSAFE, open_folder, remove_tree
 
 from rttc_graph.errors import BackendError, ConfigurationError
-from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
-from rttc_graph.integrations.postgres.programs import Account
+from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
+from rttc_graph.integrations.postgres.embedded_server.programs import Account
 
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can become another user")
@@ -114,8 +114,8 @@ def test_a_kept_server_outlives_its_process_until_it_is_stopped(home: Path) -> N
 def test_a_process_that_just_ends_stops_the_server(home: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres\n"
-        "EmbeddedPostgres(Path(sys.argv[1])).start()"
+        "from rttc_graph.integrations.postgres.embedded_server import embedded_postgres\n"
+        "embedded_postgres.EmbeddedPostgres(Path(sys.argv[1])).start()"
     )
     subprocess.run([sys.executable, "-c", code, str(home)], check=True)
     assert not server(home).status().running

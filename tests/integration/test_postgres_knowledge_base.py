@@ -19,13 +19,15 @@ from psycopg.rows import DictRow
 from psycopg_pool import ConnectionPool
 
 from rttc_graph.errors import ConfigurationError, EmbeddingError, KnowledgeBaseError
+from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
+    PostgresQueryStateCache,
+)
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
-from rttc_graph.integrations.postgres.query_state_cache import PostgresQueryStateCache
-from rttc_graph.integrations.postgres.reembedding import ReembedProgress
-from rttc_graph.integrations.postgres.sample_index import IndexProgress
-from rttc_graph.integrations.postgres.sample_search import Question, Scope, search
-from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
+from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
+from rttc_graph.integrations.postgres.samples.sample_index import IndexProgress
+from rttc_graph.integrations.postgres.samples.sample_search import Question, Scope, search
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.protocols import Embedder, NewSample, QueryState, SearchResult
 from rttc_graph.settings import SamplesChoice

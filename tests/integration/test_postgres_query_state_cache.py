@@ -18,14 +18,14 @@ from psycopg_pool import ConnectionPool
 from tcp_proxy import TcpProxy
 
 from rttc_graph.errors import AdaptationError, ConfigurationError, QueryStateCacheError
-from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.migrate import migrate, read_migrations
-from rttc_graph.integrations.postgres.query_state_cache import (
+from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
     CacheStats,
     PostgresQueryStateCache,
     Purged,
 )
-from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.migrate import migrate, read_migrations
 from rttc_graph.protocols import AdapterLookup, QueryState, RecallRequest, TrainedAdapter
 from rttc_graph.testing import at_angle, trained_adapter
 

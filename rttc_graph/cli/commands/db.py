@@ -12,7 +12,7 @@ from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, out, print_json, print_pairs, progress
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.integrations.postgres.embedded import EmbeddedPostgres
+from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.migrate import migrate
 
 app = typer.Typer(

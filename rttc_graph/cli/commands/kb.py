@@ -12,7 +12,7 @@ from rich.text import Text
 from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table, progress, size
 from rttc_graph.installation.knowledge import open_knowledge
-from rttc_graph.integrations.postgres.reembedding import ReembedProgress
+from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
 from rttc_graph.samples import read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
 

@@ -12,7 +12,7 @@ from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
 from rttc_graph.cli.shared_options import words_of
 from rttc_graph.installation.knowledge import open_knowledge
-from rttc_graph.integrations.postgres.api_keys import PostgresApiKeys
+from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeys
 from rttc_graph.protocols.api_keys import ApiKey, new_key
 
 app = typer.Typer(

@@ -17,7 +17,7 @@ from rttc_graph.cli.screen import AsJson, out, print_json, progress
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
-from rttc_graph.integrations.postgres.api_keys import PostgresApiKeys
+from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeys
 from rttc_graph.protocols import Embedder
 from rttc_graph.support.extras import require
 
@@ -75,8 +75,10 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
 @contextmanager
 def _offered(config: InstallationConfig, *, kb_only: bool) -> Generator[tuple[Offer, Knowledge]]:
     """Open what is served, with models and database ready."""
-    from rttc_graph.integrations.postgres.knowledge_base import PostgresKnowledgeBase
-    from rttc_graph.integrations.postgres.stored_embedder import StoredEmbedder
+    from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import (
+        PostgresKnowledgeBase,
+    )
+    from rttc_graph.integrations.postgres.samples.stored_embedder import StoredEmbedder
     from rttc_graph.serving.http_app import Offer
 
     if kb_only:

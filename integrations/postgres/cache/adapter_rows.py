@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rttc_graph.integrations.postgres.database_session import Session, WorkStopped
 from rttc_graph.integrations.postgres.json_values import cleaned_jsonb
-from rttc_graph.integrations.postgres.session import Session, WorkStopped
 from rttc_graph.protocols import TrainedAdapter
 
 __all__ = ("Claim", "find", "find_or_claim", "release", "renew", "store")

@@ -20,8 +20,8 @@ from pgvector import HalfVector
 from psycopg.types.json import Json
 
 from rttc_graph.errors import BudgetExceeded, ConfigurationError, QueryStateCacheError
-from rttc_graph.integrations.postgres.adapter_lease import AdapterNews, kept_alive
-from rttc_graph.integrations.postgres.adapter_rows import (
+from rttc_graph.integrations.postgres.cache.adapter_lease import AdapterNews, kept_alive
+from rttc_graph.integrations.postgres.cache.adapter_rows import (
     Claim,
     find,
     find_or_claim,
@@ -29,8 +29,8 @@ from rttc_graph.integrations.postgres.adapter_rows import (
     store,
 )
 from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.json_values import cleaned
-from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import (
     AdapterLookup,
     QueryState,

@@ -19,10 +19,10 @@ from typing import Self
 from psycopg import pq
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.postgres.data_folder import locate_data
-from rttc_graph.integrations.postgres.lock_files import FileLock
-from rttc_graph.integrations.postgres.programs import find_programs
-from rttc_graph.integrations.postgres.server_process import ServerProcess
+from rttc_graph.integrations.postgres.embedded_server.data_folder import locate_data
+from rttc_graph.integrations.postgres.embedded_server.lock_files import FileLock
+from rttc_graph.integrations.postgres.embedded_server.programs import find_programs
+from rttc_graph.integrations.postgres.embedded_server.server_process import ServerProcess
 
 __all__ = ("EmbeddedPostgres", "EmbeddedStatus")
 

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
-from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.protocols import Embedder, Vector
 
 __all__ = ("MAX_INDEXED_DIMENSION", "EmbedderIdentity", "claim", "store_inline")

@@ -17,25 +17,25 @@ from psycopg import sql
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.embedder_record import (
+from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.samples.embedder_record import (
     MAX_INDEXED_DIMENSION,
     EmbedderIdentity,
     claim,
 )
-from rttc_graph.integrations.postgres.reembedding import Reembedding, ReembedProgress
-from rttc_graph.integrations.postgres.sample_index import IndexBuilder, IndexProgress
-from rttc_graph.integrations.postgres.sample_rows import (
+from rttc_graph.integrations.postgres.samples.reembedding import Reembedding, ReembedProgress
+from rttc_graph.integrations.postgres.samples.sample_index import IndexBuilder, IndexProgress
+from rttc_graph.integrations.postgres.samples.sample_rows import (
     SampleRow,
     copy_rows,
     ensure_domains,
     ids_of,
 )
-from rttc_graph.integrations.postgres.sample_search import (
+from rttc_graph.integrations.postgres.samples.sample_search import (
     INDEX_ROWS,
     Question,
     SampleSearch,
 )
-from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.support.identity import checked_name

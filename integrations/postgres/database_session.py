@@ -20,7 +20,7 @@ from psycopg import Connection, Cursor, Pipeline
 from psycopg.rows import DictRow, dict_row
 
 from rttc_graph.errors import RttcError
-from rttc_graph.integrations.postgres.errors import DRIVER_ERRORS
+from rttc_graph.integrations.postgres.psycopg_errors import DRIVER_ERRORS
 from rttc_graph.integrations.postgres.statements import statement
 
 __all__ = ("Session", "WorkStopped")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.postgres.programs import Account
+from rttc_graph.integrations.postgres.embedded_server.programs import Account
 
 if sys.platform != "win32":
     import pwd

@@ -14,9 +14,9 @@ from pgvector import HalfVector
 from psycopg import Cursor
 from psycopg.rows import DictRow
 
-from rttc_graph.integrations.postgres.embedder_record import EmbedderIdentity
-from rttc_graph.integrations.postgres.errors import DRIVER_ERRORS, LOST
-from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.psycopg_errors import DRIVER_ERRORS, LOST
+from rttc_graph.integrations.postgres.samples.embedder_record import EmbedderIdentity
 from rttc_graph.protocols import SearchResult
 from rttc_graph.samples.selection import preselected, sift
 from rttc_graph.settings import SamplesChoice

@@ -15,9 +15,9 @@ from functools import partial
 
 from rttc_graph.errors import QueryStateCacheError, RttcError
 from rttc_graph.integrations.concurrency.daemon_threads import on_daemon
-from rttc_graph.integrations.postgres.adapter_rows import Claim, renew
+from rttc_graph.integrations.postgres.cache.adapter_rows import Claim, renew
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.errors import translated
+from rttc_graph.integrations.postgres.psycopg_errors import translated
 
 __all__ = ("AdapterNews", "kept_alive")
 

@@ -16,8 +16,8 @@ from psycopg.rows import DictRow
 
 from rttc_graph.errors import KnowledgeBaseError
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.embedder_record import EmbedderIdentity, store_inline
-from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.samples.embedder_record import EmbedderIdentity, store_inline
 from rttc_graph.protocols import Embedder
 
 __all__ = ("ReembedProgress", "Reembedding")

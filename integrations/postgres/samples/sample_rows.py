@@ -14,8 +14,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_text
-from rttc_graph.integrations.postgres.session import Session
 from rttc_graph.protocols import NewSample, Vector
 from rttc_graph.support.identity import sample_id
 

@@ -20,8 +20,8 @@ from psycopg.rows import DictRow, dict_row
 from rttc_graph.errors import KnowledgeBaseError
 from rttc_graph.integrations.concurrency.daemon_threads import on_daemon
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.errors import translated
-from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.psycopg_errors import translated
 from rttc_graph.integrations.postgres.statements import statement
 
 __all__ = ("IndexBuilder", "IndexProgress")

@@ -18,9 +18,12 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from rttc_graph.errors import BackendError
-from rttc_graph.integrations.postgres.data_folder import DataFolder
-from rttc_graph.integrations.postgres.lock_files import forget_dead_server, server_pid
-from rttc_graph.integrations.postgres.programs import Programs
+from rttc_graph.integrations.postgres.embedded_server.data_folder import DataFolder
+from rttc_graph.integrations.postgres.embedded_server.lock_files import (
+    forget_dead_server,
+    server_pid,
+)
+from rttc_graph.integrations.postgres.embedded_server.programs import Programs
 
 __all__ = ("ServerProcess",)
 

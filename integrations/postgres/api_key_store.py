@@ -8,7 +8,7 @@ from typing import Any
 
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.session import Session
+from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.protocols.api_keys import ApiKey
 
 __all__ = ("PostgresApiKeys",)
