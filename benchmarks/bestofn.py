@@ -22,7 +22,7 @@ from benchmarks.pairs import Case
 from benchmarks.peers import named, peer
 from benchmarks.prompts import prompts
 from benchmarks.setup import Setup, installed_engine
-from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.run.prompts import direct_messages
 

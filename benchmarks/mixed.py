@@ -11,9 +11,9 @@ from benchmarks.adapters import with_adapters
 from benchmarks.pairs import Case
 from benchmarks.setup import Setup
 from rttc_graph.integrations.lora.residency import ResidentAdapters
-from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.loading import LoadedModel
-from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import GenerationRequest
 
 ADAPTERS = 8

@@ -11,7 +11,7 @@ from typing import get_args
 
 from benchmarks.pairs import PAIRS
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.settings import TrainingDtype
 
 EXAMPLE = """

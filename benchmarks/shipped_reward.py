@@ -34,9 +34,9 @@ from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.integrations.langchain.huggingface import local_embedder
 from rttc_graph.integrations.rewards.trained.folder import encoder_base
 from rttc_graph.integrations.rewards.trained.learning import LearnProgress, LearnSettings
-from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
-from rttc_graph.integrations.transformers.weights import resolve
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.protocols import NewSample
 from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, read_candidates
 from rttc_graph.reward_training.candidate_sampling import Drawer, DrawSettings, group_of

@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 
 from rttc_graph.integrations.lora.residency import ResidentAdapters
-from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.protocols import GenerationRequest
 

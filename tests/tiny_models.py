@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
-from rttc_graph.integrations.transformers.weights import entry_for, model_folder, pull
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.weight_files.resolve import entry_for, model_folder, pull
 
 SPECIALS = ("<pad>", "<|start|>", "<|end|>")
 PAIRS = ("th", "he", "in", "er", "an", "re", "on", "at", "en", "nd", "\u0120t", "\u0120a")

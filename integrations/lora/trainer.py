@@ -28,7 +28,7 @@ from rttc_graph.integrations.lora.training import (
     learning_rate_of,
     training_steps,
 )
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.precision import choose_training_dtype
 from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
 from rttc_graph.protocols import TrainedAdapter, TrainingExample, TrainStep

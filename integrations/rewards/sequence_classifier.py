@@ -29,7 +29,7 @@ from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
 from rttc_graph.integrations.transformers.loading import fingerprint_of, one_load_at_a_time
-from rttc_graph.integrations.transformers.weights import resolve
+from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.state import Candidate
 from rttc_graph.support.clean_text import clean
 from rttc_graph.support.logistic import sigmoid

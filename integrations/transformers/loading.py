@@ -25,13 +25,13 @@ from transformers import (
 from transformers.utils import logging as untyped_logging
 
 from rttc_graph.errors import PolicyModelError
+from rttc_graph.integrations.transformers.decoding.prompt_cache import Owner
 from rttc_graph.integrations.transformers.precision import (
     NF4,
     choose_device,
     keep_gradients,
     weight_options,
 )
-from rttc_graph.integrations.transformers.prefixes import Owner
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
 """In the order in which transformers prefers them; only the first kind present is digested."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.integrations.transformers.batch import left_padded, positions
-from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.failures import translated
+from rttc_graph.integrations.transformers.decoding.running_batch import left_padded, positions
 from rttc_graph.integrations.transformers.loading import LoadedModel
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
+from rttc_graph.integrations.transformers.torch_errors import translated
 from rttc_graph.state import ChatTurn
 
 BATCH_TOKENS = 4096

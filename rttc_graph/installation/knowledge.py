@@ -23,7 +23,7 @@ from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import E
 from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
 from rttc_graph.integrations.postgres.migrate import migrate
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
-from rttc_graph.integrations.transformers.weights import resolve
+from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 
 _DAY_SECONDS = 86_400.0
 

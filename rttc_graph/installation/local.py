@@ -19,8 +19,8 @@ from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.installation.reward_model import open_reward_model
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CalibratedReward
-from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import RewardModel
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Candidate

@@ -13,8 +13,8 @@ from rttc_graph.integrations.rewards.sequence_classifier import SequenceClassifi
 from rttc_graph.integrations.rewards.served import ServedReward
 from rttc_graph.integrations.rewards.trained.reward import EncoderReward, PolicyBackboneReward
 from rttc_graph.integrations.rewards.trained.spec import read_spec
-from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.weights import resolve
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.protocols import RewardModel
 
 

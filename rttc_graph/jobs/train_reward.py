@@ -19,11 +19,11 @@ from rttc_graph.integrations.langchain.huggingface import local_embedder
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.rewards.trained.folder import RewardBase, encoder_base, policy_base
 from rttc_graph.integrations.rewards.trained.learning import LearnProgress
-from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.loading import LoadedModel
-from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
-from rttc_graph.integrations.transformers.threads import ThreadsByLoad
-from rttc_graph.integrations.transformers.weights import resolve
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.torch_threads import ThreadsByLoad
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.protocols import NewSample
 from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow
 from rttc_graph.reward_training.candidate_sampling import Drawer, DrawProgress, DrawSettings

@@ -23,7 +23,7 @@ from rttc_graph.integrations.rewards.sequence_classifier import (
 from rttc_graph.integrations.rewards.trained.folder import encoder_base, policy_base
 from rttc_graph.integrations.rewards.trained.reward import EncoderReward, PolicyBackboneReward
 from rttc_graph.integrations.rewards.trained.spec import Backbone
-from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import RewardModel
 
 

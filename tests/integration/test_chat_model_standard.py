@@ -15,8 +15,8 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.integrations.transformers.chat_model import ChatTransformers
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.chat_transformers import ChatTransformers
+from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 
 
 @pytest.fixture(scope="class")

@@ -28,11 +28,11 @@ from rttc_graph.integrations.lora.adapted import AdaptedModel
 from rttc_graph.integrations.lora.examples import encode_examples
 from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, write_peft_folder
 from rttc_graph.integrations.lora.trainer import LoraTrainer
-from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import load_model
-from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_answer
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import (
     AdapterTrainer,
     Generation,

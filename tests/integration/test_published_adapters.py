@@ -17,8 +17,8 @@ from rttc_graph.integrations.langchain.policy_model import ChatPolicyModel
 from rttc_graph.integrations.lora.publishing import PublishingTrainer
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.rewards.callable import CallableReward
-from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import GenerationRequest, NewSample, TrainedAdapter, TrainingExample
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import ChatTurn

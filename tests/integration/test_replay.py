@@ -18,8 +18,8 @@ from rttc_graph.graph import RttcGraph, create_rttc_graph
 from rttc_graph.installation.ask_question import ask
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
-from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import NewSample
 from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Arm

@@ -15,7 +15,7 @@ from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.shipped import SHIPPED, shipped_folder
 from rttc_graph.integrations.rewards.trained.reward import EncoderReward
 from rttc_graph.integrations.rewards.trained.spec import WEIGHTS_FILE, read_spec
-from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.reward_training.negatives import TRICKS
 
 MOST_BYTES = 4 * 2**20

@@ -15,10 +15,10 @@ import torch
 from tiny_models import make_tiny_model
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.integrations.transformers import engine as engine_module
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
-from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
-from rttc_graph.integrations.transformers.threads import LOOK_AGAIN_SECONDS, ThreadsByLoad
+from rttc_graph.integrations.transformers import local_engine as engine_module
+from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.torch_threads import LOOK_AGAIN_SECONDS, ThreadsByLoad
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import GenerationRequest, PolicyModel
 from rttc_graph.state import ChatTurn
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.integrations.transformers import weights, wheels
-from rttc_graph.integrations.transformers.arrangement import join_parts
-from rttc_graph.integrations.transformers.catalog import CATALOG, Wheel
+from rttc_graph.integrations.transformers.weight_files import resolve as weights
+from rttc_graph.integrations.transformers.weight_files import wheels
+from rttc_graph.integrations.transformers.weight_files.arrangement import join_parts
+from rttc_graph.integrations.transformers.weight_files.catalog import CATALOG, Wheel
 
 MINILM = next(entry for entry in CATALOG if entry.kind == "embedding")
 SMOLLM = next(entry for entry in CATALOG if entry.name == "smollm2-135m-instruct")

@@ -26,8 +26,8 @@ from decoding import (
 from tiny_models import CONTEXT_TOKENS, make_sliding_model, tiny_tokenizer
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.decode import Decoded
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.decoding.decoder import Decoded
+from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 
 # --- greedy ------------------------------------------------------------------------------------

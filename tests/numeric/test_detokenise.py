@@ -8,7 +8,7 @@ import pytest
 from tiny_models import tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from rttc_graph.integrations.transformers.detokenise import TextStream
+from rttc_graph.integrations.transformers.decoding.detokenise import TextStream
 
 END_ID = 2
 

@@ -23,8 +23,8 @@ from decoding import (
 from tiny_adapters import adapter_of
 from tiny_models import CONTEXT_TOKENS, make_sliding_model
 
-from rttc_graph.integrations.transformers.drafts import Drafts
-from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.decoding.drafts import Drafts
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
 
 LETTER = "token 40"
 """An adapter that says one letter again and again."""

@@ -12,9 +12,9 @@ from decoding import BiasedRows, computed, decode, generated, held, request, res
 from tiny_adapters import adapter_of
 
 from rttc_graph.integrations.lora.layout import Adapter
-from rttc_graph.integrations.transformers.decode import Decoded
-from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.prefixes import PrefixCache
+from rttc_graph.integrations.transformers.decoding.decoder import Decoded
+from rttc_graph.integrations.transformers.decoding.prompt_cache import PrefixCache
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
 
 
 def test_the_beginning_of_a_known_prompt_is_not_computed_again(

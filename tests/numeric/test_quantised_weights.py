@@ -16,8 +16,8 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.lora.adapted import AdaptedModel
 from rttc_graph.integrations.lora.trainer import LoraTrainer
 from rttc_graph.integrations.lora.training import learning_rate_of
-from rttc_graph.integrations.transformers.engine import LocalEngine
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import TrainedAdapter, TrainingExample
 from rttc_graph.settings import TttSettings
 

@@ -37,7 +37,7 @@ from rttc_graph.integrations.rewards.trained.spec import (
     folder_fingerprint,
     read_spec,
 )
-from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.reward_training.candidate_rows import CandidateRow, Source
 from rttc_graph.reward_training.probability_fit import fit_calibrations
 from rttc_graph.reward_training.training import TrainSettings, split_groups, train_reward

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rttc_graph.integrations.transformers.sampling import Draw, choose
+from rttc_graph.integrations.transformers.decoding.token_sampling import Draw, choose
 
 # Probabilities 0.5, 0.3, 0.15, 0.05 at temperature 1.
 PROBABILITIES = (0.5, 0.3, 0.15, 0.05)

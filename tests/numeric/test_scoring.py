@@ -12,7 +12,7 @@ import torch
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.integrations.transformers import scoring
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 

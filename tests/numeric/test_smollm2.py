@@ -10,10 +10,10 @@ from typing import cast
 import pytest
 import torch
 
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
-from rttc_graph.integrations.transformers.policy_model import TransformersPolicyModel
+from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
 from rttc_graph.integrations.transformers.tokens import encode_prompt
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.state import ChatTurn
 

@@ -11,7 +11,11 @@ from concurrent.futures import CancelledError, Future
 import pytest
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.lane import FOREGROUND_SECONDS, FOREGROUND_SHARE, Lane
+from rttc_graph.integrations.transformers.model_lane import (
+    FOREGROUND_SECONDS,
+    FOREGROUND_SHARE,
+    Lane,
+)
 
 
 class Clock:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from rttc_graph.integrations.transformers.threads import LOOK_AGAIN_SECONDS, ThreadsByLoad
+from rttc_graph.integrations.transformers.torch_threads import LOOK_AGAIN_SECONDS, ThreadsByLoad
 
 
 @dataclass

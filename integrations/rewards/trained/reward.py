@@ -31,7 +31,7 @@ from rttc_graph.integrations.rewards.trained.spec import (
     folder_fingerprint,
     read_spec,
 )
-from rttc_graph.integrations.transformers.engine import LoadedModel, LocalEngine
+from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.state import Candidate
 
 _BATCH = 16

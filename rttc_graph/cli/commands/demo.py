@@ -62,7 +62,7 @@ def run_demo(
 def fetch_models(config: InstallationConfig) -> None:
     """Fetch what is not here yet, saying what is going on."""
     from rttc_graph.installation.needed_models import needed_models
-    from rttc_graph.integrations.transformers.weights import resolve
+    from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 
     started = time.monotonic()
     with progress("models") as bar:

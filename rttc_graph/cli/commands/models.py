@@ -28,7 +28,7 @@ def pull_models(
     Example: rttc models pull smollm2-135m-instruct all-minilm-l6-v2
     """
     from rttc_graph.installation.needed_models import needed_models
-    from rttc_graph.integrations.transformers.weights import resolve
+    from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 
     config = session(context).config()
     folders: dict[str, str] = {}
@@ -54,7 +54,7 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
 
     Example: rttc models list
     """
-    from rttc_graph.integrations.transformers.weights import catalog, model_folder
+    from rttc_graph.integrations.transformers.weight_files.resolve import catalog, model_folder
 
     home = session(context).config().home
     rows = [

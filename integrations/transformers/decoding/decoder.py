@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.batch import RunningBatch
-from rttc_graph.integrations.transformers.detokenise import TextStream
-from rttc_graph.integrations.transformers.drafts import Drafts
-from rttc_graph.integrations.transformers.failures import translated
-from rttc_graph.integrations.transformers.lane import Lane
+from rttc_graph.integrations.transformers.decoding.detokenise import TextStream
+from rttc_graph.integrations.transformers.decoding.drafts import Drafts
+from rttc_graph.integrations.transformers.decoding.prompt_cache import Known, Owner, PrefixCache
+from rttc_graph.integrations.transformers.decoding.running_batch import RunningBatch
+from rttc_graph.integrations.transformers.decoding.token_sampling import Draw, choose
 from rttc_graph.integrations.transformers.loading import LoadedModel
-from rttc_graph.integrations.transformers.prefixes import Known, Owner, PrefixCache
-from rttc_graph.integrations.transformers.sampling import Draw, choose
+from rttc_graph.integrations.transformers.model_lane import Lane
 from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
+from rttc_graph.integrations.transformers.torch_errors import translated
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.state import FinishReason
 

@@ -28,8 +28,8 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
-from rttc_graph.integrations.transformers.engine import LocalEngine
+from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.state import ChatTurn
 

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from rttc_graph.integrations.transformers.decode import Decoded, DecodeRequest
-from rttc_graph.integrations.transformers.engine import LocalEngine
-from rttc_graph.integrations.transformers.failures import translated
+from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import LoadedModel
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_prompt
+from rttc_graph.integrations.transformers.torch_errors import translated
 from rttc_graph.protocols import Generation, GenerationRequest
 from rttc_graph.state import ChatTurn
 
