@@ -11,10 +11,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from rttc_graph.integrations.lora.layout import Adapter
-from rttc_graph.integrations.lora.residency import ResidentAdapters
-from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, to_bytes, write_peft_folder
-from rttc_graph.integrations.lora.training import fresh_adapter
+from rttc_graph.integrations.lora.adapter_layout import Adapter
+from rttc_graph.integrations.lora.adapter_serialization import (
+    PEFT_CONFIG,
+    to_bytes,
+    write_peft_folder,
+)
+from rttc_graph.integrations.lora.resident_adapters import ResidentAdapters
+from rttc_graph.integrations.lora.training_loop import fresh_adapter
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.protocols import TrainedAdapter
 from rttc_graph.settings import TttSettings

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from rttc_graph.integrations.lora.examples import EncodedExample
-from rttc_graph.integrations.lora.layout import AdapterLayout
+from rttc_graph.integrations.lora.adapter_layout import AdapterLayout
+from rttc_graph.integrations.lora.training_batches import EncodedExample
 
 PEAK_SECONDS = 0.1
 """How long each shape is multiplied, seconds of the CPU."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from benchmarks.adapters import with_adapters
 from benchmarks.pairs import Case
 from benchmarks.setup import Setup
-from rttc_graph.integrations.lora.residency import ResidentAdapters
+from rttc_graph.integrations.lora.resident_adapters import ResidentAdapters
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel

@@ -32,10 +32,10 @@ from transformers import (
 )
 
 from benchmarks.peers import named, peer, quiet_transformers
-from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import EncodedExample, deal, encode_examples
-from rttc_graph.integrations.lora.trainer import LoraTrainer
-from rttc_graph.integrations.lora.training import learning_rate_of
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
+from rttc_graph.integrations.lora.training_batches import EncodedExample, deal, encode_examples
+from rttc_graph.integrations.lora.training_loop import learning_rate_of
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.settings import TrainingDtype, TttSettings

@@ -19,8 +19,8 @@ from benchmarks.pairs import Case, row_of
 from benchmarks.setup import Setup, tell
 from benchmarks.solved import Solved, solved_questions
 from benchmarks.trainers import Judge, Ours, PeftTrainer, Run, TransformersPeer, TrlPeer
-from rttc_graph.integrations.lora.examples import EncodedExample, deal
-from rttc_graph.integrations.lora.layout import layout_of
+from rttc_graph.integrations.lora.adapter_layout import layout_of
+from rttc_graph.integrations.lora.training_batches import EncodedExample, deal
 from rttc_graph.integrations.transformers.precision import choose_training_dtype
 from rttc_graph.settings import TttSettings
 

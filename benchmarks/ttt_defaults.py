@@ -25,10 +25,15 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import StepLimits, encode_examples, pack
-from rttc_graph.integrations.lora.layout import Adapter
-from rttc_graph.integrations.lora.training import Watch, epoch_of, fresh_adapter, training_steps
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.adapter_layout import Adapter
+from rttc_graph.integrations.lora.training_batches import StepLimits, encode_examples, pack
+from rttc_graph.integrations.lora.training_loop import (
+    Watch,
+    epoch_of,
+    fresh_adapter,
+    training_steps,
+)
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.run.prompts import direct_messages, training_examples

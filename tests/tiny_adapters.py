@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, layout_of
-from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, to_bytes
+from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout, layout_of
+from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, to_bytes
 from rttc_graph.protocols import TrainedAdapter
 
 PROBE = torch.tensor([5, 9, 40, 77, 12, 3, 81])

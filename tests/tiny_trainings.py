@@ -14,9 +14,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import EncodedExample, StepLimits, deal, pack
-from rttc_graph.integrations.lora.training import Trained, Watch, fresh_adapter, training_steps
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.training_batches import EncodedExample, StepLimits, deal, pack
+from rttc_graph.integrations.lora.training_loop import Trained, Watch, fresh_adapter, training_steps
 from rttc_graph.protocols import TrainStep
 from rttc_graph.settings import TttSettings
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.layout import Adapter
+from rttc_graph.integrations.lora.adapter_layout import Adapter
 
 __all__ = ("MOST_BYTES", "OneByOne", "RowTerms", "SideBySide", "add_product", "terms_of")
 

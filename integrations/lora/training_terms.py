@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rttc_graph.integrations.lora.layout import Adapter
+from rttc_graph.integrations.lora.adapter_layout import Adapter
 from rttc_graph.integrations.lora.row_terms import add_product
 
 __all__ = ("FrozenLinear", "TrainingTerms", "frozen_bytes")

@@ -17,7 +17,7 @@ from rttc_graph.installation.ask_question import AskResult, ask
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.installation.reward_model import open_reward_model
-from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CalibratedReward
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel

@@ -17,9 +17,9 @@ import torch
 from live_tensors import live_tensors
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout, layout_of
-from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, to_bytes
-from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout, layout_of
+from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, to_bytes
+from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import GenerationRequest, TrainedAdapter, TrainingExample, TrainStep

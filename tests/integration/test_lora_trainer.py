@@ -23,11 +23,11 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded, ConfigurationError
-from rttc_graph.integrations.lora import trainer as lora_trainer
-from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import encode_examples
-from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, write_peft_folder
-from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.lora import lora_trainer
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, write_peft_folder
+from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
+from rttc_graph.integrations.lora.training_batches import encode_examples
 from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import load_model
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine

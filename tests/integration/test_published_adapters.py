@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.errors import AdaptationError, ConfigurationError, PolicyModelError
 from rttc_graph.integrations.langchain.policy_model import ChatPolicyModel
-from rttc_graph.integrations.lora.publishing import PublishingTrainer
-from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
+from rttc_graph.integrations.lora.publishing_trainer import PublishingTrainer
 from rttc_graph.integrations.rewards.callable import CallableReward
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel

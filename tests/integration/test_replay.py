@@ -16,7 +16,7 @@ from rttc_graph.evaluation.policy_figures import questions_of
 from rttc_graph.evaluation.replay import Gate, replay
 from rttc_graph.graph import RttcGraph, create_rttc_graph
 from rttc_graph.installation.ask_question import ask
-from rttc_graph.integrations.lora.trainer import LoraTrainer
+from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel

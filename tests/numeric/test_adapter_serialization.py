@@ -9,8 +9,8 @@ import torch
 from tiny_adapters import adapter_of, sized, trained
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.layout import AdapterLayout
-from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, from_bytes, to_bytes
+from rttc_graph.integrations.lora.adapter_layout import AdapterLayout
+from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, from_bytes, to_bytes
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ import torch
 from decoding import BiasedRows, computed, decode, generated, held, request, resident_adapters
 from tiny_adapters import adapter_of
 
-from rttc_graph.integrations.lora.layout import Adapter
+from rttc_graph.integrations.lora.adapter_layout import Adapter
 from rttc_graph.integrations.transformers.decoding.decoder import Decoded
 from rttc_graph.integrations.transformers.decoding.prompt_cache import PrefixCache
 from rttc_graph.integrations.transformers.local_engine import LocalEngine

@@ -33,10 +33,10 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel, PreTrainedModel
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded
-from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import EncodedExample, StepLimits, pack
-from rttc_graph.integrations.lora.serialization import to_bytes
-from rttc_graph.integrations.lora.training import (
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.adapter_serialization import to_bytes
+from rttc_graph.integrations.lora.training_batches import EncodedExample, StepLimits, pack
+from rttc_graph.integrations.lora.training_loop import (
     Trained,
     fresh_adapter,
     learning_rate_of,

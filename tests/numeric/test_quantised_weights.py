@@ -13,9 +13,9 @@ from bitsandbytes import functional as untyped_functional
 from bitsandbytes.nn.modules import Linear4bit
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.trainer import LoraTrainer
-from rttc_graph.integrations.lora.training import learning_rate_of
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
+from rttc_graph.integrations.lora.training_loop import learning_rate_of
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import TrainedAdapter, TrainingExample

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rttc_graph.errors import AdaptationError, ConfigurationError
-from rttc_graph.integrations.lora.layout import AdapterLayout
-from rttc_graph.integrations.lora.residency import ResidentAdapters
-from rttc_graph.integrations.lora.serialization import write_peft_folder
+from rttc_graph.integrations.lora.adapter_layout import AdapterLayout
+from rttc_graph.integrations.lora.adapter_serialization import write_peft_folder
+from rttc_graph.integrations.lora.resident_adapters import ResidentAdapters
 
 
 def peft_logits(base: Path, folder: Path, row: int) -> Tensor:

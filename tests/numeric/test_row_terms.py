@@ -10,8 +10,8 @@ import torch
 from tiny_adapters import adapter_of, logits, new_base
 
 from rttc_graph.integrations.lora import row_terms
-from rttc_graph.integrations.lora.layout import AdapterLayout
-from rttc_graph.integrations.lora.residency import ResidentAdapters
+from rttc_graph.integrations.lora.adapter_layout import AdapterLayout
+from rttc_graph.integrations.lora.resident_adapters import ResidentAdapters
 from rttc_graph.integrations.lora.row_terms import OneByOne, SideBySide, terms_of
 
 

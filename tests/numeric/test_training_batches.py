@@ -12,8 +12,13 @@ from tiny_trainings import CPU, ROOMY, TIGHT, WINDOW, encoded, tiny_gpt2, tiny_m
 from transformers import LlamaForCausalLM
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import EncodedExample, StepLimits, encode_examples, pack
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.training_batches import (
+    EncodedExample,
+    StepLimits,
+    encode_examples,
+    pack,
+)
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.protocols import TrainingExample
 

@@ -10,7 +10,7 @@ import torch
 from tiny_trainings import CPU, tiny_gpt2, train
 from torch import Tensor, nn
 
-from rttc_graph.integrations.lora.adapted import AdaptedModel
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.training_terms import FrozenLinear
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.integrations.transformers.precision import choose_training_dtype

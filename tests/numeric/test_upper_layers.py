@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.layout import AdapterLayout
-from rttc_graph.integrations.lora.training import fresh_adapter
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.adapter_layout import AdapterLayout
+from rttc_graph.integrations.lora.training_loop import fresh_adapter
 from rttc_graph.integrations.transformers.loading import load_model
 
 

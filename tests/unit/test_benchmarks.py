@@ -17,7 +17,7 @@ from benchmarks.matmul import Shapes, needed_flops
 from benchmarks.pairs import Case, measure, row_of
 from benchmarks.setup import Setup
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.lora.examples import EncodedExample
+from rttc_graph.integrations.lora.training_batches import EncodedExample
 
 KEYS = {
     "case", "ours", "peer", "peer_name", "unit", "ratio", "spread", "target", "met",

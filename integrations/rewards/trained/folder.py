@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.langchain.huggingface import weights_digest
 from rttc_graph.integrations.langchain.vendor_errors import describe
-from rttc_graph.integrations.lora.layout import copy_sharing
+from rttc_graph.integrations.lora.adapter_layout import copy_sharing
 from rttc_graph.integrations.rewards.pair_encoding import PairEncoder
 from rttc_graph.integrations.rewards.trained.network import RewardNetwork
 from rttc_graph.integrations.rewards.trained.pairs import RewardPairs

@@ -22,8 +22,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.examples import Batch
-from rttc_graph.integrations.lora.layout import (
+from rttc_graph.integrations.lora.adapter_layout import (
     Adapter,
     AdapterLayout,
     Target,
@@ -31,6 +30,7 @@ from rttc_graph.integrations.lora.layout import (
     layout_of,
 )
 from rttc_graph.integrations.lora.row_terms import RowTerms, terms_of
+from rttc_graph.integrations.lora.training_batches import Batch
 from rttc_graph.integrations.lora.training_terms import FrozenLinear, TrainingTerms, frozen_bytes
 from rttc_graph.integrations.transformers.recomputing import recomputed
 

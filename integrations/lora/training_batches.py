@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.layout import AdapterLayout
+from rttc_graph.integrations.lora.adapter_layout import AdapterLayout
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
 from rttc_graph.protocols import TrainingExample

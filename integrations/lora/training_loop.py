@@ -15,9 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded
-from rttc_graph.integrations.lora.adapted import AdaptedModel, Below
-from rttc_graph.integrations.lora.examples import Batch, EncodedExample, StepLimits, deal, pack
-from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel, Below
+from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout
+from rttc_graph.integrations.lora.training_batches import (
+    Batch,
+    EncodedExample,
+    StepLimits,
+    deal,
+    pack,
+)
 from rttc_graph.protocols import TrainStep
 from rttc_graph.settings import TttSettings
 

@@ -14,8 +14,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from rttc_graph.errors import AdaptationError, ConfigurationError
-from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.layout import Adapter
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.adapter_layout import Adapter
 
 __all__ = ("ResidentAdapters",)
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from rttc_graph.errors import AdaptationError, ConfigurationError
-from rttc_graph.integrations.lora.serialization import write_peft_folder
+from rttc_graph.integrations.lora.adapter_serialization import write_peft_folder
 from rttc_graph.protocols import AdapterTrainer, TrainedAdapter, TrainingExample, TrainStep
 from rttc_graph.settings import TttSettings
 

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.layout import Adapter, AdapterLayout
+from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout
 from rttc_graph.protocols import TrainedAdapter
 
 __all__ = ("PEFT_CONFIG", "from_bytes", "to_bytes", "write_peft_folder")

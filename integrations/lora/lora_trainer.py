@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from rttc_graph.errors import AdaptationError, PolicyModelError
-from rttc_graph.integrations.lora.adapted import AdaptedModel
-from rttc_graph.integrations.lora.examples import StepLimits, encode_examples
+from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.adapter_layout import Adapter
+from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, from_bytes, to_bytes
 from rttc_graph.integrations.lora.free_memory import free_bytes
-from rttc_graph.integrations.lora.layout import Adapter
-from rttc_graph.integrations.lora.residency import ResidentAdapters
-from rttc_graph.integrations.lora.serialization import PEFT_CONFIG, from_bytes, to_bytes
-from rttc_graph.integrations.lora.training import (
+from rttc_graph.integrations.lora.resident_adapters import ResidentAdapters
+from rttc_graph.integrations.lora.training_batches import StepLimits, encode_examples
+from rttc_graph.integrations.lora.training_loop import (
     Trained,
     Watch,
     epoch_of,
