@@ -17,7 +17,7 @@ from benchmarks.peers import named
 from benchmarks.prompts import prompts
 from benchmarks.setup import Setup, installed_engine
 from rttc_graph import RttcSettings, create_rttc_graph
-from rttc_graph.integrations.rewards.callable import CallableReward
+from rttc_graph.integrations.rewards.callable_reward import CallableReward
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.testing import MemoryKnowledgeBase
 

@@ -32,8 +32,8 @@ import torch
 
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.integrations.langchain.huggingface import local_embedder
-from rttc_graph.integrations.rewards.trained.folder import encoder_base
-from rttc_graph.integrations.rewards.trained.learning import LearnProgress, LearnSettings
+from rttc_graph.integrations.rewards.trained.network_learning import LearnProgress, LearnSettings
+from rttc_graph.integrations.rewards.trained.reward_folder import encoder_base
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve

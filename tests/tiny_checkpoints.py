@@ -21,8 +21,12 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from rttc_graph.integrations.rewards.trained.folder import RewardBase, new_network, save_weights
-from rttc_graph.integrations.rewards.trained.spec import Backbone, Calibration, RewardSpec
+from rttc_graph.integrations.rewards.trained.reward_folder import (
+    RewardBase,
+    new_network,
+    save_weights,
+)
+from rttc_graph.integrations.rewards.trained.reward_spec import Backbone, Calibration, RewardSpec
 
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 TEMPLATE = (

@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 
 from rttc_graph.errors import RewardModelError
-from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
 from rttc_graph.state import Candidate
 
 

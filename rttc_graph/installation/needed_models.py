@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.shipped import SHIPPED, shipped_folder
-from rttc_graph.integrations.rewards.trained.spec import is_reward_folder, read_spec
+from rttc_graph.integrations.rewards.trained.reward_spec import is_reward_folder, read_spec
 
 
 def needed_models(config: InstallationConfig) -> list[str]:

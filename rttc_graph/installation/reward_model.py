@@ -9,10 +9,13 @@ from pathlib import Path
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.needed_models import trained_folder
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
-from rttc_graph.integrations.rewards.sequence_classifier import SequenceClassifierReward
-from rttc_graph.integrations.rewards.served import ServedReward
-from rttc_graph.integrations.rewards.trained.reward import EncoderReward, PolicyBackboneReward
-from rttc_graph.integrations.rewards.trained.spec import read_spec
+from rttc_graph.integrations.rewards.sequence_classifier_reward import SequenceClassifierReward
+from rttc_graph.integrations.rewards.served_reward import ServedReward
+from rttc_graph.integrations.rewards.trained.network_reward import (
+    EncoderReward,
+    PolicyBackboneReward,
+)
+from rttc_graph.integrations.rewards.trained.reward_spec import read_spec
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.protocols import RewardModel

@@ -17,8 +17,12 @@ from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.reward_model import open_reward_model
 from rttc_graph.integrations.langchain.huggingface import local_embedder
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
-from rttc_graph.integrations.rewards.trained.folder import RewardBase, encoder_base, policy_base
-from rttc_graph.integrations.rewards.trained.learning import LearnProgress
+from rttc_graph.integrations.rewards.trained.network_learning import LearnProgress
+from rttc_graph.integrations.rewards.trained.reward_folder import (
+    RewardBase,
+    encoder_base,
+    policy_base,
+)
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.torch_threads import ThreadsByLoad

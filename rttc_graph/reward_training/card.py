@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rttc_graph.integrations.rewards.trained.spec import RewardSpec
+from rttc_graph.integrations.rewards.trained.reward_spec import RewardSpec
 
 
 def model_card(spec: RewardSpec) -> str:

@@ -7,8 +7,8 @@ from typing import cast
 
 import torch
 
+from rttc_graph.integrations.rewards.trained.reward_spec import Calibration
 from rttc_graph.integrations.rewards.trained.signals import SIGNALS, signals_of
-from rttc_graph.integrations.rewards.trained.spec import Calibration
 from rttc_graph.reward_training.candidate_rows import ARMS, CandidateRow
 
 FEWEST = 40

@@ -13,33 +13,33 @@ from typing import Any
 import torch
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.rewards.trained.folder import (
-    RewardBase,
-    load_network,
-    new_network,
-    save_weights,
-)
 from rttc_graph.integrations.rewards.trained.head_learning import (
     HeadLearned,
     HeadSettings,
     learn_head,
 )
-from rttc_graph.integrations.rewards.trained.learning import (
+from rttc_graph.integrations.rewards.trained.network import RewardNetwork
+from rttc_graph.integrations.rewards.trained.network_learning import (
     Example,
     Learned,
     LearnProgress,
     LearnSettings,
     learn,
 )
-from rttc_graph.integrations.rewards.trained.network import RewardNetwork
-from rttc_graph.integrations.rewards.trained.pairs import RewardPairs
-from rttc_graph.integrations.rewards.trained.signals import probability
-from rttc_graph.integrations.rewards.trained.spec import (
+from rttc_graph.integrations.rewards.trained.reward_folder import (
+    RewardBase,
+    load_network,
+    new_network,
+    save_weights,
+)
+from rttc_graph.integrations.rewards.trained.reward_spec import (
     CARD_FILE,
     Backbone,
     RewardSpec,
     read_spec,
 )
+from rttc_graph.integrations.rewards.trained.signals import probability
+from rttc_graph.integrations.rewards.trained.token_pairs import RewardPairs
 from rttc_graph.reward_training.candidate_rows import ARMS, CandidateRow, candidate_of
 from rttc_graph.reward_training.card import model_card
 from rttc_graph.reward_training.probability_fit import fit_calibrations

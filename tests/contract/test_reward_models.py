@@ -12,17 +12,20 @@ from reward_model_contract import RewardModelContract
 from tiny_checkpoints import classifier_folder, encoder_folder, trained_reward_folder
 
 from rttc_graph.errors import RewardModelError
-from rttc_graph.integrations.rewards.callable import CallableReward
-from rttc_graph.integrations.rewards.cross_encoder import CrossEncoderReward
-from rttc_graph.integrations.rewards.llm_judge import ChatJudge
+from rttc_graph.integrations.rewards.callable_reward import CallableReward
+from rttc_graph.integrations.rewards.chat_judge import ChatJudge
+from rttc_graph.integrations.rewards.cross_encoder_reward import CrossEncoderReward
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
-from rttc_graph.integrations.rewards.sequence_classifier import (
+from rttc_graph.integrations.rewards.sequence_classifier_reward import (
     ClassifierSettings,
     SequenceClassifierReward,
 )
-from rttc_graph.integrations.rewards.trained.folder import encoder_base, policy_base
-from rttc_graph.integrations.rewards.trained.reward import EncoderReward, PolicyBackboneReward
-from rttc_graph.integrations.rewards.trained.spec import Backbone
+from rttc_graph.integrations.rewards.trained.network_reward import (
+    EncoderReward,
+    PolicyBackboneReward,
+)
+from rttc_graph.integrations.rewards.trained.reward_folder import encoder_base, policy_base
+from rttc_graph.integrations.rewards.trained.reward_spec import Backbone
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import RewardModel
 

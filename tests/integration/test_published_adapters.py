@@ -16,7 +16,7 @@ from rttc_graph.errors import AdaptationError, ConfigurationError, PolicyModelEr
 from rttc_graph.integrations.langchain.policy_model import ChatPolicyModel
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.publishing_trainer import PublishingTrainer
-from rttc_graph.integrations.rewards.callable import CallableReward
+from rttc_graph.integrations.rewards.callable_reward import CallableReward
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import GenerationRequest, NewSample, TrainedAdapter, TrainingExample

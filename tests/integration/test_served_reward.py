@@ -13,7 +13,7 @@ import pytest
 from reward_model_contract import RewardModelContract, candidate
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
-from rttc_graph.integrations.rewards.served import Route, ServedReward, ServedSettings
+from rttc_graph.integrations.rewards.served_reward import Route, ServedReward, ServedSettings
 from rttc_graph.protocols import RewardModel
 
 

@@ -13,8 +13,8 @@ from rttc_graph.installation.config import load_config
 from rttc_graph.installation.reward_model import open_reward_model
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.shipped import SHIPPED, shipped_folder
-from rttc_graph.integrations.rewards.trained.reward import EncoderReward
-from rttc_graph.integrations.rewards.trained.spec import WEIGHTS_FILE, read_spec
+from rttc_graph.integrations.rewards.trained.network_reward import EncoderReward
+from rttc_graph.integrations.rewards.trained.reward_spec import WEIGHTS_FILE, read_spec
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.reward_training.negatives import TRICKS
 

@@ -11,11 +11,15 @@ from tiny_checkpoints import encoder_folder, trained_reward_folder
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair
-from rttc_graph.integrations.rewards.trained.folder import encoder_base, new_network
 from rttc_graph.integrations.rewards.trained.head_learning import HeadSettings, learn_head
-from rttc_graph.integrations.rewards.trained.learning import Example, LearnProgress, group_loss
 from rttc_graph.integrations.rewards.trained.network import RewardNetwork
-from rttc_graph.integrations.rewards.trained.spec import Backbone, read_spec
+from rttc_graph.integrations.rewards.trained.network_learning import (
+    Example,
+    LearnProgress,
+    group_loss,
+)
+from rttc_graph.integrations.rewards.trained.reward_folder import encoder_base, new_network
+from rttc_graph.integrations.rewards.trained.reward_spec import Backbone, read_spec
 from rttc_graph.reward_training.wordings import in_a_sentence, with_plea
 
 ASKED, GOOD, BAD = [5, 6, 7], [8, 9], [10, 11]

@@ -18,18 +18,20 @@ from torch import Tensor
 from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair
 from rttc_graph.integrations.rewards.trained import network
-from rttc_graph.integrations.rewards.trained.folder import (
+from rttc_graph.integrations.rewards.trained.head_learning import HeadSettings
+from rttc_graph.integrations.rewards.trained.network_learning import LearnSettings, Loss, group_loss
+from rttc_graph.integrations.rewards.trained.network_reward import (
+    EncoderReward,
+    PolicyBackboneReward,
+)
+from rttc_graph.integrations.rewards.trained.reward_folder import (
     RewardBase,
     encoder_base,
     load_network,
     new_network,
     policy_base,
 )
-from rttc_graph.integrations.rewards.trained.head_learning import HeadSettings
-from rttc_graph.integrations.rewards.trained.learning import LearnSettings, Loss, group_loss
-from rttc_graph.integrations.rewards.trained.reward import EncoderReward, PolicyBackboneReward
-from rttc_graph.integrations.rewards.trained.signals import probability
-from rttc_graph.integrations.rewards.trained.spec import (
+from rttc_graph.integrations.rewards.trained.reward_spec import (
     WEIGHTS_FILE,
     Backbone,
     Calibration,
@@ -37,6 +39,7 @@ from rttc_graph.integrations.rewards.trained.spec import (
     folder_fingerprint,
     read_spec,
 )
+from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.reward_training.candidate_rows import CandidateRow, Source
 from rttc_graph.reward_training.probability_fit import fit_calibrations

@@ -14,10 +14,10 @@ from langchain_fakes import FixedCrossEncoder, SyncChat, fails, says
 from reward_model_contract import candidate
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
-from rttc_graph.integrations.rewards.callable import CallableReward
-from rttc_graph.integrations.rewards.checks import checked_rewards
-from rttc_graph.integrations.rewards.cross_encoder import CrossEncoderReward
-from rttc_graph.integrations.rewards.llm_judge import ChatJudge
+from rttc_graph.integrations.rewards.callable_reward import CallableReward
+from rttc_graph.integrations.rewards.chat_judge import ChatJudge
+from rttc_graph.integrations.rewards.cross_encoder_reward import CrossEncoderReward
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.shorten import ELLIPSIS, keep_ends
 from rttc_graph.support.logistic import sigmoid

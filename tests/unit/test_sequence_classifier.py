@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.rewards.pair_encoding import PairEncoder
-from rttc_graph.integrations.rewards.sequence_classifier import (
+from rttc_graph.integrations.rewards.sequence_classifier_reward import (
     ClassifierSettings,
     SequenceClassifierReward,
 )

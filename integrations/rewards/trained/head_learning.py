@@ -15,8 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.rewards.trained.learning import Group, LearnProgress, Loss, group_loss
 from rttc_graph.integrations.rewards.trained.network import RewardNetwork
+from rttc_graph.integrations.rewards.trained.network_learning import (
+    Group,
+    LearnProgress,
+    Loss,
+    group_loss,
+)
 
 __all__ = ("HeadLearned", "HeadSettings", "learn_head")
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair
-from rttc_graph.integrations.rewards.trained.spec import Backbone
+from rttc_graph.integrations.rewards.trained.reward_spec import Backbone
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 from rttc_graph.integrations.transformers.recomputing import recomputed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rttc_graph.integrations.rewards.trained.spec import Calibration
+from rttc_graph.integrations.rewards.trained.reward_spec import Calibration
 from rttc_graph.state import Candidate
 from rttc_graph.support.logistic import sigmoid
 

@@ -186,7 +186,7 @@ def _train_settings(  # noqa: PLR0913 - what the flags say
     seed: int,
     config: InstallationConfig,
 ) -> TrainSettings:
-    from rttc_graph.integrations.rewards.trained.learning import LearnSettings
+    from rttc_graph.integrations.rewards.trained.network_learning import LearnSettings
     from rttc_graph.reward_training.training import TrainSettings
 
     return TrainSettings(
@@ -251,7 +251,7 @@ def _with_more(rows: list[CandidateRow], files: Sequence[Path]) -> list[Candidat
 def _trained(
     config: InstallationConfig, rows: list[CandidateRow], settings: TrainSettings, folder: Path
 ) -> TrainResult:
-    from rttc_graph.integrations.rewards.trained.learning import LearnProgress
+    from rttc_graph.integrations.rewards.trained.network_learning import LearnProgress
     from rttc_graph.jobs.train_reward import train_on
 
     with progress("train", total=0) as bar:

@@ -15,22 +15,22 @@ except ImportError as exc:
 from rttc_graph.errors import ConfigurationError, RewardModelError, RttcError
 from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import describe
-from rttc_graph.integrations.rewards.checks import checked_rewards
-from rttc_graph.integrations.rewards.trained.folder import (
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards
+from rttc_graph.integrations.rewards.trained.network import RewardNetwork
+from rttc_graph.integrations.rewards.trained.reward_folder import (
     RewardBase,
     encoder_base,
     load_network,
     policy_base,
 )
-from rttc_graph.integrations.rewards.trained.network import RewardNetwork
-from rttc_graph.integrations.rewards.trained.pairs import RewardPairs
-from rttc_graph.integrations.rewards.trained.signals import probability
-from rttc_graph.integrations.rewards.trained.spec import (
+from rttc_graph.integrations.rewards.trained.reward_spec import (
     Backbone,
     RewardSpec,
     folder_fingerprint,
     read_spec,
 )
+from rttc_graph.integrations.rewards.trained.signals import probability
+from rttc_graph.integrations.rewards.trained.token_pairs import RewardPairs
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.state import Candidate
 

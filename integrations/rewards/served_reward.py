@@ -18,7 +18,7 @@ import httpx
 from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, describe
-from rttc_graph.integrations.rewards.checks import checked_rewards
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.state import Candidate
 from rttc_graph.support.clean_text import clean

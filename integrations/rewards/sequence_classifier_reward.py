@@ -26,8 +26,8 @@ except ImportError as exc:
 from rttc_graph.errors import ConfigurationError, PolicyModelError, RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import describe
-from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
 from rttc_graph.integrations.transformers.loading import fingerprint_of, one_load_at_a_time
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.state import Candidate

@@ -8,7 +8,7 @@ from typing import cast
 
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchLane
-from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
 from rttc_graph.state import Candidate
 
 ScoreFunction = Callable[[str, str], float] | Callable[[str, str], Awaitable[float]]

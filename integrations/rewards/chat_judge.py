@@ -22,7 +22,7 @@ from rttc_graph.integrations.langchain.chat_calls import (
     model_name,
 )
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
-from rttc_graph.integrations.rewards.checks import checked_rewards, digest_of
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.state import Candidate, ChatTurn
 from rttc_graph.support.clean_text import clean

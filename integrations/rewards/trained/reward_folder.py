@@ -17,8 +17,8 @@ from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.lora.adapter_layout import copy_sharing
 from rttc_graph.integrations.rewards.pair_encoding import PairEncoder
 from rttc_graph.integrations.rewards.trained.network import RewardNetwork
-from rttc_graph.integrations.rewards.trained.pairs import RewardPairs
-from rttc_graph.integrations.rewards.trained.spec import WEIGHTS_FILE, Backbone, RewardSpec
+from rttc_graph.integrations.rewards.trained.reward_spec import WEIGHTS_FILE, Backbone, RewardSpec
+from rttc_graph.integrations.rewards.trained.token_pairs import RewardPairs
 from rttc_graph.integrations.transformers.loading import LoadedModel, one_load_at_a_time
 
 __all__ = ("RewardBase", "encoder_base", "load_network", "policy_base", "save_weights")
