@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from rttc_graph.integrations.langchain.huggingface import local_embedder
+from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
 from rttc_graph.run.prompts import direct_messages, rag_messages
 from rttc_graph.state import ChatTurn, Sample
 

@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 
 from rttc_graph.installation.config import InstallationConfig, load_config
-from rttc_graph.integrations.langchain.huggingface import local_embedder
+from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
 from rttc_graph.integrations.rewards.trained.network_learning import LearnProgress, LearnSettings
 from rttc_graph.integrations.rewards.trained.reward_folder import encoder_base
 from rttc_graph.integrations.transformers.local_engine import LocalEngine

@@ -14,7 +14,7 @@ import sys
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.installation.ask_question import ask
 from rttc_graph.installation.local import LocalRttc, open_local
-from rttc_graph.integrations.remote.knowledge_base import RemoteKnowledgeBase
+from rttc_graph.integrations.remote.remote_knowledge_base import RemoteKnowledgeBase
 
 
 async def main(local: LocalRttc, url: str, question: str, domain: str | None) -> None:

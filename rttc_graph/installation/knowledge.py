@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.integrations.langchain.embedder import LangChainEmbedder
-from rttc_graph.integrations.langchain.huggingface import local_embedder
+from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
+from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
 from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
     PostgresQueryStateCache,
 )

@@ -10,7 +10,7 @@ from http_servers import served
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.samples.stored_embedder import StoredEmbedder
-from rttc_graph.integrations.remote.knowledge_base import RemoteKnowledgeBase
+from rttc_graph.integrations.remote.remote_knowledge_base import RemoteKnowledgeBase
 from rttc_graph.protocols import Embedder
 from rttc_graph.serving.http_app import Offer, create_app
 from rttc_graph.testing import KnowledgeBaseContract

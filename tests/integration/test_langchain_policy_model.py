@@ -21,7 +21,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_fakes import BareChat, SyncChat, fails, says
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.integrations.langchain.policy_model import ChatPolicyModel
+from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.protocols import GenerationRequest
 
 

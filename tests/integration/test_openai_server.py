@@ -16,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.langchain.policy_model import ChatPolicyModel, known_options
+from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel, known_options
 from rttc_graph.protocols import GenerationRequest
 
 langchain_openai = pytest.importorskip("langchain_openai")

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.errors import AdaptationError, ConfigurationError, PolicyModelError
-from rttc_graph.integrations.langchain.policy_model import ChatPolicyModel
+from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.publishing_trainer import PublishingTrainer
 from rttc_graph.integrations.rewards.callable_reward import CallableReward

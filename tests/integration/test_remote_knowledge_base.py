@@ -16,7 +16,7 @@ from scripted_parts import Parts
 
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
-from rttc_graph.integrations.remote.knowledge_base import RemoteKnowledgeBase
+from rttc_graph.integrations.remote.remote_knowledge_base import RemoteKnowledgeBase
 from rttc_graph.serving.http_app import Offer, create_app
 from rttc_graph.testing import MemoryKnowledgeBase, at_angle, new_sample
 

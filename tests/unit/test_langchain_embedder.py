@@ -21,8 +21,8 @@ from tiny_checkpoints import sentence_folder
 from transformers.utils import logging as hf_logging
 
 from rttc_graph.errors import ConfigurationError, EmbeddingError
-from rttc_graph.integrations.langchain.embedder import LangChainEmbedder
-from rttc_graph.integrations.langchain.huggingface import local_embedder, weights_digest
+from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder, weights_digest
+from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
 
 TEXTS = {
     "empty": "",

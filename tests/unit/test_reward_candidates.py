@@ -13,7 +13,7 @@ from scripted_parts import ScriptedPolicyModel
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.evaluation.scorers import is_right, normalised
-from rttc_graph.integrations.langchain.embedder import LangChainEmbedder
+from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
 from rttc_graph.protocols import NewSample
 from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, read_candidates
 from rttc_graph.reward_training.candidate_sampling import Drawer, DrawProgress, DrawSettings

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
-from rttc_graph.integrations.langchain.huggingface import weights_digest
+from rttc_graph.integrations.langchain.huggingface_embedder import weights_digest
 from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.lora.adapter_layout import copy_sharing
 from rttc_graph.integrations.rewards.pair_encoding import PairEncoder

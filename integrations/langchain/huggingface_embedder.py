@@ -18,7 +18,7 @@ except ImportError as exc:
     raise ImportError("local embedders need the extra 'local': rttc-graph[local]") from exc
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.langchain.embedder import LangChainEmbedder
+from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
 
 
 def local_embedder(
