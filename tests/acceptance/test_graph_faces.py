@@ -231,7 +231,7 @@ os._exit(0 if graph.invoke({"query": "after it"})["arm"] == "direct" else 1)
 
 def test_the_sync_face_works_in_a_forked_process() -> None:
     """A server that loads first and then forks: the thread behind the sync face stays behind."""
-    tests = Path(__file__).parents[1]
+    tests = Path(__file__).parents[1] / "support"
     ended = subprocess.run(
         [sys.executable, "-c", FORKING_SERVER], cwd=tests, timeout=60, check=False
     )

@@ -269,7 +269,7 @@ print(hashlib.sha256(here.bytes_of(here.AdaptedModel(base))).hexdigest())
 def test_another_process_gives_the_same_bytes(model: AdaptedModel, tiny_model_path: Path) -> None:
     here = Path(__file__).parent
     threads = str(torch.get_num_threads())
-    arguments = [str(here), str(here.parent), str(tiny_model_path), threads]
+    arguments = [str(here), str(here.parent / "support"), str(tiny_model_path), threads]
     done = subprocess.run(
         [sys.executable, "-c", _IN_ANOTHER_PROCESS, *arguments],
         check=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import sentence_folder
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
