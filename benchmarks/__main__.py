@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import PAIRS, Case, measure
-from benchmarks.setup import EXAMPLE, Setup, add_options, read, tell
+from benchmarks.tools.benchmark_options import EXAMPLE, Setup, add_options, read, tell
+from benchmarks.tools.paired_runs import PAIRS, Case, measure
 from rttc_graph.errors import RttcError
 
 NAMES = (
@@ -27,7 +27,7 @@ NAMES = (
     "switch",
     "ttt",
 )
-"""Modules of this package with a function `cases(setup)`."""
+"""Modules of `benchmarks.cases` with a function `cases(setup)`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measured(name: str, setup: Setup) -> Iterator[dict[str, Any]]:
     """Yield the rows of a benchmark, and tell about each."""
     opened: Callable[[Setup], AbstractContextManager[Iterable[Case | dict[str, Any]]]]
-    opened = importlib.import_module(f"benchmarks.{name}").cases
+    opened = importlib.import_module(f"benchmarks.cases.{name}").cases
     tell(f"{name}: preparing")
     with opened(setup) as cases:
         for case in cases:

@@ -22,9 +22,10 @@ class SelfConfidence:
     - An adapter that was trained hard is confident in anything, and samples in the prompt make
       the model confident in their form: comparing arms by it favours the arm that saw most.
 
-    Measured with SmolLM2-135M-Instruct, greedy (`benchmarks/self_confidence.py`): where the answer
-    is one of many labels that the samples show (banking77, clinc150; 60 questions each), a right
-    answer scored above a wrong one in 93 and 92 of 100 pairs of answers with samples, and answers
+    Measured with SmolLM2-135M-Instruct, greedy (`benchmarks/experiments/self_confidence.py`):
+    where the answer is one of many labels that the samples show (banking77, clinc150; 60 questions
+    each), a right answer scored above a wrong one in 93 and 92 of 100 pairs of answers with
+    samples, and answers
     with samples accepted from 0.85 on were right in 96 and 97 of 100. Those sets have no right
     plain answer, so nothing is known there about right against wrong without samples. On pubmedqa,
     yes or no, it told nothing apart: 54 of 100, though of 16 answers only.

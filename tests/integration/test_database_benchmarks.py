@@ -9,13 +9,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from benchmarks import recall, stores
 from benchmarks.__main__ import measured
-from benchmarks.databases import scratch
-from benchmarks.gptcache_store import GptCacheStore
-from benchmarks.pairs import Case, measure
-from benchmarks.setup import Setup
-from benchmarks.synthetic import DIMENSION, blocks, queries
+from benchmarks.cases import recall
+from benchmarks.peers import stores
+from benchmarks.peers.gptcache_store import GptCacheStore
+from benchmarks.tools.benchmark_options import Setup
+from benchmarks.tools.databases import scratch
+from benchmarks.tools.paired_runs import Case, measure
+from benchmarks.tools.synthetic import DIMENSION, blocks, queries
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 
 ROW = {"case", "ours", "peer", "peer_name", "unit", "ratio", "spread", "target", "met"}

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers.utils import logging as untyped_logging
 
-from benchmarks import bestofn, concurrent
 from benchmarks.__main__ import measured
-from benchmarks.setup import Setup
-from benchmarks.trainers import Judge, Ours, PeftTrainer, TransformersPeer, TrlPeer
+from benchmarks.cases import bestofn, concurrent
+from benchmarks.peers.trainers import Judge, Ours, PeftTrainer, TransformersPeer, TrlPeer
+from benchmarks.tools.benchmark_options import Setup
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.settings import TrainingDtype, TttSettings
 

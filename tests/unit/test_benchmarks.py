@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import overhead, peers, setup, split_data, synthetic, ttt
-from benchmarks.matmul import Shapes, needed_flops
-from benchmarks.pairs import Case, measure, row_of
-from benchmarks.setup import Setup
+from benchmarks.cases import overhead, ttt
+from benchmarks.peers import libraries as peers
+from benchmarks.tools import benchmark_options as setup
+from benchmarks.tools import split_data, synthetic
+from benchmarks.tools.benchmark_options import Setup
+from benchmarks.tools.matmul import Shapes, needed_flops
+from benchmarks.tools.paired_runs import Case, measure, row_of
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.lora.training_batches import EncodedExample
 

@@ -15,13 +15,13 @@ import psycopg
 from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 
-from benchmarks.databases import Prepared, scratch
-from benchmarks.gptcache_store import GptCacheStore
-from benchmarks.pairs import Case, row_of
-from benchmarks.peers import named
-from benchmarks.setup import Setup, tell
-from benchmarks.stores import TENANT, Timed
-from benchmarks.synthetic import DIMENSION, DOMAIN, blocks, queries
+from benchmarks.peers.gptcache_store import GptCacheStore
+from benchmarks.peers.libraries import named
+from benchmarks.peers.stores import TENANT, Timed
+from benchmarks.tools.benchmark_options import Setup, tell
+from benchmarks.tools.databases import Prepared, scratch
+from benchmarks.tools.paired_runs import Case, row_of
+from benchmarks.tools.synthetic import DIMENSION, DOMAIN, blocks, queries
 from rttc_graph.installation.ask_question import AskResult
 from rttc_graph.installation.config import load_config
 from rttc_graph.installation.local import LocalRttc, open_local

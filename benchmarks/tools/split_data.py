@@ -3,7 +3,7 @@
 No question is among the samples, not even in other letter case or spacing; the same file
 and seed give the same split.
 
-    python -m benchmarks.split_data banking77.train.jsonl build/banking --samples 9000
+    python -m benchmarks.tools.split_data banking77.train.jsonl build/banking --samples 9000
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from benchmarks.adapters import with_adapters
-from benchmarks.pairs import Case
-from benchmarks.setup import Setup
+from benchmarks.peers.peft_adapters import with_adapters
+from benchmarks.tools.benchmark_options import Setup
+from benchmarks.tools.paired_runs import Case
 from rttc_graph.integrations.lora.resident_adapters import ResidentAdapters
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.local_engine import LocalEngine

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
-from benchmarks.databases import scratch
-from benchmarks.pairs import Case
-from benchmarks.setup import Setup
-from benchmarks.stores import LangChainStore, OldLangChainStore, ours
-from benchmarks.synthetic import Rows, blocks
+from benchmarks.peers.stores import LangChainStore, OldLangChainStore, ours
+from benchmarks.tools.benchmark_options import Setup
+from benchmarks.tools.databases import scratch
+from benchmarks.tools.paired_runs import Case
+from benchmarks.tools.synthetic import Rows, blocks
 from rttc_graph.samples.ingest import DEFAULT_BATCH_SIZE
 
 SHARE = 0.1

@@ -12,8 +12,8 @@ from typing import Any
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
-from benchmarks.pairs import Case
-from benchmarks.setup import Setup
+from benchmarks.tools.benchmark_options import Setup
+from benchmarks.tools.paired_runs import Case
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.protocols import Generation, GenerationRequest, NewSample
 from rttc_graph.state import Candidate, ChatTurn

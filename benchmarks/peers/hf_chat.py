@@ -12,7 +12,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from benchmarks.peers import quiet_transformers
+from benchmarks.peers.libraries import quiet_transformers
 from rttc_graph.run.prompts import SYSTEM_PROMPT
 
 

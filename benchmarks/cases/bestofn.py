@@ -17,11 +17,11 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.hf_chat import HfChat
-from benchmarks.pairs import Case
-from benchmarks.peers import named, peer
-from benchmarks.prompts import prompts
-from benchmarks.setup import Setup, installed_engine
+from benchmarks.peers.hf_chat import HfChat
+from benchmarks.peers.libraries import named, peer
+from benchmarks.tools.benchmark_options import Setup, installed_engine
+from benchmarks.tools.paired_runs import Case
+from benchmarks.tools.prompts import prompts
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.run.prompts import direct_messages

@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.databases import scratch
-from benchmarks.pairs import Case
-from benchmarks.setup import Setup, tell
-from benchmarks.stores import BareSql, LangChainStore, Ours, Timed, langchain_search, ours
-from benchmarks.synthetic import blocks, nearest, queries, recall
+from benchmarks.peers.stores import BareSql, LangChainStore, Ours, Timed, langchain_search, ours
+from benchmarks.tools.benchmark_options import Setup, tell
+from benchmarks.tools.databases import scratch
+from benchmarks.tools.paired_runs import Case
+from benchmarks.tools.synthetic import blocks, nearest, queries, recall
 
 WIDTHS = (40, 60, 80, 100, 150, 200, 300, 400)
 """`hnsw.ef_search` of the peer; it gets the least that finds as much as ours does."""

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.matmul import Shapes, needed_flops, peak_flops
-from benchmarks.pairs import Case, row_of
-from benchmarks.setup import Setup, tell
-from benchmarks.solved import Solved, solved_questions
-from benchmarks.trainers import Judge, Ours, PeftTrainer, Run, TransformersPeer, TrlPeer
+from benchmarks.peers.trainers import Judge, Ours, PeftTrainer, Run, TransformersPeer, TrlPeer
+from benchmarks.tools.benchmark_options import Setup, tell
+from benchmarks.tools.matmul import Shapes, needed_flops, peak_flops
+from benchmarks.tools.paired_runs import Case, row_of
+from benchmarks.tools.solved import Solved, solved_questions
 from rttc_graph.integrations.lora.adapter_layout import layout_of
 from rttc_graph.integrations.lora.training_batches import EncodedExample, deal
 from rttc_graph.integrations.transformers.precision import choose_training_dtype

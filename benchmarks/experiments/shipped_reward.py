@@ -8,11 +8,13 @@ Each stage leaves a file and is skipped where the file is there, so a killed run
    (`calibrate-*.jsonl`), a quarter of an hour, and the map to P(right), fitted on them.
 
     for set in banking77 clinc150 gsm8k pubmedqa; do
-        python -m benchmarks.split_data $set.train.jsonl build/split/$set
+        python -m benchmarks.tools.split_data $set.train.jsonl build/split/$set
     done
-    python -m benchmarks.reasoning_tasks build/split/reasoning.jsonl --per-task 20
-    python -m benchmarks.reasoning_tasks build/split/asked.jsonl --per-task 60 --seed 900000
-    python -m benchmarks.shipped_reward build/split build/candidates --out build/minilm-judge
+    python -m benchmarks.experiments.reasoning_tasks build/split/reasoning.jsonl --per-task 20
+    python -m benchmarks.experiments.reasoning_tasks build/split/asked.jsonl \
+        --per-task 60 --seed 900000
+    python -m benchmarks.experiments.shipped_reward build/split build/candidates \
+        --out build/minilm-judge
 
 `--leave-out banking` trains without a domain, to see what the model makes of a new one.
 """

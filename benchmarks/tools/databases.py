@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from benchmarks.setup import Setup
+from benchmarks.tools.benchmark_options import Setup
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.migrate import migrate
 

@@ -21,9 +21,9 @@ from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Json
 
-from benchmarks.databases import Prepared
-from benchmarks.peers import named, peer
-from benchmarks.synthetic import DIMENSION, DOMAIN, Rows, number_of
+from benchmarks.peers.libraries import named, peer
+from benchmarks.tools.databases import Prepared
+from benchmarks.tools.synthetic import DIMENSION, DOMAIN, Rows, number_of
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.statements import statement

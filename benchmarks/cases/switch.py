@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.adapters import in_peft, with_adapters
-from benchmarks.pairs import Case
-from benchmarks.setup import Setup
+from benchmarks.peers.peft_adapters import in_peft, with_adapters
+from benchmarks.tools.benchmark_options import Setup
+from benchmarks.tools.paired_runs import Case
 
 RESIDENT = 64
 SWITCHES = 20

@@ -10,12 +10,12 @@ from typing import Any
 import psutil
 import psycopg
 
-from benchmarks.databases import scratch
-from benchmarks.pairs import Case, row_of
-from benchmarks.search import more_queries
-from benchmarks.setup import Setup, tell
-from benchmarks.stores import BareSql, Ours, ours
-from benchmarks.synthetic import DIMENSION, blocks, nearest, queries, recall
+from benchmarks.cases.search import more_queries
+from benchmarks.peers.stores import BareSql, Ours, ours
+from benchmarks.tools.benchmark_options import Setup, tell
+from benchmarks.tools.databases import scratch
+from benchmarks.tools.paired_runs import Case, row_of
+from benchmarks.tools.synthetic import DIMENSION, blocks, nearest, queries, recall
 from rttc_graph.integrations.postgres.samples.sample_search import INDEX_ROWS
 
 QUERIES = 100

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.pairs import PAIRS
+from benchmarks.tools.paired_runs import PAIRS
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.settings import TrainingDtype

@@ -10,12 +10,12 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from benchmarks.hf_chat import HfChat
-from benchmarks.overhead import Canned
-from benchmarks.pairs import Case
-from benchmarks.peers import named
-from benchmarks.prompts import prompts
-from benchmarks.setup import Setup, installed_engine
+from benchmarks.cases.overhead import Canned
+from benchmarks.peers.hf_chat import HfChat
+from benchmarks.peers.libraries import named
+from benchmarks.tools.benchmark_options import Setup, installed_engine
+from benchmarks.tools.paired_runs import Case
+from benchmarks.tools.prompts import prompts
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.integrations.rewards.callable_reward import CallableReward
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel

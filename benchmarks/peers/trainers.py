@@ -31,7 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from benchmarks.peers import named, peer, quiet_transformers
+from benchmarks.peers.libraries import named, peer, quiet_transformers
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.training_batches import EncodedExample, deal, encode_examples

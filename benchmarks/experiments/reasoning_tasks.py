@@ -3,7 +3,7 @@
 Each task is a domain of its own. The seed is far from those of the demo, so that no question of
 the demo or of its tests is among them.
 
-    python -m benchmarks.reasoning_tasks build/reasoning.jsonl --per-task 60
+    python -m benchmarks.experiments.reasoning_tasks build/reasoning.jsonl --per-task 60
 """
 
 from __future__ import annotations

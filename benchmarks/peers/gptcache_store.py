@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import named, peer
-from benchmarks.stores import Timed, sqlalchemy_url
-from benchmarks.synthetic import Rows
+from benchmarks.peers.libraries import named, peer
+from benchmarks.peers.stores import Timed, sqlalchemy_url
+from benchmarks.tools.synthetic import Rows
 
 LISTS = 10
 """Of its ivfflat index; pgvector's advice is rows / 1,000, and no fewer than some."""

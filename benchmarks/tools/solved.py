@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.setup import Setup, tell
+from benchmarks.tools.benchmark_options import Setup, tell
 from rttc_graph.evaluation.scorers import normalised
 from rttc_graph.jobs import demo_samples
 from rttc_graph.protocols import NewSample, TrainingExample

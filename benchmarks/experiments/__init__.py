@@ -1,0 +1,1 @@
+"""Studies behind a default or a decision: programs of their own, figures in docs/experiments.md."""

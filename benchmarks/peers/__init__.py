@@ -1,0 +1,1 @@
+"""The libraries that the cases compare with, behind one small face each."""

@@ -1,0 +1,1 @@
+"""What cases and experiments share: options, pairs of runs, databases, data."""
