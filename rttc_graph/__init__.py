@@ -1,9 +1,11 @@
 """Reward-guided test-time compute as a LangGraph component.
 
 `create_rttc_graph` joins a policy model, a reward model, a knowledge base, a query-state cache and
-an adapter trainer into one graph; `rttc_graph.installation.local` sets all of them up on this machine.
+an adapter trainer into one graph; `rttc_graph.installation.local` sets all of them up on
+this machine.
 """
 
+from rttc_graph import moved_modules
 from rttc_graph.errors import (
     AdaptationError,
     BackendError,
@@ -30,6 +32,8 @@ from rttc_graph.protocols import (
 )
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Candidate, LedgerEntry, RttcInput, RttcOutput, RttcState, Sample
+
+moved_modules.install()
 
 __all__ = (
     "AdaptationError",
