@@ -104,7 +104,7 @@ class TttAdapt:
         if not examples:
             raise AdaptationError("there are no samples to train on")
         base = await self.trainer.base_fingerprint()
-        key = adapter_key(base, examples, scope.settings.ttt)
+        key = adapter_key(base, examples, scope.settings.ttt, reuse_scope=scope.reuse_scope)
         if any(c["adapter"] == key for c in state["candidates"]):
             raise AdaptationError("the adapter of these samples was recalled and has answered")
         if (near := await self._near(base, state, scope, examples, notes)) is not None:

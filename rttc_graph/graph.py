@@ -57,6 +57,9 @@ class RttcParts(TypedDict, total=False):
     """Where finished runs are recorded, if anywhere."""
     settings: RttcSettings | None
     """What holds where a run's context says nothing."""
+    share_between_tenants: bool
+    """Whether tenants use each other's adapters and kept prompts again; by default they do not. Who
+    guesses another tenant's text then learns from the ledger, or the time, that it was there."""
 
 
 def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
@@ -67,7 +70,10 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
     """
     _check_names(parts)
     arms = _arms(parts)
-    settings_of = SettingsOfRun(parts.get("settings") or RttcSettings())
+    settings_of = SettingsOfRun(
+        parts.get("settings") or RttcSettings(),
+        share_between_tenants=parts.get("share_between_tenants", False),
+    )
     builder: RttcBuilder = StateGraph(
         RttcState, context_schema=RttcSettings, input_schema=RttcInput, output_schema=RttcOutput
     )

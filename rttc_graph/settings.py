@@ -21,6 +21,9 @@ FirstArm = Literal["direct", "rag"]
 SamplesChoice = Literal["nearest", "sift"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
 
+DEFAULT_TENANT = "default"
+"""Whose everything is where nobody names a tenant."""
+
 
 def _on(*nodes: str) -> dict[str, Any]:
     """Name the nodes on which Studio shows a field."""
@@ -130,7 +133,7 @@ class RttcSettings(BaseModel):
         json_schema_extra=_on("retrieve"),
     )
     tenant: str = Field(
-        default="default",
+        default=DEFAULT_TENANT,
         min_length=1,
         max_length=200,
         description="Whose samples and cache to use; tenants never see each other's.",

@@ -106,11 +106,11 @@ class LoadedModel:
         with self.adapters.rows(keys) as forward:
             yield forward
 
-    def owner(self, key: str | None) -> Owner:
+    def owner(self, key: str | None, reuse_scope: str = "") -> Owner:
         """Return whose the keys and values are that an adapter, or the base, computes."""
         if key is None or self.adapters is None:
-            return None
-        return key, self.adapters.version(key)
+            return reuse_scope, None, -1
+        return reuse_scope, key, self.adapters.version(key)
 
     def require_adapter(self, key: str) -> None:
         """Do nothing if the adapter is resident.

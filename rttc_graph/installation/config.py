@@ -76,6 +76,12 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         ge=0,
         description="Most bytes of recent prompts that the local model need not compute again.",
     )
+    share_between_tenants: bool = Field(
+        default=False,
+        description="Whether tenants use each other's adapters and kept prompts again. Only for "
+        "tenants that may know of each other: the ledger and the time tell that something was "
+        "there.",
+    )
     cache_max_bytes: int = Field(
         default=2 * 1024**3, ge=0, description="Most bytes of adapters kept in the database."
     )

@@ -104,6 +104,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
                 "trainer": trainer,
                 "ledger_store": knowledge.ledger_store,
                 "settings": config.run_settings(),
+                "share_between_tenants": config.share_between_tenants,
             }
             yield LocalRttc(
                 config=config,

@@ -10,6 +10,7 @@ and translate everything a vendor raises.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,6 +19,10 @@ from rttc_graph.state import Candidate, ChatTurn, FinishReason, LedgerEntry, Sam
 
 Vector = Sequence[float]
 """A unit vector."""
+
+reuse_scope: ContextVar[str] = ContextVar("rttc_reuse_scope", default="")
+"""Among whose work something that was computed is used again: opaque, the same for all who may know
+of each other. The graph sets it around each node; empty where no tenant is set, or all share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,8 @@ class GenerationRequest:
     """Texts that the answer may well be, the likeliest first. To check one takes a model that reads
     several tokens at once less than to write it; a greedy answer is the same with and without them,
     up to rounding."""
+    reuse_scope: str = field(default_factory=reuse_scope.get)
+    """Whose earlier prompts and answers may make this one faster: those of the same scope."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

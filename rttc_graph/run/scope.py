@@ -19,9 +19,9 @@ from typing import Any, Protocol, TypeVar, cast
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.runtime import get_runtime
 
-from rttc_graph.protocols import RewardModel, ScopedRewardModel
+from rttc_graph.protocols import RewardModel, ScopedRewardModel, reuse_scope
 from rttc_graph.run.budget import Allowance
-from rttc_graph.settings import RttcSettings
+from rttc_graph.settings import DEFAULT_TENANT, RttcSettings
 from rttc_graph.state import RttcState
 
 T = TypeVar("T")
@@ -38,6 +38,8 @@ class RunScope:
     """Reading of `time.monotonic()` when the step began."""
     emit: Callable[[dict[str, Any]], None]
     """Send a custom event to whoever streams the run; may be called from any thread."""
+    reuse_scope: str = ""
+    """Among whose runs work is used again: `rttc_graph.protocols.reuse_scope`."""
 
     @property
     def deadline(self) -> float:
@@ -66,10 +68,13 @@ class SettingsOfRun:
 
     Args:
         defaults: What holds where a context says nothing.
+        share_between_tenants: Whether tenants use each other's work again. Not one of the settings,
+            since a run, which may be a stranger's, must not choose it.
     """
 
-    def __init__(self, defaults: RttcSettings) -> None:
+    def __init__(self, defaults: RttcSettings, *, share_between_tenants: bool = False) -> None:
         self._defaults = defaults
+        self._share_between_tenants = share_between_tenants
         self._last: tuple[object, RttcSettings] | None = None
 
     def __call__(self, context: object) -> RttcSettings:
@@ -82,6 +87,12 @@ class SettingsOfRun:
             self._last = (context, settings)
         return settings
 
+    def reuse_scope(self, settings: RttcSettings) -> str:
+        """Return among whose runs the work of a run with these settings is used again."""
+        if self._share_between_tenants or settings.tenant == DEFAULT_TENANT:
+            return ""
+        return settings.tenant
+
 
 def open_scope(state: RttcState, settings_of: SettingsOfRun) -> RunScope:
     """Read the settings from LangGraph's runtime; called in the context of a node."""
@@ -93,6 +104,7 @@ def open_scope(state: RttcState, settings_of: SettingsOfRun) -> RunScope:
         allowance=Allowance.of(spent, settings),
         started=time.monotonic(),
         emit=partial(_emit, contextvars.copy_context(), runtime.stream_writer),
+        reuse_scope=settings_of.reuse_scope(settings),
     )
 
 
@@ -141,12 +153,21 @@ def two_faced(name: str, node: Node, settings_of: SettingsOfRun) -> TwoFaced:
     """Return a node with both faces; the sync one runs the coroutine on a loop of our own."""
 
     def run_sync(state: RttcState) -> Any:
-        return run_blocking(node(state, open_scope(state, settings_of)))
+        return run_blocking(_run(node, state, open_scope(state, settings_of)))
 
     async def run_async(state: RttcState) -> Any:
-        return await node(state, open_scope(state, settings_of))
+        return await _run(node, state, open_scope(state, settings_of))
 
     return TwoFaced(name, run_sync, run_async)
+
+
+async def _run(node: Node, state: RttcState, scope: RunScope) -> Any:
+    """Run a node within its scope of reuse, which judges and models behind it read too."""
+    before = reuse_scope.set(scope.reuse_scope)
+    try:
+        return await node(state, scope)
+    finally:
+        reuse_scope.reset(before)
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from decoding import BiasedRows, computed, decode, generated, held, request, res
 from tiny_adapters import adapter_of
 
 from rttc_graph.integrations.lora.adapter_layout import Adapter
-from rttc_graph.integrations.transformers.decoding.decoder import Decoded
-from rttc_graph.integrations.transformers.decoding.prompt_cache import PrefixCache
+from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.decoding.prompt_cache import Owner, PrefixCache
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
+
+BASE: Owner = ("", None, -1)
 
 
 def test_the_beginning_of_a_known_prompt_is_not_computed_again(
@@ -99,29 +102,36 @@ def test_no_more_bytes_of_prompts_are_kept_than_allowed() -> None:
     cache = PrefixCache(max_bytes=3 * 2 * 4 * 10)  # three prompts of ten tokens
     prompts = [[n, *range(1, 10)] for n in range(5)]
     for prompt in prompts[:3]:
-        cache.add(None, prompt, [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
-    assert cache.longest(None, [*prompts[0], 11]) is not None  # now the second is the oldest
-    cache.add(None, prompts[3], [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
+        cache.add(BASE, prompt, [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
+    assert cache.longest(BASE, [*prompts[0], 11]) is not None  # now the second is the oldest
+    cache.add(BASE, prompts[3], [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
     cache.add(
-        None, [9] * 99, [(torch.zeros(1, 99, 1), torch.zeros(1, 99, 1))]
+        BASE, [9] * 99, [(torch.zeros(1, 99, 1), torch.zeros(1, 99, 1))]
     )  # more than fits at all
     assert cache.bytes == 3 * 2 * 4 * 10
-    assert [cache.longest(None, prompt) is not None for prompt in prompts] == [
+    assert [cache.longest(BASE, prompt) is not None for prompt in prompts] == [
         True,
         False,
         True,
         True,
         False,
     ]
-    known = cache.longest(None, prompts[0])
+    known = cache.longest(BASE, prompts[0])
     assert known is not None
     assert known.tokens == 9  # the last token is computed, for its logits
-    assert cache.longest(None, [77]) is None
+    assert cache.longest(BASE, [77]) is None
 
 
 def test_what_an_adapter_computed_is_no_other_s() -> None:
     cache = PrefixCache(max_bytes=2**20)
-    owners = (None, ("a", 0), ("a", 1), ("b", 0))
+    owners = (
+        ("", None, -1),
+        ("", "a", 0),
+        ("", "a", 1),
+        ("", "b", 0),
+        ("x", None, -1),
+        ("x", "a", 0),
+    )
     for length, owner in enumerate(owners, start=3):
         layers = [(torch.zeros(1, length, 1), torch.zeros(1, length, 1))]
         cache.add(owner, range(length), layers)
@@ -129,4 +139,31 @@ def test_what_an_adapter_computed_is_no_other_s() -> None:
         known = cache.longest(owner, range(99))
         assert known is not None
         assert known.tokens == length
-    assert cache.longest(("b", 1), range(99)) is None
+    assert cache.longest(("", "b", 1), range(99)) is None
+
+
+def test_a_prompt_is_known_to_its_own_scope_alone(keeping_engine: LocalEngine) -> None:
+    """Neither the pass over a prompt nor the draft of its answer tells that another has asked it."""
+
+    def shapes(scope: str) -> list[tuple[int, ...]]:
+        asked = DecodeRequest(generation=replace(request("the rain").generation, reuse_scope=scope))
+        with computed(keeping_engine) as seen:
+            decode(keeping_engine, asked)
+        return list(seen)
+
+    first = shapes("a")
+    assert shapes("b") == first
+    assert len(shapes("a")) < len(first)  # its own last answer is a draft
+
+
+def test_rows_of_two_scopes_do_not_share_a_pass_over_their_prompt(
+    keeping_engine: LocalEngine,
+) -> None:
+    rows = [
+        DecodeRequest(generation=replace(request("the rain").generation, reuse_scope=scope))
+        for scope in ("a", "b", "b")
+    ]
+    with computed(keeping_engine) as shapes, held(keeping_engine):
+        futures = keeping_engine.decode(rows)
+    assert len({future.result(60).tokens for future in futures}) == 1
+    assert shapes[0][0] == 2  # one for each scope

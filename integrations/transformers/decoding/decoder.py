@@ -77,7 +77,8 @@ class _Row:
         asked = request.generation
         self.future = future
         self.adapter = asked.adapter
-        self.owner: Owner = None
+        self.reuse_scope = asked.reuse_scope
+        self.owner: Owner = (asked.reuse_scope, None, -1)
         """Of what is known of the prompt, as of the last look."""
         self.prompt = encode_prompt(loaded, asked.messages)
         self.room = min(asked.max_new_tokens, loaded.context_tokens - len(self.prompt))
@@ -242,7 +243,7 @@ class Decoder:
             except PolicyModelError as exc:
                 row.fail(exc)
                 return False
-            row.owner = loaded.owner(row.adapter)
+            row.owner = loaded.owner(row.adapter, row.reuse_scope)
         reason = row.reason_to_end()
         if reason is not None:
             row.finish(reason)
@@ -290,7 +291,7 @@ class Decoder:
             loaded.forward_rows([row.adapter for row in owners]) as forward,
         ):
             # Another thread may have replaced an adapter since the last look.
-            same = [row.owner == loaded.owner(row.adapter) for row in owners]
+            same = [row.owner == loaded.owner(row.adapter, row.reuse_scope) for row in owners]
             draft = self._draft(newcomers)
             logits = self._batch.join(
                 [[*row.prompt, *draft] for row in owners],
@@ -386,9 +387,9 @@ class Decoder:
 
 
 def _distinct(rows: Sequence[_Row]) -> tuple[list[int], list[_Row]]:
-    """Return for each row the number of its prompt and adapter, and a row for each such number."""
-    numbers: dict[tuple[str | None, tuple[int, ...]], int] = {}
-    places = [numbers.setdefault((row.adapter, tuple(row.prompt)), len(numbers)) for row in rows]
+    """Return for each row the number of its prompt and owner, and a row for each such number."""
+    numbers: dict[tuple[Owner, tuple[int, ...]], int] = {}
+    places = [numbers.setdefault((row.owner, tuple(row.prompt)), len(numbers)) for row in rows]
     return places, [rows[places.index(number)] for number in range(len(numbers))]
 
 

@@ -2,7 +2,8 @@
 
 Prompts share their system prompt, the earlier turns of a conversation, and after a hit in the
 query-state cache all samples; a query that comes again finds its adapter's prompt whole. What was
-computed with an adapter serves that adapter alone.
+computed with an adapter serves that adapter alone, and what was computed for one scope of reuse
+that scope alone: a right guess at another's prompt is no faster than a wrong one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-Owner = tuple[str, int] | None
-"""Key and version of the adapter that a prompt was computed with; `None` for the base model."""
+Owner = tuple[str, str | None, int]
+"""Whose a prompt is (`GenerationRequest.reuse_scope`), and key and version of the adapter that it
+was computed with; `None` and -1 for the base model."""
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of each layer, both [H, P, D]."""
