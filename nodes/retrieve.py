@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from typing_extensions import TypedDict
 
-from rttc_graph.errors import EmbeddingError
+from rttc_graph.errors import EmbeddingError, UnusableAdapterError
 from rttc_graph.protocols import (
     AdapterTrainer,
     Embedder,
@@ -219,5 +219,9 @@ async def _make_resident(cache: QueryStateCache, trainer: AdapterTrainer, key: s
     stored = await cache.load_adapter(key, base_fingerprint=await trainer.base_fingerprint())
     if stored is None:
         return False
-    await trainer.load(stored)
+    try:
+        await trainer.load(stored)
+    except UnusableAdapterError:
+        await cache.discard_adapter(key)
+        raise
     return True

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from typing_extensions import TypedDict
 
-from rttc_graph.errors import AdaptationError, BudgetExceeded, QueryStateCacheError
+from rttc_graph.errors import (
+    AdaptationError,
+    BudgetExceeded,
+    QueryStateCacheError,
+    UnusableAdapterError,
+)
 from rttc_graph.protocols import (
     AdapterLookup,
     AdapterTrainer,
@@ -128,17 +133,40 @@ class TttAdapt:
         if self.cache is None or not scope.settings.use_cache:
             return AdapterLookup(adapter=await train(), origin="trained")
         try:
-            found = await self.cache.get_or_train(
-                key, base_fingerprint=base, train=train, deadline=scope.deadline
-            )
+            found = await self._kept(self.cache, key, base, train, scope, notes)
         except QueryStateCacheError as exc:  # a lost database costs the cache, not the arm
             notes.append(
                 entry("ttt_adapt", "failed", since=scope.started, what="cache", error=str(exc))
             )
             return AdapterLookup(adapter=await train(), origin="trained")
-        if not await self.trainer.is_resident(key):
-            await self.trainer.load(found.adapter)
         return found
+
+    async def _kept(
+        self,
+        cache: QueryStateCache,
+        key: str,
+        base: str,
+        train: Callable[[], Awaitable[TrainedAdapter]],
+        scope: RunScope,
+        notes: list[LedgerEntry],
+    ) -> AdapterLookup:
+        """Return the adapter from the cache, resident; one that is damaged is trained again."""
+        while True:
+            since = time.monotonic()
+            found = await cache.get_or_train(
+                key, base_fingerprint=base, train=train, deadline=scope.deadline
+            )
+            try:
+                if not await self.trainer.is_resident(key):
+                    await self.trainer.load(found.adapter)
+                return found
+            except UnusableAdapterError as exc:
+                if found.origin == "trained":
+                    raise
+                notes.append(
+                    entry("ttt_adapt", "failed", since=since, what="load adapter", error=str(exc))
+                )
+                await cache.discard_adapter(key)
 
     async def _near(
         self,

@@ -118,3 +118,7 @@ class QueryStateCacheError(BackendError):
 
 class AdaptationError(BackendError):
     """An adapter could not be trained or loaded; the base model is as it was."""
+
+
+class UnusableAdapterError(AdaptationError):
+    """A stored adapter is damaged or does not fit its base; only another training mends that."""

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from rttc_graph.errors import AdaptationError
+from rttc_graph.errors import UnusableAdapterError
 from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout
 from rttc_graph.protocols import TrainedAdapter
 
@@ -47,13 +47,10 @@ def from_bytes(
         device: Where the tensors go.
 
     Raises:
-        AdaptationError: The bytes are damaged, or names, shapes or numbers do not fit the base.
+        UnusableAdapterError: The bytes are damaged, or names, shapes or numbers do not fit the base.
     """
     rank, alpha = _rank_and_alpha(config)
-    try:
-        tensors = load(weights)
-    except (SafetensorError, ValueError, RuntimeError, KeyError) as exc:
-        raise AdaptationError(f"the adapter's bytes are damaged: {exc}") from exc
+    tensors = _tensors(weights)
     first = _first_target(config, layout)
     wanted = {
         key: shape
@@ -74,19 +71,30 @@ def write_peft_folder(adapter: TrainedAdapter, folder: Path) -> None:
     """Write an adapter so that `peft.PeftModel.from_pretrained` reads it; the folder is made.
 
     Raises:
-        AdaptationError: The provenance lacks peft's configuration.
+        UnusableAdapterError: The provenance lacks peft's configuration, or the bytes are damaged.
     """
     config = adapter.provenance.get(PEFT_CONFIG)
     _rank_and_alpha(config)
+    for key, tensor in _tensors(adapter.weights).items():
+        _check_tensor(key, tensor, tuple(tensor.shape))
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     (folder / "adapter_model.safetensors").write_bytes(adapter.weights)
 
 
+def _tensors(weights: bytes) -> dict[str, Tensor]:
+    try:
+        return load(weights)
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as exc:
+        raise UnusableAdapterError(f"the adapter's bytes are damaged: {exc}") from exc
+
+
 def _rank_and_alpha(config: object) -> tuple[int, float]:
     if not isinstance(config, Mapping):
-        raise AdaptationError(f"the adapter's provenance lacks {PEFT_CONFIG!r}: train it again")
+        raise UnusableAdapterError(
+            f"the adapter's provenance lacks {PEFT_CONFIG!r}: train it again"
+        )
     found = cast("Mapping[str, Any]", config)
     rank, alpha = found.get("r"), found.get("lora_alpha")
     if (
@@ -95,7 +103,7 @@ def _rank_and_alpha(config: object) -> tuple[int, float]:
         or not isinstance(alpha, int | float)
         or not math.isfinite(alpha)
     ):
-        raise AdaptationError(
+        raise UnusableAdapterError(
             f"the adapter has r={rank!r} and lora_alpha={alpha!r}: train it again"
         )
     return rank, float(alpha)
@@ -112,16 +120,18 @@ def _first_target(config: object, layout: AdapterLayout) -> int:
 def _check_names(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, int]]) -> None:
     if odd := sorted(tensors.keys() ^ wanted.keys()):
         side = "lacks" if odd[0] in wanted else "has"
-        raise AdaptationError(
+        raise UnusableAdapterError(
             f"the adapter does not fit the base model: it {side} the tensor {odd[0]!r}"
         )
 
 
-def _check_tensor(key: str, tensor: Tensor, shape: tuple[int, int]) -> None:
+def _check_tensor(key: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
-        raise AdaptationError(
+        raise UnusableAdapterError(
             f"the adapter does not fit the base model: {key!r} has shape {tuple(tensor.shape)}, "
             f"the base needs {shape}"
         )
     if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-        raise AdaptationError(f"the adapter is damaged: {key!r} has numbers that are not finite")
+        raise UnusableAdapterError(
+            f"the adapter is damaged: {key!r} has numbers that are not finite"
+        )

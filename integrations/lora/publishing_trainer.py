@@ -117,7 +117,11 @@ class PublishingTrainer:
             return
         path = await asyncio.to_thread(self._write, adapter)
         given = {"lora_name": adapter.key, "lora_path": path}
-        await self._call("POST", "/v1/load_lora_adapter", given)
+        try:
+            await self._call("POST", "/v1/load_lora_adapter", given)
+        except AdaptationError:  # another process may have published it meanwhile
+            if not await self.is_resident(adapter.key):
+                raise
         self._published[adapter.key] = None
         await self._unload_oldest()
 

@@ -453,11 +453,19 @@ with used as (
         and state = 'ready'
         and used_at < now() - interval '1 minute'
 )
-select weights, trained_tokens, steps, losses, seconds, provenance
+select weights, sha256, trained_tokens, steps, losses, seconds, provenance
 from rttc_adapter
 where key = %(key)s
     and state = 'ready'
     and base_fingerprint = %(base_fingerprint)s;
+
+-- name: note_digest
+-- Nothing; gives an adapter of an earlier release its digest. Index: primary key.
+update rttc_adapter
+set sha256 = %(sha256)s
+where key = %(key)s
+    and state = 'ready'
+    and sha256 is null;
 
 -- name: claim_adapter
 -- A row if the lease is this owner's now. Index: primary key. The clock is read when the row is
@@ -473,6 +481,7 @@ set state = 'training',
     lease_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s),
     base_fingerprint = excluded.base_fingerprint,
     weights = null,
+    sha256 = null,
     bytes = 0
 where held.state = 'training' and held.lease_until < clock_timestamp()
     or held.state = 'training' and held.owner = excluded.owner
@@ -499,10 +508,11 @@ where key = %(key)s
 -- Nothing. Index: primary key. Whoever trained it may store it, also one whose lease was taken
 -- over: an adapter's key says all that it was made from. One that is there already stays.
 insert into rttc_adapter as held
-    (key, state, owner, lease_until, base_fingerprint, weights, bytes,
+    (key, state, owner, lease_until, base_fingerprint, weights, sha256, bytes,
     trained_tokens, steps, losses, seconds, provenance)
 values (
-    %(key)s, 'ready', %(owner)s, now(), %(base_fingerprint)s, %(weights)s, %(bytes)s,
+    %(key)s, 'ready', %(owner)s, now(), %(base_fingerprint)s, %(weights)s, %(sha256)s,
+    %(bytes)s,
     %(trained_tokens)s, %(steps)s, %(losses)s::float8[], %(seconds)s, %(provenance)s
 )
 on conflict (key) do update
@@ -511,6 +521,7 @@ set state = 'ready',
     lease_until = excluded.lease_until,
     base_fingerprint = excluded.base_fingerprint,
     weights = excluded.weights,
+    sha256 = excluded.sha256,
     bytes = excluded.bytes,
     trained_tokens = excluded.trained_tokens,
     steps = excluded.steps,

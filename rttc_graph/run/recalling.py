@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rttc_graph.errors import UnusableAdapterError
 from rttc_graph.protocols import (
     AdapterTrainer,
     QueryStateCache,
@@ -79,8 +80,10 @@ async def checked_adapter(
     adapter = await cache.load_adapter(recalled.adapter, base_fingerprint=request.base_fingerprint)
     if adapter is None:
         return None
-    return CheckedAdapter(
-        adapter=adapter,
-        similarity=recalled.adapter_similarity or 0.0,
-        loss=await trainer.loss(adapter, examples[:CHECKED_EXAMPLES]),
-    )
+    try:
+        loss = await trainer.loss(adapter, examples[:CHECKED_EXAMPLES])
+    except UnusableAdapterError:
+        await cache.discard_adapter(adapter.key)
+        raise
+    similarity = recalled.adapter_similarity or 0.0
+    return CheckedAdapter(adapter=adapter, similarity=similarity, loss=loss)

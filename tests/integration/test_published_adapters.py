@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import langchain_openai
 import pytest
@@ -12,7 +14,12 @@ from postgres_fixtures import NumberEmbedder
 from pydantic import SecretStr
 
 from rttc_graph import RttcSettings, create_rttc_graph
-from rttc_graph.errors import AdaptationError, ConfigurationError, PolicyModelError
+from rttc_graph.errors import (
+    AdaptationError,
+    ConfigurationError,
+    PolicyModelError,
+    UnusableAdapterError,
+)
 from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.publishing_trainer import PublishingTrainer
@@ -124,6 +131,35 @@ async def test_a_server_that_was_started_anew_gets_its_adapters_again(
     await trainer.load(adapter)  # it has it: nothing to do
 
     assert await trainer.is_resident("a1")
+
+
+async def test_one_that_another_process_published_meanwhile_is_there(
+    server: tuple[str, LoraServer], trainer: PublishingTrainer, tmp_path: Path
+) -> None:
+    adapter = await trained(trainer, "a1")
+    served = server[1]
+    del served.models["a1"]
+    load = served.load
+
+    def loaded_by_another(given: dict[str, Any]) -> tuple[int, Any]:
+        load(given)
+        return 400, {"error": {"message": "it has been loaded already"}}
+
+    served.load = loaded_by_another  # type: ignore[method-assign]
+    await trainer.load(adapter)
+    assert await trainer.is_resident("a1")
+
+
+@pytest.mark.parametrize("weights", [b"", b"weights", None], ids=["empty", "odd", "truncated"])
+async def test_a_damaged_adapter_is_not_published(
+    server: tuple[str, LoraServer], trainer: PublishingTrainer, weights: bytes | None
+) -> None:
+    adapter = await trained(trainer, "a1")
+    del server[1].models["a1"]
+    bad = replace(adapter, weights=adapter.weights[:900] if weights is None else weights)
+    with pytest.raises(UnusableAdapterError, match="damaged"):
+        await trainer.load(bad)
+    assert "a1" not in server[1].models
 
 
 async def test_an_adapter_is_tried_here_whether_the_server_has_it_or_not(

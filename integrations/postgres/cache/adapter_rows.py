@@ -6,6 +6,8 @@ lease runs out and the next who asks takes it over. No connection is held while 
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +16,8 @@ from rttc_graph.integrations.postgres.json_values import cleaned_jsonb
 from rttc_graph.protocols import TrainedAdapter
 
 __all__ = ("Claim", "find", "find_or_claim", "release", "renew", "store")
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +32,21 @@ class Claim:
 
 
 def find(session: Session, key: str, base_fingerprint: str) -> TrainedAdapter | None:
-    """Return a stored adapter of a base, which counts as used."""
+    """Return a stored adapter of a base, which counts as used; one that is damaged is discarded."""
     row = session.row("stored_adapter", key=key, base_fingerprint=base_fingerprint)
     if row is None:
         return None
+    weights = bytes(row["weights"])
+    digest = hashlib.sha256(weights).digest()
+    if row["sha256"] is None:  # stored before there were digests; the trainer checks what it reads
+        session.execute("note_digest", key=key, sha256=digest)
+    elif row["sha256"] != digest:
+        _LOG.warning("adapter %s is damaged in the database; it is discarded", key)
+        session.execute("discard_adapter", key=key)
+        return None
     return TrainedAdapter(
         key=key,
-        weights=bytes(row["weights"]),
+        weights=weights,
         base_fingerprint=base_fingerprint,
         trained_tokens=row["trained_tokens"],
         steps=row["steps"],
@@ -89,6 +101,7 @@ def store(session: Session, claim: Claim, adapter: TrainedAdapter) -> None:
             owner=claim.owner,
             base_fingerprint=claim.base_fingerprint,
             weights=adapter.weights,
+            sha256=hashlib.sha256(adapter.weights).digest(),
             bytes=len(adapter.weights),
             trained_tokens=adapter.trained_tokens,
             steps=adapter.steps,

@@ -56,7 +56,7 @@ class Reembedding:
         """Embed everything, exchange the vectors and return the number of samples."""
         total = await self._run(self._begin)
         if total is None:
-            return 0
+            return (await self._run(_count)) or 0
         done = 0
         while True:
             done += await self._collect(done, total, on_progress)
