@@ -52,7 +52,7 @@ class Migration:
     @property
     def in_transaction(self) -> bool:
         """Whether it runs in a transaction; a concurrent index build cannot."""
-        return not self.text.startswith("-- no-transaction")
+        return "-- no-transaction" not in self.text.splitlines()
 
     @property
     def checksum(self) -> str:

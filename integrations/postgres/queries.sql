@@ -32,7 +32,7 @@ on conflict do nothing
 returning id;
 
 -- name: share_domains
--- Keeps the domains' partitions from being emptied until the transaction ends. Index: primary key.
+-- Keeps the domains' partitions from being emptied or moved until the transaction ends. Index: primary key.
 select id
 from rttc_domain
 where id = any(%(domain_ids)s)
@@ -185,21 +185,27 @@ where tenant = %(tenant)s
     and domain_id = %(domain_id)s;
 
 -- name: domain_stats
--- A row for each domain with samples of the tenant, by name; bytes are the tenant's share of the
--- partition. Index: primary keys.
+-- A row for each domain with samples of the tenant, by name; bytes are those of its rows, by up to
+-- 1,000 of them. That others have samples in the domain shows in nothing. Index: primary keys.
 select
     rttc_domain.name as domain,
     mine.samples,
     mine.revision,
-    round(
-        pg_total_relation_size(format('rttc_sample_%%s', mine.domain_id)::regclass)
-        * (mine.samples::float8 / (
-            select sum(every.samples)
-            from rttc_tenant_domain every
-            where every.domain_id = mine.domain_id
-        ))
-    )::bigint as bytes,
-    coalesce(
+    coalesce((
+        select round(avg(
+            pg_column_size(row_of.question) + pg_column_size(row_of.answer)
+            + pg_column_size(row_of.metadata) + pg_column_size(row_of.embedding)
+            + coalesce(pg_column_size(row_of.external_id), 0) + pg_column_size(row_of.tenant) + 80
+        ) * mine.samples)
+        from (
+            select question, answer, metadata, embedding, external_id, tenant
+            from rttc_sample
+            where domain_id = mine.domain_id
+                and tenant = mine.tenant
+            limit 1000
+        ) row_of
+    ), 0)::bigint as bytes,
+    mine.samples >= %(index_rows)s and coalesce(
         (
             select indisvalid
             from pg_index

@@ -218,7 +218,7 @@ class DomainStats:
     samples: int
     revision: int
     bytes: int
-    """Size on disk, indexes included."""
+    """Size of the tenant's rows on disk, indexes not included."""
     index: Literal["exact", "hnsw"]
 
 

@@ -204,3 +204,38 @@ def test_a_server_that_is_not_there_is_an_error_to_retry(tmp_path: Path) -> None
     with pytest.raises(BackendError, match="migrate the database") as caught:
         migrate(make_conninfo(host=str(tmp_path), connect_timeout=2))
     assert caught.value.retryable
+
+
+def test_small_domains_of_before_move_into_the_shared_partition(empty_dsn: str) -> None:
+    """The schema before, with a large domain, small ones and an empty one: nothing is lost."""
+    files = read_migrations()
+    migrate(empty_dsn, migrations=[m for m in files if m.number < 8])
+    rows = {1: 5000, 2: 3, 3: 0, 4: 7}
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("alter table rttc_sample alter column embedding type halfvec(3)")
+        for number, count in rows.items():
+            for text in (
+                f"insert into rttc_domain (name) values ('d{number}')",
+                f"insert into rttc_tenant_domain values ('t', {number}, 1, {count})",
+                f"create table rttc_sample_{number} (like rttc_sample including all)",
+                f"alter table rttc_sample attach partition rttc_sample_{number} "
+                f"for values in ({number})",
+                "insert into rttc_sample (domain_id, tenant, id, question, answer, embedding) "
+                f"select {number}, 't', int4send(n), 'q' || n, 'a' || n, '[1,0,0]' "
+                f"from generate_series(1, {count}) n",
+            ):
+                connection.execute(text.encode())
+        everything = (
+            "select domain_id, id, question, answer, created_at from rttc_sample order by 1, 2"
+        )
+        before = connection.execute(everything.encode()).fetchall()
+
+    assert migrate(empty_dsn) == [m.name for m in files if m.number >= 8]
+
+    with psycopg.connect(empty_dsn) as connection:
+        assert connection.execute(everything.encode()).fetchall() == before
+        lying = "select tableoid::regclass::text, count(*) from rttc_sample group by 1 order by 1"
+        found = connection.execute(lying.encode()).fetchall()
+    assert found == [("rttc_sample_1", 5000), ("rttc_sample_small", 10)]
+    partitions = "select count(*) from pg_inherits where inhparent = 'rttc_sample'::regclass"
+    assert value(empty_dsn, partitions) == 2

@@ -1,6 +1,7 @@
 """Solved questions in Postgres, searchable by meaning: the knowledge base.
 
-Samples are partitioned by domain, so that a search of one domain reads that domain's index alone.
+Large domains have a partition each, so that a search of one reads that domain's index alone; small
+ones, which are searched exactly, share one.
 Each change raises the revision of the tenant's domain, in the same transaction.
 """
 
@@ -24,7 +25,11 @@ from rttc_graph.integrations.postgres.samples.embedder_record import (
     claim,
 )
 from rttc_graph.integrations.postgres.samples.reembedding import Reembedding, ReembedProgress
-from rttc_graph.integrations.postgres.samples.sample_index import IndexBuilder, IndexProgress
+from rttc_graph.integrations.postgres.samples.sample_index import (
+    IndexBuilder,
+    IndexProgress,
+    has_own_partition,
+)
 from rttc_graph.integrations.postgres.samples.sample_rows import (
     SampleRow,
     copy_rows,
@@ -146,7 +151,10 @@ class PostgresKnowledgeBase:
         return await self._run(f"delete domain {domain!r}", work)
 
     async def stats(self, *, tenant: str) -> list[DomainStats]:
-        """Return the size of each domain, by name; bytes are the tenant's share."""
+        """Return the size of each domain, by name: of the tenant's own rows, without indexes.
+
+        Of many samples the bytes are estimated. Nothing in it depends on other tenants.
+        """
         checked_name("tenant", tenant)
 
         def work(session: Session) -> list[DomainStats]:
@@ -158,7 +166,7 @@ class PostgresKnowledgeBase:
                     bytes=row["bytes"],
                     index="hnsw" if row["has_index"] else "exact",
                 )
-                for row in session.rows("domain_stats", tenant=tenant)
+                for row in session.rows("domain_stats", tenant=tenant, index_rows=self._index_rows)
             ]
 
         return await self._run("measure the knowledge base", work)
@@ -255,7 +263,7 @@ def _delete(session: Session, *, domain: str, tenant: str) -> int:
         counts = session.row("samples_of_domain", **place)
         if counts is None or counts["mine"] == 0:
             return 0
-        if counts["others"]:
+        if counts["others"] or not has_own_partition(session.connection, found["id"]):
             session.execute("delete_samples", **place)
         else:
             _empty_partition(session, found["id"])

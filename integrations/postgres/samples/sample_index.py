@@ -24,10 +24,21 @@ from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.psycopg_errors import translated
 from rttc_graph.integrations.postgres.statements import statement
 
-__all__ = ("IndexBuilder", "IndexProgress")
+__all__ = ("IndexBuilder", "IndexProgress", "has_own_partition")
 
 _LOCK = 0x72747469  # "rtti"; the second half of the key is the domain's id
 _POLL_SECONDS = 0.2
+_COLUMNS = (
+    "domain_id",
+    "tenant",
+    "id",
+    "external_id",
+    "question",
+    "answer",
+    "metadata",
+    "embedding",
+    "created_at",
+)
 _BUILD_SETTINGS = {
     "statement_timeout": "0",
     "client_min_messages": "warning",
@@ -131,6 +142,8 @@ def _create_index(connection: Connection[Any], domain_id: int, stop: threading.E
         return False
     try:
         with _settings(connection, _BUILD_SETTINGS):
+            if not has_own_partition(connection, domain_id):
+                _move_out(connection, domain_id)
             if not _is_valid(connection, domain_id):
                 _build(connection, names)
                 connection.execute(sql.SQL("analyze {partition}").format(**names))
@@ -138,6 +151,38 @@ def _create_index(connection: Connection[Any], domain_id: int, stop: threading.E
     finally:
         if not connection.closed:
             connection.execute("select pg_advisory_unlock(%s, %s)", (_LOCK, domain_id))
+
+
+def has_own_partition(connection: Connection[Any], domain_id: int) -> bool:
+    """Tell whether a domain has a partition of its own, or shares that of the small ones."""
+    query = "select to_regclass(%s::text) is not null as found"
+    cursor = connection.cursor(row_factory=dict_row)
+    row = cursor.execute(query, (f"rttc_sample_{domain_id}",)).fetchone()
+    return bool(row and row["found"])
+
+
+def _move_out(connection: Connection[Any], domain_id: int) -> None:
+    """Give a domain a partition of its own; searches wait only while it is attached.
+
+    The lock on the domain ends ingests into it. It comes first, as in every ingest, and the one on
+    the parent table second, as in a re-embedding, so nobody waits in a circle.
+    """
+    names = {
+        "partition": sql.Identifier(f"rttc_sample_{domain_id}"),
+        "domain_id": sql.Literal(domain_id),
+        "columns": sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)),
+    }
+    with connection.transaction():
+        for text in (
+            "select from rttc_domain where id = {domain_id} for update",
+            "lock table only rttc_sample in share update exclusive mode",
+            "create table {partition} (like rttc_sample including all)",
+            "insert into {partition} ({columns}) "
+            "select {columns} from rttc_sample_small where domain_id = {domain_id}",
+            "delete from rttc_sample_small where domain_id = {domain_id}",
+            "alter table rttc_sample attach partition {partition} for values in ({domain_id})",
+        ):
+            connection.execute(sql.SQL(text).format(**names))
 
 
 @contextmanager

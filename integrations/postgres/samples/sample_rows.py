@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgvector import HalfVector
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from rttc_graph.errors import ConfigurationError
@@ -69,34 +68,17 @@ def ids_of(samples: Sequence[NewSample]) -> list[bytes]:
 
 
 def ensure_domains(session: Session, names: Sequence[str]) -> dict[str, int]:
-    """Return the domains' ids by name, with a partition for each that is new."""
+    """Return the domains' ids by name; new ones are added, each in a transaction of its own.
+
+    New domains lie together in one partition: with one for each, a few thousand were more tables
+    than a search over all of them may lock. A large one gets its own with its index.
+    """
     known = {row["name"]: row["id"] for row in session.rows("domain_ids", names=list(names))}
     for name in sorted(set(names) - set(known)):
-        known[name] = _add_domain(session, name)
-    return known
-
-
-def _add_domain(session: Session, name: str) -> int:
-    """Add a domain with its partition in a transaction of its own, so that it locks briefly."""
-    with session.connection.transaction():
         added = session.row("add_domain", name=name)
-        if added is not None:
-            _add_partition(session, added["id"])
-            return int(added["id"])
-    return int(session.rows("domain_ids", names=[name])[0]["id"])
-
-
-def _add_partition(session: Session, domain_id: int) -> None:
-    """Attach a new table: unlike "partition of" this lets searches of other domains go on."""
-    parts = {
-        "partition": sql.Identifier(f"rttc_sample_{domain_id}"),
-        "domain_id": sql.Literal(domain_id),
-    }
-    for text in (
-        "create table {partition} (like rttc_sample including all)",
-        "alter table rttc_sample attach partition {partition} for values in ({domain_id})",
-    ):
-        session.connection.execute(sql.SQL(text).format(**parts))
+        found = session.rows("domain_ids", names=[name])[0] if added is None else added
+        known[name] = int(found["id"])
+    return known
 
 
 def copy_rows(
