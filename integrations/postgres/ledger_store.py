@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import asdict, dataclass
 from datetime import date
 
-from rttc_graph.errors import BackendError
+from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.json_values import cleaned, cleaned_jsonb
@@ -13,6 +15,12 @@ from rttc_graph.protocols import RunRecord
 from rttc_graph.support.identity import checked_name
 
 __all__ = ("PostgresLedgerStore", "RunStatistics")
+
+_PRUNE_SECONDS = 3600.0
+"""How often runs that are too old are looked for."""
+
+_MOST_DAYS = 36_500
+"""A hundred years."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +54,16 @@ class PostgresLedgerStore:
 
     Args:
         database: Where it is; it stays its caller's to close.
+        max_age_days: Age at which finished runs of all tenants are deleted, looked for at most once
+            an hour while runs are stored; `None` keeps them.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, max_age_days: float | None = None) -> None:
+        if max_age_days is not None and max_age_days <= 0:
+            raise ConfigurationError(f"max_age_days={max_age_days!r} must be above 0")
         self._database = database
+        self._max_age_days = max_age_days
+        self._pruned_at = -math.inf
 
     async def append(self, run: RunRecord) -> None:
         """Store one finished run; what PostgreSQL cannot store of its texts is replaced."""
@@ -61,6 +75,38 @@ class PostgresLedgerStore:
         await self._database.run(
             "store a run", lambda s: s.execute("append_run", **row), error=BackendError
         )
+        now = time.monotonic()
+        if self._max_age_days is not None and now - self._pruned_at >= _PRUNE_SECONDS:
+            self._pruned_at = now
+            await self.prune(older_than_days=self._max_age_days)
+
+    async def prune(
+        self, *, older_than_days: float, tenant: str | None = None, dry_run: bool = False
+    ) -> int:
+        """Delete finished runs and return how many, or with `dry_run` would be.
+
+        Args:
+            older_than_days: Age from which on they go, above 0.
+            tenant: Whose; `None` for all tenants'.
+            dry_run: Only count them.
+
+        Raises:
+            ConfigurationError: `older_than_days` is not above 0.
+            BackendError: Nothing was deleted.
+        """
+        if not 0 < older_than_days <= _MOST_DAYS:
+            raise ConfigurationError(
+                f"older_than_days={older_than_days!r} must be above 0 and at most {_MOST_DAYS}"
+            )
+        if tenant is not None:
+            checked_name("tenant", tenant)
+        name = "count_old_runs" if dry_run else "prune_runs"
+
+        def work(session: Session) -> int:
+            row = session.row(name, days=older_than_days, tenant=tenant)
+            return row["runs"] if row else 0
+
+        return await self._database.run("prune old runs", work, error=BackendError)
 
     async def recent(self, *, tenant: str, count: int = 20) -> list[RunRecord]:
         """Return the tenant's last runs, newest first."""

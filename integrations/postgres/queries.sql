@@ -663,6 +663,25 @@ values (
 )
 on conflict do nothing;
 
+-- name: count_old_runs
+-- One row: finished runs, of a tenant or all, that are older than so many days. Index: (tenant,
+-- created_at).
+select count(*) as runs
+from rttc_run
+where created_at < now() - make_interval(secs => %(days)s * 86400)
+    and (%(tenant)s::text is null or tenant = %(tenant)s);
+
+-- name: prune_runs
+-- One row: how many of them were deleted. Index: as above.
+with gone as (
+    delete from rttc_run
+    where created_at < now() - make_interval(secs => %(days)s * 86400)
+        and (%(tenant)s::text is null or tenant = %(tenant)s)
+    returning 1
+)
+select count(*) as runs
+from gone;
+
 -- name: recent_runs
 -- The tenant's last runs, newest first. Index: (tenant, created_at).
 select

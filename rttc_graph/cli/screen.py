@@ -29,6 +29,8 @@ AsJsonFile = Annotated[
     typer.Option("--json", metavar="FILE", help="Write the figures as JSON; - prints them."),
 ]
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
+
 _WIDE = 200
 """Columns of a table that no terminal shows."""
 
@@ -50,6 +52,12 @@ def write_json(value: object, json_out: str | None) -> bool:
         text = json.dumps(value, indent=2, ensure_ascii=False)
         Path(json_out).write_text(text + "\n", encoding="utf-8")
     return True
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on stderr before something is lost; without a yes, also at the end of input, abort."""
+    if not yes:
+        typer.confirm(question, abort=True, err=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -88,6 +88,13 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     cache_max_age_days: float = Field(
         default=30.0, gt=0, description="Age at which query states and adapters are dropped."
     )
+    runs_max_age_days: float | None = Field(
+        default=None,
+        gt=0,
+        le=36_500,
+        description="Age at which finished runs, of all tenants, are deleted; by default they are "
+        "kept until `rttc db prune`.",
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -60,7 +60,7 @@ def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
                     max_bytes=config.cache_max_bytes,
                     max_age_seconds=config.cache_max_age_days * _DAY_SECONDS,
                 ),
-                ledger_store=PostgresLedgerStore(database),
+                ledger_store=PostgresLedgerStore(database, max_age_days=config.runs_max_age_days),
                 calibrations=PostgresCalibrationStore(database),
             )
         finally:

@@ -77,7 +77,7 @@ def test_a_repeated_question_is_served_from_the_cache(
     assert second["candidates"][0]["trained_tokens"] == 0
     assert second["answer"] == first["answer"]
     assert call_json(capsys, "cache", "stats", "--json")["adapters"] == 1
-    assert call_json(capsys, "cache", "purge", "--json")["adapters"] == 1
+    assert call_json(capsys, "cache", "purge", "--yes", "--json")["adapters"] == 1
     assert call_json(capsys, *ask)["cache"] == {"samples": "miss", "adapter": "miss"}
 
 
@@ -104,7 +104,7 @@ def test_skip_bad_keeps_the_good_rows_on_both_sides(
     assert (report["stored"], report["skipped"], len(report["bad"])) == (20, 2, 2)
     (domain,) = call_json(capsys, "kb", "stats", "--json")["domains"]
     assert (domain["domain"], domain["samples"]) == ("sums", 20)
-    assert call_json(capsys, "kb", "delete", "--domain", "sums", "--json")["deleted"] == 20
+    assert call_json(capsys, "kb", "delete", "--domain", "sums", "--yes", "--json")["deleted"] == 20
 
 
 @pytest.fixture

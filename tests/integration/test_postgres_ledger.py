@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 
 from rttc_graph.errors import BackendError, ConfigurationError
@@ -172,3 +173,50 @@ async def test_a_calibration_that_is_no_json_is_refused(database: Database) -> N
         await PostgresCalibrationStore(database).save(
             replace(calibration(), domains={"": broken}), tenant="t"
         )
+
+
+async def aged_runs(ledger: PostgresLedgerStore, dsn: str) -> None:
+    for run_id, tenant, days in (("1", "a", 40), ("2", "a", 1), ("3", "b", 40)):
+        await ledger.append(replace(RUN, run_id=run_id, tenant=tenant))
+        with psycopg.connect(dsn) as connection:
+            connection.execute(
+                "update rttc_run set created_at = now() - make_interval(days => %s) "
+                "where run_id = %s",
+                (days, run_id),
+            )
+
+
+@pytest.mark.parametrize(
+    ("tenant", "days", "left"),
+    [("a", 30, {"2", "3"}), (None, 30, {"2"}), (None, 60, {"1", "2", "3"}), ("a", 0.5, {"3"})],
+)
+@pytest.mark.blocking_allowed
+async def test_runs_are_pruned_by_age_and_tenant(
+    ledger: PostgresLedgerStore, postgres_dsn: str, tenant: str | None, days: float, left: set[str]
+) -> None:
+    await aged_runs(ledger, postgres_dsn)
+    counted = await ledger.prune(older_than_days=days, tenant=tenant, dry_run=True)
+    with psycopg.connect(postgres_dsn) as connection:
+        assert connection.execute("select count(*) from rttc_run").fetchone() == (3,)
+    assert await ledger.prune(older_than_days=days, tenant=tenant) == counted == 3 - len(left)
+    with psycopg.connect(postgres_dsn) as connection:
+        found = connection.execute("select run_id from rttc_run").fetchall()
+    assert {run_id for (run_id,) in found} == left
+
+
+@pytest.mark.blocking_allowed
+async def test_runs_are_pruned_by_themselves_only_where_that_is_asked_for(
+    ledger: PostgresLedgerStore, database: Database, postgres_dsn: str
+) -> None:
+    await aged_runs(ledger, postgres_dsn)
+    await ledger.append(replace(RUN, run_id="4", tenant="a"))
+    assert len(await ledger.recent(tenant="a")) == 3
+    await PostgresLedgerStore(database, max_age_days=30).append(replace(RUN, run_id="5"))
+    assert [run.run_id for run in await ledger.recent(tenant="a")] == ["4", "2"]
+    assert await ledger.recent(tenant="b") == []
+
+
+@pytest.mark.parametrize("days", [0, -1, math.inf, math.nan])
+async def test_an_age_that_is_none_is_refused(ledger: PostgresLedgerStore, days: float) -> None:
+    with pytest.raises(ConfigurationError, match="older_than_days"):
+        await ledger.prune(older_than_days=days)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rttc_graph.cli.command_context import session
-from rttc_graph.cli.screen import AsJson, out, print_json, print_pairs, size
+from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json, print_pairs, size
 from rttc_graph.installation.knowledge import open_knowledge
 
 app = typer.Typer(
@@ -37,12 +37,15 @@ def show_stats(context: typer.Context, as_json: AsJson = False) -> None:
 def purge(
     context: typer.Context,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's; all.")] = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Forget all query states and adapters; the next queries retrieve and train anew.
 
-    Example: rttc cache purge --tenant default
+    Example: rttc cache purge --tenant default --yes
     """
+    whose = "all tenants" if tenant is None else f"tenant {tenant!r}"
+    confirm(f"Forget all query states and adapters of {whose}?", yes=yes)
     with open_knowledge(session(context).config()) as knowledge:
         purged = asyncio.run(knowledge.cache.purge(tenant=tenant))
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,9 +10,10 @@ import typer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from rttc_graph.cli.command_context import session
-from rttc_graph.cli.screen import AsJson, out, print_json, print_pairs, progress
+from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json, print_pairs, progress
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.migrate import migrate
 
@@ -92,6 +94,35 @@ def apply_migrations(context: typer.Context, as_json: AsJson = False) -> None:
         print_json({"applied": applied})
     else:
         out.print("applied: " + (", ".join(applied) or "nothing, it is up to date"))
+
+
+@app.command("prune")
+def prune_runs(
+    context: typer.Context,
+    days: Annotated[
+        float, typer.Option("--older-than-days", help="Age in days.", show_default=False)
+    ],
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's; all.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count them and delete nothing.")
+    ] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete the ledgers of finished runs that are older than so many days.
+
+    Example: rttc db prune --older-than-days 90 --dry-run
+    """
+    whose = "all tenants" if tenant is None else f"tenant {tenant!r}"
+    if not dry_run:
+        confirm(f"Delete the runs of {whose} that are older than {days:g} days?", yes=yes)
+    with open_knowledge(session(context).config()) as knowledge:
+        pruning = knowledge.ledger_store.prune(older_than_days=days, tenant=tenant, dry_run=dry_run)
+        runs = asyncio.run(pruning)
+    if as_json:
+        print_json({"runs": runs, "deleted": not dry_run})
+    else:
+        out.print(f"{runs} runs {'would be deleted' if dry_run else 'deleted'}")
 
 
 def _embedded(config: InstallationConfig) -> EmbeddedPostgres:

@@ -10,7 +10,16 @@ import typer
 from rich.text import Text
 
 from rttc_graph.cli.command_context import session
-from rttc_graph.cli.screen import AsJson, out, print_json, print_table, progress, size
+from rttc_graph.cli.screen import (
+    AsJson,
+    Yes,
+    confirm,
+    out,
+    print_json,
+    print_table,
+    progress,
+    size,
+)
 from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
 from rttc_graph.samples import read_samples
@@ -95,13 +104,15 @@ def delete_domain(
     context: typer.Context,
     domain: Annotated[str, typer.Option(help="Domain to delete.", show_default=False)],
     tenant: Tenant = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete all samples of a domain; recalled states of it are not used any more.
 
-    Example: rttc kb delete --domain banking
+    Example: rttc kb delete --domain banking --yes
     """
     config = session(context).config(tenant=tenant)
+    confirm(f"Delete all samples of {domain!r} of tenant {config.tenant!r}?", yes=yes)
     with open_knowledge(config) as knowledge:
         deleted = asyncio.run(knowledge.knowledge_base.delete(domain=domain, tenant=config.tenant))
     if as_json:
