@@ -47,7 +47,8 @@ def from_bytes(
         device: Where the tensors go.
 
     Raises:
-        UnusableAdapterError: The bytes are damaged, or names, shapes or numbers do not fit the base.
+        UnusableAdapterError: The bytes are damaged, or names, shapes or numbers do not fit the
+            base.
     """
     rank, alpha = _rank_and_alpha(config)
     tensors = _tensors(weights)

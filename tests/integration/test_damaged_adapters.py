@@ -69,7 +69,7 @@ async def test_a_damaged_adapter_is_trained_again(
     engines = [LocalEngine(tiny_model_path, threads=1) for _ in range(3)]
     first = await ask(engines[0], database, "number 3")
     with psycopg.connect(postgres_dsn, autocommit=True) as connection:
-        connection.execute(f"update rttc_adapter set {damage}".encode())
+        connection.execute(f"update rttc_adapter set {damage}".encode())  # noqa: S608
     query = "number 3" if seen else "number 4"
 
     second = await ask(engines[1], database, query)

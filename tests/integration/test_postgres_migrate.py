@@ -215,16 +215,16 @@ def test_small_domains_of_before_move_into_the_shared_partition(empty_dsn: str) 
         connection.execute("alter table rttc_sample alter column embedding type halfvec(3)")
         for number, count in rows.items():
             for text in (
-                f"insert into rttc_domain (name) values ('d{number}')",
-                f"insert into rttc_tenant_domain values ('t', {number}, 1, {count})",
-                f"create table rttc_sample_{number} (like rttc_sample including all)",
-                f"alter table rttc_sample attach partition rttc_sample_{number} "
-                f"for values in ({number})",
+                "insert into rttc_domain (name) values ('d{number}')",
+                "insert into rttc_tenant_domain values ('t', {number}, 1, {count})",
+                "create table rttc_sample_{number} (like rttc_sample including all)",
+                "alter table rttc_sample attach partition rttc_sample_{number} "
+                "for values in ({number})",
                 "insert into rttc_sample (domain_id, tenant, id, question, answer, embedding) "
-                f"select {number}, 't', int4send(n), 'q' || n, 'a' || n, '[1,0,0]' "
-                f"from generate_series(1, {count}) n",
+                "select {number}, 't', int4send(n), 'q' || n, 'a' || n, '[1,0,0]' "
+                "from generate_series(1, {count}) n",
             ):
-                connection.execute(text.encode())
+                connection.execute(text.format(number=number, count=count).encode())
         everything = (
             "select domain_id, id, question, answer, created_at from rttc_sample order by 1, 2"
         )

@@ -143,7 +143,7 @@ def test_what_an_adapter_computed_is_no_other_s() -> None:
 
 
 def test_a_prompt_is_known_to_its_own_scope_alone(keeping_engine: LocalEngine) -> None:
-    """Neither the pass over a prompt nor the draft of its answer tells that another has asked it."""
+    """Neither the pass over a prompt nor its draft tells that another has asked it."""
 
     def shapes(scope: str) -> list[tuple[int, ...]]:
         asked = DecodeRequest(generation=replace(request("the rain").generation, reuse_scope=scope))
