@@ -7,6 +7,7 @@ callers. Every run setting of `RttcSettings` can be set here too, as a default f
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,21 @@ from pydantic_settings import (
 )
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.samples.encodings import open_text, undecodable
 from rttc_graph.settings import RttcSettings, TrainingDtype
 
 CONFIG_FILE = "rttc.toml"
+
+
+class _TomlFile(TomlConfigSettingsSource):
+    """The settings file, in any encoding of Unicode, with a byte order mark or without."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        with open_text(Path(file_path)) as file:
+            text = file.read()
+        if problem := undecodable(text):
+            raise ValueError(problem)
+        return tomllib.loads(text)
 
 
 class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportIncompatibleVariableOverride]  # a superset
@@ -107,7 +120,7 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put flags before the environment and the environment before the file."""
         del dotenv_settings, file_secret_settings
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+        return (init_settings, env_settings, _TomlFile(settings_cls))
 
     def run_settings(self) -> RttcSettings:
         """Return the defaults of a run."""
@@ -141,7 +154,7 @@ def load_config(file: Path | None = None, **flags: Any) -> InstallationConfig:
         if not isinstance(found, ValidationError):
             raise
         raise ConfigurationError(_explain(found, path)) from exc
-    except ValueError as exc:  # TOML that cannot be parsed
+    except (ValueError, OSError) as exc:  # TOML that cannot be parsed, a file not to be read
         raise ConfigurationError(f"cannot read {str(path)!r}: {exc}") from exc
     home = Path(os.path.expandvars(config.home)).expanduser().resolve()
     return config.model_copy(update={"home": home})
@@ -154,8 +167,8 @@ def _explain(exc: ValidationError, path: Path) -> str:
         return f"{str(path)!r} has an unknown setting {name!r}; known are: " + ", ".join(
             sorted(InstallationConfig.model_fields)
         )
+    shown = "…" if name == "database_url" else repr(problem["input"])  # it may hold a password
     env = f"RTTC_{name.upper()}"
     return (
-        f"{name}={problem['input']!r}: {problem['msg'].lower()} "
-        f"(set by a flag, by {env}, or in {str(path)!r})"
+        f"{name}={shown}: {problem['msg'].lower()} (set by a flag, by {env}, or in {str(path)!r})"
     )

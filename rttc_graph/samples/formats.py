@@ -7,52 +7,67 @@ the row; only what spoils the whole source (no such column, not a Parquet file) 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, TextIO, cast
 
-from rttc_graph.errors import ConfigurationError
+from rttc_graph.errors import BadSampleError, ConfigurationError
+from rttc_graph.samples.encodings import open_text, undecodable
 from rttc_graph.samples.rows import COLUMNS, REQUIRED_COLUMNS, Fields, parse_json
 from rttc_graph.support.extras import require
 
 RawRow = tuple[int, Fields | str]
 """1-based line (JSONL, CSV) or row (Parquet, hub), and the columns or what is wrong."""
 
-MAX_LINE_BYTES = 8 * 2**20
-"""Longest JSONL line: three texts of 100,000 characters, each written as a 12-byte escape pair,
-fit twice; a file without line ends is not read into memory whole."""
+MAX_RECORD_CHARACTERS = 8 * 2**20
+"""Longest line of JSONL and longest record of CSV: three texts of 100,000 characters, each written
+as a 12-character escape pair, fit twice; a file without line ends is not read into memory whole."""
 
-_BOM = b"\xef\xbb\xbf"
 _BATCH_ROWS = 1024
+_SEPARATORS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
+"""What Excel puts before the header to name the separator."""
 
 
 def jsonl_rows(path: Path) -> Iterator[RawRow]:
-    """Yield one row for each line that is not blank; a byte order mark is left out."""
-    with path.open("rb") as file:
-        for number, line in enumerate(_lines(file), start=1):
-            if isinstance(line, str):
-                yield number, line
-                continue
-            content = line.removeprefix(_BOM) if number == 1 else line
-            if content.strip():
-                yield number, _json_object(content)
+    """Yield one row for each line that is not blank.
+
+    Raises:
+        ConfigurationError: The file is one JSON array.
+    """
+    is_first = True
+    with open_text(path) as file:
+        for number, (line, is_whole) in enumerate(_lines(file), start=1):
+            if is_first and line.lstrip().startswith("["):
+                raise ConfigurationError(
+                    f"{str(path)!r} is a JSON array, not one JSON object a line: "
+                    f"jq -c '.[]' {path.name} makes such lines of it"
+                )
+            if not is_whole:
+                yield number, f"the line is longer than {MAX_RECORD_CHARACTERS:,} characters"
+            elif line.strip():
+                yield number, _json_object(line)
+            is_first = is_first and not line.strip()
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes | str]:
-    while line := file.readline(MAX_LINE_BYTES):
-        if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
-            yield line
-            continue
-        while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-            pass
-        yield f"the line is longer than {MAX_LINE_BYTES:,} bytes"
+def _lines(file: TextIO) -> Iterator[tuple[str, bool]]:
+    """Yield each line, and whether that is all of it."""
+    while line := file.readline(MAX_RECORD_CHARACTERS):
+        is_whole = len(line) < MAX_RECORD_CHARACTERS or line.endswith("\n")
+        rest = "" if is_whole else line
+        while rest and not rest.endswith("\n"):
+            rest = file.readline(MAX_RECORD_CHARACTERS)
+        yield line, is_whole
 
 
-def _json_object(line: bytes) -> Fields | str:
+def _json_object(line: str) -> Fields | str:
+    problem = undecodable(line)
+    if problem is not None:
+        return f"the line is {problem}"
     try:
-        value = parse_json(line.decode(), what="the line")
-    except UnicodeDecodeError as exc:
-        return f"the line is not valid UTF-8: {exc.reason} at byte {exc.start + 1}"
+        value = parse_json(line, what="the line")
     except ValueError as exc:
         return str(exc)
     if not isinstance(value, dict):
@@ -63,31 +78,105 @@ def _json_object(line: bytes) -> Fields | str:
 def csv_rows(path: Path) -> Iterator[RawRow]:
     """Yield one row for each record below the header; `metadata` is a column of JSON texts.
 
+    The separator is the one of comma, semicolon, tab and bar under which the header names the
+    columns, or that of a first line `sep=;`. Names in the header may have capitals.
+
     Raises:
+        BadSampleError: A quote is never closed, or has text behind it: what follows may be a part
+            of a field, so no later record can be told.
         ConfigurationError: The header lacks a column.
     """
-    # What is not UTF-8 becomes lone surrogates, which the check of the row then refuses.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header = [name.strip() for name in next(reader, list[str]())]
-        check_columns(header, str(path))
-        yield from _records(reader, header)
+    # The limit is the process's. A field above it would end the record in the middle, and what
+    # is left of it would be read as rows; so it is raised to what `_Records` allows.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_CHARACTERS))
+    with open_text(path, newline="") as file:
+        records = _Records(file, str(path))
+        header = records.header()
+        for line, cells in records:
+            if len(cells) == len(header):
+                yield line, dict(zip(header, cells, strict=True))
+            elif cells:
+                yield line, f"{len(cells)} cells under a header of {len(header)}"
 
 
-def _records(reader: Any, header: list[str]) -> Iterator[RawRow]:
-    while True:
-        line = cast("int", reader.line_num) + 1
+class _Records:
+    """The records of a CSV file from the header on, each with the 1-based line where it begins.
+
+    Args:
+        file: Open text, with its line ends as they are.
+        source: For errors.
+    """
+
+    def __init__(self, file: TextIO, source: str) -> None:
+        self._file = file
+        self._source = source
+        self._characters = 0
+        """Of the record in hand."""
+        first = file.readline(MAX_RECORD_CHARACTERS)
+        named = _SEPARATOR_LINE.fullmatch(first)
+        self._lines_before = 1 if named else 0
+        if named:
+            first = file.readline(MAX_RECORD_CHARACTERS)
+        self._reader = csv.reader(
+            chain([first] if first else [], self._lines()),
+            delimiter=named[1] if named else _separator_of(first),
+            skipinitialspace=True,  # so that a quote behind a space is one
+            strict=True,
+        )
+
+    def header(self) -> list[str]:
+        """Return the names of the columns, in lower case if the needed ones are there then.
+
+        Raises:
+            ConfigurationError: A column is missing or there twice.
+        """
+        _, cells = next(self, (0, list[str]()))
+        names = [name.strip() for name in cells]
+        folded = [name.casefold() for name in names]
+        if all(column in folded for column in REQUIRED_COLUMNS):
+            names = folded
+        check_columns(names, self._source)
+        return names
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        return self
+
+    def __next__(self) -> tuple[int, list[str]]:
+        """Return the line on which the next record begins, and its cells.
+
+        Raises:
+            BadSampleError: Nobody can tell where the record ends.
+        """
+        line = self._lines_before + self._reader.line_num + 1
+        self._characters = 0
         try:
-            cells = cast("list[str]", next(reader))
-        except StopIteration:
-            return
+            return line, next(self._reader)
         except csv.Error as exc:
-            yield line, f"not a CSV record: {exc}"
-            continue
-        if len(cells) == len(header):
-            yield line, dict(zip(header, cells, strict=True))
-        elif cells:
-            yield line, f"{len(cells)} cells under a header of {len(header)}"
+            raise BadSampleError(
+                f"not a CSV record: {exc}. From here on a row cannot be told from a part of a "
+                "field, so nothing of the file is used: close the quote, or write each quote "
+                "inside a quoted field twice",
+                source=self._source,
+                line=line,
+            ) from exc
+
+    def _lines(self) -> Iterator[str]:
+        while line := self._file.readline(MAX_RECORD_CHARACTERS):
+            self._characters += len(line)
+            if self._characters > MAX_RECORD_CHARACTERS:
+                raise csv.Error(f"longer than {MAX_RECORD_CHARACTERS:,} characters")
+            yield line
+
+
+def _separator_of(header: str) -> str:
+    """Return the separator under which a header names most of the needed columns."""
+
+    def found(separator: str) -> int:
+        cells = next(csv.reader([header], delimiter=separator, skipinitialspace=True), list[str]())
+        names = {cell.strip().casefold() for cell in cells}
+        return len(names.intersection(REQUIRED_COLUMNS))
+
+    return max(_SEPARATORS, key=found)
 
 
 def parquet_rows(path: Path) -> Iterator[RawRow]:

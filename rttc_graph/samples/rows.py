@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from rttc_graph.errors import BadSampleError
 from rttc_graph.protocols import NewSample
+from rttc_graph.samples.encodings import undecodable
 
 MAX_TEXT_CHARACTERS = 100_000
 """Longest question, answer or metadata (as JSON); well above the context of any model at hand."""
@@ -60,14 +61,20 @@ def sample_from(fields: Fields, *, domain: str | None, source: str, line: int) -
 def _text(fields: Fields, column: str) -> str:
     value = fields.get(column)
     if value is None:
-        raise ValueError(f"{column} is missing")
+        raise ValueError(f"{column} is missing{_alike(fields, column)}")
     if not isinstance(value, str):
-        raise ValueError(f"{column} must be a string, got {_shown(value)}")
+        raise ValueError(f"{column} must be a string, got {_shown(value)}: write it in quotes")
     text = value.strip()
     if not text:
         raise ValueError(f"{column} is empty")
     _check_characters(text, column, limit=MAX_TEXT_CHARACTERS)
     return text
+
+
+def _alike(fields: Fields, column: str) -> str:
+    """Return a hint at a key that differs from the column's name in form alone."""
+    alike = [name for name in fields if name != column and name.strip().casefold() == column]
+    return f", but there is {alike[0]!r}: rename it" if alike else ""
 
 
 def _name(fields: Fields, column: str) -> str | None:
@@ -111,14 +118,23 @@ def parse_json(text: str, *, what: str) -> object:
     """Return what a JSON text stands for.
 
     Raises:
-        ValueError: It is no JSON, holds NaN or Infinity, or is nested too deeply.
+        ValueError: It is no JSON, holds NaN, Infinity or a key twice, or is nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_twins)
     except json.JSONDecodeError as exc:
         raise ValueError(f"{what} is not JSON: {exc.msg} at character {exc.pos + 1}") from exc
     except (ValueError, RecursionError) as exc:
         raise ValueError(f"{what} is not usable JSON: {exc}") from exc
+
+
+def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twin!r} is there twice")
+    return found
 
 
 def _refuse_constant(name: str) -> object:
@@ -130,17 +146,9 @@ def _check_characters(text: str, column: str, *, limit: int) -> None:
         raise ValueError(f"{column} has {len(text):,} characters, at most {limit:,} are allowed")
     if "\0" in text:
         raise ValueError(f"{column} holds a NUL character, which Postgres cannot store")
-    if not _is_encodable(text):
-        raise ValueError(f"{column} is not valid UTF-8")
-
-
-def _is_encodable(text: str) -> bool:
-    """Tell whether the text is free of lone surrogates, which JSON escapes can smuggle in."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    problem = undecodable(text)
+    if problem is not None:
+        raise ValueError(f"{column} is {problem}")
 
 
 def _shown(value: object) -> str:

@@ -19,6 +19,7 @@ _READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
     ".jsonl": jsonl_rows,
     ".ndjson": jsonl_rows,
     ".csv": csv_rows,
+    ".tsv": csv_rows,
     ".parquet": parquet_rows,
 }
 _HUB = re.compile(r"hub:(?P<name>[^:@]+)(?:@(?P<config>[^:]+))?(?::(?P<split>.+))?")
@@ -57,18 +58,36 @@ class Samples:
         """Yield one sample for each usable row, in order.
 
         Raises:
-            BadSampleError: A row cannot be used, and bad rows are not skipped.
+            BadSampleError: A row cannot be used, and bad rows are not skipped; or no row from some
+                line on can be told; or no row at all could be used.
             ConfigurationError: The source cannot be read, or an extra is missing.
         """
         self.bad = []
         self.bad_count = 0
+        line, usable = 1, 0
         try:
             for line, fields in self._open_rows():
                 sample = self._usable(line, fields)
                 if sample is not None:
+                    usable += 1
                     yield sample
         except OSError as exc:
             raise ConfigurationError(f"cannot read {self.source!r}: {exc.strerror or exc}") from exc
+        except UnicodeDecodeError as exc:
+            raise ConfigurationError(
+                f"cannot read {self.source!r} as the {exc.encoding} it begins as: {exc.reason}; "
+                "save the file as UTF-8"
+            ) from exc
+        if not usable:
+            reason = f"no row could be used: {self._why_none()}"
+            raise BadSampleError(reason, source=self.source, line=line)
+
+    def _why_none(self) -> str:
+        if not self.bad:
+            return "there is none"
+        first = self.bad[0]
+        more = f"; {self.bad_count - 1} more are bad" if self.bad_count > 1 else ""
+        return f"line {first.line}: {first.args[0]}{more}"
 
     def _usable(self, line: int, fields: Fields | str) -> NewSample | None:
         try:
@@ -93,7 +112,7 @@ def read_samples(
     are ignored. Nothing is read yet, but a file must be there.
 
     Args:
-        source: A path that ends in `.jsonl`, `.ndjson`, `.csv` or `.parquet`, or
+        source: A path that ends in `.jsonl`, `.ndjson`, `.csv`, `.tsv` or `.parquet`, or
             `hub:NAME[@CONFIG][:SPLIT]` with a name or a local folder that
             `datasets.load_dataset` takes; the split is `train` by default.
         domain: For rows that name none; a row's own domain is kept. `general` by default.

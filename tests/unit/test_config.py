@@ -62,3 +62,40 @@ def test_a_wrong_setting_is_named_with_where_it_can_be_set(
 def test_a_file_that_was_named_must_be_there() -> None:
     with pytest.raises(ConfigurationError, match=r"no settings file 'other\.toml'"):
         load_config(Path("other.toml"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\xef\xbb\xbfk = 3\n", id="byte-order-mark"),
+        pytest.param(b"k = 3\r\npolicy = 'rag'\r\n", id="crlf"),
+        pytest.param("k = 3\n".encode("utf-16"), id="utf-16"),
+    ],
+)
+def test_a_settings_file_as_editors_write_it(empty_folder: Path, content: bytes) -> None:
+    (empty_folder / "rttc.toml").write_bytes(content)
+    assert load_config().k == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        pytest.param(b"model = 'caf\xe9'", "byte 0xE9", id="latin-1"),
+        pytest.param(b"k = [8]", "k=[8]", id="list-for-a-number"),
+        pytest.param(b"home = 5", "home=5", id="number-for-a-path"),
+        pytest.param(b"[rttc]\nk = 8", "unknown setting 'rttc'", id="table"),
+    ],
+)
+def test_a_settings_file_that_cannot_be_used(empty_folder: Path, content: bytes, word: str) -> None:
+    (empty_folder / "rttc.toml").write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        load_config()
+    assert word in str(caught.value)
+
+
+def test_an_address_of_a_wrong_type_is_not_repeated(empty_folder: Path) -> None:
+    (empty_folder / "rttc.toml").write_text("database_url = ['postgresql://me:secret@host/db']")
+    with pytest.raises(ConfigurationError) as caught:
+        load_config()
+    assert "database_url" in str(caught.value)
+    assert "secret" not in str(caught.value)

@@ -99,6 +99,10 @@ def row_with(**fields: object) -> bytes:
         pytest.param(row_with(question=" \n"), "question is empty", id="blank-question"),
         pytest.param(row_with(answer=""), "answer is empty", id="empty-answer"),
         pytest.param(row_with(answer=42), "answer must be a string, got 42", id="number-answer"),
+        pytest.param(row_with(answer=True), "got True (bool): write it", id="boolean-answer"),
+        pytest.param(b'{"Question": "q", "answer": "a"}', "'Question': rename", id="capitals"),
+        pytest.param(b'{"question": "q", "answer": "a", "answer": "b"}', "twice", id="twin-key"),
+        pytest.param(row_with(question="x" * 5_000_000), "5,000,000 characters", id="5-mb"),
         pytest.param(row_with(answer=["a"]), "answer must be a string", id="list-answer"),
         pytest.param(row_with(answer="a\0b"), "NUL", id="nul-in-answer"),
         pytest.param(row_with(question="\ud800"), "UTF-8", id="half-a-surrogate-pair"),
@@ -168,8 +172,8 @@ def test_a_source_is_read_anew_each_time(tmp_path: Path) -> None:
 
 
 def test_many_bad_rows_are_counted_but_not_all_kept(tmp_path: Path) -> None:
-    samples = read_samples(write(tmp_path, "x.jsonl", "bad\n" * 250), skip_bad=True)
-    assert list(samples) == []
+    samples = read_samples(write(tmp_path, "x.jsonl", "bad\n" * 250 + GOOD), skip_bad=True)
+    assert list(samples) == [plain("q1", "a1")]
     assert samples.bad_count == 250
     assert len(samples.bad) == 100
 
@@ -210,8 +214,8 @@ def test_csv_with_quotes_line_ends_and_metadata(tmp_path: Path) -> None:
         pytest.param(b"q,a,b", "3 cells under a header of 2", id="too-many-cells"),
         pytest.param(b"q,", "answer is empty", id="empty-cell"),
         pytest.param(b"q,\xff", "not valid UTF-8", id="not-utf-8"),
-        pytest.param(b'"q"x,a', "not a CSV record", id="text-behind-a-quote"),
-        pytest.param(b"q," + b"x" * 140_000, "not a CSV record", id="beyond-the-field-limit"),
+        pytest.param(b"q," + b"x" * 140_000, "140,000 characters", id="beyond-the-csv-limit"),
+        pytest.param(b'"q\n,\n' + b"x,y\n" * 50_000 + b'",a', "100,000", id="long-quoted-field"),
     ],
 )
 def test_a_bad_csv_record_is_named_by_its_line(tmp_path: Path, record: bytes, reason: str) -> None:
@@ -224,9 +228,121 @@ def test_a_bad_csv_record_is_named_by_its_line(tmp_path: Path, record: bytes, re
     assert [s.answer for s in skipping] == ["a1", "a2"]
 
 
-def test_an_open_quote_at_the_end_of_a_csv_file_is_bad(tmp_path: Path) -> None:
-    path = write(tmp_path, "x.csv", 'question,answer\nq1,"a1\nq2,a2\n')
-    assert problem_of(read_samples(path)).line == 2
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        pytest.param('"q1,a1\nq2,a2\n', "unexpected end", id="never-closed"),
+        pytest.param('"q1,a1\nq2,"a2"\n', "expected after", id="closed-by-another-field"),
+        pytest.param('"say "so, now\nmilk,eggs\n",a\n', "expected after", id="bare-quotes"),
+        pytest.param('"say \\"so\\", now\nmilk,eggs\n",a\n', "expected", id="backslashes"),
+        pytest.param('q, "to\nmilk,eggs\n', "unexpected end", id="behind-a-space"),
+        pytest.param('"q' + "x,y\n" * 2_200_000, "longer than 8,388,608", id="beyond-all-bounds"),
+    ],
+)
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_part_of_a_csv_field_is_never_a_row(
+    tmp_path: Path, records: str, reason: str, skip_bad: bool
+) -> None:
+    path = write(tmp_path, "x.csv", "question,answer\nq0,a0\n" + records)
+    found: list[str] = []
+    with pytest.raises(BadSampleError) as caught:
+        found.extend(s.question for s in read_samples(path, skip_bad=skip_bad))
+    assert caught.value.line == 3
+    assert reason in str(caught.value)
+    assert "nothing of the file is used" in str(caught.value)
+    assert found == ["q0"]  # an ingest reads the whole file before it stores anything
+
+
+TABLE = "question,answer\nWo liegt Zürich?,hier; links\n"
+ROW = plain("Wo liegt Zürich?", "hier; links")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(TABLE.encode("utf-16"), id="utf-16"),
+        pytest.param(b"\xfe\xff" + TABLE.encode("utf-16-be"), id="utf-16-be-with-mark"),
+        pytest.param(TABLE.encode("utf-16-le"), id="utf-16-le-without-mark"),
+        pytest.param(TABLE.encode("utf-32"), id="utf-32"),
+        pytest.param(TABLE.encode("utf-8-sig"), id="utf-8-with-mark"),
+        pytest.param(TABLE.replace("\n", "\r\n").encode(), id="crlf"),
+        pytest.param(TABLE.replace("\n", "\r").encode(), id="cr"),
+        pytest.param(b"sep=,\r\n" + TABLE.encode(), id="sep-line"),
+        pytest.param(("\ufeff" + TABLE).replace(",", "\t").encode("utf-16-le"), id="excel-text"),
+        pytest.param(b'sep=;\nquestion;answer\nWo liegt Z\xc3\xbcrich?;"hier; links"', id="sep-;"),
+        pytest.param(b'answer;question\n"hier; links";Wo liegt Z\xc3\xbcrich?', id="semicolon"),
+        pytest.param(TABLE.replace(",", "|").encode(), id="bar"),
+        pytest.param(TABLE.replace("question,answer", '" Question","ANSWER "').encode(), id="caps"),
+        pytest.param(
+            TABLE.replace(",", ', "')
+            .replace("links", 'links"')
+            .replace(', "answer', ",answer")
+            .encode(),
+            id="space-before-a-quote",
+        ),
+        pytest.param(
+            TABLE.replace("question", '"a\nb",question').replace("Wo", "x,Wo").encode(),
+            id="line-end-in-the-header",
+        ),
+    ],
+)
+def test_csv_as_spreadsheets_write_it(tmp_path: Path, content: bytes) -> None:
+    assert list(read_samples(write(tmp_path, "x.csv", content))) == [ROW]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_jsonl_in_other_encodings(tmp_path: Path, encoding: str) -> None:
+    content = f"{GOOD}\r\n{LATER}\r\n".encode(encoding)
+    assert len(list(read_samples(write(tmp_path, "x.jsonl", content)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "question,answer\nWo?,Zürich\n"),
+        ("x.jsonl", '{"question": "Wo?", "answer": "Zürich"}\n'),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_an_encoding_that_is_not_told_is_refused_with_a_way_out(
+    tmp_path: Path, name: str, content: str, encoding: str
+) -> None:
+    problem = problem_of(read_samples(write(tmp_path, name, content.encode(encoding))))
+    assert "byte 0xFC" in str(problem)
+    assert "save the file as UTF-8" in str(problem)
+
+
+def test_a_torn_utf_16_file_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.csv", TABLE.encode("utf-16")[:-1])
+    with pytest.raises(ConfigurationError, match="save the file as UTF-8"):
+        list(read_samples(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        pytest.param("x.jsonl", "", "there is none", id="empty"),
+        pytest.param("x.jsonl", "\n \n", "there is none", id="blank-lines"),
+        pytest.param("x.csv", "question,answer\n", "there is none", id="header-alone"),
+        pytest.param(
+            "x.jsonl",
+            '{"question": "q"}\n{}\n',
+            "line 1: answer is missing; 1 more are",
+            id="bad-rows-alone",
+        ),
+    ],
+)
+def test_a_file_without_a_usable_row_is_refused(
+    tmp_path: Path, name: str, content: str, reason: str
+) -> None:
+    samples = read_samples(write(tmp_path, name, content), skip_bad=True)
+    assert f"no row could be used: {reason}" in str(problem_of(samples))
+
+
+@pytest.mark.parametrize("content", [f"[{GOOD}]", f"\n [\n{GOOD},\n{LATER}\n]"])
+def test_a_json_array_is_refused_as_a_whole(tmp_path: Path, content: str) -> None:
+    with pytest.raises(ConfigurationError, match="is a JSON array"):
+        list(read_samples(write(tmp_path, "x.jsonl", content), skip_bad=True))
 
 
 def parquet(folder: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
