@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.numbers import FINAL_MARK, is_number, last_number
+from rttc_graph.evaluation.marks import FINAL_MARK, final_part
+from rttc_graph.evaluation.numbers import is_number, last_number
 from rttc_graph.protocols import NewSample
 from rttc_graph.support.extras import require
 
@@ -24,10 +25,31 @@ REASONING_GYM_KEY = "reasoning_gym"
 _CHOICES = (frozenset({"yes", "no", "maybe"}), frozenset({"true", "false"}))
 _WORD_PUNCTUATION = ".,;:!?\"'()[]{}<>*_`…“”\u2018\u2019«»"
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-_](?=[^\W\d_])")
-_STATED_LETTER = re.compile(
-    r"\b(?:answer|choice|option)\b(?:\s+is)?\s*:?\s*[(\[*]*([A-Za-z])(?![\w'])", re.IGNORECASE
+_MARKUP = r"[\s\"'*_`(\[{<>)\]}]{0,9}"  # bounded: a regex must not be slow on noise
+_STATING = rf"\b(?P<what>answer|verdict|conclusion|choice|option)\b{_MARKUP}"
+_LINK = rf"(?:(?:is|be|was)\b|[:=>]|->|→){_MARKUP}:?{_MARKUP}"
+_STATED_WORD = (
+    rf"{_STATING}(?:[^.!?\n]{{0,60}}?{_LINK})"
+    r"(?:(?:an?|clearly|definitely|therefore|thus|simply)\b[\s,]*(?:\w+\s+)?)?"
 )
-_SINGLE_LETTER = re.compile(r"(?<![\w'])([A-Z])(?![\w'])(?!(?<=[AI])\s+[a-z])")
+_CLAUSE = "as|because|and|but|for|if|in|is|it|not|or|since|so|which|while"
+_NOT_BEFORE_A_WORD = rf"(?![\w'\u2019])(?!\s+(?!(?:{_CLAUSE})\b)[a-z])"
+"""An article or a pronoun has a word behind it; a letter that is chosen has another clause."""
+_STATED_LETTER = re.compile(
+    rf"(?i:{_STATING}(?:{_LINK})?(?:(?:choice|option|letter)\s+)?{_MARKUP})"
+    rf"(?P<letter>[B-HJ-Z](?![\w'\u2019])|[Aa-z]{_NOT_BEFORE_A_WORD}|I(?![\w'\u2019])(?!\s+[a-z]))"
+    r"(?!\s+(?:is|was)\s+(?:wrong|incorrect|false|not)\b)"
+)
+_SINGLE_LETTER = re.compile(
+    rf"(?<![\w'\u2019.])(?<!\bnot )([B-HJ-Z](?![\w'\u2019]|\.\w)|A{_NOT_BEFORE_A_WORD}(?!\s+[A-Z])"
+    r"|I(?![\w'\u2019])(?!\s+\w))"
+)
+_UNDECIDED = re.compile(
+    r"\bno\s+(?:doubt|question|matter|problem|wonder|idea|need|uncertainty)\b"
+    r"|(?:\b(?:not|never|hardly|neither|nor)|n['\u2019]t)\s+(?:\w+\s+)?(?:yes|no|true|false)\b"
+    r"|\b(?:yes|no|true|false|maybe)(?:\s*(?:/|\bor\b|\band\b)\s*(?:yes|no|true|false|maybe)\b)+"
+)
+"""Words of choice that choose nothing: "no doubt", "not true", "yes or no"."""
 _FULL_SCORE = 0.99
 """reasoning-gym gives 1 for a right answer and parts of it for a right form."""
 
@@ -84,7 +106,7 @@ def normalised(text: str) -> str:
 
 
 def _exact(answer: str, sample: NewSample) -> bool:
-    return normalised(answer) == normalised(sample.answer)
+    return normalised(final_part(answer)) == normalised(final_part(sample.answer))
 
 
 def _number(answer: str, sample: NewSample) -> bool:
@@ -97,23 +119,40 @@ def _number(answer: str, sample: NewSample) -> bool:
 def _choice(answer: str, sample: NewSample) -> bool:
     choices = _choices_of(sample.answer)
     if choices is not None:
-        words = (word.strip(_WORD_PUNCTUATION) for word in re.split(r"[\s,.:;!?—-]+", answer))
-        said = next((word for word in map(str.casefold, words) if word in choices), None)
-        return said == normalised(sample.answer)
+        return _said_word(answer, choices) == normalised(sample.answer)
     letter = _letter_of(sample.answer)
     if letter is None:
         raise _unusable("choice", "yes, no, maybe, true, false or a single letter", sample)
     return _said_letter(answer) == letter
 
 
+def _said_word(answer: str, choices: frozenset[str]) -> str | None:
+    """Return the choice that an answer states last, else the first one that it names."""
+    plain = unicodedata.normalize("NFKC", final_part(answer)).casefold()
+    decided = _UNDECIDED.sub(" … ", plain)
+    word = rf"(?<![^\W_])({'|'.join(sorted(choices))})(?![^\W_])"
+    stated = re.findall(rf"{_STATED_WORD}{word}", decided)
+    if stated:
+        return cast("str", stated[-1][-1])
+    first = re.search(word, decided)
+    return first[1] if first else None
+
+
 def _said_letter(answer: str) -> str | None:
-    """Return the letter that an answer chooses: stated, alone, or its first single capital."""
-    alone = _letter_of(answer)
+    """Return the letter that an answer chooses: alone, stated, or its first single capital.
+
+    What it calls its answer goes before what it calls an option, the last before the others.
+    """
+    part = final_part(answer)
+    alone = _letter_of(part)
     if alone is not None:
         return alone
-    stated = _STATED_LETTER.search(answer)
-    found = stated or _SINGLE_LETTER.search(answer)
-    return found[1].upper() if found else None
+    stated = list(_STATED_LETTER.finditer(part))
+    answers = [found for found in stated if found["what"].casefold() == "answer"]
+    if answers or stated:
+        return (answers[-1] if answers else stated[0])["letter"].upper()
+    single = _SINGLE_LETTER.search(part)
+    return single[1] if single else None
 
 
 def _reasoning_gym(answer: str, sample: NewSample) -> bool:

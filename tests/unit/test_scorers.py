@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from fractions import Fraction
 from typing import Any
 
@@ -55,6 +56,41 @@ def row(answer: str, **metadata: Any) -> NewSample:
         pytest.param("no idea", None, id="no-number"),
         pytest.param("", None, id="empty"),
         pytest.param("9" * 5000, None, id="absurdly-long"),
+        pytest.param(r"\boxed{42} (see step 3)", Fraction(42), id="boxed"),
+        pytest.param(
+            r"\boxed{1}, no: \boxed{\text{about } 7{,}000} 3", Fraction(7000), id="last-box"
+        ),
+        pytest.param(r"\boxed{12", Fraction(12), id="box-cut-off"),
+        pytest.param(r"\boxed{\dfrac{-1}{2}}", Fraction(-1, 2), id="fraction-of-latex-in-a-box"),
+        pytest.param(r"-\frac12", Fraction(-1, 2), id="fraction-of-digits"),
+        pytest.param(r"$2\tfrac{3}{4}$", Fraction(11, 4), id="mixed-fraction-of-latex"),
+        pytest.param("1 1/2 cups", Fraction(3, 2), id="mixed-fraction"),
+        pytest.param("1\u00bd cups", Fraction(3, 2), id="fraction-in-one-character"),
+        pytest.param("1 234 567", Fraction(1234567), id="spaces"),
+        pytest.param("1\u202f234\u202f567", Fraction(1234567), id="narrow-spaces"),
+        pytest.param("1\u2009234,50", Fraction(2469, 2), id="thin-space-and-decimal-comma"),
+        pytest.param("1\u2019234", Fraction(1234), id="apostrophe"),
+        pytest.param("1_000", Fraction(1000), id="underscore"),
+        pytest.param(r"1\,234", Fraction(1234), id="thin-space-of-latex"),
+        pytest.param("12,34,567", Fraction(1234567), id="lakhs"),
+        pytest.param("1.234.567", Fraction(1234567), id="dots"),
+        pytest.param("1.234,50 \u20ac", Fraction(2469, 2), id="dot-and-decimal-comma"),
+        pytest.param("0,125", Fraction(1, 8), id="decimal-comma-behind-zero"),
+        pytest.param("12,5 %", Fraction(25, 2), id="decimal-comma-before-percent"),
+        pytest.param("1.234", Fraction(617, 500), id="one-dot-is-a-decimal-point"),
+        pytest.param("1, 2", Fraction(2), id="a-list"),
+        pytest.param("100, 200, 300", Fraction(300), id="a-list-of-hundreds"),
+        pytest.param("12 34", Fraction(34), id="two-numbers"),
+        pytest.param("in 2020 100", Fraction(100), id="a-year-and-a-number"),
+        pytest.param("the point (0,5)", Fraction(5), id="coordinates"),
+        pytest.param("25 cm^2", Fraction(25), id="square-unit"),
+        pytest.param("25 m\u00b2", Fraction(25), id="square-unit-in-one-character"),
+        pytest.param("25 km2", Fraction(25), id="square-unit-in-plain-text"),
+        pytest.param(r"1.5 \times 10^{-3}", Fraction(3, 2000), id="power-of-ten"),
+        pytest.param("1.5 \u00d7 10\u00b3", Fraction(1500), id="power-of-ten-in-typography"),
+        pytest.param(r"50\%", Fraction(50), id="percent-of-latex"),
+        pytest.param("\uff11\uff12", Fraction(12), id="wide-digits"),
+        pytest.param("<answer>42</answer> in 3 steps", Fraction(42), id="answer-tag"),
     ],
 )
 def test_last_number(text: str, expected: Fraction | None) -> None:
@@ -71,6 +107,8 @@ def test_last_number(text: str, expected: Fraction | None) -> None:
         pytest.param("3/4", True, id="fraction"),
         pytest.param("72 apples", False, id="with-a-word"),
         pytest.param("1, 2", False, id="two-numbers"),
+        pytest.param(r"$\frac{1}{2}$", True, id="latex"),
+        pytest.param("1 234", True, id="spaces"),
         pytest.param("1/0", False, id="division-by-zero"),
         pytest.param("$", False, id="currency-alone"),
         pytest.param("", False, id="empty"),
@@ -144,6 +182,33 @@ def test_number(answer: str, reference: str, expected: bool) -> None:
         pytest.param("answer: c", "C", True, id="stated-in-lower-case"),
         pytest.param("A is wrong, so the answer is B", "B", True, id="stated-behind-another"),
         pytest.param("banana", "B", False, id="a-word-with-the-letter"),
+        pytest.param("The answer is a bird.", "A", False, id="stated-article"),
+        pytest.param("The correct option is a lion, not a dog.", "A", False, id="option-article"),
+        pytest.param("My choice: a long walk", "A", False, id="article-behind-a-colon"),
+        pytest.param("Answer: **a** walk", "A", True, id="marked-letter"),
+        pytest.param("The answer is A because it is", "A", True, id="letter-before-a-clause"),
+        pytest.param("The answer is (a).", "A", True, id="stated-in-brackets"),
+        pytest.param("The answer is I don't know", "I", False, id="stated-pronoun"),
+        pytest.param("I\u2019m not sure", "I", False, id="pronoun-with-apostrophe"),
+        pytest.param("The answer = B", "B", True, id="stated-by-equals"),
+        pytest.param("Option A is wrong. Option B is right.", "B", True, id="option-refused"),
+        pytest.param("The answer is not A, it is B", "B", True, id="letter-denied"),
+        pytest.param("Answer: A. No: the answer is C.", "C", True, id="last-answer-stated"),
+        pytest.param("The answer is D, not option A", "D", True, id="answer-before-option"),
+        pytest.param(r"A or B? \boxed{\text{B}}", "B", True, id="boxed-letter"),
+        pytest.param("<answer>C</answer>", "C", True, id="letter-in-a-tag"),
+        pytest.param('{"answer": "C"}', "C", True, id="letter-in-json"),
+        pytest.param("I have no doubt: yes", "yes", True, id="no-doubt"),
+        pytest.param("No question about it, yes", "yes", True, id="no-question"),
+        pytest.param("It is not true. The answer is false.", "False", True, id="not-true"),
+        pytest.param("It isn\u2019t true, so false", "False", True, id="isn-t-true"),
+        pytest.param("Is it true or false? False.", "False", True, id="question-said-back"),
+        pytest.param("Yes and no. The answer is no.", "no", True, id="stated-behind-both"),
+        pytest.param("No wait. The answer to it is: **Yes**", "yes", True, id="stated-in-bold"),
+        pytest.param("Answer=True", "True", True, id="stated-truth"),
+        pytest.param("<answer>Yes</answer>", "yes", True, id="word-in-a-tag"),
+        pytest.param("_Yes_", "yes", True, id="word-between-underscores"),
+        pytest.param("no, not at all", "yes", False, id="the-other-word"),
     ],
 )
 def test_choice(answer: str, reference: str, expected: bool) -> None:
@@ -219,3 +284,11 @@ def test_the_verifier_of_a_task_takes_other_right_answers() -> None:
 )
 def test_what_a_verifier_cannot_parse_is_wrong(answer: str) -> None:
     assert not is_right(answer, gym_row("puzzle24"))
+
+
+@pytest.mark.parametrize("reference", ["yes", "B", "7"])
+@pytest.mark.parametrize("noise", ["answer is" + "(" * 50_000, "answer " * 20_000, "1," * 50_000])
+def test_noise_is_scored_in_no_time(reference: str, noise: str) -> None:
+    started = time.monotonic()
+    is_right(noise, row(reference))
+    assert time.monotonic() - started < 5  # seconds; a pattern that backtracks takes hours
