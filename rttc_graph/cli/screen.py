@@ -22,6 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from rttc_graph.errors import ConfigurationError
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 AsJsonFile = Annotated[
@@ -41,6 +43,32 @@ err = Console(stderr=True, highlight=False)
 def print_json(value: object) -> None:
     """Print one JSON document on stdout, plain text in any terminal."""
     out.print(Text(json.dumps(value, ensure_ascii=False, indent=2)))
+
+
+def check_outputs(*files: Path | str | None, logs: Sequence[Path] = ()) -> None:
+    """Refuse files that cannot be written, before the work whose figures go there.
+
+    Args:
+        files: Written at the end; `-` and `None` are none.
+        logs: Added to as the work goes on; their folders are made.
+
+    Raises:
+        ConfigurationError: Names the file and why.
+    """
+    for path in [*logs, *(Path(file) for file in files if file not in (None, "-"))]:
+        existed = path.exists()
+        try:
+            if path in logs:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab"):
+                pass
+            if not existed:
+                path.unlink()
+        except OSError as exc:
+            raise ConfigurationError(
+                f"cannot write {str(path)!r}: {exc.strerror or exc}; name a file in a folder that "
+                "is there and may be written to"
+            ) from exc
 
 
 def write_json(value: object, json_out: str | None) -> bool:

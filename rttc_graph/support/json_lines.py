@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.samples.encodings import encoding_of
 
 T = TypeVar("T")
 
@@ -31,9 +33,20 @@ def load_lines(
     if not path.exists():
         return []
     content = path.read_bytes()
+    encoding = encoding_of(content)
+    if not encoding.startswith("utf-8"):
+        raise ConfigurationError(
+            f"{str(path)!r} is not a file of {what}: it is written as {encoding}; {way_out}"
+        )
     whole = content[: content.rfind(b"\n") + 1]
+    tail = content[len(whole) :]
+    lines = whole.split(b"\n")[:-1]
+    # A line that was cut short is no JSON; one whose line end an editor took is kept.
+    is_torn = bool(tail) and _fields(tail) is None and bool(lines or tail.startswith(b'{"'))
+    if tail and not is_torn:
+        lines.append(tail)
     found: list[T] = []
-    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+    for number, line in enumerate(lines, start=1):
         fields = _fields(line)
         accepted = None if fields is None else accept(fields)
         if accepted is None:
@@ -41,9 +54,10 @@ def load_lines(
                 f"{str(path)!r} is not a file of {what} (line {number}): {way_out}"
             )
         found.append(accepted)
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
+    if is_torn:
+        os.truncate(path, len(whole))
+    elif tail:
+        add_lines(path, [])
     return found
 
 
@@ -51,8 +65,17 @@ def add_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Append lines; once this returns, a kill of the process does not lose them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    with path.open("ab") as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        start = "" if file.read(1) in (b"", b"\n") else "\n"
+        rest = (start + text).encode("utf-8", "surrogatepass")
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:  # a full disk: half a line would spoil what is added behind it
+            file.truncate(end)
+            raise
 
 
 def _fields(line: bytes) -> dict[str, Any] | None:

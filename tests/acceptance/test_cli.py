@@ -107,6 +107,61 @@ def test_skip_bad_keeps_the_good_rows_on_both_sides(
     assert call_json(capsys, "kb", "delete", "--domain", "sums", "--yes", "--json")["deleted"] == 20
 
 
+@pytest.mark.parametrize("command", [["kb", "ingest"], ["eval"], ["calibrate"]])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("x.jsonl", "", id="empty"),
+        pytest.param("x.csv", "question,answer\n", id="header-alone"),
+    ],
+)
+def test_a_file_without_a_row_fails(
+    installation: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    name: str,
+    content: str,
+) -> None:
+    (installation / name).write_text(content)
+    code, line = complaint(capsys, *command, name)
+    assert code == 1
+    assert "no row could be used" in line
+
+
+def test_skip_bad_without_a_good_row_fails(
+    installation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (installation / "x.jsonl").write_text('{"question": "q"}\n{"answer": "a"}\n')
+    code, line = complaint(capsys, "kb", "ingest", "x.jsonl", "--skip-bad")
+    assert code == 1
+    assert "no row could be used: line 1: answer is missing; 1 more are bad" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["eval", "solved.jsonl", "--json", "no/x.json"], id="no-folder"),
+        pytest.param(["eval", "solved.jsonl", "--json", "solved.jsonl/x"], id="file-for-a-folder"),
+        pytest.param(["eval", "solved.jsonl", "--json", "."], id="a-folder"),
+        pytest.param(["eval", "solved.jsonl", "--plot", "."], id="plot"),
+        pytest.param(["eval", "solved.jsonl", "--report", "solved.jsonl"], id="report"),
+        pytest.param(["eval", "solved.jsonl", "--records", "."], id="records"),
+        pytest.param(["calibrate", "solved.jsonl", "--plot", "solved.jsonl/x"], id="calibrate"),
+        pytest.param(["reward", "train", "solved.jsonl", "--out", "solved.jsonl"], id="train"),
+        pytest.param(["reward", "draw", "solved.jsonl", "--out", "."], id="draw"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_any_work(
+    solved: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    before = solved.read_bytes()
+    code, line = complaint(capsys, *arguments)
+    assert code == 2
+    assert "cannot write" in line
+    assert solved.read_bytes() == before
+    assert sorted(path.name for path in solved.parent.glob("*.js*")) == ["solved.jsonl"]
+
+
 @pytest.fixture
 def questions(solved: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """A folder of questions with samples beside them."""

@@ -98,3 +98,11 @@ def test_a_file_of_solved_questions_is_no_file_of_candidates(
     del installation
     assert main(["reward", "eval", "self-confidence", "solved.jsonl"]) == 2
     assert "make one with 'rttc reward draw'" in capsys.readouterr().err
+
+
+def test_training_on_a_file_without_a_row_fails(
+    installation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (installation / "x.csv").write_text("question,answer\n")
+    assert main(["reward", "train", "x.csv", "--out", "judge"]) == 1
+    assert "no row could be used" in capsys.readouterr().err

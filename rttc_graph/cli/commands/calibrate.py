@@ -15,7 +15,7 @@ from rttc_graph.calibration.map_fitting import FittedMap
 from rttc_graph.calibration.proposal import Proposal, propose
 from rttc_graph.calibration.threshold_plot import plot_sweep
 from rttc_graph.cli.command_context import session
-from rttc_graph.cli.screen import AsJson, err, out, print_json, print_table
+from rttc_graph.cli.screen import AsJson, check_outputs, err, out, print_json, print_table
 from rttc_graph.cli.shared_options import (
     Best,
     Choice,
@@ -95,6 +95,8 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
     name = run_name(data_sets, records)
     log = records or config.home / "evaluations" / f"{name}.jsonl"
+    picture = plot or Path(f"rttc-calibrate-{name}.png")
+    check_outputs(logs=[log, picture])
     if data_sets:
         wanted = RowsWanted(data_sets=data_sets, samples=samples, domain=domain, log=log)
         rows = collect_rows(config, wanted)
@@ -103,7 +105,6 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     questions = questions_of_models([rows], log, scorer=scorer, calibrated=False)
     proposal = propose(questions, aim)
     stored = proposal.stored(rows.reward_model, rows.fingerprint)
-    picture = plot or Path(f"rttc-calibrate-{name}.png")
     plot_sweep(proposal.points, proposal.chosen, picture, title=f"{name}, {rows.model}, {aim}")
     if save:
         _save(config, stored)

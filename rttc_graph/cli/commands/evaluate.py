@@ -13,7 +13,7 @@ from rich.text import Text
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import cross_fitted
 from rttc_graph.cli.command_context import session
-from rttc_graph.cli.screen import AsJsonFile, err, out, write_json
+from rttc_graph.cli.screen import AsJsonFile, check_outputs, err, out, write_json
 from rttc_graph.cli.shared_options import (
     Best,
     Choice,
@@ -32,7 +32,7 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.accuracy_plot import plot_accuracy
 from rttc_graph.evaluation.policy_figures import GroupFigures, grouped
 from rttc_graph.evaluation.replay import Gate
-from rttc_graph.evaluation.report import ReportInput, name_of, write_report
+from rttc_graph.evaluation.report import REPORT, ReportInput, name_of, write_report
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.evaluation.summary import EvaluationResult
 from rttc_graph.installation.config import InstallationConfig
@@ -138,6 +138,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         name,
         aim if cross_fit else None,
     )
+    check_outputs(json_out, logs=[log, where.picture, *([report / REPORT] if report else [])])
     if real or use_cache:
         if len(data_sets) != 1 or models or report or rejudge:
             raise ConfigurationError(

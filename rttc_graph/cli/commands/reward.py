@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from rttc_graph.cli.command_context import session
-from rttc_graph.cli.screen import AsJsonFile, out, print_table, progress, write_json
+from rttc_graph.cli.screen import AsJsonFile, check_outputs, out, print_table, progress, write_json
 from rttc_graph.cli.shared_options import words_of
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.state import Arm
@@ -71,6 +71,7 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
     config = session(context).config()
     settings = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
     material = _material(files, samples, questions, most_samples, seed)
+    check_outputs(logs=[out_file])
     rows = _drawn(config, material, settings, out_file)
     _print_sources(rows)
     out.print(Text(f"candidates: {out_file}"))
@@ -124,6 +125,7 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     kept = candidates or [out_folder / "candidates.jsonl"]
     drawing = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
     material = _material(files, samples, questions, most_samples, seed)
+    check_outputs(json_out, logs=[kept[0], out_folder / "README.md"])
     rows = _drawn(config, material, drawing, kept[0])
     rows = _with_more(rows, kept[1:])
     result = _trained(config, rows, settings, out_folder)
@@ -151,6 +153,7 @@ def evaluate(
     from rttc_graph.jobs.train_reward import measure_on
     from rttc_graph.reward_training.candidate_rows import read_candidates
 
+    check_outputs(json_out)
     rows = read_candidates(files)
     with progress("score", total=len({row["group"] for row in rows})) as bar:
         measured = asyncio.run(
