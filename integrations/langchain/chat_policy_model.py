@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.messages.utils import count_tokens_approximately
+from langgraph.constants import TAG_NOSTREAM
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.integrations.langchain.chat_calls import (
@@ -26,6 +27,7 @@ from rttc_graph.integrations.langchain.chat_calls import (
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.protocols import Generation, GenerationRequest
 from rttc_graph.state import ChatTurn, FinishReason
+from rttc_graph.thinking import THINKING
 
 LIMIT_NAMES: Final = (
     "max_tokens",
@@ -74,7 +76,9 @@ class ChatPolicyModel:
         self._call_options = call_options or known_options(chat_model)
         self._adapter_option = adapter_option
         self._counts_pieces = call_options is None and _limit_name(chat_model) is None
-        self._calls = ChatCalls(chat_model, concurrency=concurrency)
+        # LangGraph's stream of messages is to show the answer that was taken, which the graph
+        # adds, once; not every arm's, nor the same one under two ids.
+        self._calls = ChatCalls(chat_model, concurrency=concurrency, tags=[TAG_NOSTREAM])
 
     @property
     def name(self) -> str:
@@ -178,7 +182,7 @@ def _profile_tokens(chat_model: BaseChatModel) -> int | None:
 
 def _generation(request: GenerationRequest, reply: ChatReply) -> Generation:
     message = reply.message
-    text, was_stopped = _before_stop(str(message.text), request.stop)
+    text, was_stopped = _before_stop(_text_of(message), request.stop)
     prompt_tokens, completion_tokens = _token_counts(request, reply)
     return Generation(
         text=text,
@@ -187,6 +191,24 @@ def _generation(request: GenerationRequest, reply: ChatReply) -> Generation:
         mean_logprob=_mean_logprob(message),
         finish_reason="stop" if was_stopped else _finish_reason(reply),
     )
+
+
+def _text_of(message: AIMessage) -> str:
+    """Return what a message says; of one that ends while the model thinks, its thoughts, opened.
+
+    Vendors that tell thoughts apart put them beside the text, and nothing more is needed of them.
+    """
+    text = str(message.text)
+    if text.strip():
+        return text
+    thoughts = [str(block["reasoning"]) for block in message.content_blocks if _thinks(block)]
+    beside = message.additional_kwargs.get("reasoning_content")
+    thoughts += [beside] if isinstance(beside, str) and not thoughts else []
+    return f"{THINKING}\n{''.join(thoughts)}" if any(map(str.strip, thoughts)) else text
+
+
+def _thinks(block: Mapping[str, Any]) -> bool:
+    return block.get("type") == "reasoning" and "reasoning" in block
 
 
 def _before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:

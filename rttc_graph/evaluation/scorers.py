@@ -16,6 +16,7 @@ from rttc_graph.evaluation.marks import FINAL_MARK, final_part
 from rttc_graph.evaluation.numbers import is_number, last_number
 from rttc_graph.protocols import NewSample
 from rttc_graph.support.extras import require
+from rttc_graph.thinking import answer_behind
 
 ScorerName = Literal["auto", "exact", "number", "choice", "reasoning-gym"]
 
@@ -58,7 +59,7 @@ def is_right(answer: str, sample: NewSample, scorer: ScorerName = "auto") -> boo
     """Tell whether an answer agrees with the sample's answer.
 
     Args:
-        answer: What the model said.
+        answer: What the model said; what it thought before does not count.
         sample: Row with the reference answer.
         scorer: `auto` chooses by row, see `scorer_for`.
 
@@ -66,7 +67,8 @@ def is_right(answer: str, sample: NewSample, scorer: ScorerName = "auto") -> boo
         ConfigurationError: The reference answer is none for this scorer, for example without a
             number for `number`.
     """
-    return _SCORERS[scorer_for(sample) if scorer == "auto" else scorer](answer, sample)
+    named = scorer_for(sample) if scorer == "auto" else scorer
+    return _SCORERS[named](answer_behind(answer), sample)
 
 
 def scorer_for(sample: NewSample) -> ScorerName:

@@ -28,6 +28,7 @@ from rttc_graph.run.adapter_key import adapter_key
 from rttc_graph.run.prompts import direct_messages, rag_messages, training_examples
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import Arm, ChatTurn, Sample
+from rttc_graph.thinking import answer_behind
 
 MOST_AT_ONCE = 32
 """Requests handed to the policy model together, and lost when the job is killed."""
@@ -245,7 +246,7 @@ def _judged(
             "domain": job.row.domain,
             "question": job.row.question,
             "reference": job.row.answer,
-            "answer": answer.text,
+            "answer": answer_behind(answer.text),
             "right": is_right(answer.text, job.row, settings.scorer),
             "source": job.arm,
             "temperature": job.request.temperature,

@@ -22,6 +22,7 @@ from rttc_graph.state import (
     RttcState,
     Spent,
 )
+from rttc_graph.thinking import answer_behind, spoken
 
 
 class AnswerUpdate(TypedDict):
@@ -51,8 +52,12 @@ async def answer(
     )
     if isinstance(made, Failure):
         return failed_answer(made, state, scope, node=node, attempt=attempt)
-    candidate = _candidate(made, attempt, adapted, seconds=_elapsed(scope))
     tokens = made.prompt_tokens + made.completion_tokens
+    said = spoken(made.text)
+    if said.has_thoughts and not said.answer:
+        thinking = Failure(PolicyModelError(_only_thoughts(made, scope)))
+        return failed_answer(thinking, state, scope, node=node, attempt=attempt, tokens=tokens)
+    candidate = _candidate(made, said.answer, attempt, adapted, seconds=_elapsed(scope))
     return {
         "candidates": [*state["candidates"], candidate],
         "tried": [*state["tried"], attempt],
@@ -70,6 +75,7 @@ async def answer(
                     prompt_tokens=made.prompt_tokens,
                     completion_tokens=made.completion_tokens,
                     finish_reason=made.finish_reason,
+                    **({"thoughts_dropped": True} if said.has_thoughts else {}),
                 )
             ],
         ),
@@ -77,15 +83,26 @@ async def answer(
 
 
 def failed_answer(
-    failure: Failure, state: RttcState, scope: RunScope, *, node: str, attempt: Attempt
+    failure: Failure,
+    state: RttcState,
+    scope: RunScope,
+    *,
+    node: str,
+    attempt: Attempt,
+    tokens: int = 0,
 ) -> AnswerUpdate:
-    """Return the update of an attempt that gave no candidate."""
+    """Return the update of an attempt that gave no candidate but took these tokens."""
     arm = _arm(attempt)
     failed = entry(node, "failed", since=scope.started, arm=arm, error=failure.reason)
     return {
         "candidates": state["candidates"],
         "tried": [*state["tried"], attempt],
-        "spent": added(state.get("spent", NOTHING_SPENT), since=scope.started),
+        "spent": added(
+            state.get("spent", NOTHING_SPENT),
+            since=scope.started,
+            tokens=tokens,
+            arms=1 if tokens else 0,
+        ),
         "ledger": record(state, scope, [failed]),
     }
 
@@ -122,7 +139,9 @@ async def _generate(
         temperature=scope.settings.temperature,
         seed=scope.settings.seed,
         adapter=adapter,
-        drafts=tuple(dict.fromkeys(sample["answer"] for sample in state.get("samples", ()))),
+        drafts=tuple(
+            dict.fromkeys(answer_behind(sample["answer"]) for sample in state.get("samples", ()))
+        ),
     )
     made = await policy_model.generate([request], deadline=scope.deadline)
     if len(made) != 1:
@@ -134,12 +153,29 @@ async def _generate(
     return made[0]
 
 
+def _only_thoughts(made: Generation, scope: RunScope) -> str:
+    limit = (
+        f"budget_seconds={scope.settings.budget_seconds}"
+        if made.finish_reason == "budget"
+        else f"max_new_tokens={scope.settings.max_new_tokens}"
+    )
+    return (
+        f"the model thought for {made.completion_tokens} tokens and gave no answer: raise {limit}, "
+        "or tell it not to think (thinking=false for a local model)"
+    )
+
+
 def _candidate(
-    made: Generation, attempt: Attempt, adapted: Adapted | None, *, seconds: float
+    made: Generation,
+    text: str,
+    attempt: Attempt,
+    adapted: Adapted | None,
+    *,
+    seconds: float,
 ) -> Candidate:
     return {
         "arm": _arm(attempt),
-        "answer": made.text.strip(),
+        "answer": text,
         "reward": None,
         "seconds": seconds + (adapted["seconds"] if adapted else 0.0),
         "prompt_tokens": made.prompt_tokens,

@@ -1,7 +1,8 @@
 """How questions and samples become prompts.
 
 Samples stand in the prompt as earlier turns of the same conversation, nearest last, and an adapter
-is trained on the very prompt that it will be asked with: both arms see one format.
+is trained on the very prompt that it will be asked with: both arms see one format. What a model
+thought before an answer stays out of all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemM
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.state import ChatTurn, Sample
+from rttc_graph.thinking import answer_behind
 
 SYSTEM_PROMPT = "Answer the question."
 
@@ -45,14 +47,16 @@ def rag_messages(
     shown: list[ChatTurn] = []
     for sample in reversed(samples):
         shown.append({"role": "user", "content": sample["question"]})
-        shown.append({"role": "assistant", "content": sample["answer"]})
+        shown.append({"role": "assistant", "content": answer_behind(sample["answer"])})
     return (system, *shown, *rest)
 
 
 def training_examples(samples: Sequence[Sample]) -> tuple[TrainingExample, ...]:
     """Return what an adapter learns: each sample's question as a direct prompt, and its answer."""
     return tuple(
-        TrainingExample(messages=direct_messages(sample["question"]), answer=sample["answer"])
+        TrainingExample(
+            messages=direct_messages(sample["question"]), answer=answer_behind(sample["answer"])
+        )
         for sample in samples
     )
 
@@ -85,6 +89,6 @@ def _turn(message: AnyMessage) -> ChatTurn | None:
         return {"role": "system", "content": str(message.text)}
     if isinstance(message, HumanMessage):
         return {"role": "user", "content": str(message.text)}
-    if isinstance(message, AIMessage) and message.text:
-        return {"role": "assistant", "content": str(message.text)}
+    if isinstance(message, AIMessage) and (said := answer_behind(str(message.text))):
+        return {"role": "assistant", "content": said}
     return None

@@ -19,7 +19,7 @@ FOLDERS = {
 CONTRACTS = {
     "errors": set[str](),
     "settings": {"errors"},
-    "state": set[str](),
+    "state": {"errors"},
     "protocols": {"settings", "state"},
 }
 """What each contract may know of ours: nothing above it."""
@@ -34,6 +34,7 @@ CORE = (
     "recalling",
     "scope",
     "survival",
+    "thinking",
     "training_gate",
 )
 """What nodes are made of; between the contracts and the nodes."""

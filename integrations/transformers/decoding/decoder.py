@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.decoding.detokenise import TextStream
+from rttc_graph.integrations.transformers.decoding.detokenise import TextStream, opening_of
 from rttc_graph.integrations.transformers.decoding.drafts import Drafts
 from rttc_graph.integrations.transformers.decoding.prompt_cache import Known, Owner, PrefixCache
 from rttc_graph.integrations.transformers.decoding.running_batch import RunningBatch
@@ -91,7 +91,11 @@ class _Row:
         self._on_text = request.on_text
         self._tokenizer = loaded.tokenizer
         self._ends = loaded.eos_ids
-        self._stream = TextStream(loaded.tokenizer, (*asked.stop, *loaded.stop))
+        self._stream = TextStream(
+            loaded.tokenizer,
+            (*asked.stop, *loaded.stop),
+            opening=opening_of(loaded.tokenizer, self.prompt),
+        )
 
     @property
     def size(self) -> int:

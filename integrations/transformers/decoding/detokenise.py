@@ -7,9 +7,14 @@ across borders; what may still change (an unfinished character, the start of a s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
+
+from rttc_graph.thinking import OPENING_MARKS, THOUGHT_MARKS
+
+_LONGEST_OPENING = 24
+"""Tokens at the end of a prompt that a mark of thoughts and white space behind it may take."""
 
 _UNFINISHED = "\ufffd"
 """What tokenizers show for bytes that are no whole character yet."""
@@ -21,13 +26,21 @@ class TextStream:
     Args:
         tokenizer: Of the model.
         stop: Strings before the first of which the text ends.
+        opening: What the prompt has begun to say for the model; the text starts with it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
-        self.text = ""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stop: Sequence[str] = (),
+        *,
+        opening: str = "",
+    ) -> None:
+        self.text = opening
         """Everything decoded, without the stop string and what follows it."""
         self.is_stopped = False
         self._tokenizer = tokenizer
+        self._dropped = _dropped_ids(tokenizer)
         self._stop = tuple(s for s in stop if s)
         self._ids: list[int] = []
         self._window = 0
@@ -58,10 +71,13 @@ class TextStream:
         return self._release(len(self.text))
 
     def _decode(self, start: int, end: int | None) -> str:
+        ids, dropped = self._ids[start:end], self._dropped
         return cast(
             "str",
             self._tokenizer.decode(
-                self._ids[start:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+                ids if dropped is None else [one for one in ids if one not in dropped],
+                skip_special_tokens=dropped is None,
+                clean_up_tokenization_spaces=False,
             ),
         )
 
@@ -85,6 +101,30 @@ class TextStream:
         piece = self.text[self._released : end]
         self._released = max(self._released, end)
         return piece
+
+
+def opening_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str:
+    """Return the mark with which a prompt begins the model's thoughts, if it ends with one."""
+    template = str(cast("object", tokenizer.chat_template) or "")
+    marks = [mark for mark in OPENING_MARKS if mark in template]
+    if not marks:
+        return ""
+    end = cast("str", tokenizer.decode(list(prompt[-_LONGEST_OPENING:]), skip_special_tokens=False))
+    return next((f"{mark}\n" for mark in marks if end.rstrip().endswith(mark)), "")
+
+
+def _dropped_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int] | None:
+    """Return the special tokens that are no text; `None` for all of them, as in most models.
+
+    Marks around thoughts are special tokens in some models and are needed to find the answer.
+    """
+    special = {
+        at: str(token.content)
+        for at, token in cast("dict[int, Any]", tokenizer.added_tokens_decoder).items()
+        if token.special
+    }
+    dropped = frozenset(at for at, text in special.items() if text not in THOUGHT_MARKS)
+    return None if len(dropped) == len(special) else dropped
 
 
 def _overlap(text: str, stop: str, start: int) -> int:
