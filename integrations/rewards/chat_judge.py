@@ -7,7 +7,6 @@ mark that is a digest of the text itself: an answer cannot contain the digest of
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,10 +21,12 @@ from rttc_graph.integrations.langchain.chat_calls import (
     model_name,
 )
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
+from rttc_graph.integrations.rewards.grades import grade_of
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.state import Candidate, ChatTurn
 from rttc_graph.support.clean_text import clean
+from rttc_graph.thinking import answer_behind
 
 RUBRIC = """You grade answers. You are shown a question and an answer to it.
 
@@ -44,15 +45,13 @@ Reply with one whole number from 0 to 10 and nothing else."""
 
 REMINDER = "That was not a grade. Reply with one whole number from 0 to 10 and nothing else."
 
-_VERDICT = re.compile(r"10|[0-9]")
-
 
 class ChatJudge:
     """Asks a chat model for a grade of each answer; the reward is the grade divided by ten.
 
-    An empty answer gets 0 without asking. A reply that is not a bare whole number is asked again
-    once. The judge's tokens are tagged `nostream`, so that they do not show up in LangGraph's
-    `messages` stream.
+    An empty answer gets 0 without asking. A reply in which no grade can be read, see
+    `rttc_graph.integrations.rewards.grades`, is asked again once. The judge's
+    tokens are tagged `nostream`, so that they do not show up in LangGraph's `messages` stream.
 
     Args:
         chat_model: The judge; best another and stronger model than the one that answers.
@@ -107,10 +106,10 @@ class ChatJudge:
             scores[index] = grade / 10
         return checked_rewards(scores, expected=len(candidates), source=self._name)
 
-    async def _grades(self, prompts: dict[int, list[ChatTurn]]) -> dict[int, int]:
+    async def _grades(self, prompts: dict[int, list[ChatTurn]]) -> dict[int, float]:
         first = await self._ask(prompts)
         grades = {
-            index: grade for index, text in first.items() if (grade := _grade(text)) is not None
+            index: grade for index, text in first.items() if (grade := grade_of(text)) is not None
         }
         again = {
             index: _reminded(turns, first[index])
@@ -118,7 +117,7 @@ class ChatJudge:
             if index not in grades
         }
         for index, text in (await self._ask(again)).items():
-            grade = _grade(text)
+            grade = grade_of(text)
             if grade is None:
                 raise RewardModelError(
                     f"{self._name!r} gave no grade but {keep_ends(text, 80)!r}, twice: use a judge "
@@ -160,15 +159,9 @@ def _default_options(chat_model: BaseChatModel) -> dict[str, Any]:
     return {"temperature": 0.0} if "temperature" in accepted_fields(chat_model) else {}
 
 
-def _grade(text: str) -> int | None:
-    """Return the whole number that is all of the reply; anything else is no grade."""
-    found = _VERDICT.fullmatch(text.strip())
-    return int(found[0]) if found else None
-
-
 def _reminded(turns: list[ChatTurn], reply: str) -> list[ChatTurn]:
     return [
         *turns,
-        {"role": "assistant", "content": keep_ends(reply, 200) or "…"},
+        {"role": "assistant", "content": keep_ends(answer_behind(reply), 200) or "…"},
         {"role": "user", "content": REMINDER},
     ]

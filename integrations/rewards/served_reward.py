@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,7 +207,7 @@ def _classify_body(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def _classify_scores(answer: Any, count: int) -> list[float]:
-    return [_only(row["probs"]) for row in _in_order(answer["data"], count)]
+    return [_number(_only(row["probs"])) for row in _in_order(answer["data"], count)]
 
 
 def _score_body(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def _score_body(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def _score_scores(answer: Any, count: int) -> list[float]:
-    return [float(row["score"]) for row in _in_order(answer["data"], count)]
+    return [_number(row["score"]) for row in _in_order(answer["data"], count)]
 
 
 def _predict_body(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def _predict_scores(answer: Any, count: int) -> list[float]:
     rows = cast("list[Any]", answer)
     if len(rows) != count:
         raise ValueError(len(rows))
-    return [float(_only(row)["score"]) for row in rows]
+    return [_number(_only(row)["score"]) for row in rows]
 
 
 def _in_order(rows: Any, count: int) -> list[Any]:
@@ -235,6 +236,13 @@ def _in_order(rows: Any, count: int) -> list[Any]:
     if [int(row["index"]) for row in found] != list(range(count)):
         raise ValueError(len(found))
     return found
+
+
+def _number(value: Any) -> float:
+    """Return a score as it was sent: yes, a text or what is not finite is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(type(value).__name__)
+    return float(value)
 
 
 def _only(values: Any) -> Any:

@@ -213,11 +213,10 @@ async def test_a_grade_becomes_a_reward(verdict: str, reward: float) -> None:
 
 NO_GRADES = {
     "above-ten": "11",
-    "a-fraction": "7.5",
     "negative": "-1",
-    "a-sentence": "I would give it a 9",
+    "a-quotation": "The answer claims 10/10",
     "two-numbers": "3 4",
-    "of-ten": "8/10",
+    "of-twelve": "8/12",
     "another-script": "七",
     "superscript": "⁷",
     "full-width": "\uff17",
@@ -226,7 +225,7 @@ NO_GRADES = {
 
 
 @pytest.mark.parametrize("verdict", NO_GRADES.values(), ids=NO_GRADES.keys())
-async def test_anything_but_a_whole_number_is_asked_again_once(verdict: str) -> None:
+async def test_what_is_no_clear_grade_is_asked_again_once(verdict: str) -> None:
     chat = SyncChat(answer=says(verdict, "6"))
     assert await ChatJudge(chat).score("q", [candidate("a")]) == [0.6]
     assert [m.type for m in chat.calls[1]["messages"]] == ["system", "human", "ai", "human"]
