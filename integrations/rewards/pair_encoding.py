@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from jinja2 import TemplateError
+
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.rewards.shorten import keep_ends
+from rttc_graph.integrations.transformers.literal import encode_chat, encode_text
+from rttc_graph.state import ChatTurn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +48,7 @@ class PairEncoder:
         """Return at most `max_tokens` ids.
 
         Raises:
-            RewardModelError: The template alone is longer than that.
+            RewardModelError: The template alone is longer than that, or refuses the pair.
         """
         pair = self._encoded(question, answer)
         for _ in range(_ROUNDS):
@@ -65,18 +69,20 @@ class PairEncoder:
 
     def _encoded(self, question: str, answer: str) -> EncodedPair:
         if not self.tokenizer.chat_template:
-            return _row(self.tokenizer(question, answer, verbose=False))
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        text = cast(str, self.tokenizer.apply_chat_template(turns, tokenize=False))
-        return self._plain(text)
-
-    def _plain(self, text: str) -> EncodedPair:
-        # Templates write their special tokens themselves; adding them again would double the first.
-        return _row(self.tokenizer(text, add_special_tokens=False, verbose=False))
+            return _row(self.tokenizer(question, answer, split_special_tokens=True, verbose=False))
+        turns: list[ChatTurn] = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+        try:
+            ids = encode_chat(self.tokenizer, turns, answer_follows=False)
+        except (TemplateError, ValueError, TypeError) as exc:
+            raise RewardModelError(f"the reward model's template refused a pair: {exc}") from exc
+        return EncodedPair(ids, [0] * len(ids))
 
     def _without_head(self, text: str, tokens: int) -> str:
         """Return the text less its first `tokens` tokens."""
-        ids = self._plain(text).ids
+        ids = encode_text(self.tokenizer, text)
         if tokens >= len(ids):
             return ""
         rest = cast(str, self.tokenizer.decode(ids[tokens:])).lstrip("\ufffd")
@@ -87,7 +93,7 @@ class PairEncoder:
 
     def _without_middle(self, text: str, tokens: int) -> str:
         """Return head and tail of the text, at least about `tokens` tokens less."""
-        per_token = len(text) / max(1, len(self._plain(text).ids))
+        per_token = len(text) / max(1, len(encode_text(self.tokenizer, text)))
         spare = math.ceil((tokens + _ELLIPSIS_TOKENS) * per_token)
         return keep_ends(text, max(0, len(text) - spare))
 

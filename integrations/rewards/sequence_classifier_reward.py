@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, cast
 
 try:
@@ -28,15 +29,23 @@ from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
-from rttc_graph.integrations.transformers.loading import fingerprint_of, one_load_at_a_time
+from rttc_graph.integrations.transformers.loading import (
+    fingerprint_of,
+    one_load_at_a_time,
+    readable_config,
+)
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
+from rttc_graph.integrations.trusted_folders import NO_CODE
 from rttc_graph.state import Candidate
 from rttc_graph.support.clean_text import clean
 from rttc_graph.support.logistic import sigmoid
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-_VENDOR_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+_VENDOR_ERRORS = (
+    *(OSError, ValueError, KeyError, ImportError, RuntimeError),
+    *(SafetensorError, UnpicklingError),
+)
 """What torch, transformers and safetensors raise; they share no base class."""
 
 
@@ -192,13 +201,18 @@ def _load(source: str, settings: ClassifierSettings) -> _Loaded:
         model, info = cast(
             tuple[PreTrainedModel, dict[str, Any]],
             AutoModelForSequenceClassification.from_pretrained(
-                source, dtype=dtype, local_files_only=is_local, output_loading_info=True
+                source,
+                config=readable_config(source, local_files_only=is_local),
+                dtype=dtype,
+                local_files_only=is_local,
+                output_loading_info=True,
+                **NO_CODE,
             ),
         )
         _check_head(source, model, info)
         tokenizer = cast(
             PreTrainedTokenizerBase,
-            AutoTokenizer.from_pretrained(source, local_files_only=is_local),
+            AutoTokenizer.from_pretrained(source, local_files_only=is_local, **NO_CODE),
         )
     config = model.config.get_text_config()
     context = cast(int | None, getattr(config, "max_position_embeddings", None))
@@ -208,7 +222,7 @@ def _load(source: str, settings: ClassifierSettings) -> _Loaded:
     return _Loaded(
         model,
         PairEncoder(tokenizer, limit),
-        pad_id=cast(int | None, config.pad_token_id),
+        pad_id=cast(int | None, getattr(config, "pad_token_id", None)),
         takes_types=cast(int, getattr(config, "type_vocab_size", 0)) > 1,
     )
 

@@ -13,12 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol, cast
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -32,6 +35,7 @@ from rttc_graph.integrations.transformers.precision import (
     keep_gradients,
     weight_options,
 )
+from rttc_graph.integrations.trusted_folders import NO_CODE
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
 """In the order in which transformers prefers them; only the first kind present is digested."""
@@ -78,12 +82,14 @@ class LoadedModel:
     """Strings that end every answer, from the generation configuration; base models need some."""
     adapters: RowAdapters | None = None
     """`None` while no adapters are possible."""
+    thinking: bool | None = None
+    """What the chat template is told as `enable_thinking`; `None` leaves it to the template."""
 
     @property
-    def end_id(self) -> int:
-        """The end token that an answer is trained with."""
+    def end_id(self) -> int | None:
+        """The end token that an answer is trained with; `None` where the model has none."""
         own = cast("int | None", self.tokenizer.eos_token_id)
-        return own if own is not None else min(self.eos_ids)
+        return own if own is not None else min(self.eos_ids, default=None)
 
     @property
     def vocabulary(self) -> int:
@@ -129,7 +135,9 @@ class LoadedModel:
             )
 
 
-def load_model(folder: Path, *, device: str, dtype: str) -> LoadedModel:
+def load_model(
+    folder: Path, *, device: str, dtype: str, thinking: bool | None = None
+) -> LoadedModel:
     """Load a model folder for inference, without gradients.
 
     Args:
@@ -137,18 +145,24 @@ def load_model(folder: Path, *, device: str, dtype: str) -> LoadedModel:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), a torch name such as `float16`, or
             `nf4` for weights of four bits.
+        thinking: What the chat template is told as `enable_thinking`, if anything.
 
     Raises:
-        ConfigurationError: torch knows no such device or type, or bitsandbytes is not installed.
+        ConfigurationError: torch knows no such device or type, bitsandbytes is not installed, or
+            the model needs code of its own.
         PolicyModelError: The folder holds no model that transformers can load.
     """
     where = choose_device(device)
     options = weight_options(dtype, where)
     try:
         with one_load_at_a_time():
-            tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
-            model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as exc:
+            tokenizer = cast(
+                "PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder, **NO_CODE)
+            )
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, config=readable_config(folder), **NO_CODE, **options
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as exc:
         raise PolicyModelError(f"could not load a model from {str(folder)!r}: {exc}") from exc
     model = cast("PreTrainedModel", model).train(False).requires_grad_(False)
     if dtype == NF4:  # they are where they belong since they were quantised
@@ -160,14 +174,38 @@ def load_model(folder: Path, *, device: str, dtype: str) -> LoadedModel:
         tokenizer=tokenizer,
         fingerprint=fingerprint_of(
             folder,
-            template=str(cast("object", tokenizer.chat_template) or ""),
+            template=str(cast("object", tokenizer.chat_template) or "") + _told(thinking),
             quantised_to=NF4 if dtype == NF4 else "",
         ),
         device=where,
         eos_ids=_end_tokens(model, tokenizer),
         context_tokens=_context_tokens(model),
         stop=_stop_strings(model),
+        thinking=thinking,
     )
+
+
+def _told(thinking: bool | None) -> str:
+    """Return what another prompt makes of the fingerprint; nothing where the template decides."""
+    return "" if thinking is None else f"\0enable_thinking={thinking}"
+
+
+def readable_config(source: str | Path, **options: Any) -> PreTrainedConfig:
+    """Return a model's configuration, without a padding token that its vocabulary does not have.
+
+    Some configurations say -1, or the first number behind the vocabulary, for no such token; the
+    first is taken for the token of every place, and a model with the second cannot be made.
+
+    Args:
+        source: Folder, or hub id.
+        options: Of `from_pretrained`.
+    """
+    config = cast("PreTrainedConfig", AutoConfig.from_pretrained(source, **NO_CODE, **options))
+    text = cast("Any", config.get_text_config())
+    pad = cast("int | None", getattr(text, "pad_token_id", None))
+    if pad is not None and not 0 <= pad < cast("int", getattr(text, "vocab_size", pad + 1)):
+        text.pad_token_id = None
+    return config
 
 
 def fingerprint_of(folder: Path, *, template: str, quantised_to: str = "") -> str:

@@ -48,12 +48,15 @@ class LocalEngine:
             is always let in. 16 rows of 2048 by default: 1.5 GB for a 135 M model in float32.
         prefix_cache_bytes: Memory for keys and values of recent prompts, whose beginnings are then
             not computed again; a token of a 135 M model has 46 kB. 0 keeps nothing.
+        thinking: Whether a reasoning model is to think before it answers, which its chat template
+            is told as `enable_thinking`; `None` leaves it to the template. It belongs to the
+            model's fingerprint, so adapters of one are not used with the other.
 
     Raises:
         ConfigurationError: A number is below its least.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # settings of one model, all but the first by name
         self,
         source: str | Path,
         *,
@@ -64,6 +67,7 @@ class LocalEngine:
         max_batch: int = 16,
         max_batch_tokens: int = 32_768,
         prefix_cache_bytes: int = 0,
+        thinking: bool | None = None,
     ) -> None:
         counts = {"threads": threads, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
         for name, value in counts.items():
@@ -77,6 +81,7 @@ class LocalEngine:
         self._cache_dir = cache_dir
         self._device = device
         self._dtype = dtype
+        self._thinking = thinking
         self._threads = threads
         self._threads_by_load = ThreadsByLoad()
         self._model: LoadedModel | None = None
@@ -159,7 +164,9 @@ class LocalEngine:
         self._set_threads()
         if self._model is None:
             folder = resolve(str(self._source), cache_dir=self._cache_dir)
-            self._model = load_model(folder, device=self._device, dtype=self._dtype)
+            self._model = load_model(
+                folder, device=self._device, dtype=self._dtype, thinking=self._thinking
+            )
             self._attach()
         return self._model
 

@@ -95,6 +95,11 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         "tenants that may know of each other: the ledger and the time tell that something was "
         "there.",
     )
+    thinking: bool | None = Field(
+        default=None,
+        description="Whether a local reasoning model thinks before it answers; by default its chat "
+        "template decides.",
+    )
     cache_max_bytes: int = Field(
         default=2 * 1024**3, ge=0, description="Most bytes of adapters kept in the database."
     )

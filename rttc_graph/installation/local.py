@@ -88,6 +88,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
         dtype=config.dtype,
         threads=config.threads,
         prefix_cache_bytes=config.prefix_cache_bytes,
+        thinking=config.thinking,
     )
     try:
         with open_knowledge(config) as knowledge:

@@ -140,6 +140,7 @@ def _engine(config: InstallationConfig) -> Generator[LocalEngine]:
         device=config.device,
         dtype=config.dtype,
         threads=config.threads,
+        thinking=config.thinking,
     )
     try:
         yield engine

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers.utils import logging as transformers_logging
 
-from rttc_graph.errors import ConfigurationError
+from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.integrations.transformers.loading import load_model, one_load_at_a_time
 from rttc_graph.integrations.transformers.precision import choose_dtype
+from rttc_graph.integrations.transformers.tokens import encode_answer
 
 
 @pytest.mark.parametrize(
@@ -52,3 +57,59 @@ def test_models_load_one_after_the_other(tiny_model_path: Path) -> None:
             with pytest.raises(TimeoutError):
                 second.result(timeout=1)
         assert second.result().model.config.vocab_size
+
+
+@pytest.mark.parametrize("pad_id", [-1, 100_000, None])
+def test_a_padding_token_outside_of_the_vocabulary_is_none(
+    pad_id: int | None, tiny_model_path: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model_path, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": pad_id}))
+    loaded = load_model(folder, device="cpu", dtype="float32")
+    assert loaded.model.config.pad_token_id is None
+
+
+def test_a_model_without_an_end_token_is_trained_without_one(
+    tiny_model_path: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model_path, tmp_path / "copy")
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(
+            json.dumps({k: v for k, v in content.items() if not k.startswith("eos_token")})
+        )
+    loaded = load_model(folder, device="cpu", dtype="float32")
+    loaded.model.config.eos_token_id = None  # transformers' own default for a Llama
+    loaded = replace(loaded, eos_ids=frozenset())
+    assert loaded.end_id is None
+    assert encode_answer(loaded, "hi", end=True) == encode_answer(loaded, "hi", end=False)
+
+
+def test_code_that_came_with_a_model_does_not_run(tiny_model_path: Path, tmp_path: Path) -> None:
+    folder, ran = shutil.copytree(tiny_model_path, tmp_path / "copy"), tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\n", encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    config |= {"model_type": "own", "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(PolicyModelError, match="trust_remote_code"):
+        load_model(folder, device="cpu", dtype="float32")
+    assert not ran.exists()
+
+
+class _Pickled:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_pickled_weights_run_no_code(tiny_model_path: Path, tmp_path: Path) -> None:
+    folder, ran = shutil.copytree(tiny_model_path, tmp_path / "copy"), tmp_path / "ran"
+    (folder / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": _Pickled(ran)}, folder / "pytorch_model.bin")
+    with pytest.raises(PolicyModelError, match="could not load"):
+        load_model(folder, device="cpu", dtype="float32")
+    assert not ran.exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -204,3 +205,16 @@ def test_without_a_template_question_and_answer_are_a_pair() -> None:
 def test_a_limit_below_the_template_is_an_error() -> None:
     with pytest.raises(RewardModelError, match="does not fit into max_tokens=10"):
         encoded("why", "so", max_tokens=10)
+
+
+@pytest.mark.parametrize("pad_id", [-1, 100_000, None])
+async def test_a_padding_token_that_cannot_be_read_is_none(
+    pad_id: int | None, tmp_path: Path
+) -> None:
+    folder = classifier_folder(tmp_path)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": pad_id}))
+    reward = SequenceClassifierReward(folder)
+    answers = [candidate(text) for text in ("yes", "It is late.", "word " * 50)]
+    alone = [(await reward.score("Is it?", [one]))[0] for one in answers]
+    assert await reward.score("Is it?", answers) == pytest.approx(alone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import cast
 
 import torch
@@ -19,9 +20,21 @@ from rttc_graph.integrations.rewards.pair_encoding import PairEncoder
 from rttc_graph.integrations.rewards.trained.network import RewardNetwork
 from rttc_graph.integrations.rewards.trained.reward_spec import WEIGHTS_FILE, Backbone, RewardSpec
 from rttc_graph.integrations.rewards.trained.token_pairs import RewardPairs
-from rttc_graph.integrations.transformers.loading import LoadedModel, one_load_at_a_time
+from rttc_graph.integrations.transformers.loading import (
+    LoadedModel,
+    one_load_at_a_time,
+    readable_config,
+)
+from rttc_graph.integrations.trusted_folders import NO_CODE
 
 __all__ = ("RewardBase", "encoder_base", "load_network", "policy_base", "save_weights")
+
+
+_VENDOR_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, RuntimeError),
+    *(SafetensorError, UnpicklingError),
+)
+"""What torch, transformers and safetensors raise for a folder that they cannot read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +47,9 @@ class RewardBase:
 
     @property
     def pad_id(self) -> int:
-        """Token that fills up short rows; masked, so any will do."""
-        return cast("int | None", self.tokenizer.pad_token_id) or 0
+        """Token that fills up short rows; masked, so any that the model can read will do."""
+        pad = cast("int | None", self.tokenizer.pad_token_id)
+        return pad if pad is not None and 0 <= pad < _vocabulary(self.model) else 0
 
     def pairs(self, max_tokens: int, backbone: Backbone) -> RewardPairs:
         """Return the encoder of question and answer, within the backbone's context."""
@@ -43,6 +57,10 @@ class RewardBase:
         context = cast("int | None", getattr(config, "max_position_embeddings", None))
         encoder = PairEncoder(self.tokenizer, min(max_tokens, context or max_tokens))
         return RewardPairs(encoder, apart=backbone == "towers")
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return cast("torch.nn.Embedding", model.get_input_embeddings()).num_embeddings
 
 
 def encoder_base(folder: Path, *, device: str | None = None) -> RewardBase:
@@ -55,16 +73,21 @@ def encoder_base(folder: Path, *, device: str | None = None) -> RewardBase:
         with one_load_at_a_time():
             tokenizer = cast(
                 PreTrainedTokenizerBase,
-                AutoTokenizer.from_pretrained(folder, local_files_only=True),
+                AutoTokenizer.from_pretrained(folder, local_files_only=True, **NO_CODE),
             )
             model = cast(
                 torch.nn.Module,
                 AutoModel.from_pretrained(
-                    folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False
+                    folder,
+                    config=readable_config(folder, local_files_only=True),
+                    local_files_only=True,
+                    dtype=torch.float32,
+                    add_pooling_layer=False,
+                    **NO_CODE,
                 ),
             )
         fingerprint = weights_digest(folder)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as exc:
+    except _VENDOR_ERRORS as exc:
         raise RewardModelError(
             f"could not load the backbone {str(folder)!r}: {describe(exc)}"
         ) from exc

@@ -39,4 +39,5 @@ class RewardPairs:
 
     def _row(self, text: str) -> list[int]:
         """Return the ids of one text between the tokenizer's special tokens."""
-        return cast("list[int]", self.encoder.tokenizer(text, verbose=False)["input_ids"])
+        encoded = self.encoder.tokenizer(text, split_special_tokens=True, verbose=False)
+        return cast("list[int]", encoded["input_ids"])
