@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import cast
 
 from typing_extensions import TypedDict
 
 from rttc_graph.errors import EmbeddingError, UnusableAdapterError
 from rttc_graph.protocols import (
     AdapterTrainer,
+    Embedded,
     Embedder,
     KnowledgeBase,
+    MeasuringEmbedder,
     QueryStateCache,
     RecalledState,
 )
@@ -53,6 +56,7 @@ class _Found:
     """What one retrieval has gathered so far."""
 
     vector: list[float] = field(default_factory=list[float])
+    unread: int = 0
     samples: list[Sample] = field(default_factory=list[Sample])
     revision: int | None = None
     adapted: Adapted | None = None
@@ -79,7 +83,7 @@ class Retrieve:
         """Leave samples, their revision and a recalled adapter, as far as there are any."""
         found = _Found()
         if await self._embed(state, scope, found):
-            if self.cache and scope.settings.use_cache:
+            if self.cache and scope.settings.use_cache and not found.unread:
                 await self._recall(self.cache, state, scope, found)
             if not found.samples:
                 await self._search(state, scope, found)
@@ -105,18 +109,36 @@ class Retrieve:
         }
 
     async def _embed(self, state: RttcState, scope: RunScope, found: _Found) -> bool:
-        vector = await survive(self._vector_of(state["task"]["query"]), deadline=scope.deadline)
-        if isinstance(vector, Failure):
-            found.failed("embed the query", vector, since=scope.started)
+        query = state["task"]["query"]
+        embedded = await survive(self._embedded(query), deadline=scope.deadline)
+        if isinstance(embedded, Failure):
+            found.failed("embed the query", embedded, since=scope.started)
             return False
-        found.vector = vector
+        found.vector, found.unread = embedded.vector, embedded.unread
+        if found.unread:
+            # What was left out may be all that tells two questions apart, so nothing is recalled.
+            found.entries.append(
+                entry(
+                    "retrieve",
+                    "shortened",
+                    since=scope.started,
+                    what="the question for the embedder",
+                    characters=len(query),
+                    characters_unread=found.unread,
+                    recalls=False,
+                )
+            )
         return True
 
-    async def _vector_of(self, query: str) -> list[float]:
-        vectors = await self.embedder.embed([query])
-        if len(vectors) != 1:
-            raise EmbeddingError(f"{self.embedder.name} gave {len(vectors)} vectors for 1 text")
-        return vectors[0]
+    async def _embedded(self, query: str) -> Embedded:
+        if hasattr(self.embedder, "embed_measured"):
+            found = await cast("MeasuringEmbedder", self.embedder).embed_measured([query])
+        else:
+            vectors = await self.embedder.embed([query])
+            found = [Embedded(vector=vector, unread=0) for vector in vectors]
+        if len(found) != 1:
+            raise EmbeddingError(f"{self.embedder.name} gave {len(found)} vectors for 1 text")
+        return found[0]
 
     async def _recall(
         self, cache: QueryStateCache, state: RttcState, scope: RunScope, found: _Found

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 try:
-    from langchain_huggingface import HuggingFaceEmbeddings
+    from rttc_graph.integrations.langchain.long_texts import LongTextEmbeddings
 except ImportError as exc:
     raise ImportError("local embedders need the extra 'local': rttc-graph[local]") from exc
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
+from rttc_graph.integrations.trusted_folders import refuse_code
 
 
 def local_embedder(
@@ -40,7 +41,8 @@ def local_embedder(
         device: As in torch; `None` takes a GPU if there is one.
 
     Raises:
-        ConfigurationError: The folder does not hold such a model, or there is no name.
+        ConfigurationError: The folder does not hold such a model or would run code of its own, or
+            there is no name.
     """
     if not callable(source):
         given = _checked(Path(source))
@@ -50,7 +52,7 @@ def local_embedder(
         raise ConfigurationError("an embedder whose folder is found later needs a name now")
     folder = cache(source)
 
-    def load() -> HuggingFaceEmbeddings:
+    def load() -> LongTextEmbeddings:
         model_kwargs: dict[str, Any] = {"local_files_only": True}
         if device is not None:
             model_kwargs["device"] = device
@@ -59,7 +61,7 @@ def local_embedder(
 
         found = _checked(folder())  # may fetch it, which must not hold up others
         with one_load_at_a_time():
-            return HuggingFaceEmbeddings(
+            return LongTextEmbeddings(
                 model_name=str(found),
                 model_kwargs=model_kwargs,
                 encode_kwargs={"batch_size": batch_size},
@@ -75,6 +77,7 @@ def _checked(folder: Path) -> Path:
         raise ConfigurationError(
             f"no sentence-transformers model at {str(folder)!r}: 'modules.json' is missing there"
         )
+    refuse_code(folder)
     return folder
 
 

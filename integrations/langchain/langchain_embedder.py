@@ -13,13 +13,14 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from langchain_core.embeddings import Embeddings
 
 from rttc_graph.errors import ConfigurationError, EmbeddingError
 from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
+from rttc_graph.protocols import Embedded
 from rttc_graph.support.clean_text import clean
 
 REMOTE_CALLS = 4
@@ -117,11 +118,22 @@ class LangChainEmbedder:
         Raises:
             EmbeddingError: The embedder failed, or returned something that has no direction.
         """
+        return [found.vector for found in await self.embed_measured(texts)]
+
+    async def embed_measured(self, texts: Sequence[str]) -> list[Embedded]:
+        """Return what `embed` does, with how many characters each vector says nothing of.
+
+        Raises:
+            EmbeddingError: As `embed`.
+        """
         cut = [clean(text[: self._max_characters]) if text.strip() else " " for text in texts]
-        vectors = [_unit(vector, self._name) for vector in await self._lane.run(cut)]
-        for vector in vectors:
+        found: list[Embedded] = []
+        for text, (raw, unread) in zip(texts, await self._lane.run(cut), strict=True):
+            vector = _unit(raw, self._name)
             self._check_dimension(len(vector))
-        return vectors
+            behind = max(0, len(text) - self._max_characters)
+            found.append(Embedded(vector=vector, unread=unread + behind))
+        return found
 
     def _check_dimension(self, dimension: int) -> None:
         if self._dimension is None:
@@ -149,6 +161,15 @@ class LangChainEmbedder:
             ) from exc
 
 
+@runtime_checkable
+class _Measuring(Protocol):
+    """Embeddings that know how much of a text they read."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]: ...
+
+    def unread(self, text: str) -> int: ...
+
+
 class _Source:
     """The vendor's object, made at first use; the one place where its errors are translated."""
 
@@ -157,9 +178,16 @@ class _Source:
         self._name = name
         self._making = threading.Lock()
 
-    def vectors(self, texts: list[str]) -> list[list[float]]:
+    def vectors(self, texts: list[str]) -> list[tuple[list[float], int]]:
+        """Return each text's vector, and how many of its characters the model did not read."""
         try:
-            vectors = self._made().embed_documents(texts)
+            made = self._made()
+            vectors = made.embed_documents(texts)
+            unread = (
+                [made.unread(text) for text in texts]
+                if isinstance(made, _Measuring)
+                else [0] * len(texts)
+            )
         except Exception as exc:  # vendors share no base class, and any of them may be behind this
             raise EmbeddingError(
                 f"could not embed {len(texts)} texts with {self._name!r}: {describe(exc)}",
@@ -169,7 +197,7 @@ class _Source:
             raise EmbeddingError(
                 f"embedder {self._name!r} returned {len(vectors)} vectors for {len(texts)} texts"
             )
-        return vectors
+        return list(zip(vectors, unread, strict=True))
 
     def _made(self) -> Embeddings:
         with self._making:

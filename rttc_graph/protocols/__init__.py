@@ -192,6 +192,28 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """A text's vector and what it leaves out."""
+
+    vector: list[float]
+    """Of unit length."""
+    unread: int
+    """Characters of the text that the vector says nothing of, because the text is too long."""
+
+
+class MeasuringEmbedder(Embedder, Protocol):
+    """An embedder that tells where a text was too long for it."""
+
+    async def embed_measured(self, texts: Sequence[str]) -> list[Embedded]:
+        """Return what `embed` does, with what each vector leaves out.
+
+        Raises:
+            EmbeddingError: The embedder failed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewSample:
     """A sample on its way into the knowledge base."""
 

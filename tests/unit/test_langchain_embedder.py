@@ -8,8 +8,10 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from blockbuster import blockbuster_ctx
 from langchain_core.embeddings import Embeddings
 from langchain_core.exceptions import ModelInvalidRequestError, ModelRateLimitError
@@ -22,7 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from rttc_graph.errors import ConfigurationError, EmbeddingError
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder, weights_digest
-from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
+from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder, _unit
 
 TEXTS = {
     "empty": "",
@@ -294,3 +296,76 @@ class TestHuggingFaceEmbeddings(EmbeddingsIntegrationTests):
     @property
     def embedding_model_params(self) -> dict[str, object]:
         return {"model_name": str(self.path), "model_kwargs": {"local_files_only": True}}
+
+
+LONG = "the same instruction for everybody. " * 10
+"""More than the tiny model reads at once: a token a letter, 64 tokens."""
+
+
+async def test_long_texts_that_differ_at_one_end_only_have_different_vectors(
+    tiny: LangChainEmbedder,
+) -> None:
+    texts = [LONG + "lost phone", LONG + "change pin", "lost phone " + LONG, "change pin " + LONG]
+    vectors = await tiny.embed([LONG, *texts])
+    assert len({tuple(vector) for vector in vectors}) == 5
+
+
+async def test_what_a_vector_leaves_out_is_known(tiny: LangChainEmbedder) -> None:
+    short, long = await tiny.embed_measured(["short", LONG])
+    assert short.unread == 0
+    assert 0 < long.unread < len(LONG)
+    assert [short.vector, long.vector] == await tiny.embed(["short", LONG])
+
+    limited = LangChainEmbedder(HashEmbeddings(), name="hash", max_characters=5)
+    assert [one.unread for one in await limited.embed_measured(["12345", "1234567"])] == [0, 2]
+
+
+async def test_a_text_that_is_read_whole_has_the_vector_that_the_model_gives(
+    tiny: LangChainEmbedder, folder: Path
+) -> None:
+    texts = ["a", "How do I\nchange it?", "x" * 62, ""]
+    plain = HuggingFaceEmbeddings(
+        model_name=str(folder), model_kwargs={"device": "cpu"}, encode_kwargs={"batch_size": 32}
+    )
+    wanted = [_unit(v, "") for v in plain.embed_documents([t or " " for t in texts])]
+    assert await tiny.embed(texts) == wanted
+    assert (await tiny.embed([*texts, LONG]))[: len(texts)] == wanted
+
+
+MARKER = "import pathlib; pathlib.Path({path!r}).write_text('ran')\n"
+CODE_FILES = {
+    "a-file-beside-it": ("modules.json", [{"idx": 0, "name": "0", "path": "", "type": "own.M"}]),
+    "a-package": ("modules.json", [{"idx": 0, "name": "0", "path": "", "type": "os.path"}]),
+    "a-router": ("router_config.json", {"types": {"query_0": "own.M"}, "structure": {}}),
+    "a-router-of-old": ("1_Router/config.json", {"types": {"query_0": "own.M"}}),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), CODE_FILES.values(), ids=CODE_FILES.keys())
+def test_code_that_came_with_an_embedder_does_not_run(
+    name: str, content: object, folder: Path, tmp_path: Path
+) -> None:
+    copy, ran = shutil.copytree(folder, tmp_path / "copy"), tmp_path / "ran"
+    (copy / "own.py").write_text(MARKER.format(path=str(ran)) + "class M: pass\n", encoding="utf-8")
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="would run code"):
+        local_embedder(copy)
+    assert not ran.exists()
+
+
+class _Pickled:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_pickled_weights_of_an_embedder_run_no_code(folder: Path, tmp_path: Path) -> None:
+    copy, ran = shutil.copytree(folder, tmp_path / "copy"), tmp_path / "ran"
+    (copy / "model.safetensors").unlink()
+    torch.save({"embeddings": _Pickled(ran)}, copy / "pytorch_model.bin")
+    with pytest.raises(EmbeddingError):
+        asyncio.run(local_embedder(copy, device="cpu").embed(["a"]))
+    assert not ran.exists()
