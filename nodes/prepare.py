@@ -63,8 +63,8 @@ class Prepare:
         """Return a fresh state with the first decision in it.
 
         Raises:
-            ConfigurationError: The input has no question, the policy needs an arm that this
-                graph was built without, or τr was chosen for another reward model.
+            ConfigurationError: The input has no question or one that is no text, the policy needs
+                an arm that this graph was built without, or τr was chosen for another reward model.
         """
         policy = scope.settings.policy
         if policy in ("direct", "rag", "ttt") and policy not in self.arms:
@@ -119,7 +119,8 @@ class Prepare:
 
 
 def _task(state: RttcState) -> Task:
-    query, messages = state.get("query") or "", state.get("messages") or []
+    query, domain = _text(state.get("query"), "query"), _text(state.get("domain"), "domain")
+    messages = state.get("messages") or []
     from_messages = not query.strip()
     if from_messages:
         query, history = split_conversation(messages)
@@ -136,7 +137,23 @@ def _task(state: RttcState) -> Task:
         )
     return {
         "query": query,
-        "domain": state.get("domain") or None,
+        "domain": domain or None,
         "history": history,
         "from_messages": from_messages,
     }
+
+
+def _text(value: object, name: str) -> str:
+    """Return a text of the input; nothing where there is none.
+
+    Raises:
+        ConfigurationError: It is something else, which a form or a script may send.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{name!r} must be text, got {value!r:.80} ({type(value).__name__}): "
+            f"give a string, or leave {name!r} out"
+        )
+    return str(value)

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, NotRequired
 
 from langchain_core.messages import AnyMessage
 from langgraph.channels import EphemeralValue
-from langgraph.graph.message import add_messages
+from langgraph.graph.message import Messages, add_messages
 from typing_extensions import TypedDict
+
+from rttc_graph.errors import ConfigurationError
 
 Arm = Literal["direct", "rag", "ttt"]
 """A way to answer: the plain model, samples in the prompt, or an adapter trained on samples."""
@@ -23,6 +25,20 @@ Decision = Literal["generate", "retrieve", "rag_generate", "ttt_adapt", "reward_
 """The next node, written by a node and read by the conditional edge behind it."""
 
 FinishReason = Literal["stop", "length", "budget"]
+
+
+def with_messages(left: Messages | None, right: Messages | None) -> Messages:
+    """Return a thread's messages with new ones behind them, as LangGraph's `add_messages` does.
+
+    Raises:
+        ConfigurationError: The new ones are none in any form that LangChain takes.
+    """
+    try:
+        return add_messages(left or [], right or [])
+    except (NotImplementedError, TypeError, ValueError) as exc:
+        raise ConfigurationError(
+            f"'messages' cannot be read: {exc}: give messages, or pairs of role and text"
+        ) from exc
 
 
 class ChatTurn(TypedDict):
@@ -100,7 +116,7 @@ class RttcInput(TypedDict, total=False):
 
     query: Annotated[str, EphemeralValue]
     domain: Annotated[str | None, EphemeralValue]
-    messages: Annotated[list[AnyMessage], add_messages]
+    messages: Annotated[list[AnyMessage], with_messages]
 
 
 class RttcOutput(TypedDict, total=False):
@@ -113,7 +129,7 @@ class RttcOutput(TypedDict, total=False):
     ledger: list[LedgerEntry]
     cache: CacheReport
     seconds: float
-    messages: Annotated[list[AnyMessage], add_messages]
+    messages: Annotated[list[AnyMessage], with_messages]
     """The input's messages with the answer behind them, when the question came as messages."""
 
 
