@@ -49,8 +49,9 @@ def _classes(path: Path) -> Iterator[str]:
     except (OSError, ValueError) as exc:
         raise ConfigurationError(f"cannot read {str(path)!r}: {exc}") from exc
     if isinstance(content, list):
-        modules = [one for one in cast("list[object]", content) if isinstance(one, Mapping)]
-        yield from (str(cast("Mapping[str, object]", one).get("type", "")) for one in modules)
+        for one in cast("list[object]", content):
+            if isinstance(one, Mapping):
+                yield str(cast("Mapping[str, object]", one).get("type", ""))
     elif isinstance(content, Mapping):
         types = cast("Mapping[str, object]", content).get("types")
         if isinstance(types, Mapping):

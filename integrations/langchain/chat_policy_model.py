@@ -201,14 +201,15 @@ def _text_of(message: AIMessage) -> str:
     text = str(message.text)
     if text.strip():
         return text
-    thoughts = [str(block["reasoning"]) for block in message.content_blocks if _thinks(block)]
+    blocks = [cast("Mapping[str, object]", block) for block in message.content_blocks]
+    thoughts = [str(block.get("reasoning", "")) for block in blocks if _thinks(block)]
     beside = message.additional_kwargs.get("reasoning_content")
     thoughts += [beside] if isinstance(beside, str) and not thoughts else []
     return f"{THINKING}\n{''.join(thoughts)}" if any(map(str.strip, thoughts)) else text
 
 
-def _thinks(block: Mapping[str, Any]) -> bool:
-    return block.get("type") == "reasoning" and "reasoning" in block
+def _thinks(block: Mapping[str, object]) -> bool:
+    return block.get("type") == "reasoning"
 
 
 def _before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -53,7 +53,7 @@ class LongTextEmbeddings(HuggingFaceEmbeddings):
 
     def _ends(self, text: str) -> tuple[str, str] | None:
         """Return beginning and end of a text that is too long to be read at once."""
-        limit = cast("int | None", self._client.max_seq_length)
+        limit = self._client.max_seq_length
         tokenizer = self._client.tokenizer
         if limit is None or len(text) <= (room := limit - _special_tokens(tokenizer)):
             return None  # a token has at least one character

@@ -121,7 +121,9 @@ def _in_json(text: str) -> list[float | None] | None:
         content = cast("object", json.loads(text[start : end + 1]))
     except (ValueError, RecursionError):
         return None
-    return list(_in_value(content)) if isinstance(content, Mapping) else None
+    if not isinstance(content, Mapping):
+        return None
+    return list(_in_value(cast("object", content)))
 
 
 def _in_value(value: object) -> Iterator[float | None]:
@@ -136,7 +138,7 @@ def _in_value(value: object) -> Iterator[float | None]:
         if key in _KEYS and not isinstance(one, (Mapping, list)):
             yield _of_field(one, scale)
         else:
-            yield from _in_value(one)
+            yield from _in_value(cast("object", one))
 
 
 def _of_field(value: object, scale: str | None) -> float | None:

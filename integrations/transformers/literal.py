@@ -67,14 +67,12 @@ def encode_chat(
     ]
 
     def write(turns: Sequence[ChatTurn]) -> str:
-        return cast(
-            "str",
-            tokenizer.apply_chat_template(
-                [dict(turn) for turn in turns],
-                tokenize=False,
-                add_generation_prompt=answer_follows,
-                **dict(options or {}),
-            ),
+        apply = cast("Callable[..., str]", tokenizer.apply_chat_template)
+        return apply(
+            [dict(turn) for turn in turns],
+            tokenize=False,
+            add_generation_prompt=answer_follows,
+            **dict(options or {}),
         )
 
     return _encode_cut(tokenizer, _written(plain, write), mark)
@@ -89,7 +87,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
     template = str(cast("object", tokenizer.chat_template) or "")
     added = cast("Mapping[int, Any]", tokenizer.added_tokens_decoder)
     found = {str(one.content) for one in added.values() if one.special or one.content in template}
-    return frozenset(found | set(cast("list[str]", tokenizer.all_special_tokens)))
+    return frozenset(found | set(tokenizer.all_special_tokens))
 
 
 @dataclass(frozen=True, slots=True)

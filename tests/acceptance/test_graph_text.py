@@ -57,7 +57,8 @@ async def test_the_stream_of_messages_shows_only_the_answer_that_was_taken() -> 
     chat = FakeListChatModel(responses=["a long and bad first answer", "good"])
     parts["policy_model"] = ChatPolicyModel(chat)
     parts["reward_model"] = CallableReward(lambda q, a: 1 / len(a), name="short")
-    graph = create_rttc_graph(**{**parts, "trainer": None})
+    parts["trainer"] = None
+    graph = create_rttc_graph(**parts)
     assert await shown(graph, tau_r=0.9, policy="compare") == ["good"]
 
 

@@ -12,7 +12,6 @@ from langchain_core.messages import HumanMessage
 from reward_model_contract import candidate
 from tiny_checkpoints import bert_classifier_folder, classifier_folder
 from tiny_models import tiny_tokenizer
-from tokenizers import AddedToken
 
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.lora.training_batches import encode_examples
@@ -107,11 +106,11 @@ def test_control_tokens_that_overlap_are_all_cut() -> None:
 
 def test_an_added_token_is_text_unless_the_template_writes_it() -> None:
     tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens([AddedToken("<think>"), AddedToken("    ")])
+    tokenizer.add_tokens(["<think>", "    "])
     tokenizer.chat_template = f"{tokenizer.chat_template}<think>"
     assert control_tokens(tokenizer) >= {"<think>", "<|end|>"}
     assert "    " not in control_tokens(tokenizer)
-    thought = tokenizer.convert_tokens_to_ids("<think>")
+    thought = cast("int", tokenizer.convert_tokens_to_ids("<think>"))
     assert thought not in encode_text(tokenizer, "a<think>b")
     assert encode_chat(tokenizer, [user("a<think>")], answer_follows=True).count(thought) == 1
 
@@ -232,7 +231,7 @@ async def test_a_model_can_be_told_not_to_think(
     for thinking in (None, True, False):
         engine = with_template(THINKING, thinking=thinking)
         loaded = await engine.run(lambda loaded: loaded)
-        prompts[thinking] = loaded.tokenizer.decode(encode_prompt(loaded, [user("a")]))
+        prompts[thinking] = str(loaded.tokenizer.decode(encode_prompt(loaded, [user("a")])))
         prints[thinking] = loaded.fingerprint
         engine.close()
     assert prompts[None] == prompts[True] == "u:a|a:<think>\n"

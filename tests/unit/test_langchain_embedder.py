@@ -24,7 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from rttc_graph.errors import ConfigurationError, EmbeddingError
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder, weights_digest
-from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder, _unit
+from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
 
 TEXTS = {
     "empty": "",
@@ -327,7 +327,8 @@ async def test_a_text_that_is_read_whole_has_the_vector_that_the_model_gives(
     plain = HuggingFaceEmbeddings(
         model_name=str(folder), model_kwargs={"device": "cpu"}, encode_kwargs={"batch_size": 32}
     )
-    wanted = [_unit(v, "") for v in plain.embed_documents([t or " " for t in texts])]
+    raw = plain.embed_documents([text or " " for text in texts])
+    wanted = [[value / math.hypot(*vector) for value in vector] for vector in raw]
     assert await tiny.embed(texts) == wanted
     assert (await tiny.embed([*texts, LONG]))[: len(texts)] == wanted
 
