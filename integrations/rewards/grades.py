@@ -135,10 +135,14 @@ def _in_value(value: object) -> Iterator[float | None]:
     fields = {str(key).lower(): one for key, one in cast("Mapping[object, object]", value).items()}
     scale = next((str(fields[key]) for key in _SCALE_KEYS & fields.keys()), None)
     for key, one in fields.items():
-        if key in _KEYS and not isinstance(one, (Mapping, list)):
+        if key in _KEYS and not _is_nested(one):
             yield _of_field(one, scale)
         else:
-            yield from _in_value(cast("object", one))
+            yield from _in_value(one)
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, (Mapping, list))
 
 
 def _of_field(value: object, scale: str | None) -> float | None:

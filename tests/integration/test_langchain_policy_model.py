@@ -444,7 +444,7 @@ async def test_callbacks_and_context_of_the_caller_reach_the_model() -> None:
 
     config: Any = {"callbacks": [Handler()], "tags": ["mine"]}
     assert await RunnableLambda(node).ainvoke("", config) == "set"
-    assert seen == [["mine"]]
+    assert seen == [["mine", "nostream"]]
 
 
 async def test_the_thread_ends_with_the_model() -> None:
