@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.jobs.watching import Advance
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -125,6 +126,20 @@ def progress(what: str, total: int | None = None) -> Generator[Progress]:
     with bar:
         bar.add_task(what, total=total)
         yield bar
+
+
+class ScreenWatcher:
+    """A job's watcher that shows steps as bars and warnings as lines, both on stderr."""
+
+    @contextmanager
+    def step(self, what: str) -> Generator[Advance]:
+        """Show a bar while the block runs."""
+        with progress(what, total=0) as bar:
+            yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
+
+    def warn(self, text: str) -> None:
+        """Print the warning on stderr."""
+        err.print(f"warning: {text}")
 
 
 def size(count: int) -> str:

@@ -92,6 +92,7 @@ async def collect(
     reward_model: RewardModel,
     log: ArmLog,
     *,
+    rows: ArmRows | None = None,
     on_progress: Callable[[CollectProgress], None] | None = None,
 ) -> ArmRows:
     """Answer what is not in the log yet, judge what `reward_model` has not judged, return all rows.
@@ -104,6 +105,7 @@ async def collect(
         run_arm: Runs the graph, which judges with `reward_model`.
         reward_model: Its raw scores are kept.
         log: Appended to.
+        rows: Content of the log, where the caller has read it; it gets the new rows too.
         on_progress: Called on the event loop; must not block.
 
     Raises:
@@ -115,7 +117,7 @@ async def collect(
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rttc-collect")
     try:
         collecting = _Collecting(collection, run_arm, reward_model, log, thread)
-        return await collecting.run(on_progress or _ignore)
+        return await collecting.run(rows, on_progress or _ignore)
     finally:
         thread.shutdown(wait=False)
 
@@ -135,9 +137,11 @@ class _Collecting:
         self._log = log
         self._thread = thread
 
-    async def run(self, on_progress: Callable[[CollectProgress], None]) -> ArmRows:
+    async def run(
+        self, known: ArmRows | None, on_progress: Callable[[CollectProgress], None]
+    ) -> ArmRows:
         loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self._thread, self._start)
+        rows = await loop.run_in_executor(self._thread, self._start, known)
         plan = _plan(self._collection)
         waiting = [step for step in plan if not _is_answered(rows, step[0])]
         done = len(plan) - len(waiting)
@@ -153,11 +157,11 @@ class _Collecting:
         await judge_missing(rows, [key for key, _ in plan], self._reward_model, self._log)
         return rows
 
-    def _start(self) -> ArmRows:
+    def _start(self, known: ArmRows | None) -> ArmRows:
         for data_set in self._collection.data_sets:
             for row in data_set.rows:
                 check_reference(row)
-        rows = self._log.load()
+        rows = self._log.load() if known is None else known
         if self._collection.digest not in rows.settings:
             line: SettingsLine = {
                 "kind": "settings",

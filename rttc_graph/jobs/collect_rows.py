@@ -1,21 +1,20 @@
-"""What `rttc eval` and `rttc calibrate` share: data sets from paths, and rows of all arms."""
+"""Rows of all arms for data sets named by paths: what `rttc eval` and `rttc calibrate` share.
+
+The file of rows is read once; from then on its content is handed on.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress
-
-from rttc_graph.cli.screen import err, progress
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.arm_rows import ArmLog, RowKey
+from rttc_graph.evaluation.arm_rows import ArmLog, ArmRows, RowKey
 from rttc_graph.evaluation.collect import (
     Collection,
-    CollectProgress,
     DataSet,
     RunArm,
     collect,
@@ -30,6 +29,7 @@ from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     calibrated_fingerprint,
     map_of,
 )
+from rttc_graph.jobs.watching import Advance, Watcher
 from rttc_graph.protocols import StoredCalibration
 from rttc_graph.samples import read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
@@ -114,7 +114,10 @@ class ModelRows:
     """The rows of one policy model, judged by one reward model."""
 
     model: str
+    rows: ArmRows
+    """Content of the whole file; several models may share it."""
     keys: Sequence[RowKey]
+    """Rows of `model`."""
     reward_model: str
     fingerprint: str
     """Of the reward model with its raw scores."""
@@ -135,27 +138,49 @@ class ModelRows:
             )
 
 
-def collect_rows(config: InstallationConfig, wanted: RowsWanted) -> ModelRows:
-    """Run every arm on every question with the policy model of a configuration."""
+def collect_rows(
+    configs: Sequence[InstallationConfig], wanted: RowsWanted, watcher: Watcher
+) -> list[ModelRows]:
+    """Run every arm on every question, with the policy model of each configuration in turn.
+
+    Args:
+        configs: Alike but for the policy model.
+        wanted: What the file of rows holds already is not run again.
+        watcher: Is shown the progress, and told of questions that are samples themselves.
+    """
     from rttc_graph.installation.local import open_local
 
-    collection = collection_of(config, wanted)
-    with open_local(config) as local:
-        _fill(local, wanted)
-        with progress(f"collect with {config.model}", total=0) as bar:
-            arms, log, show = _arm_runner(local), ArmLog(wanted.log), _show_on(bar)
-            asyncio.run(collect(collection, arms, local.judge, log, on_progress=show))
-        return asyncio.run(_model_rows(local, collection.keys()))
+    log = ArmLog(wanted.log)
+    rows = log.load()
+    found: list[ModelRows] = []
+    for config in configs:
+        collection = collection_of(config, wanted)
+        with open_local(config) as local:
+            _fill(local, wanted, watcher)
+            with watcher.step(f"collect with {config.model}") as advance:
+                asyncio.run(
+                    collect(
+                        collection,
+                        _arm_runner(local),
+                        local.judge,
+                        log,
+                        rows=rows,
+                        on_progress=lambda progress: advance(progress.done, progress.total),
+                    )
+                )
+            found.append(asyncio.run(_model_rows(local, rows, collection.keys())))
+    return found
 
 
 def judge_rows(
-    config: InstallationConfig, log: Path, *, only: str | None = None
+    config: InstallationConfig, log: Path, watcher: Watcher, *, only: str | None = None
 ) -> list[ModelRows]:
     """Judge the rows of a file with the configured reward model, model by model; runs no arm.
 
     Args:
         config: Names the reward model.
         log: File of rows.
+        watcher: Is shown the progress.
         only: Policy model whose rows are judged; by default those of all.
 
     Raises:
@@ -171,59 +196,60 @@ def judge_rows(
     for model in models if only is None else [name for name in models if name == only]:
         keys = [key for key in rows.answers if key.model == model]
         with open_local(config.model_copy(update={"model": model})) as local:
-            with progress(f"judge answers of {model}", total=0) as bar:
-                show = _show_on(bar)
-                asyncio.run(judge_missing(rows, keys, local.judge, ArmLog(log), on_progress=show))
-            found.append(asyncio.run(_model_rows(local, keys)))
+            with watcher.step(f"judge answers of {model}") as advance:
+                asyncio.run(
+                    judge_missing(
+                        rows,
+                        keys,
+                        local.judge,
+                        ArmLog(log),
+                        on_progress=lambda progress: advance(progress.done, progress.total),
+                    )
+                )
+            found.append(asyncio.run(_model_rows(local, rows, keys)))
     return found
 
 
-def settings_of(found: Sequence[ModelRows], log: Path) -> dict[str, Any]:
+def settings_of(found: Sequence[ModelRows]) -> dict[str, Any]:
     """Return what the rows were made with; where that differs, all values with a comma."""
-    known = ArmLog(log).load().settings
-    digests = dict.fromkeys(key.digest for one in found for key in one.keys)
     values: dict[str, dict[str, None]] = {}
-    for digest in digests:
-        for name, value in known.get(digest, {}).items():
-            values.setdefault(name, {})[str(value)] = None
+    for model_rows in found:
+        for digest in dict.fromkeys(key.digest for key in model_rows.keys):
+            for name, value in model_rows.rows.settings.get(digest, {}).items():
+                values.setdefault(name, {})[str(value)] = None
     return {name: ", ".join(seen) for name, seen in values.items()}
 
 
 def questions_of_models(
-    found: Sequence[ModelRows], log: Path, *, scorer: ScorerName, calibrated: bool = True
+    found: Sequence[ModelRows], *, scorer: ScorerName, calibrated: bool = True
 ) -> list[Question]:
     """Return the questions of all models, with calibrated rewards where there is a calibration."""
-    rows = ArmLog(log).load()
     return [
         question
-        for one in found
+        for model_rows in found
         for question in questions_of(
-            rows,
-            one.keys,
-            one.fingerprint,
-            calibrate=map_of(one.calibration) if one.calibration and calibrated else None,
+            model_rows.rows,
+            model_rows.keys,
+            model_rows.fingerprint,
+            calibrate=(
+                map_of(model_rows.calibration) if model_rows.calibration and calibrated else None
+            ),
             scorer=scorer,
         )
     ]
 
 
-async def _model_rows(local: LocalRttc, keys: Sequence[RowKey]) -> ModelRows:
+async def _model_rows(local: LocalRttc, rows: ArmRows, keys: Sequence[RowKey]) -> ModelRows:
     judge, tenant = local.judge, local.config.tenant
     fingerprint = await judge.fingerprint()
     return ModelRows(
         model=local.config.model,
+        rows=rows,
         keys=keys,
         reward_model=judge.name,
         fingerprint=fingerprint,
         calibration=await local.knowledge.calibrations.load(judge.name, fingerprint, tenant=tenant),
     )
-
-
-def _show_on(bar: Progress) -> Callable[[CollectProgress], None]:
-    def show(done: CollectProgress) -> None:
-        bar.update(bar.task_ids[0], completed=done.done, total=done.total)
-
-    return show
 
 
 def _arm_runner(local: LocalRttc) -> RunArm:
@@ -248,22 +274,28 @@ def _arm_runner(local: LocalRttc) -> RunArm:
     return run_arm
 
 
-def _fill(local: LocalRttc, wanted: RowsWanted) -> None:
+def _fill(local: LocalRttc, wanted: RowsWanted, watcher: Watcher) -> None:
     """Ingest what lies beside the questions, and say how many of these are samples themselves."""
     tenant = local.config.tenant
     base, embedder = local.knowledge.knowledge_base, local.knowledge.embedder
     for path in wanted.samples:
-        with progress(f"ingest {path}", total=0) as bar:
+        with watcher.step(f"ingest {path}") as advance:
 
-            def show(done: IngestProgress, bar: Progress = bar) -> None:
-                bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
+            def show(done: IngestProgress, advance: Advance = advance) -> None:
+                advance(done.rows, done.total or 0)
 
             samples = read_samples(str(path))
             asyncio.run(ingest(samples, base, embedder, tenant=tenant, on_progress=show))
     for data_set in wanted.data_sets:
-        missing = asyncio.run(base.missing(data_set.rows, tenant=tenant))
-        if known := missing.count(False):
-            err.print(
-                f"warning: {known} of {len(missing)} questions of {data_set.name} are in the "
-                "knowledge base with their answers, which flatters rag and ttt"
-            )
+        asyncio.run(warn_of_leaks(local, data_set, watcher))
+
+
+async def warn_of_leaks(local: LocalRttc, data_set: DataSet, watcher: Watcher) -> None:
+    """Say how many of the questions are in the knowledge base with their answers."""
+    base = local.knowledge.knowledge_base
+    missing = await base.missing(data_set.rows, tenant=local.config.tenant)
+    if known := missing.count(False):
+        watcher.warn(
+            f"{known} of {len(missing)} questions of {data_set.name} are in the knowledge base "
+            "with their answers, which flatters rag and ttt"
+        )

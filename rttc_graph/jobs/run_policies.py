@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress
-
-from rttc_graph.cli.screen import err, out, print_table, progress
 from rttc_graph.evaluation.collect import DataSet
 from rttc_graph.evaluation.runner import EvaluationProgress, EvaluationSettings, evaluate
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.evaluation.summary import EvaluationResult
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.protocols import NewSample
-from rttc_graph.settings import PolicyName, RttcSettings
+from rttc_graph.jobs.collect_rows import warn_of_leaks
+from rttc_graph.jobs.watching import Advance, Watcher
+from rttc_graph.settings import PolicyName
 
 if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
@@ -26,6 +24,7 @@ def evaluate_for_real(
     config: InstallationConfig,
     data_set: DataSet,
     policies: tuple[PolicyName, ...],
+    watcher: Watcher,
     *,
     scorer: ScorerName,
     domain: str | None,
@@ -51,19 +50,25 @@ def evaluate_for_real(
 
     from rttc_graph.installation.local import open_local
 
-    rows = list(data_set.rows)
-    with progress("evaluate", total=0) as bar, open_local(config) as local:
-        return asyncio.run(_evaluate(local, rows, settings, run, log, bar)), log
+    with watcher.step("evaluate") as advance, open_local(config) as local:
+        asyncio.run(_prepare(local, data_set, watcher))
+        return asyncio.run(_evaluate(local, data_set, settings, log, advance)), log
+
+
+async def _prepare(local: LocalRttc, data_set: DataSet, watcher: Watcher) -> None:
+    await local.warm_up()
+    await warn_of_leaks(local, data_set, watcher)
 
 
 async def _evaluate(
     local: LocalRttc,
-    rows: list[NewSample],
+    data_set: DataSet,
     settings: EvaluationSettings,
-    run: RttcSettings,
     log: Path,
-    bar: Progress,
+    advance: Advance,
 ) -> EvaluationResult:
+    run = local.config.run_settings()
+
     async def ask(
         question: str, *, domain: str | None, policy: PolicyName, seed: int, use_cache: bool
     ) -> Mapping[str, Any]:
@@ -71,46 +76,6 @@ async def _evaluate(
         return await local.ask(question, domain=domain, settings=chosen)
 
     def show(done: EvaluationProgress) -> None:
-        bar.update(bar.task_ids[0], completed=done.done, total=done.total)
+        advance(done.done, done.total)
 
-    await local.warm_up()
-    await _warn_of_leaks(local, rows)
-    return await evaluate(ask, rows, settings, log=log, on_progress=show)
-
-
-async def _warn_of_leaks(local: LocalRttc, rows: list[NewSample]) -> None:
-    """Say how many of the questions are themselves in the knowledge base."""
-    missing = await local.knowledge.knowledge_base.missing(rows, tenant=local.config.tenant)
-    if known := missing.count(False):
-        err.print(
-            f"warning: {known} of {len(rows)} questions are in the knowledge base with their "
-            "answers, which flatters rag and ttt"
-        )
-
-
-def print_policies(policies: Mapping[str, Any]) -> None:
-    """Print the figures of each policy as a table."""
-    columns = ["policy", "accuracy", "95 %", "seconds", "prompt", "completion", "trained", "arms"]
-    print_table(
-        columns,
-        [
-            (
-                policy,
-                f"{summary['accuracy']:.1%}",
-                "{:.1%} to {:.1%}".format(*summary["interval"]),
-                f"{summary['seconds_mean']:.2f}",
-                f"{summary['prompt_tokens']:.0f}",
-                f"{summary['completion_tokens']:.0f}",
-                f"{summary['trained_tokens']:.0f}",
-                ", ".join(f"{arm} {count:.4g}" for arm, count in summary["arms"].items()),
-            )
-            for policy, summary in policies.items()
-        ],
-    )
-
-
-def print_result(result: EvaluationResult) -> None:
-    """Print the figures of an evaluation."""
-    print_policies(result["policies"])
-    failed = sum(summary["failed"] for summary in result["policies"].values())
-    out.print(f"{result['rows']} questions" + (f", {failed} runs failed" if failed else ""))
+    return await evaluate(ask, list(data_set.rows), settings, log=log, on_progress=show)

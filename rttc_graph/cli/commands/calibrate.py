@@ -15,7 +15,15 @@ from rttc_graph.calibration.map_fitting import FittedMap
 from rttc_graph.calibration.proposal import Proposal, propose
 from rttc_graph.calibration.threshold_plot import plot_sweep
 from rttc_graph.cli.command_context import session
-from rttc_graph.cli.screen import AsJson, check_outputs, err, out, print_json, print_table
+from rttc_graph.cli.screen import (
+    AsJson,
+    ScreenWatcher,
+    check_outputs,
+    err,
+    out,
+    print_json,
+    print_table,
+)
 from rttc_graph.cli.shared_options import (
     Best,
     Choice,
@@ -99,10 +107,10 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     check_outputs(logs=[log, picture])
     if data_sets:
         wanted = RowsWanted(data_sets=data_sets, samples=samples, domain=domain, log=log)
-        rows = collect_rows(config, wanted)
+        [rows] = collect_rows([config], wanted, ScreenWatcher())
     else:
         rows = _rows_of(config, log)
-    questions = questions_of_models([rows], log, scorer=scorer, calibrated=False)
+    questions = questions_of_models([rows], scorer=scorer, calibrated=False)
     proposal = propose(questions, aim)
     stored = proposal.stored(rows.reward_model, rows.fingerprint)
     plot_sweep(proposal.points, proposal.chosen, picture, title=f"{name}, {rows.model}, {aim}")
@@ -118,13 +126,13 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
 
 def _rows_of(config: InstallationConfig, log: Path) -> ModelRows:
     """Return the rows of the configured policy model in a file."""
-    found = {rows.model: rows for rows in judge_rows(config, log, only=config.model)}
-    if config.model not in found:
+    found = judge_rows(config, log, ScreenWatcher(), only=config.model)
+    if not found:
         raise ConfigurationError(
             f"{str(log)!r} has no rows of the policy model {config.model!r}: name another with "
             "rttc --model, or name a file of questions"
         )
-    return found[config.model]
+    return found[0]
 
 
 def _save(config: InstallationConfig, stored: StoredCalibration) -> None:

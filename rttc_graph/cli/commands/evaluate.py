@@ -13,7 +13,8 @@ from rich.text import Text
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import cross_fitted
 from rttc_graph.cli.command_context import session
-from rttc_graph.cli.screen import AsJsonFile, check_outputs, err, out, write_json
+from rttc_graph.cli.policy_table import print_policies, print_result
+from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, check_outputs, err, out, write_json
 from rttc_graph.cli.shared_options import (
     Best,
     Choice,
@@ -46,7 +47,7 @@ from rttc_graph.jobs.collect_rows import (
     run_name,
     settings_of,
 )
-from rttc_graph.jobs.run_policies import evaluate_for_real, print_policies, print_result
+from rttc_graph.jobs.run_policies import evaluate_for_real
 from rttc_graph.settings import PolicyName
 
 _POLICIES = "direct,rag,ttt,compare,cascade"
@@ -148,6 +149,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
             config,
             data_sets[0],
             chosen,
+            ScreenWatcher(),
             scorer=scorer,
             domain=domain,
             use_cache=use_cache,
@@ -156,11 +158,12 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         _show_real(config, result, replace(where, log=log))
         return
     if rejudge:
-        found = judge_rows(config, log)
+        found = judge_rows(config, log, ScreenWatcher())
     else:
         wanted = RowsWanted(data_sets=data_sets, samples=samples, domain=domain, log=log)
         named = words_of(models or config.model)
-        found = [collect_rows(config.model_copy(update={"model": m}), wanted) for m in named]
+        configs = [config.model_copy(update={"model": name}) for name in named]
+        found = collect_rows(configs, wanted, ScreenWatcher())
     if collect_only:
         out.print(Text(f"every answer: {log}"))
         return
@@ -197,11 +200,11 @@ def _report(
     where: _Where,
 ) -> None:
     """Work out the figures of the rows and write them wherever they were asked for."""
-    raw = questions_of_models(found, where.log, scorer=scorer, calibrated=False)
+    raw = questions_of_models(found, scorer=scorer, calibrated=False)
     if where.aim is None:
         for rows in found:
             rows.check_threshold(config)
-        questions = questions_of_models(found, where.log, scorer=scorer)
+        questions = questions_of_models(found, scorer=scorer)
         gates = [Gate(tau_r=config.tau_r, first_arm=config.first_arm)]
         groups = grouped(questions, policies, lambda question: gates[0])
         calibrated = ", ".join("yes" if rows.calibration else "no" for rows in found)
@@ -222,7 +225,7 @@ def _report(
         "calibrated": calibrated,
         **_shown(gates),
         **({"aim of the gates": str(where.aim)} if where.aim else {}),
-        **settings_of(found, where.log),
+        **settings_of(found),
     }
     plot_accuracy(groups[0]["policies"], where.picture, rows=groups[0]["rows"], title=where.name)
     result = {**groups[0], "groups": groups, "settings": settings}

@@ -1,0 +1,35 @@
+"""How a job tells whoever started it what it is doing, without knowing how that is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Advance = Callable[[int, int], None]
+"""Takes how many items of a step are done, and of how many."""
+
+
+class Watcher(Protocol):
+    """Shows the steps of a job: a terminal, a page, a log."""
+
+    def step(self, what: str) -> AbstractContextManager[Advance]:
+        """Return a step that lasts as long as the block; `what` is shown beside its progress."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Show a sentence that the user should read before believing the result."""
+        ...
+
+
+class SilentWatcher:
+    """A watcher for callers who show nothing."""
+
+    @contextmanager
+    def step(self, what: str) -> Generator[Advance]:
+        """Run the block; its progress goes nowhere."""
+        del what
+        yield lambda done, total: None
+
+    def warn(self, text: str) -> None:
+        """Drop the warning."""
