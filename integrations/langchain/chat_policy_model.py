@@ -27,7 +27,7 @@ from rttc_graph.integrations.langchain.chat_calls import (
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.protocols import Generation, GenerationRequest
 from rttc_graph.state import ChatTurn, FinishReason
-from rttc_graph.thinking import THINKING
+from rttc_graph.support.thinking import THINKING
 
 LIMIT_NAMES: Final = (
     "max_tokens",

@@ -19,7 +19,7 @@ except ImportError as exc:
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
-from rttc_graph.integrations.trusted_folders import refuse_code
+from rttc_graph.integrations.transformers.weight_files.trusted_folders import refuse_code
 
 
 def local_embedder(

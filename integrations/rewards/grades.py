@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final, cast
 
-from rttc_graph.thinking import answer_behind
+from rttc_graph.support.thinking import answer_behind
 
 __all__ = ("grade_of",)
 

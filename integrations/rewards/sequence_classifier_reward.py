@@ -35,7 +35,7 @@ from rttc_graph.integrations.transformers.loading import (
     readable_config,
 )
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
-from rttc_graph.integrations.trusted_folders import NO_CODE
+from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
 from rttc_graph.state import Candidate
 from rttc_graph.support.clean_text import clean
 from rttc_graph.support.logistic import sigmoid

@@ -35,7 +35,7 @@ from rttc_graph.integrations.transformers.precision import (
     keep_gradients,
     weight_options,
 )
-from rttc_graph.integrations.trusted_folders import NO_CODE
+from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
 """In the order in which transformers prefers them; only the first kind present is digested."""

@@ -16,7 +16,7 @@ from rttc_graph.evaluation.marks import FINAL_MARK, final_part
 from rttc_graph.evaluation.numbers import is_number, last_number
 from rttc_graph.protocols import NewSample
 from rttc_graph.support.extras import require
-from rttc_graph.thinking import answer_behind
+from rttc_graph.support.thinking import answer_behind
 
 ScorerName = Literal["auto", "exact", "number", "choice", "reasoning-gym"]
 

@@ -28,7 +28,7 @@ from rttc_graph.run.adapter_key import adapter_key
 from rttc_graph.run.prompts import direct_messages, rag_messages, training_examples
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import Arm, ChatTurn, Sample
-from rttc_graph.thinking import answer_behind
+from rttc_graph.support.thinking import answer_behind
 
 MOST_AT_ONCE = 32
 """Requests handed to the policy model together, and lost when the job is killed."""

@@ -22,7 +22,7 @@ from rttc_graph.state import (
     RttcState,
     Spent,
 )
-from rttc_graph.thinking import answer_behind, spoken
+from rttc_graph.support.thinking import answer_behind, spoken
 
 
 class AnswerUpdate(TypedDict):

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemM
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.state import ChatTurn, Sample
-from rttc_graph.thinking import answer_behind
+from rttc_graph.support.thinking import answer_behind
 
 SYSTEM_PROMPT = "Answer the question."
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rttc_graph.thinking import Spoken, answer_behind, spoken
+from rttc_graph.support.thinking import Spoken, answer_behind, spoken
 
 ANSWERS = {
     "none": ("blue", "blue"),

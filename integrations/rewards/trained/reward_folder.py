@@ -25,7 +25,7 @@ from rttc_graph.integrations.transformers.loading import (
     one_load_at_a_time,
     readable_config,
 )
-from rttc_graph.integrations.trusted_folders import NO_CODE
+from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
 
 __all__ = ("RewardBase", "encoder_base", "load_network", "policy_base", "save_weights")
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from rttc_graph.thinking import OPENING_MARKS, THOUGHT_MARKS
+from rttc_graph.support.thinking import OPENING_MARKS, THOUGHT_MARKS
 
 _LONGEST_OPENING = 24
 """Tokens at the end of a prompt that a mark of thoughts and white space behind it may take."""
