@@ -20,8 +20,8 @@ from pydantic_settings import (
 )
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.samples.encodings import open_text, undecodable
 from rttc_graph.settings import RttcSettings, TrainingDtype
+from rttc_graph.support.encodings import open_text, undecodable
 
 CONFIG_FILE = "rttc.toml"
 

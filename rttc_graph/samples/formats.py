@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from rttc_graph.errors import BadSampleError, ConfigurationError
-from rttc_graph.samples.encodings import open_text, undecodable
 from rttc_graph.samples.rows import COLUMNS, REQUIRED_COLUMNS, Fields, parse_json
+from rttc_graph.support.encodings import open_text, undecodable
 from rttc_graph.support.extras import require
 
 RawRow = tuple[int, Fields | str]

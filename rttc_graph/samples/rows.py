@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from rttc_graph.errors import BadSampleError
 from rttc_graph.protocols import NewSample
-from rttc_graph.samples.encodings import undecodable
+from rttc_graph.support.encodings import undecodable
 
 MAX_TEXT_CHARACTERS = 100_000
 """Longest question, answer or metadata (as JSON); well above the context of any model at hand."""

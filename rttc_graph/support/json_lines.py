@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.samples.encodings import encoding_of
+from rttc_graph.support.encodings import encoding_of
 
 T = TypeVar("T")
 

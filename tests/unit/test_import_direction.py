@@ -1,9 +1,14 @@
-"""Dependencies point one way; the imports are read from the source, not made."""
+"""Dependencies point one way: the table in `docs/architecture.md`, held against every import.
+
+The imports are read from the source, not made.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,122 +20,167 @@ FOLDERS = {
     "rttc_graph.migrations": "migrations",
     "rttc_graph.nodes": "nodes",
 }
+CONTRACTS = frozenset({"errors", "settings", "state", "protocols", "support"})
+CORE = frozenset({*CONTRACTS, "run", "nodes", "graph", "rttc_graph", "moved_modules"})
+"""Rooms that work without any extra."""
 
-CONTRACTS = {
-    "errors": set[str](),
-    "settings": {"errors"},
-    "state": {"errors"},
-    "protocols": {"settings", "state"},
-}
-"""What each contract may know of ours: nothing above it."""
-
-CORE = (
-    "adapters",
-    "answering",
-    "budget",
-    "ledger",
-    "policies",
-    "prompts",
-    "recalling",
-    "scope",
-    "survival",
-    "thinking",
-    "training_gate",
-)
-"""What nodes are made of; between the contracts and the nodes."""
-
-TOP = ("graph", "nodes", "integrations", "cli", "__main__", "local", "config")
 ALLOWED_VENDORS = {"langchain_core", "langgraph", "pydantic", "typing_extensions"}
 
 
-def modules() -> dict[str, ast.Module]:
+def parsed_modules() -> dict[str, ast.Module]:
     """Return every module of ours by its import name."""
-    found: dict[str, ast.Module] = {}
+    modules: dict[str, ast.Module] = {}
     for package, folder in FOLDERS.items():
         for path in (ROOT / folder).rglob("*.py"):
             inner = path.relative_to(ROOT / folder).with_suffix("").parts
             name = ".".join([package, *inner]).removesuffix(".__init__")
-            found[name] = ast.parse(path.read_text(encoding="utf-8"))
-    return found
+            modules[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return modules
 
 
-MODULES = modules()
+MODULES = parsed_modules()
+PACKAGES = {
+    ".".join([package, *path.relative_to(ROOT / folder).parent.parts])
+    for package, folder in FOLDERS.items()
+    for path in (ROOT / folder).rglob("__init__.py")
+}
 
 
-def imports(tree: ast.Module) -> set[str]:
+def table_of_rooms() -> dict[str, frozenset[str]]:
+    """Return the rooms of the documented table, each with the rooms that it may import."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- rooms:begin -->")[2].partition("<!-- rooms:end -->")[0]
+    rooms: dict[str, frozenset[str]] = {}
+    for row in table.strip().splitlines()[2:]:
+        _, room, _, may_import, _ = (cell.strip() for cell in row.split("|"))
+        named = frozenset(re.findall(r"`([\w.]+)`", may_import))
+        rooms[room.strip("`")] = named if may_import.startswith("only") else named | CONTRACTS
+    return rooms
+
+
+ROOMS = table_of_rooms()
+
+
+def room_of(module: str) -> str:
+    """Return the room that a module lives in: its package, or itself at the top."""
+    inner = module.removeprefix("rttc_graph").lstrip(".")
+    if module in PACKAGES:
+        return inner or "rttc_graph"
+    return inner.rpartition(".")[0] or inner
+
+
+def imported_names(tree: ast.Module) -> set[str]:
     """Return the dotted names that a module imports, also inside functions."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-def ours(tree: ast.Module) -> set[str]:
-    """Return the first part, below the package, of each import of ours."""
-    return {name.split(".")[1] for name in imports(tree) if name.startswith("rttc_graph.")}
+def is_covered(room: str, by: frozenset[str]) -> bool:
+    """Tell whether a room, or one that it lies in, is among those named."""
+    return any(room == named or room.startswith(f"{named}.") for named in by)
 
 
-def within(*parts: str) -> list[str]:
-    """Return the modules in these parts of the package."""
-    return sorted(name for name in MODULES if name.split(".")[1:2] and name.split(".")[1] in parts)
+def forbidden_rooms(module: str, tree: ast.Module) -> set[str]:
+    """Return the rooms that a module imports although its own room may not."""
+    own = room_of(module)
+    reached = {room_of(name) for name in imported_names(tree) if name in MODULES}
+    return {
+        room
+        for room in reached - {own, "rttc_graph"}
+        if not is_covered(room, ROOMS.get(own, frozenset()))
+    }
 
 
-def test_the_source_is_found() -> None:
-    assert len(within("nodes")) >= 6
-    assert len(within("integrations")) >= 10
-    assert [part for part in (*CONTRACTS, *CORE) if not within(part)] == []
+def missing_rooms(modules: Mapping[str, ast.Module]) -> set[str]:
+    """Return the rooms that the table leaves out."""
+    return {room_of(name) for name in modules} - ROOMS.keys()
 
 
-@pytest.mark.parametrize("name", CONTRACTS)
-def test_a_contract_knows_nothing_of_ours_above_it(name: str) -> None:
-    assert ours(MODULES[f"rttc_graph.{name}"]) - CONTRACTS[name] == set()
+def test_every_room_is_in_the_table_and_no_other() -> None:
+    assert missing_rooms(MODULES) == set()
+    assert ROOMS.keys() - {room_of(name) for name in MODULES} == set()
 
 
-@pytest.mark.parametrize("name", CORE)
-def test_the_core_knows_neither_nodes_nor_vendors_nor_the_command_line(name: str) -> None:
-    assert ours(MODULES[f"rttc_graph.{name}"]) & set(TOP) == set()
+def test_a_room_that_is_missing_from_the_table_is_noticed() -> None:
+    assert missing_rooms({**MODULES, "rttc_graph.attic": ast.parse("")}) == {"attic"}
 
 
-@pytest.mark.parametrize("name", within("nodes"))
-def test_nodes_know_only_contracts_and_core(name: str) -> None:
-    assert ours(MODULES[name]) - CONTRACTS.keys() - set(CORE) == set()
+def test_the_table_names_only_rooms_that_are_there() -> None:
+    assert {named for may_import in ROOMS.values() for named in may_import} <= ROOMS.keys()
 
 
-@pytest.mark.parametrize("name", within("integrations"))
-def test_integrations_know_neither_nodes_nor_graph_nor_the_command_line(name: str) -> None:
-    assert ours(MODULES[name]) & set(TOP) <= {"integrations"}
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_only_what_its_room_may(name: str) -> None:
+    assert forbidden_rooms(name, MODULES[name]) == set()
 
 
-def test_the_graph_joins_nodes_and_knows_no_integration() -> None:
-    assert ours(MODULES["rttc_graph.graph"]) & set(TOP) == {"nodes"}
+@pytest.mark.parametrize(
+    ("module", "line", "caught"),
+    [
+        (
+            "rttc_graph.integrations.remote.remote_knowledge_base",
+            "from rttc_graph.installation.knowledge import open_knowledge",
+            "installation",
+        ),
+        (
+            "rttc_graph.integrations.lora.lora_trainer",
+            "import rttc_graph.serving.http_app",
+            "serving",
+        ),
+        (
+            "rttc_graph.evaluation.replay",
+            "from rttc_graph.integrations.postgres import database",
+            "integrations.postgres",
+        ),
+        ("rttc_graph.samples.rows", "from rttc_graph.cli import screen", "cli"),
+        (
+            "rttc_graph.run.policies",
+            "def late():\n    from rttc_graph.serving.http_app import create_app",
+            "serving",
+        ),
+        ("rttc_graph.jobs.collect_rows", "from rttc_graph.cli.screen import out", "cli"),
+    ],
+)
+def test_an_import_against_the_table_is_caught(module: str, line: str, caught: str) -> None:
+    assert forbidden_rooms(module, ast.parse(line)) == {caught}
 
 
-@pytest.mark.parametrize("name", [*within(*CONTRACTS, *CORE, "nodes", "graph"), "rttc_graph"])
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if room_of(name) in CORE))
 def test_the_core_needs_no_extra(name: str) -> None:
-    roots = {imported.split(".")[0] for imported in imports(MODULES[name])}
+    roots = {imported.split(".")[0] for imported in imported_names(MODULES[name])}
     assert roots - sys.stdlib_module_names - ALLOWED_VENDORS - {"rttc_graph"} == set()
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_our_folders_are_imported_under_the_package(name: str) -> None:
-    roots = {imported.split(".")[0] for imported in imports(MODULES[name])}
+    roots = {imported.split(".")[0] for imported in imported_names(MODULES[name])}
     assert roots & {"nodes", "integrations", "migrations", "tests"} == set()
 
 
-def packages() -> list[str]:
-    return sorted(
-        name
-        for name in MODULES
-        if any(other.startswith(f"{name}.") for other in MODULES) and name != "rttc_graph"
-    )
-
-
-@pytest.mark.parametrize("name", packages())
+@pytest.mark.parametrize("name", sorted(PACKAGES - {"rttc_graph"}))
 def test_a_package_imports_nothing_optional_by_itself(name: str) -> None:
-    roots = {imported.split(".")[0] for imported in imports(MODULES[name])}
+    roots = {imported.split(".")[0] for imported in imported_names(MODULES[name])}
     assert roots - sys.stdlib_module_names - ALLOWED_VENDORS - {"rttc_graph"} == set()
     assert ast.get_docstring(MODULES[name])
+
+
+def python_files(package: str) -> list[str]:
+    """Return the modules of a package, without those of its packages and its `__init__`."""
+    return [name for name in MODULES if name.rpartition(".")[0] == package and name not in PACKAGES]
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGES))
+def test_no_room_is_too_large_to_look_over(name: str) -> None:
+    assert len(python_files(name)) < (12 if name == "rttc_graph" else 15)  # and its `__init__`
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    """A name that means two things sends its reader to the wrong file."""
+    names = [name.rpartition(".")[2] for name in MODULES if name not in PACKAGES]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
