@@ -9,12 +9,15 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rttc_graph.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 PolicyName = Literal["cascade", "compare", "direct", "rag", "ttt"]
 FirstArm = Literal["direct", "rag"]
@@ -22,7 +25,7 @@ SamplesChoice = Literal["nearest", "sift"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
 
 DEFAULT_TENANT = "default"
-"""Whose everything is where nobody names a tenant."""
+"""Tenant of everything that is stored without naming one."""
 
 
 def _on(*nodes: str) -> dict[str, Any]:
@@ -38,21 +41,21 @@ class TttSettings:
     alpha: float = 16.0
     """The adapter's output is scaled by `alpha / rank`."""
     layers: float = 1.0
-    """Share of the layers, from the top, that are adapted. What those below make of a sample is
-    computed once a training."""
+    """Share of the layers that are adapted, counted from the top, in (0, 1]. The layers below are
+    computed once per training."""
     learning_rate: float = 0.0
-    """Of AdamW; 0 takes the one that suits the base (`learning_rate_of`)."""
+    """Learning rate of AdamW; 0 takes the one that suits the base (`learning_rate_of`)."""
     epochs: int = 2
-    """Most passes over the samples; a second one for the third of the queries that need it gained
-    5 points of accuracy (docs/experiments.md)."""
+    """Maximum number of passes over the samples. A third of the queries need the second one; with
+    it accuracy rose by 5 points (docs/experiments.md)."""
     samples_per_step: int = 2
-    """Most samples of one optimiser step. Steps of 2 reach in one epoch over 8 samples what steps
-    of all 8 reach in four (docs/experiments.md)."""
+    """Maximum number of samples per optimiser step. One epoch over 8 samples in steps of 2 reaches
+    what four epochs in steps of 8 reach (docs/experiments.md)."""
     min_steps: int = 4
-    """Few samples are gone through again until there were so many steps."""
+    """Minimum number of steps: with few samples, epochs repeat until it is reached."""
     stop_loss: float = 1.0
-    """No further epoch is begun where the last step of one had a loss below this, in nats per
-    answer token, before its update."""
+    """Loss in nats per answer token; an epoch whose last step is below it, before its update, is
+    the last one."""
     seed: int = 0
 
     def steps_of_epoch(self, samples: int) -> int:
@@ -66,7 +69,7 @@ class TttSettings:
     def fingerprint(self) -> str:
         """Return a digest of all fields, 16 hexadecimal characters.
 
-        Of a training of all layers it is what it was before there was a choice.
+        With all layers, `layers` is left out, so that keys written by earlier releases stay valid.
         """
         fields = asdict(self)
         if self.layers == 1:
@@ -123,12 +126,12 @@ class RttcSettings(BaseModel):
         default=8,
         ge=1,
         le=64,
-        description="Samples to retrieve.",
+        description="Number of samples to retrieve.",
         json_schema_extra=_on("retrieve"),
     )
     samples_choice: SamplesChoice = Field(
         default="nearest",
-        description="Which samples: the k nearest, or sift, which takes k of the 8 k nearest (512 "
+        description="Which samples: the k nearest, or sift, which takes k of the nearest 8 k (512 "
         "at most) that do not repeat each other.",
         json_schema_extra=_on("retrieve"),
     )
@@ -143,7 +146,7 @@ class RttcSettings(BaseModel):
         default=120.0,
         gt=0,
         le=86_400,
-        description="Wall time of the whole run.",
+        description="Wall time of the whole run in seconds.",
         json_schema_extra=_on("generate"),
     )
     budget_tokens: int = Field(
@@ -156,28 +159,28 @@ class RttcSettings(BaseModel):
         default=4,
         ge=1,
         le=16,
-        description="Answers that may be generated.",
+        description="Maximum number of answers that may be generated.",
         json_schema_extra=_on("generate"),
     )
     max_new_tokens: int = Field(
         default=256,
         ge=1,
         le=32_768,
-        description="Longest answer.",
+        description="Maximum length of an answer in tokens.",
         json_schema_extra=_on("generate", "rag_generate"),
     )
     temperature: float = Field(
         default=0.0,
         ge=0,
         le=2,
-        description="0 is greedy.",
+        description="Sampling temperature; 0 is greedy.",
         json_schema_extra=_on("generate", "rag_generate"),
     )
     seed: int = Field(
         default=0,
         ge=0,
         lt=2**31,
-        description="Of sampling and training.",
+        description="Seed of sampling and training.",
         json_schema_extra=_on("generate", "ttt_adapt"),
     )
     samples_similarity: float = Field(
@@ -199,14 +202,14 @@ class RttcSettings(BaseModel):
         ge=0,
         le=1,
         description="Lowest cosine similarity at which another query's adapter is tried on the "
-        "samples before one is trained on them.",
+        "samples before a new one is trained.",
         json_schema_extra=_on("ttt_adapt"),
     )
     reuse_loss: float = Field(
         default=0.2,
         ge=0,
-        description="It is used instead if its loss on the nearest two is below this, in nats per "
-        "answer token; 0 trains without a trial.",
+        description="Reuse that adapter instead of training if its loss on the two nearest samples "
+        "is below this (nats per answer token); 0 always trains.",
         json_schema_extra=_on("ttt_adapt"),
     )
     use_cache: bool = Field(
@@ -236,51 +239,41 @@ class RttcSettings(BaseModel):
         default=0.0,
         ge=0,
         le=1,
-        description="Of AdamW; 0 takes the one that suits the size of the base's weights.",
+        description="Learning rate of AdamW; 0 takes the one that suits the base's weights.",
         json_schema_extra=_on("ttt_adapt"),
     )
     ttt_epochs: int = Field(
         default=2,
         ge=1,
         le=100,
-        description="Most passes over the samples.",
+        description="Maximum number of passes over the samples.",
         json_schema_extra=_on("ttt_adapt"),
     )
     ttt_samples_per_step: int = Field(
         default=2,
         ge=1,
         le=64,
-        description="Most samples of one optimiser step.",
+        description="Maximum number of samples per optimiser step.",
         json_schema_extra=_on("ttt_adapt"),
     )
     ttt_min_steps: int = Field(
         default=4,
         ge=1,
         le=1000,
-        description="Few samples are gone through again until there were so many steps.",
+        description="Minimum number of steps: with few samples, epochs repeat until it is reached.",
         json_schema_extra=_on("ttt_adapt"),
     )
     ttt_stop_loss: float = Field(
         default=1.0,
         ge=0,
-        description="No further epoch after a step with a loss below this, nats per answer token.",
+        description="Stop after an epoch whose last loss is below this (nats per answer token).",
         json_schema_extra=_on("ttt_adapt"),
     )
 
     @property
     def ttt(self) -> TttSettings:
-        """The training's part of the settings."""
-        return TttSettings(
-            rank=self.ttt_rank,
-            alpha=self.ttt_alpha,
-            layers=self.ttt_layers,
-            learning_rate=self.ttt_learning_rate,
-            epochs=self.ttt_epochs,
-            samples_per_step=self.ttt_samples_per_step,
-            min_steps=self.ttt_min_steps,
-            stop_loss=self.ttt_stop_loss,
-            seed=self.seed,
-        )
+        """Settings of the training: each field of `TttSettings`, from `ttt_` and its name."""
+        return _group(TttSettings, self, prefix="ttt_")
 
     @property
     def training_fingerprint(self) -> str:
@@ -309,6 +302,23 @@ class RttcSettings(BaseModel):
             return defaults or cls()
         base = defaults.model_dump() if defaults else {}
         return cls(**{**base, **given})
+
+
+Group = TypeVar("Group", bound="DataclassInstance")
+
+
+def _group(kind: type[Group], settings: RttcSettings, *, prefix: str) -> Group:
+    """Return a group of settings, read field by field from the flat ones.
+
+    A field without a flat twin under the prefix, such as the seed, is shared by the whole run and
+    read under its own name.
+    """
+    flat = type(settings).model_fields
+    names = {
+        field.name: f"{prefix}{field.name}" if f"{prefix}{field.name}" in flat else field.name
+        for field in fields(kind)
+    }
+    return kind(**{name: getattr(settings, flat_name) for name, flat_name in names.items()})
 
 
 def _fields_of(context: object, cls: type[RttcSettings]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -162,49 +162,34 @@ def test_settings_cannot_be_changed_behind_a_run() -> None:
         settings.tau_r = 0.1
 
 
-def test_the_trainings_part_takes_over_each_of_its_fields() -> None:
-    settings = RttcSettings(
-        seed=7,
-        ttt_rank=4,
-        ttt_alpha=2.0,
-        ttt_learning_rate=0.1,
-        ttt_epochs=9,
-        ttt_samples_per_step=3,
-        ttt_min_steps=5,
-        ttt_stop_loss=0.5,
-    )
-    assert settings.ttt == TttSettings(
-        rank=4,
-        alpha=2.0,
-        learning_rate=0.1,
-        epochs=9,
-        samples_per_step=3,
-        min_steps=5,
-        stop_loss=0.5,
-        seed=7,
-    )
+OTHER_TRAINING: dict[str, Any] = {
+    "rank": 4,
+    "alpha": 2.0,
+    "layers": 0.5,
+    "learning_rate": 0.1,
+    "epochs": 9,
+    "samples_per_step": 3,
+    "min_steps": 5,
+    "stop_loss": 0.5,
+    "seed": 7,
+}
+"""A value of each field of a training that is not its default."""
+
+
+def test_no_field_of_a_training_is_left_out_below() -> None:
+    assert OTHER_TRAINING.keys() == {field.name for field in fields(TttSettings)}
+
+
+@pytest.mark.parametrize("name", OTHER_TRAINING)
+def test_each_field_of_a_training_is_taken_over_and_changes_the_adapters_key(name: str) -> None:
+    flat = name if name == "seed" else f"ttt_{name}"
+    training = RttcSettings.model_validate({flat: OTHER_TRAINING[name]}).ttt
+    assert training == replace(TttSettings(), **{name: OTHER_TRAINING[name]})
+    assert training.fingerprint() != TttSettings().fingerprint()
 
 
 def test_the_defaults_of_both_classes_agree() -> None:
     assert RttcSettings().ttt == TttSettings()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"rank": 4},
-        {"alpha": 1.0},
-        {"learning_rate": 0.1},
-        {"epochs": 3},
-        {"samples_per_step": 8},
-        {"min_steps": 6},
-        {"stop_loss": 0.0},
-        {"seed": 1},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_each_field_of_the_training_changes_its_fingerprint(change: dict[str, Any]) -> None:
-    assert TttSettings(**change).fingerprint() != TttSettings().fingerprint()
 
 
 def test_an_adapter_of_samples_chosen_otherwise_has_another_fingerprint() -> None:
