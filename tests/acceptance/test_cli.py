@@ -13,6 +13,7 @@ import pytest
 from installations import Installation
 
 from rttc_graph.cli.app import main
+from rttc_graph.evaluation.arm_rows import ArmLog, ArmRows
 
 ROWS = [
     {"question": f"what is {n} plus {n}", "answer": str(2 * n), "domain": "sums"} for n in range(20)
@@ -218,12 +219,27 @@ def test_eval_runs_policies_for_real_if_asked(
             assert replayed["policies"][policy][figure] == summary[figure]
 
 
+def count_reads_of_rows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of each file of rows when it is parsed."""
+    read: list[str] = []
+    load = ArmLog.load
+
+    def counted(log: ArmLog) -> ArmRows:
+        read.append(log.path.name)
+        return load(log)
+
+    monkeypatch.setattr(ArmLog, "load", counted)
+    return read
+
+
 def test_a_calibration_is_fitted_kept_and_used(
     questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, records = str(questions), ["--records", "rows.jsonl"]
+    read = count_reads_of_rows(monkeypatch)
     code, line = complaint(capsys, "calibrate", folder, *records)
     assert code == 2
+    assert read == ["rows.jsonl"]
     assert "too few to calibrate on" in line
     rows = [json.loads(text) for text in Path("rows.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows):  # a model that is sometimes right
@@ -232,7 +248,9 @@ def test_a_calibration_is_fitted_kept_and_used(
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     given = ["calibrate", *records, "--scorer", "exact", "--target-cost", "1000"]
+    read.clear()
     found = call_json(capsys, *given, "--save", "--json")
+    assert read == ["rows.jsonl"]
     assert found["saved"]
     assert found["questions"] == 18
     gates = [(point["first_arm"], point["tau_r"]) for point in found["points"]]
@@ -242,7 +260,9 @@ def test_a_calibration_is_fitted_kept_and_used(
     assert found["tau_r_of"] != found["fingerprint"]
 
     rejudge = ("eval", "--rejudge", *records, "--scorer", "exact", "--json", "-")
+    read.clear()
     fair = call_json(capsys, *rejudge, "--cross-fit", "--target-cost", "1000")
+    assert read == ["rows.jsonl"]
     assert fair["settings"]["calibrated"] == "cross-fitted"
     assert fair["policies"]["direct"]["accuracy"] == 0.5
 
