@@ -3,6 +3,10 @@
 psycopg's synchronous pool is bound to no loop, so one `Database` serves all loops and threads of a
 process. It connects when it is first used. Work that loses its connection is done once more from
 its start, so a piece of work is one transaction or may be repeated.
+
+A pool lives as long as its server answers: whoever loses a connection throws the pool away, and the
+next work asks the server itself before it makes a new one. So an outage is told in the server's own
+words, at once, and the first work after it does not wait for a pool's next attempt.
 """
 
 from __future__ import annotations
@@ -10,20 +14,32 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
-import psycopg
 from psycopg import Connection
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from rttc_graph.errors import BackendError
-from rttc_graph.integrations.postgres.database_session import Session
-from rttc_graph.integrations.postgres.psycopg_errors import LOST, translated
+from rttc_graph.integrations.concurrency.daemon_threads import DaemonThreads, on_daemon
+from rttc_graph.integrations.postgres.connecting import (
+    completed,
+    connection_class,
+    encoding_fault,
+)
+from rttc_graph.integrations.postgres.database_session import CANCEL_SECONDS, Session
+from rttc_graph.integrations.postgres.psycopg_errors import (
+    LOST,
+    UNPREPARED,
+    UnreachableDatabase,
+    UnusableDatabase,
+    translated,
+)
+from rttc_graph.integrations.postgres.watch import Watch
 
-__all__ = ("Database", "Source")
+__all__ = ("BACKGROUND_SECONDS", "LOOK_UP_SECONDS", "Database", "Source")
 
 T = TypeVar("T")
 
@@ -31,13 +47,18 @@ Source = str | Callable[[], str] | ConnectionPool[Any]
 """A DSN; what returns one, called at the first use and when the server was lost; a pool of the
 caller's."""
 
-_KEEPALIVE: dict[str, Any] = {
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,  # milliseconds
-    "application_name": "rttc-graph",
-}
+LOOK_UP_SECONDS = 5.0
+"""Longest wait of a run for a look-up that takes milliseconds, such as a recall: a database that
+has fallen silent costs the look-up, not the run's budget."""
+
+BACKGROUND_SECONDS = 10.0
+"""Longest silence in work that nobody waits for, such as storing an adapter."""
+
+_CLOSE_SECONDS = 5.0
+"""How long `close` waits for statements in hand before it cancels them."""
+
+_PREPARE_AFTER = 2
+"""Executions after which a statement is prepared."""
 
 
 class Database:
@@ -51,6 +72,8 @@ class Database:
         statement_timeout_seconds: Longest statement; the server ends it.
         silence_seconds: How much longer a statement may stay unanswered before its connection is
             cut, for servers and networks that have gone without a word.
+        private: The server is ours alone, so libpq's environment (`PGSERVICE`, `PGHOSTADDR`, …)
+            is meant for others and not read.
     """
 
     def __init__(
@@ -61,6 +84,7 @@ class Database:
         connect_timeout_seconds: float = 10.0,
         statement_timeout_seconds: float = 60.0,
         silence_seconds: float = 10.0,
+        private: bool = False,
     ) -> None:
         self._callers: ConnectionPool[Any] | None = None
         self._find: Callable[[], str] = str  # never asked for a caller's pool
@@ -74,44 +98,84 @@ class Database:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._statement_timeout_seconds = statement_timeout_seconds
         self._patience_seconds = statement_timeout_seconds + silence_seconds
+        self._connection_class = connection_class(private=private)
+        self._prepare_after: int | None = _PREPARE_AFTER
         self._closed = threading.Event()
         self._dsn: str | None = None
+        self._watch = Watch()
         self._threads_lock = threading.Lock()
         self._pool_lock = threading.Lock()  # held while connecting, so never on an event loop
         self._pool: ConnectionPool[Any] | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: DaemonThreads | None = None
 
     async def run(
-        self, action: str, work: Callable[[Session], T], *, error: type[BackendError]
+        self,
+        action: str,
+        work: Callable[[Session], T],
+        *,
+        error: type[BackendError],
+        within_seconds: float | None = None,
     ) -> T:
         """Do a piece of work on a thread and return its result.
+
+        When the caller is cancelled, the work ends before its next statement, and the one that is
+        running is cancelled on the server, so that it does not hold the pool.
 
         Args:
             action: What it does, for the error's message.
             work: One transaction, or something that may be done twice.
             error: What the driver's errors become.
+            within_seconds: Longest wait for the result; without it, until the server or the
+                watch ends a statement.
         """
-        session = Session()
+        session = Session(self._patience_seconds)
         done = asyncio.wrap_future(self._submit(action, work, error, session))
-        watchdog = _Watchdog(session, self._patience_seconds)
+        limit = asyncio.timeout(within_seconds)
         try:
-            return await done
+            async with limit:
+                return await done
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise error(
+                f"could not {action}: no answer from the database within {within_seconds} s",
+                retryable=True,
+            ) from exc
         finally:
-            watchdog.stop()
-            session.stop()
+            session.end()
             done.cancel()
 
     def submit(
-        self, action: str, work: Callable[[Session], T], *, error: type[BackendError]
+        self,
+        action: str,
+        work: Callable[[Session], T],
+        *,
+        error: type[BackendError],
+        silence_seconds: float = BACKGROUND_SECONDS,
     ) -> Future[T]:
-        """Start a piece of work that goes on when its caller is cancelled."""
-        return self._submit(action, work, error, Session())
+        """Start a piece of work that goes on when its caller is cancelled.
+
+        Args:
+            action: What it does, for the error's message.
+            work: One transaction, or something that may be done twice.
+            error: What the driver's errors become.
+            silence_seconds: Longest time without a sign of life.
+        """
+        return self._submit(action, work, error, Session(self._patience(silence_seconds)))
 
     def run_here(
-        self, action: str, work: Callable[[Session], T], *, error: type[BackendError]
+        self,
+        action: str,
+        work: Callable[[Session], T],
+        *,
+        error: type[BackendError],
+        silence_seconds: float = BACKGROUND_SECONDS,
     ) -> T:
-        """Do a piece of work on the calling thread."""
-        return self._do(action, work, error, Session())
+        """Do a piece of work on the calling thread; see `submit`."""
+        return self._do(action, work, error, Session(self._patience(silence_seconds)))
+
+    def _patience(self, silence_seconds: float) -> float:
+        return min(silence_seconds, self._patience_seconds)
 
     @property
     def is_closed(self) -> bool:
@@ -140,20 +204,39 @@ class Database:
                         borrowed.autocommit = before
             return
         self._opened()
-        with psycopg.connect(self._dsn or "", autocommit=True) as own:
+        own = self._connection_class.connect(
+            self._dsn or "", autocommit=True, prepare_threshold=None
+        )
+        with own:
             yield own
 
     def close(self) -> None:
-        """Wait for running statements, then close the threads and the pool, if it is ours."""
+        """Close the threads and the pool, if it is ours.
+
+        Statements in hand have some seconds to end, then they are cancelled: no database keeps a
+        process from ending.
+        """
         self._closed.set()
         with self._threads_lock:
             threads, self._threads = self._threads, None
         if threads is not None:
-            threads.shutdown(cancel_futures=True)
+            threads.close()
+            if not threads.have_ended(within_seconds=_CLOSE_SECONDS):
+                self._end_all()
+                threads.have_ended(within_seconds=CANCEL_SECONDS + 1)
+        self._end_all()  # those on threads of others
+        with suppress(TimeoutError):  # a thread that connects holds the lock
+            on_daemon(self._close_pool).result(CANCEL_SECONDS)
+
+    def _end_all(self) -> None:
+        for session in self._watch.sessions():
+            session.end()
+
+    def _close_pool(self) -> None:
         with self._pool_lock:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.close()
+            pool.close(timeout=CANCEL_SECONDS)
 
     def _submit(
         self,
@@ -166,8 +249,8 @@ class Database:
             if self._closed.is_set():
                 raise error(f"could not {action}: the database was closed")
             if self._threads is None:
-                self._threads = ThreadPoolExecutor(self._max_connections, "rttc-postgres")
-            return self._threads.submit(self._do, action, work, error, session)
+                self._threads = DaemonThreads(self._max_connections, "rttc-postgres")
+            return self._threads.submit(partial(self._do, action, work, error, session))
 
     def _do(
         self,
@@ -179,17 +262,37 @@ class Database:
         with translated(action, error):
             try:
                 return self._once(work, session)
-            except LOST:
-                if not session.lost:
+            except UNPREPARED:  # a pooler changes the server's session between transactions
+                if self._callers is not None or self._prepare_after is None:
                     raise
-            self._reconnect()
+                self._prepare_after = None
+                self._forget(self._pool)
+            except LOST:
+                if not session.lost or session.was_cut:
+                    raise
+            session.step()
             return self._once(work, session)
 
     def _once(self, work: Callable[[Session], T], session: Session) -> T:
-        session.lost = True  # until there is a connection
+        session.lost = False  # a server that cannot be reached now is not asked a second time
         pool = self._opened()
-        with pool.connection(self._connect_timeout_seconds) as found, session.on(found):
-            return work(session)
+        session.lost = True  # until there is a connection
+        self._watch.begin(session)
+        try:
+            with pool.connection(self._connect_timeout_seconds) as found, session.on(found):
+                return work(session)
+        except PoolTimeout:
+            if not pool.get_stats().get("connections_errors"):  # all are in use, none is lost
+                session.lost = False
+                raise
+            self._forget(pool)
+            raise
+        except LOST:
+            if session.lost:
+                self._forget(pool)
+            raise
+        finally:
+            self._watch.end(session)
 
     def _opened(self) -> ConnectionPool[Any]:
         if self._callers is not None:
@@ -203,11 +306,14 @@ class Database:
         self._dsn = self._probe()
         pool = ConnectionPool(
             self._dsn,
-            kwargs={"autocommit": True, "prepare_threshold": 2},
+            connection_class=self._connection_class,
+            kwargs={"autocommit": True, "prepare_threshold": self._prepare_after},
             min_size=0,
             max_size=self._max_connections + 1,  # one for the threads that renew leases
             configure=self._configure,
             open=False,
+            reconnect_timeout=0.0,  # whoever waits asks the server itself, and hears why
+            reconnect_failed=self._forget,
             num_workers=1,
             name="rttc-graph",
         )
@@ -218,41 +324,28 @@ class Database:
         milliseconds = f"{self._statement_timeout_seconds * 1000:.0f}"
         connection.execute("select set_config('statement_timeout', %s, false)", (milliseconds,))
 
-    def _reconnect(self) -> None:
-        """Make sure that the server is there, and replace the pool's dead connections."""
-        if self._callers is None:
-            self._probe()
-        self._opened().check()
+    def _forget(self, pool: ConnectionPool[Any] | None) -> None:
+        """Throw a pool away whose server may be gone; a caller's loses its dead connections."""
+        if pool is not None and pool is self._callers:
+            with suppress(TimeoutError):  # its idle connections may be silent too
+                on_daemon(pool.check).result(self._connect_timeout_seconds)
+            return
+        with self._pool_lock:
+            if pool is None or pool is not self._pool:
+                return
+            self._pool = None
+        on_daemon(pool.close)  # waits for the pool's own threads
 
     def _probe(self) -> str:
         """Return the DSN of a server that answers; a pool would say "timeout", this says why."""
-        given = self._find()
-        known = conninfo_to_dict(given)
-        connect_timeout = max(2, round(self._connect_timeout_seconds))  # libpq knows no less
-        more = {"connect_timeout": connect_timeout, **_KEEPALIVE}
-        dsn = make_conninfo(given, **{k: v for k, v in more.items() if k not in known})
-        psycopg.connect(dsn).close()
+        try:
+            address = self._find()
+        except BackendError as exc:  # becomes the error of whoever needs the database
+            kind = UnreachableDatabase if exc.retryable else UnusableDatabase
+            raise kind(str(exc)) from exc
+        dsn = completed(address, connect_timeout_seconds=self._connect_timeout_seconds)
+        with self._connection_class.connect(dsn, autocommit=True) as connection:
+            fault = encoding_fault(connection)
+        if fault is not None:
+            raise UnusableDatabase(fault)
         return dsn
-
-
-class _Watchdog:
-    """Cuts the connection of a session that shows no sign of life.
-
-    A timer that rarely does anything: `asyncio.wait` with a time-out costs 0.04 ms more a call.
-    """
-
-    def __init__(self, session: Session, patience_seconds: float) -> None:
-        self._session = session
-        self._patience_seconds = patience_seconds
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(patience_seconds, self._look)
-
-    def stop(self) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        left = self._patience_seconds - self._session.idle_seconds()
-        if left <= 0:
-            self._session.cut()  # which counts as a sign of life
-            left = self._patience_seconds
-        self._timer = self._loop.call_later(max(0.05, left), self._look)

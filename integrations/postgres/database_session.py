@@ -1,14 +1,14 @@
 """One piece of work on one connection: named statements, a stop between them, a way out of a hang.
 
-The work runs on a thread of the database's own. Whoever waits for it may ask it to stop at its next
-statement, and may cut its connection when a statement shows no sign of life.
+The work runs on a thread of the database's own. Whoever waits for it may end it: it stops before its
+next statement, and the one that is running is cancelled on the server. The connection of a statement
+that shows no sign of life is cut.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
+import math
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -20,10 +20,15 @@ from psycopg import Connection, Cursor, Pipeline
 from psycopg.rows import DictRow, dict_row
 
 from rttc_graph.errors import RttcError
+from rttc_graph.integrations.concurrency.daemon_threads import on_daemon
+from rttc_graph.integrations.postgres.connecting import cut
 from rttc_graph.integrations.postgres.psycopg_errors import DRIVER_ERRORS
 from rttc_graph.integrations.postgres.statements import statement
 
-__all__ = ("Session", "WorkStopped")
+__all__ = ("CANCEL_SECONDS", "Session", "WorkStopped")
+
+CANCEL_SECONDS = 2.0
+"""How long a server may take to cancel a statement before its connection is cut."""
 
 
 class WorkStopped(RttcError):
@@ -31,15 +36,26 @@ class WorkStopped(RttcError):
 
 
 class Session:
-    """What a piece of work has of the database."""
+    """What a piece of work has of the database.
+
+    Args:
+        patience_seconds: How long it may show no sign of life.
+    """
 
     lost: bool
     """Whether the last try had no connection, or lost it."""
+    was_cut: bool
+    """Whether the connection was cut, so that another try would probably be as futile."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_seconds: float = math.inf) -> None:
         self.lost = True
+        self.was_cut = False
+        self._patience_seconds = patience_seconds
         self._connection: Connection[Any] | None = None
+        self._held: Connection[Any] | None = None  # also while it is given back
         self._stop = threading.Event()
+        self._is_spoiled = False
+        self._lock = threading.Lock()
         self._last_step = time.monotonic()
 
     @property
@@ -98,15 +114,23 @@ class Session:
     @contextmanager
     def on(self, connection: Connection[Any]) -> Generator[None]:
         """Work on a connection, which learns pgvector's types unless it knows them."""
-        self._connection = connection
+        self._connection = self._held = connection
         try:
             self.step()
             if connection.adapters.types.get("halfvec") is None:
                 register_vector(connection)
             yield
         finally:
-            self._connection = None
+            with self._lock:
+                self._connection = None
+            self._last_step = time.monotonic()
             self.lost = connection.closed
+            if self._is_spoiled:  # a late cancel must not meet the next user's statement
+                connection.close()
+
+    def left(self) -> None:
+        """Forget the connection, which is its pool's again."""
+        self._held = None
 
     def stop(self) -> None:
         """Ask the work to end before its next statement; called from another thread."""
@@ -116,20 +140,43 @@ class Session:
         """Go on after a stop, to clean up."""
         self._stop.clear()
 
-    def idle_seconds(self) -> float:
-        """Return the time since the last sign of life."""
-        return time.monotonic() - self._last_step
+    def end(self) -> None:
+        """Stop the work and cancel the statement that is running; returns at once.
 
-    def cut(self) -> None:
-        """Shut the connection's socket, which ends a statement that nobody answers.
-
-        The work's thread gets an error and closes the connection: it is not ours to close here.
+        A connection whose server does not do so within `CANCEL_SECONDS` is cut.
         """
-        self._last_step = time.monotonic()
-        connection = self._connection
+        self._stop.set()
+        if self._held is not None:
+            on_daemon(self._end, "rttc-postgres-cancel")
+
+    def _end(self) -> None:
+        with self._lock:
+            connection = self._connection
+            self._is_spoiled = connection is not None
         if connection is None:
             return
-        with contextlib.suppress(OSError, DRIVER_ERRORS):  # closed meanwhile
-            own = socket.socket(fileno=os.dup(connection.fileno()))
-            with own:
-                own.shutdown(socket.SHUT_RDWR)
+        on_daemon(lambda: _cancel(connection), "rttc-postgres-cancel")
+        end = time.monotonic() + CANCEL_SECONDS
+        while self._connection is connection and self._stop.is_set():
+            if time.monotonic() > end:
+                self.cut()
+                return
+            time.sleep(0.02)
+
+    def cut_if_silent(self) -> None:
+        """Cut the connection if it has shown no sign of life for too long."""
+        if time.monotonic() - self._last_step > self._patience_seconds:
+            self.cut()
+
+    def cut(self) -> None:
+        """Shut the connection's socket, which ends a statement that nobody answers."""
+        self._last_step = time.monotonic()  # which counts as a sign of life
+        connection = self._held
+        if connection is not None:
+            self.was_cut = True
+            cut(connection)
+
+
+def _cancel(connection: Connection[Any]) -> None:
+    with contextlib.suppress(DRIVER_ERRORS):
+        connection.cancel_safe(timeout=CANCEL_SECONDS)

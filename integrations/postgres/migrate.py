@@ -16,11 +16,16 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import Any
 
-import psycopg
 from psycopg import Connection, sql
 from psycopg.errors import InsufficientPrivilege
 
 from rttc_graph.errors import BackendError, ConfigurationError
+from rttc_graph.integrations.postgres.connecting import (
+    completed,
+    connection_class,
+    cut_after,
+    encoding_fault,
+)
 from rttc_graph.integrations.postgres.psycopg_errors import translated
 
 __all__ = ("Migration", "check_extension", "migrate", "read_migrations")
@@ -30,6 +35,10 @@ _FILE_NAME = re.compile(r"(\d{4})_\w+\.sql")
 _CONCURRENT_INDEX = re.compile(r"create index concurrently if not exists (\w+)")
 _PGVECTOR = (0, 8, 0)
 """The first version with `hnsw.iterative_scan`, without which a filter loses rows silently."""
+_SILENCE_SECONDS = 60.0
+"""Longest wait for the answer to a small statement."""
+_FILE_SECONDS = 6 * 3600.0
+"""Longest wait for one file, which may build an index of a large table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,7 @@ def migrate(
     migrations: Sequence[Migration] | None = None,
     only_pre: bool = False,
     timeout_seconds: float = 300.0,
+    private: bool = False,
 ) -> list[str]:
     """Apply what is missing and return the names of the files that were applied.
 
@@ -90,33 +100,53 @@ def migrate(
         migrations: All files of the program, for tests.
         only_pre: Leave out files that must wait until no process runs the program before this.
         timeout_seconds: Longest wait for another process that migrates, and for a table's lock.
+        private: The server is ours alone, so libpq's environment is not read.
 
     Raises:
-        ConfigurationError: pgvector is missing or old, a file was edited after it was applied, or
-            the database is newer than this program.
+        ConfigurationError: The address cannot be read, the database is not in UTF-8, pgvector is
+            missing, old or out of the search path, a file was edited after it was applied, or the
+            database is newer than this program.
         BackendError: A statement failed; the files before it stay applied.
     """
     wanted = read_migrations() if migrations is None else migrations
-    with translated("migrate the database"), psycopg.connect(dsn, autocommit=True) as connection:
-        milliseconds = f"{timeout_seconds * 1000:.0f}"
-        connection.execute("select set_config('lock_timeout', %s, false)", (milliseconds,))
-        connection.execute("select set_config('client_min_messages', 'warning', false)")
+    kind = connection_class(private=private)
+    with (
+        translated("migrate the database"),
+        kind.connect(completed(dsn), autocommit=True, prepare_threshold=None) as connection,
+    ):
+        with cut_after(connection, _SILENCE_SECONDS):
+            _prepare(connection, timeout_seconds)
         with _only_one(connection, timeout_seconds):
-            check_extension(connection)
-            applied = _applied(connection)
+            with cut_after(connection, _SILENCE_SECONDS):
+                check_extension(connection)
+                applied = _applied(connection)
             _check_history(wanted, applied)
             missing = [m for m in wanted if m.name not in applied and not (only_pre and m.is_post)]
             for migration in missing:
-                with translated(f"apply {migration.name!r}"):
+                with (
+                    translated(f"apply {migration.name!r}"),
+                    cut_after(connection, _FILE_SECONDS),
+                ):
                     _apply(connection, migration)
     return [migration.name for migration in missing]
+
+
+def _prepare(connection: Connection[Any], timeout_seconds: float) -> None:
+    """Refuse a database of another encoding, and set what holds for the migrations."""
+    fault = encoding_fault(connection)
+    if fault is not None:
+        raise ConfigurationError(fault)
+    milliseconds = f"{timeout_seconds * 1000:.0f}"
+    connection.execute("select set_config('lock_timeout', %s, false)", (milliseconds,))
+    connection.execute("select set_config('client_min_messages', 'warning', false)")
 
 
 def check_extension(connection: Connection[Any]) -> None:
     """Create pgvector's extension if it is missing and this user may.
 
     Raises:
-        ConfigurationError: It is not installed, too old, or an administrator has to create it.
+        ConfigurationError: It is not installed, too old, in a schema that is not searched, or an
+            administrator has to create it.
     """
     versions = "select installed_version, default_version from pg_available_extensions"
     row = connection.execute(f"{versions} where name = 'vector'").fetchone()
@@ -135,6 +165,25 @@ def check_extension(connection: Connection[Any]) -> None:
         )
     if installed is None:
         _create_extension(connection)
+    _check_search_path(connection)
+
+
+def _check_search_path(connection: Connection[Any]) -> None:
+    if _value(connection, "select to_regtype('halfvec')") is not None:
+        return
+    schema = _value(
+        connection,
+        "select n.nspname from pg_extension e join pg_namespace n on n.oid = e.extnamespace "
+        "where e.extname = 'vector'",
+    )
+    path = _value(connection, "select current_setting('search_path')")
+    wanted = ",".join(_value(connection, "select current_schemas(false)") or ["public"])
+    raise ConfigurationError(
+        f"pgvector is in the schema {schema!r}, which the search path {path!r} lacks: add "
+        f"options=-csearch_path={wanted},{schema} to the DSN (in an address: "
+        f"?options=-csearch_path%3D{wanted},{schema}), or have an administrator run 'alter "
+        f"database {connection.info.dbname} set search_path = {wanted}, {schema}'"
+    )
 
 
 def _create_extension(connection: Connection[Any]) -> None:
@@ -154,7 +203,7 @@ def _version(text: str) -> tuple[int, ...]:
 @contextmanager
 def _only_one(connection: Connection[Any], timeout_seconds: float) -> Generator[None]:
     end = time.monotonic() + timeout_seconds
-    while not _value(connection, "select pg_try_advisory_lock(%s)", _LOCK):
+    while not _has_lock(connection):
         if time.monotonic() > end:
             raise BackendError(
                 f"another process has been migrating this database for {timeout_seconds:.0f} s",
@@ -165,7 +214,13 @@ def _only_one(connection: Connection[Any], timeout_seconds: float) -> Generator[
         yield
     finally:
         if not connection.closed:
-            connection.execute("select pg_advisory_unlock(%s)", (_LOCK,))
+            with cut_after(connection, _SILENCE_SECONDS):
+                connection.execute("select pg_advisory_unlock(%s)", (_LOCK,))
+
+
+def _has_lock(connection: Connection[Any]) -> bool:
+    with cut_after(connection, _SILENCE_SECONDS):
+        return bool(_value(connection, "select pg_try_advisory_lock(%s)", _LOCK))
 
 
 def _applied(connection: Connection[Any]) -> dict[str, str]:

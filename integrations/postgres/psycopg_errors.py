@@ -10,13 +10,44 @@ from psycopg import errors as sqlstate
 
 from rttc_graph.errors import BackendError
 
-__all__ = ("DRIVER_ERRORS", "LOST", "translated")
+__all__ = (
+    "DRIVER_ERRORS",
+    "LOST",
+    "UNPREPARED",
+    "UnreachableDatabase",
+    "UnusableDatabase",
+    "translated",
+)
 
 DRIVER_ERRORS = psycopg.Error
 """Whatever the driver raises."""
 
 LOST = (psycopg.OperationalError, psycopg.InterfaceError)
 """What a lost connection raises: the server's words, or the driver's when it notices first."""
+
+UNPREPARED = (
+    sqlstate.InvalidSqlStatementName,
+    sqlstate.DuplicatePreparedStatement,
+    sqlstate.ProtocolViolation,
+)
+"""What prepared statements meet behind a pooler that gives each transaction another session: they
+are not there, or those of another client are."""
+
+_POOLER = (
+    "a pooler in transaction mode is in between: give your own pool with "
+    'ConnectionPool(dsn, kwargs={"prepare_threshold": None}), or use PgBouncer 1.22 or later with '
+    "max_prepared_statements above 0"
+)
+
+
+class UnusableDatabase(psycopg.NotSupportedError):
+    """A database that answers and cannot hold what is to be stored in it, or a server that does not
+    start."""
+
+
+class UnreachableDatabase(psycopg.OperationalError):
+    """A server that did not come up this time."""
+
 
 _HINTS: dict[type[psycopg.Error], str] = {
     sqlstate.UndefinedTable: "run `rttc db migrate`",
@@ -26,7 +57,14 @@ _HINTS: dict[type[psycopg.Error], str] = {
     sqlstate.QueryCanceled: "it took longer than statement_timeout_seconds",
     sqlstate.DiskFull: "the server's disk is full",
     sqlstate.ReadOnlySqlTransaction: "give the DSN of the primary server",
+    **dict.fromkeys(UNPREPARED, _POOLER),
 }
+
+_HINTS_BY_WORDS = {
+    "vector type not found": "run `rttc db migrate`",
+    "unsupported startup parameter": "name it in PgBouncer's ignore_startup_parameters",
+}
+"""For errors without a class of their own."""
 
 _LASTING = (sqlstate.DiskFull,)
 """Operational errors that the next try will meet again, unlike lost connections and time-outs."""
@@ -51,6 +89,6 @@ def _reason(exc: psycopg.Error) -> str:
     """Return the server's words on one line, and what to do about them where that is known."""
     words = " ".join((exc.diag.message_primary or str(exc) or type(exc).__name__).split())
     hint = next((hint for kind, hint in _HINTS.items() if isinstance(exc, kind)), None)
-    if hint is None and "vector type not found" in words:
-        hint = "run `rttc db migrate`"
+    if hint is None:
+        hint = next((hint for part, hint in _HINTS_BY_WORDS.items() if part in words), None)
     return f"{words}; {hint}" if hint else words

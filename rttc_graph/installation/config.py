@@ -50,6 +50,7 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     )
     database_url: str | None = Field(
         default=None,
+        repr=False,  # it may hold a password
         description="DSN of a Postgres with pgvector; without it the embedded one is used.",
     )
     model: str = Field(

@@ -6,11 +6,13 @@ that only look at the database open this and never wait for torch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from rttc_graph.errors import RttcError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
 from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
@@ -24,6 +26,8 @@ from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
 from rttc_graph.integrations.postgres.migrate import migrate
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
+
+_LOG = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400.0
 
@@ -44,7 +48,7 @@ class Knowledge:
 def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
     """Open the database of an installation, and close what was opened."""
     with _data_source(config) as source:
-        database = Database(source)
+        database = Database(source, private=config.database_url is None)
         embedder = local_embedder(
             partial(resolve, config.embedder, cache_dir=config.home),
             name=config.embedder,
@@ -73,14 +77,25 @@ def _data_source(config: InstallationConfig) -> Generator[Callable[[], str] | st
     if config.database_url is not None:
         yield config.database_url
         return
-    server = EmbeddedPostgres(config.home / "postgres")
+    started: list[EmbeddedPostgres] = []
 
-    def start() -> str:
-        dsn = server.start().dsn
-        migrate(dsn)
+    def start() -> str:  # a folder that cannot be used fails whoever needs it, and nobody else
+        if not started:
+            started.append(EmbeddedPostgres(config.home / "postgres"))
+        dsn = started[0].start().dsn
+        migrate(dsn, private=True)
         return dsn
 
     try:
         yield start
     finally:
+        for server in started:
+            _leave(server)
+
+
+def _leave(server: EmbeddedPostgres) -> None:
+    """Leave the server; to fail here must not lose what was done with it."""
+    try:
         server.release()
+    except RttcError as exc:
+        _LOG.warning("the embedded server was not left in order: %s", exc)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import AskResult, ask
 from rttc_graph.installation.config import InstallationConfig, load_config
@@ -63,18 +64,29 @@ class LocalRttc:
         """Answer a question; see `rttc_graph.installation.ask_question.ask`."""
         return await ask(self.graph, question, domain=domain, settings=settings, on_event=on_event)
 
-    async def warm_up(self) -> None:
+    async def warm_up(self, *, needs_database: bool = True) -> None:
         """Load the models and start the database, so that no run's budget pays for it.
 
+        Args:
+            needs_database: Whether to fail without it. A run does not: it answers with what is
+                left, and its ledger says what failed.
+
         Raises:
-            RttcError: A model or the database is not to be had.
+            RttcError: A model is not to be had, or a database that is needed.
         """
         await asyncio.gather(
             self.engine.run(lambda _: None),
-            self.parts["reward_model"].score("warm-up", [_WARM_UP]),
+            self.judge.score("warm-up", [_WARM_UP]),
             self.knowledge.embedder.embed(["warm-up"]),
-            self.knowledge.knowledge_base.stats(tenant=self.config.tenant),
+            self._warm_up_database(needs_database),
         )
+
+    async def _warm_up_database(self, is_needed: bool) -> None:
+        try:
+            await self.knowledge.knowledge_base.stats(tenant=self.config.tenant)
+        except (BackendError, ConfigurationError):
+            if is_needed:
+                raise
 
 
 @contextmanager

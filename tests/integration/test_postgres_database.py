@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool
 from tcp_proxy import TcpProxy
 
-from rttc_graph.errors import BackendError, KnowledgeBaseError
+from rttc_graph.errors import BackendError, ConfigurationError, KnowledgeBaseError
 from rttc_graph.integrations.postgres.database import Database, Source
 from rttc_graph.integrations.postgres.database_session import Session, WorkStopped
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
@@ -182,7 +182,7 @@ async def test_a_dsn_that_is_none_is_reported(
     opened: Callable[..., Database],
 ) -> None:
     database = opened("postgres:/no such thing")
-    with pytest.raises(KnowledgeBaseError, match="could not count"):
+    with pytest.raises(ConfigurationError, match="address cannot be read"):
         await run(database)
 
 

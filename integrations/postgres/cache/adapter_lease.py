@@ -16,7 +16,8 @@ from functools import partial
 from rttc_graph.errors import QueryStateCacheError, RttcError
 from rttc_graph.integrations.concurrency.daemon_threads import on_daemon
 from rttc_graph.integrations.postgres.cache.adapter_rows import Claim, renew
-from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.connecting import cut_after
+from rttc_graph.integrations.postgres.database import BACKGROUND_SECONDS, Database
 from rttc_graph.integrations.postgres.psycopg_errors import translated
 
 __all__ = ("AdapterNews", "kept_alive")
@@ -87,7 +88,8 @@ class AdapterNews:
                 translated("listen for adapters", QueryStateCacheError),
                 self._database.connect() as connection,
             ):
-                connection.execute("listen rttc_adapter")
+                with cut_after(connection, BACKGROUND_SECONDS):
+                    connection.execute("listen rttc_adapter")
                 while self._is_wanted():
                     for notice in connection.notifies(timeout=_LISTEN_SECONDS):
                         self._tell(notice.payload)

@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ from rttc_graph.integrations.postgres.cache.adapter_rows import (
     release,
     store,
 )
-from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.database import LOOK_UP_SECONDS, Database
 from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.json_values import cleaned
 from rttc_graph.protocols import (
@@ -48,6 +49,12 @@ _LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
 """How long news of an adapter may be late when the notification was lost."""
+
+_STORE_SECONDS = 1.0
+"""How long a trained adapter waits to be stored before it is used; storing it goes on."""
+
+_RELEASE_SECONDS = 5.0
+"""How long the server may be silent when a lease is given up, which runs out by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +129,7 @@ class PostgresQueryStateCache:
             "base_fingerprint": request.base_fingerprint,
             "training_fingerprint": request.training_fingerprint,
         }
-        row = await self._run("recall a query state", lambda s: s.row("recall", **asked))
+        row = await self._look_up("recall a query state", lambda s: s.row("recall", **asked))
         if row is None:
             raise QueryStateCacheError("a recall returned nothing, not even a miss")
         hit = row["samples"] is not None
@@ -163,7 +170,7 @@ class PostgresQueryStateCache:
     async def load_adapter(self, key: str, *, base_fingerprint: str) -> TrainedAdapter | None:
         """Return a stored adapter; `None` if it is gone or was made for another base."""
         work = partial(find, key=checked_name("adapter", key), base_fingerprint=base_fingerprint)
-        return await self._run("load an adapter", work)
+        return await self._look_up("load an adapter", work)
 
     async def get_or_train(
         self,
@@ -175,7 +182,7 @@ class PostgresQueryStateCache:
     ) -> AdapterLookup:
         """Return the adapter `key`, training it once however many requests and processes ask.
 
-        What `train` returned is returned also when the database cannot store it.
+        What `train` returned is returned also when the database cannot store it, or takes its time.
 
         Raises:
             BudgetExceeded: The deadline passed while another request was training it.
@@ -192,7 +199,8 @@ class PostgresQueryStateCache:
             with self._news.about(key) as news:
                 found = await self._find_or_claim(claim)
                 if found == "claimed":
-                    return AdapterLookup(adapter=await self._train(claim, train), origin="trained")
+                    adapter = await self._train(claim, train, deadline)
+                    return AdapterLookup(adapter=adapter, origin="trained")
                 if found != "busy":
                     return AdapterLookup(adapter=found, origin="waited" if waited else "cache")
                 waited = True
@@ -237,13 +245,16 @@ class PostgresQueryStateCache:
 
     async def _find_or_claim(self, claim: Claim) -> Any:
         try:
-            return await self._run("look for an adapter", partial(find_or_claim, claim=claim))
-        except asyncio.CancelledError:
+            return await self._look_up("look for an adapter", partial(find_or_claim, claim=claim))
+        except (asyncio.CancelledError, QueryStateCacheError):  # the claim may have got through
             self._give_up(claim)
             raise
 
     async def _train(
-        self, claim: Claim, train: Callable[[], Awaitable[TrainedAdapter]]
+        self,
+        claim: Claim,
+        train: Callable[[], Awaitable[TrainedAdapter]],
+        deadline: float | None,
     ) -> TrainedAdapter:
         with kept_alive(self._database, claim):
             try:
@@ -251,11 +262,11 @@ class PostgresQueryStateCache:
             except BaseException:
                 self._give_up(claim)
                 raise
-            await self._store(claim, adapter)
+            await self._store(claim, adapter, deadline)
             return adapter
 
-    async def _store(self, claim: Claim, adapter: TrainedAdapter) -> None:
-        """Store what was trained; to fail here must not lose it."""
+    async def _store(self, claim: Claim, adapter: TrainedAdapter, deadline: float | None) -> None:
+        """Store what was trained; to fail here must not lose it, nor the time to answer with it."""
         if len(adapter.weights) > self._max_bytes:
             _LOG.warning(
                 "adapter %s has %d bytes, max_bytes=%d; it is not kept",
@@ -272,16 +283,24 @@ class PostgresQueryStateCache:
 
         try:
             storing = self._database.submit("store an adapter", work, error=QueryStateCacheError)
-            # Shielded: a caller that is cancelled now has paid for the training all the same.
-            await asyncio.shield(asyncio.wrap_future(storing))
-        except QueryStateCacheError as exc:
-            _LOG.warning("adapter %s was trained and is in use, but %s", claim.key, exc)
+        except QueryStateCacheError as exc:  # closed meanwhile
+            _not_stored(claim, exc)
+            return
+        storing.add_done_callback(partial(_say_if_not_stored, claim))
+        left = _STORE_SECONDS if deadline is None else (deadline - time.monotonic()) / 4
+        # `wait` leaves it running: a caller that is cancelled now has paid for the training.
+        await asyncio.wait(
+            {asyncio.wrap_future(storing)}, timeout=min(_STORE_SECONDS, max(0.0, left))
+        )
 
     def _give_up(self, claim: Claim) -> None:
         """End a lease without waiting for it: the caller may be cancelled, or fail already."""
         try:
             self._database.submit(
-                "release a lease", partial(release, claim=claim), error=QueryStateCacheError
+                "release a lease",
+                partial(release, claim=claim),
+                error=QueryStateCacheError,
+                silence_seconds=_RELEASE_SECONDS,
             )
         except QueryStateCacheError as exc:  # closed meanwhile: the lease runs out by itself
             _LOG.warning("%s", exc)
@@ -290,8 +309,23 @@ class PostgresQueryStateCache:
         session.execute("evict_old", max_age_seconds=self._max_age_seconds)
         session.execute("evict_least_used", max_bytes=self._max_bytes, max_states=self._max_states)
 
+    async def _look_up(self, action: str, work: Callable[[Session], T]) -> T:
+        return await self._database.run(
+            action, work, error=QueryStateCacheError, within_seconds=LOOK_UP_SECONDS
+        )
+
     async def _run(self, action: str, work: Callable[[Session], T]) -> T:
         return await self._database.run(action, work, error=QueryStateCacheError)
+
+
+def _say_if_not_stored(claim: Claim, storing: Future[None]) -> None:
+    error = None if storing.cancelled() else storing.exception()
+    if storing.cancelled() or error is not None:
+        _not_stored(claim, error or "the database was closed")
+
+
+def _not_stored(claim: Claim, why: object) -> None:
+    _LOG.warning("adapter %s was trained and is in use, but not kept: %s", claim.key, why)
 
 
 def _domain(domain: str | None) -> str:

@@ -7,20 +7,23 @@ command reads it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rttc_graph.errors import ConfigurationError
+from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.embedded_server.programs import Account
 
 if sys.platform != "win32":
     import pwd
 
-__all__ = ("DataFolder", "locate_data")
+__all__ = ("DataFolder", "explained", "locate_data")
 
 _OUTSIDE = (Path("/var/lib/rttc-graph"), Path("/var/tmp/rttc-graph"))
 """Where root's data goes when `home` is closed to the server's user; both survive a reboot."""
@@ -83,20 +86,42 @@ class DataFolder:
             os.chown(folder, self.account.uid, self.account.gid)
 
 
+@contextmanager
+def explained(home: Path) -> Generator[None]:
+    """Re-raise what the operating system says about the folders of a server.
+
+    Raises:
+        BackendError: The disk is full.
+        ConfigurationError: The folder is read-only, or cannot be used for another reason.
+    """
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BackendError(
+                f"the disk of the data folder {str(home)!r} is full ({exc}): make room on it"
+            ) from exc
+        way_out = (
+            "make it writable, choose another with --home or RTTC_HOME, or give the DSN of a server"
+        )
+        raise ConfigurationError(
+            f"the data folder {str(home)!r} cannot be used: {exc}; {way_out}"
+        ) from exc
+
+
 def locate_data(home: Path) -> DataFolder:
     """Find, or choose and record, where the data of `home` lies.
 
     Raises:
+        BackendError: The disk is full.
         ConfigurationError: `home` cannot be created, or belongs to another user.
     """
     home = home.expanduser().absolute()
-    try:
+    with explained(home):
         home.mkdir(parents=True, exist_ok=True)
         home = _checked(home.resolve())
         store = _recorded(home) or home
         return DataFolder(home=home, store=store, account=_account_for(store / "data"))
-    except OSError as exc:
-        raise ConfigurationError(f"the data folder {str(home)!r} cannot be used: {exc}") from exc
 
 
 def _checked(home: Path) -> Path:

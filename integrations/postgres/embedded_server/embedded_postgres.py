@@ -10,8 +10,8 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -19,7 +19,7 @@ from typing import Self
 from psycopg import pq
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.postgres.embedded_server.data_folder import locate_data
+from rttc_graph.integrations.postgres.embedded_server.data_folder import explained, locate_data
 from rttc_graph.integrations.postgres.embedded_server.lock_files import FileLock
 from rttc_graph.integrations.postgres.embedded_server.programs import find_programs
 from rttc_graph.integrations.postgres.embedded_server.server_process import ServerProcess
@@ -95,9 +95,9 @@ class EmbeddedPostgres:
 
         Raises:
             BackendError: It did not come up; the message ends with the end of its log.
-            ConfigurationError: The programs cannot be run here.
+            ConfigurationError: The programs cannot be run here, or the folder cannot be used.
         """
-        with self._thread_lock, self._starting(self._timeout_seconds):
+        with self._acting(self._timeout_seconds):
             place = self._own_place() or _Place(self._users(), os.getpid())
             place.users.take(shared=True)
             try:
@@ -126,7 +126,10 @@ class EmbeddedPostgres:
             if not self._folder.home.exists():  # removed with the server's data; this runs at exit
                 self._leave(place)
                 return False
-            with self._starting(min(_EXIT_SECONDS, self._timeout_seconds)):
+            with (
+                explained(self._folder.home),
+                self._starting(min(_EXIT_SECONDS, self._timeout_seconds)),
+            ):
                 return self._stop_if(place, force=False, spare_kept=True)
 
     def stop(self, *, force: bool = False) -> bool:
@@ -139,21 +142,32 @@ class EmbeddedPostgres:
             Whether it is down now; `False` means that other processes use it, and that the last
             of them will stop it.
         """
-        with self._thread_lock, self._starting(self._timeout_seconds):
+        with self._acting(self._timeout_seconds):
             self._keep.unlink(missing_ok=True)
             place = self._own_place() or _Place(self._users(), os.getpid())
             return self._stop_if(place, force=force, spare_kept=False)
 
     def status(self) -> EmbeddedStatus:
         """Return the state of the server without changing it."""
-        return EmbeddedStatus(
-            running=self._server.ping() is pq.Ping.OK,
-            pid=self._server.pid(),
-            kept=self._keep.exists(),
-            in_use=self._is_in_use(),
-            data=self._folder.data,
-            dsn=self.dsn,
-        )
+        with explained(self._folder.home):
+            return EmbeddedStatus(
+                running=self._server.ping() is pq.Ping.OK,
+                pid=self._server.pid(),
+                kept=self._keep.exists(),
+                in_use=self._is_in_use(),
+                data=self._folder.data,
+                dsn=self.dsn,
+            )
+
+    @contextmanager
+    def _acting(self, timeout_seconds: float) -> Generator[None]:
+        """Keep other threads and processes out while the server is started or stopped."""
+        with (
+            self._thread_lock,
+            explained(self._folder.home),
+            self._starting(timeout_seconds),
+        ):
+            yield
 
     def _starting(self, timeout_seconds: float) -> AbstractContextManager[None]:
         return FileLock(self._folder.home / "start.lock").held(timeout_seconds)

@@ -31,7 +31,8 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         try:
             # Kept by number: an object would warn when a process ends without giving its lock up.
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _close_to_others(self._file)
         except PermissionError as exc:
             raise ConfigurationError(
                 f"{str(path)!r} belongs to another user; run as that user or choose another folder"
@@ -72,6 +73,13 @@ class FileLock:
             yield
         finally:
             self.close()
+
+
+def _close_to_others(file: int) -> None:
+    """Take the rights of other users away: whoever can read a file can lock it for ever."""
+    found = os.fstat(file)
+    if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+        os.fchmod(file, 0o600)
 
 
 def server_pid(data: Path) -> int | None:

@@ -18,6 +18,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from rttc_graph.errors import BackendError
+from rttc_graph.integrations.postgres.connecting import without_environment
 from rttc_graph.integrations.postgres.embedded_server.data_folder import DataFolder
 from rttc_graph.integrations.postgres.embedded_server.lock_files import (
     forget_dead_server,
@@ -81,7 +82,8 @@ class ServerProcess:
 
     def ping(self) -> pq.Ping:
         """Ask the server whether it accepts connections."""
-        return pq.Ping(pq.PGconn.ping(f"{self.dsn} connect_timeout=5".encode()))
+        with without_environment():
+            return pq.Ping(pq.PGconn.ping(f"{self.dsn} connect_timeout=5".encode()))
 
     def create(self) -> None:
         """Make the data folder unless it is there, under another name until it is complete.

@@ -19,6 +19,7 @@ from psycopg.rows import DictRow, dict_row
 
 from rttc_graph.errors import KnowledgeBaseError
 from rttc_graph.integrations.concurrency.daemon_threads import on_daemon
+from rttc_graph.integrations.postgres.connecting import cut
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.psycopg_errors import translated
@@ -39,6 +40,7 @@ _COLUMNS = (
     "embedding",
     "created_at",
 )
+_STOP_SECONDS = 5.0
 _BUILD_SETTINGS = {
     "statement_timeout": "0",
     "client_min_messages": "warning",
@@ -115,7 +117,9 @@ class IndexBuilder:
                 wait([build], timeout=_POLL_SECONDS)
                 if stop.is_set() or self._database.is_closed:
                     stop.set()
-                    connection.cancel_safe(timeout=5.0)
+                    connection.cancel_safe(timeout=_STOP_SECONDS)
+                    if not wait([build], timeout=_STOP_SECONDS).done:  # the server is silent
+                        cut(connection)
                 elif watcher is not None and on_progress is not None:
                     pid = connection.info.backend_pid
                     for progress in _progress(watcher, pid, domain["name"]):

@@ -75,7 +75,7 @@ def _run(config: InstallationConfig, question: str, domain: str | None) -> AskRe
 
 
 async def _ask(local: LocalRttc, question: str, domain: str | None, bar: Progress) -> AskResult:
-    await local.warm_up()
+    await local.warm_up(needs_database=False)
     show = event_line(bar)
     return await local.ask(question, domain=domain, on_event=show)
 

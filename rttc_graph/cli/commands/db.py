@@ -7,13 +7,13 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json, print_pairs, progress
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import open_knowledge
+from rttc_graph.integrations.postgres.connecting import without_secrets
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.migrate import migrate
 
@@ -33,7 +33,7 @@ def start(context: typer.Context, as_json: AsJson = False) -> None:
     server = _embedded(session(context).config())
     with progress("starting Postgres"):
         server.start(keep=True)
-        applied = migrate(server.dsn)
+        applied = migrate(server.dsn, private=True)
     if as_json:
         print_json({"dsn": server.dsn, "applied": applied})
     else:
@@ -67,7 +67,10 @@ def show_status(context: typer.Context, as_json: AsJson = False) -> None:
     """
     config = session(context).config()
     if config.database_url is not None:
-        status: dict[str, object] = {"server": "given by DSN", "dsn": _without_password(config)}
+        status: dict[str, object] = {
+            "server": "given by DSN",
+            "dsn": without_secrets(config.database_url),
+        }
     else:
         status = {"server": "embedded", **asdict(_embedded(config).status())}
         status["data"] = str(status["data"])
@@ -88,7 +91,7 @@ def apply_migrations(context: typer.Context, as_json: AsJson = False) -> None:
         applied = migrate(config.database_url)
     else:
         server = _embedded(config).start()
-        applied = migrate(server.dsn)
+        applied = migrate(server.dsn, private=True)
         server.release()
     if as_json:
         print_json({"applied": applied})
@@ -128,14 +131,7 @@ def prune_runs(
 def _embedded(config: InstallationConfig) -> EmbeddedPostgres:
     if config.database_url is not None:
         raise ConfigurationError(
-            f"database_url={_without_password(config)!r} is set, so there is no embedded server: "
+            f"database_url={without_secrets(config.database_url)!r} is set, so there is no embedded server: "
             "unset RTTC_DATABASE_URL"
         )
     return EmbeddedPostgres(config.home / "postgres")
-
-
-def _without_password(config: InstallationConfig) -> str:
-    parts = conninfo_to_dict(config.database_url or "")
-    if parts.get("password"):
-        parts["password"] = "***"
-    return make_conninfo(**{name: str(value) for name, value in parts.items()})
