@@ -37,6 +37,10 @@ from rttc_graph.state import (
     Spent,
 )
 
+_STORE_GRACE_SECONDS = GRACE_SECONDS / 2
+"""How long past the deadline a run with its answer in hand may take to store what it learnt: less
+than what leaves no time to hand the answer over."""
+
 
 class JudgeUpdate(TypedDict, total=False):
     """What `reward_judge` writes."""
@@ -157,7 +161,7 @@ class RewardJudge:
             stored = await survive(
                 self.ledger_store.append(_run_record(state, scope, best, entries)),
                 deadline=scope.deadline,
-                grace_seconds=GRACE_SECONDS,
+                grace_seconds=_STORE_GRACE_SECONDS,
             )
             if isinstance(stored, Failure):
                 entries.append(
@@ -182,7 +186,7 @@ class RewardJudge:
         done = await survive(
             _store_state(cache, _query_state(state, scope, best), rejected),
             deadline=scope.deadline,
-            grace_seconds=GRACE_SECONDS,
+            grace_seconds=_STORE_GRACE_SECONDS,
         )
         if isinstance(done, Failure):
             return [

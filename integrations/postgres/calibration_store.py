@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rttc_graph.errors import BackendError
-from rttc_graph.integrations.postgres.database import LOOK_UP_SECONDS, Database
+from rttc_graph.integrations.postgres.database import BRIEF_SECONDS, Database
 from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_text
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
@@ -58,7 +58,7 @@ class PostgresCalibrationStore:
             "load a calibration",
             lambda session: session.rows("load_calibration", **asked),
             error=BackendError,
-            within_seconds=LOOK_UP_SECONDS,
+            within_seconds=BRIEF_SECONDS,
         )
         if not rows:
             return None

@@ -39,7 +39,7 @@ from rttc_graph.integrations.postgres.psycopg_errors import (
 )
 from rttc_graph.integrations.postgres.watch import Watch
 
-__all__ = ("BACKGROUND_SECONDS", "LOOK_UP_SECONDS", "Database", "Source")
+__all__ = ("BACKGROUND_SECONDS", "BRIEF_SECONDS", "Database", "Source")
 
 T = TypeVar("T")
 
@@ -47,9 +47,9 @@ Source = str | Callable[[], str] | ConnectionPool[Any]
 """A DSN; what returns one, called at the first use and when the server was lost; a pool of the
 caller's."""
 
-LOOK_UP_SECONDS = 5.0
-"""Longest wait of a run for a look-up that takes milliseconds, such as a recall: a database that
-has fallen silent costs the look-up, not the run's budget."""
+BRIEF_SECONDS = 5.0
+"""Longest wait of a run for what takes milliseconds, such as a recall or a row of the ledger: a
+database that has fallen silent costs that, not the run's budget."""
 
 BACKGROUND_SECONDS = 10.0
 """Longest silence in work that nobody waits for, such as storing an adapter."""
@@ -267,8 +267,10 @@ class Database:
                     raise
                 self._prepare_after = None
                 self._forget(self._pool)
-            except LOST:
-                if not session.lost or session.was_cut:
+            except LOST as exc:
+                if session.was_cut:
+                    raise UnreachableDatabase("the database has fallen silent") from exc
+                if not session.lost:
                     raise
             session.step()
             return self._once(work, session)
@@ -328,7 +330,7 @@ class Database:
         """Throw a pool away whose server may be gone; a caller's loses its dead connections."""
         if pool is not None and pool is self._callers:
             with suppress(TimeoutError):  # its idle connections may be silent too
-                on_daemon(pool.check).result(self._connect_timeout_seconds)
+                on_daemon(pool.check).result(CANCEL_SECONDS)
             return
         with self._pool_lock:
             if pool is None or pool is not self._pool:

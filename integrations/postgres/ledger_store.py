@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 
 from rttc_graph.errors import BackendError, ConfigurationError
-from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.database import BRIEF_SECONDS, Database
 from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.json_values import cleaned, cleaned_jsonb
 from rttc_graph.protocols import RunRecord
@@ -73,7 +73,10 @@ class PostgresLedgerStore:
             "entries": cleaned_jsonb(run.entries),
         }
         await self._database.run(
-            "store a run", lambda s: s.execute("append_run", **row), error=BackendError
+            "store a run",
+            lambda s: s.execute("append_run", **row),
+            error=BackendError,
+            within_seconds=BRIEF_SECONDS,
         )
         now = time.monotonic()
         if self._max_age_days is not None and now - self._pruned_at >= _PRUNE_SECONDS:

@@ -25,6 +25,9 @@ class TcpProxy:
         self._lock = threading.Lock()
         self._refusing = False
         self._silent = threading.Event()
+        self._mark: bytes | None = None
+        self.silenced = 0
+        """Connections that went silent by themselves."""
         self.accepted = 0
         """Connections so far."""
 
@@ -50,6 +53,10 @@ class TcpProxy:
     def fall_silent(self) -> None:
         """Keep connections open and forward nothing any more."""
         self._silent.set()
+
+    def silence(self, mark: bytes | None) -> None:
+        """Let each connection fall silent whose client sends `mark`; others work."""
+        self._mark = mark
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -81,6 +88,7 @@ class TcpProxy:
             threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        silent = False
         with client, server, contextlib.suppress(OSError):
             while True:
                 ready, _, _ = select.select([client, server], [], [])
@@ -88,5 +96,8 @@ class TcpProxy:
                     data = source.recv(65_536)
                     if not data:
                         return
-                    if not self._silent.is_set():
+                    if source is client and self._mark is not None and self._mark in data:
+                        silent = True
+                        self.silenced += 1
+                    if not (silent or self._silent.is_set()):
                         (server if source is client else client).sendall(data)

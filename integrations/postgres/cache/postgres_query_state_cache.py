@@ -29,7 +29,7 @@ from rttc_graph.integrations.postgres.cache.adapter_rows import (
     release,
     store,
 )
-from rttc_graph.integrations.postgres.database import LOOK_UP_SECONDS, Database
+from rttc_graph.integrations.postgres.database import BRIEF_SECONDS, Database
 from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.json_values import cleaned
 from rttc_graph.protocols import (
@@ -129,7 +129,7 @@ class PostgresQueryStateCache:
             "base_fingerprint": request.base_fingerprint,
             "training_fingerprint": request.training_fingerprint,
         }
-        row = await self._look_up("recall a query state", lambda s: s.row("recall", **asked))
+        row = await self._briefly("recall a query state", lambda s: s.row("recall", **asked))
         if row is None:
             raise QueryStateCacheError("a recall returned nothing, not even a miss")
         hit = row["samples"] is not None
@@ -165,12 +165,12 @@ class PostgresQueryStateCache:
             session.execute("remember", **stored)
             self._evict(session)
 
-        await self._run("remember a query state", work)
+        await self._briefly("remember a query state", work)
 
     async def load_adapter(self, key: str, *, base_fingerprint: str) -> TrainedAdapter | None:
         """Return a stored adapter; `None` if it is gone or was made for another base."""
         work = partial(find, key=checked_name("adapter", key), base_fingerprint=base_fingerprint)
-        return await self._look_up("load an adapter", work)
+        return await self._briefly("load an adapter", work)
 
     async def get_or_train(
         self,
@@ -214,7 +214,7 @@ class PostgresQueryStateCache:
     async def discard_adapter(self, key: str) -> None:
         """Drop an adapter that did not raise the reward; no query state refers to it afterwards."""
         checked_name("adapter", key)
-        await self._run("discard an adapter", lambda s: s.execute("discard_adapter", key=key))
+        await self._briefly("discard an adapter", lambda s: s.execute("discard_adapter", key=key))
 
     async def stats(self) -> CacheStats:
         """Return the size of the cache, all tenants together."""
@@ -245,7 +245,7 @@ class PostgresQueryStateCache:
 
     async def _find_or_claim(self, claim: Claim) -> Any:
         try:
-            return await self._look_up("look for an adapter", partial(find_or_claim, claim=claim))
+            return await self._briefly("look for an adapter", partial(find_or_claim, claim=claim))
         except (asyncio.CancelledError, QueryStateCacheError):  # the claim may have got through
             self._give_up(claim)
             raise
@@ -309,9 +309,9 @@ class PostgresQueryStateCache:
         session.execute("evict_old", max_age_seconds=self._max_age_seconds)
         session.execute("evict_least_used", max_bytes=self._max_bytes, max_states=self._max_states)
 
-    async def _look_up(self, action: str, work: Callable[[Session], T]) -> T:
+    async def _briefly(self, action: str, work: Callable[[Session], T]) -> T:
         return await self._database.run(
-            action, work, error=QueryStateCacheError, within_seconds=LOOK_UP_SECONDS
+            action, work, error=QueryStateCacheError, within_seconds=BRIEF_SECONDS
         )
 
     async def _run(self, action: str, work: Callable[[Session], T]) -> T:
