@@ -104,7 +104,7 @@ class PrivateConnection(Connection[Any]):
     """A connection that libpq's environment has no say in, for a server that is ours alone."""
 
     @classmethod
-    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # type: ignore[override]  # its keywords
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
         """Connect by the address alone."""
         with without_environment():
             return super().connect(conninfo, **kwargs)

@@ -1,8 +1,8 @@
 """One piece of work on one connection: named statements, a stop between them, a way out of a hang.
 
-The work runs on a thread of the database's own. Whoever waits for it may end it: it stops before its
-next statement, and the one that is running is cancelled on the server. The connection of a statement
-that shows no sign of life is cut.
+The work runs on a thread of the database's own. Whoever waits for it may end it: it stops before
+its next statement, and the one that is running is cancelled on the server. The connection of a
+statement that shows no sign of life is cut.
 """
 
 from __future__ import annotations

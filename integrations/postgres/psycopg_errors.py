@@ -41,8 +41,7 @@ _POOLER = (
 
 
 class UnusableDatabase(psycopg.NotSupportedError):
-    """A database that answers and cannot hold what is to be stored in it, or a server that does not
-    start."""
+    """A database that cannot hold what is to be stored in it, or a server that does not start."""
 
 
 class UnreachableDatabase(psycopg.OperationalError):

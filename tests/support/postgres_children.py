@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import importlib
 import multiprocessing
 import os
 import pwd
 import signal
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -111,8 +113,18 @@ def _is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def use_server_as(pipe: Pipe, user: str, home: Path) -> None:
-    """Become another user, then use a server until told to end."""
+def use_server_as(pipe: Pipe, user: str, home: Path, packages: Path | None = None) -> None:
+    """Become another user, then use a server until told to end.
+
+    Args:
+        pipe: To the test.
+        user: Whom to become.
+        home: Of the server.
+        packages: Where the programs are, if the user may not enter the folder they are in.
+    """
+    if packages is not None:
+        sys.path.insert(0, str(packages))
+        importlib.invalidate_caches()
     entry = pwd.getpwnam(user)
     os.setgroups([])
     os.setgid(entry.pw_gid)
@@ -121,6 +133,20 @@ def use_server_as(pipe: Pipe, user: str, home: Path) -> None:
         use_server(pipe, home)
     except RttcError as exc:
         pipe.send(exc.args[0])
+
+
+def open_as(pipe: Pipe, user: str, path: Path) -> None:
+    """Become another user, and tell whether a file can be opened for reading."""
+    entry = pwd.getpwnam(user)
+    os.setgroups([])
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except PermissionError:
+        pipe.send("refused")
+    else:
+        pipe.send("opened")
 
 
 def hold_lock(pipe: Pipe, path: Path) -> None:

@@ -131,7 +131,7 @@ def prune_runs(
 def _embedded(config: InstallationConfig) -> EmbeddedPostgres:
     if config.database_url is not None:
         raise ConfigurationError(
-            f"database_url={without_secrets(config.database_url)!r} is set, so there is no embedded server: "
-            "unset RTTC_DATABASE_URL"
+            f"database_url={without_secrets(config.database_url)!r} is set, so there is no "
+            "embedded server: unset RTTC_DATABASE_URL"
         )
     return EmbeddedPostgres(config.home / "postgres")
