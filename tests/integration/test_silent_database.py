@@ -44,6 +44,9 @@ SOLVED = [NewSample(question=f"{n} and {n}", answer=str(2 * n), domain="sums") f
 QUESTION: RttcInput = {"query": "what is 9 and 9", "domain": "sums"}
 
 
+statement("recall")  # they are read once, and not on an event loop
+
+
 def mark(name: str) -> bytes:
     """Return what only the statement `name` has in it."""
     return statement(name).split(b"\n")[0]
