@@ -29,6 +29,7 @@ from transformers.utils import logging as untyped_logging
 
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.decoding.prompt_cache import Owner
+from rttc_graph.integrations.transformers.decoding.running_batch import can_batch
 from rttc_graph.integrations.transformers.precision import (
     NF4,
     choose_device,
@@ -80,6 +81,8 @@ class LoadedModel:
     context_tokens: int
     stop: tuple[str, ...] = ()
     """Strings that end every answer, from the generation configuration; base models need some."""
+    can_batch: bool = True
+    """Whether rows may share a pass, begin with what is known, and have drafts checked."""
     adapters: RowAdapters | None = None
     """`None` while no adapters are possible."""
     thinking: bool | None = None
@@ -182,6 +185,7 @@ def load_model(
         context_tokens=_context_tokens(model),
         stop=_stop_strings(model),
         thinking=thinking,
+        can_batch=can_batch(model),
     )
 
 

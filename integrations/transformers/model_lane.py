@@ -7,6 +7,7 @@ always succeeds and is itself the stop sign which the lane reads between two ste
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
@@ -22,6 +23,8 @@ from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.concurrency.worker_threads import wait_at_exit
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 Steps = Generator[None, None, T]
 """A job that hands the lane back at each `yield` and returns its result at the end."""
@@ -136,7 +139,18 @@ def _stop(board: _Board) -> None:
 
 
 def _work(board: _Board) -> None:
-    """Serve the board until it is closed."""
+    """Serve the board until it is closed; whatever ends it, nobody is left waiting."""
+    try:
+        _serve(board)
+    except BaseException:
+        _log.exception("the lane of %r ended by a fault of its own", board.name)
+        raise
+    finally:
+        board.closed = True
+        _fail_all(board)
+
+
+def _serve(board: _Board) -> None:
     wait_at_exit(partial(_stop, board))
     while not board.closed:
         _take_in(board, may_wait=True)
@@ -148,7 +162,6 @@ def _work(board: _Board) -> None:
         _drop_cancelled(board)
         if not board.closed:
             _run_step(board)
-    _fail_all(board)
 
 
 def _take_in(board: _Board, *, may_wait: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,10 +67,19 @@ async def log_probabilities(
     groups = await engine.run(lambda loaded: _grouped(loaded, requests, end=end))
     scores = [0.0] * len(requests)
     for group in groups:  # a job each, so that the lane can serve others in between
-        found = await engine.run(partial(_score, group))
-        for pair, score in zip(group, found, strict=True):
+        for pair, score in zip(group, await _scores(engine, group), strict=True):
             scores[pair.at] = score
     return scores
+
+
+async def _scores(engine: LocalEngine, group: Sequence[_Pair]) -> list[float]:
+    """Score a group, or each pair by itself where the model cannot take them together."""
+    try:
+        return await engine.run(partial(_score, group))
+    except PolicyModelError:
+        if len(group) == 1:
+            raise
+    return [(await engine.run(partial(_score, [pair])))[0] for pair in group]
 
 
 def _grouped(
@@ -100,6 +110,8 @@ def _encode(loaded: LoadedModel, at: int, request: ScoringRequest, *, end: bool)
 
 
 def _fits(group: Sequence[_Pair], loaded: LoadedModel) -> bool:
+    if not loaded.can_batch:
+        return len(group) == 1
     logits = len(group) * max(len(pair.answer) for pair in group) * loaded.vocabulary
     padded = len(group) * max(pair.size for pair in group)
     return padded <= BATCH_TOKENS and logits <= BATCH_LOGITS
@@ -114,14 +126,12 @@ def _score(group: Sequence[_Pair], loaded: LoadedModel) -> list[float]:
         torch.inference_mode(),
         loaded.forward_rows([pair.adapter for pair in group]) as forward,
     ):
-        out = forward(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions(mask),
-            use_cache=False,
-            logits_to_keep=longest + 1,
-        )
-        chosen = _chosen(out.logits[:, :-1], ids[:, -longest:])  # [B, A]
+        padding: dict[str, Any] = {}
+        if loaded.can_batch:
+            padding = {"attention_mask": mask, "position_ids": positions(mask)}
+            padding["logits_to_keep"] = longest + 1
+        out = forward(input_ids=ids, use_cache=False, **padding)
+        chosen = _chosen(out.logits[:, -longest - 1 : -1], ids[:, -longest:])  # [B, A]
     return [float(chosen[row, -len(pair.answer) :].mean()) for row, pair in enumerate(group)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -9,20 +10,46 @@ import torch
 
 from rttc_graph.errors import PolicyModelError, RttcError
 
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""How torch's allocators say it in a plain `RuntimeError`."""
+
 
 @contextmanager
 def translated(action: str) -> Generator[None]:
-    """Re-raise errors of the model's code as PolicyModelError, saying what was being done."""
+    """Re-raise errors of the model's code as PolicyModelError, saying what was being done.
+
+    Any `Exception` is meant: a model's own code asserts, reads files and runs out of memory, and
+    whoever waits for the row has to be told in each case.
+    """
     try:
         yield
     except RttcError:  # ours already; some of them are a ValueError too
         raise
-    except torch.OutOfMemoryError as exc:
-        torch.cuda.empty_cache()  # the next try finds the memory that this one gave back
-        raise PolicyModelError(
-            f"out of memory, could not {action}: lower max_batch or max_batch_tokens",
-            retryable=True,
-        ) from exc
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as exc:
-        # a model's remote or patched code raises any of these for a batch it cannot take
+    except Exception as exc:
+        if is_out_of_memory(exc):
+            let_go(exc)
+            raise PolicyModelError(
+                f"out of memory, could not {action}: lower max_batch or max_batch_tokens",
+                retryable=True,
+            ) from exc
         raise PolicyModelError(f"could not {action}: {type(exc).__name__}: {exc}") from exc
+
+
+def is_out_of_memory(exc: BaseException | None) -> bool:
+    """Tell whether an error, or what it was made from, says that memory ran out."""
+    if exc is None:
+        return False
+    if isinstance(exc, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = isinstance(exc, RuntimeError) and any(one in str(exc).lower() for one in _OUT_OF_MEMORY)
+    return said or is_out_of_memory(exc.__cause__)
+
+
+def let_go(exc: BaseException) -> None:
+    """Free what the frames of a failed pass hold, for as long as somebody keeps its error."""
+    held: BaseException | None = exc
+    while held is not None:
+        traceback.clear_frames(held.__traceback__)
+        held = held.__cause__
+    if torch.cuda.is_initialized():  # the next try finds the memory that this one gave back
+        torch.cuda.empty_cache()

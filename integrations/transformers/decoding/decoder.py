@@ -22,12 +22,12 @@ from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.decoding.detokenise import TextStream, opening_of
 from rttc_graph.integrations.transformers.decoding.drafts import Drafts
 from rttc_graph.integrations.transformers.decoding.prompt_cache import Known, Owner, PrefixCache
-from rttc_graph.integrations.transformers.decoding.running_batch import RunningBatch
+from rttc_graph.integrations.transformers.decoding.running_batch import Batch, LoneRow, RunningBatch
 from rttc_graph.integrations.transformers.decoding.token_sampling import Draw, choose
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.model_lane import Lane
 from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
-from rttc_graph.integrations.transformers.torch_errors import translated
+from rttc_graph.integrations.transformers.torch_errors import is_out_of_memory, let_go, translated
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.state import FinishReason
 
@@ -36,6 +36,10 @@ LENGTH_SLACK_TOKENS = 32
 
 Padding then is a third of a prompt at most; further apart, another pass costs less than padding.
 """
+
+
+MOST_FAULTS = 2
+"""Passes in company that may fail with a row; from then on it is computed by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,10 @@ class _Row:
         self.draw = Draw.seeded(temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed)
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
+        self.enters_alone = False
+        """Whether its prompt is computed in a pass of its own, since one in company failed."""
+        self.faults = 0
+        """How many passes of the running batch failed with it."""
         self.drafts = Drafts(asked.drafts, partial(encode_answer, loaded, end=True))
         self._deadline = request.deadline
         self._on_text = request.on_text
@@ -101,6 +109,21 @@ class _Row:
     def size(self) -> int:
         """Positions that the row may come to fill."""
         return len(self.prompt) + self.room
+
+    @property
+    def ids(self) -> list[int]:
+        """Tokens to be computed before the next one is chosen."""
+        return [*self.prompt, *self.tokens]
+
+    @property
+    def stays_alone(self) -> bool:
+        """Whether it is to have no company at all."""
+        return self.faults >= MOST_FAULTS
+
+    def take_back(self) -> None:
+        """Go back to where the tokens in hand were chosen; what a failed pass drew is undone."""
+        self.enters_alone = True
+        self.draw = self.draw.rewound(len(self.tokens))
 
     def reason_to_end(self) -> FinishReason | None:
         """Return why the row is to get no further token, if it is not to."""
@@ -120,7 +143,13 @@ class _Row:
             return
         self.tokens.append(token)
         self.logprobs.append(logprob)
-        self._tell(self._stream.push(token))
+        try:
+            with translated("turn tokens into text"):
+                piece = self._stream.push(token)
+        except PolicyModelError as exc:
+            self.fail(exc)
+        else:
+            self._tell(piece)
 
     def finish(self, reason: FinishReason) -> None:
         """Hand out the answer."""
@@ -168,9 +197,13 @@ class Decoder:
         self._max_rows = max_rows
         self._max_tokens = max_tokens
         self._waiting: deque[_Row] = deque()
+        self._entering: list[_Row] = []
+        """Rows of the pass that computes their prompts: neither waiting nor in the batch."""
         self._rows: list[_Row] = []
         self._prefixes = PrefixCache(max_bytes=max_prefix_bytes)
-        self._batch = RunningBatch(torch.device("cpu"))
+        self._batch: Batch = RunningBatch(torch.device("cpu"))
+        self._has_company = True
+        """Whether the model's rows may share a pass, a prefix, and have drafts checked."""
         self._is_running = False
 
     def queue(
@@ -211,14 +244,16 @@ class Decoder:
     def _ended(self, run: Future[None]) -> None:
         """Leave nobody waiting, also when the lane was closed or this class has a bug."""
         self._is_running = False
-        rows = [*self._waiting, *self._rows]
+        rows = [*self._entering, *self._waiting, *self._rows]
         self._waiting.clear()
+        self._entering = []
         self._rows = []
         _pass_failure(run, [row.future for row in rows])
 
     def _run(self, loaded: LoadedModel) -> Generator[None, None, None]:
         """Compute prompts and tokens until no row is left."""
-        self._batch = RunningBatch(loaded.device)
+        self._has_company = loaded.can_batch
+        self._batch = RunningBatch(loaded.device) if loaded.can_batch else LoneRow(loaded.device)
         while True:
             self._settle(loaded)
             newcomers = self._next_group()
@@ -241,12 +276,16 @@ class Decoder:
     def _goes_on(self, row: _Row, loaded: LoadedModel) -> bool:
         if row.future.done():
             return False
+        try:
+            with translated("end an answer"):
+                return self._is_unfinished(row, loaded)
+        except PolicyModelError as exc:
+            row.fail(exc)
+            return False
+
+    def _is_unfinished(self, row: _Row, loaded: LoadedModel) -> bool:
         if row.adapter is not None:
-            try:
-                loaded.require_adapter(row.adapter)
-            except PolicyModelError as exc:
-                row.fail(exc)
-                return False
+            loaded.require_adapter(row.adapter)
             row.owner = loaded.owner(row.adapter, row.reuse_scope)
         reason = row.reason_to_end()
         if reason is not None:
@@ -260,26 +299,31 @@ class Decoder:
         if not self._waiting or not self._fits([self._waiting[0]]):
             return []
         group = [self._waiting.popleft()]
+        if group[0].enters_alone:
+            return group
         length = self._rest(group[0])
         slack = max(LENGTH_SLACK_TOKENS, length // 4)
         for row in list(self._waiting):
-            if abs(self._rest(row) - length) <= slack and self._fits([*group, row]):
+            is_like = not row.enters_alone and abs(self._rest(row) - length) <= slack
+            if is_like and self._fits([*group, row]):
                 self._waiting.remove(row)
                 group.append(row)
         return group
 
     def _known(self, row: _Row) -> Known | None:
-        return self._prefixes.longest(row.owner, row.prompt)
+        return self._prefixes.longest(row.owner, row.ids) if self._has_company else None
 
     def _rest(self, row: _Row) -> int:
-        """Return how many tokens of a row's prompt are to be computed."""
+        """Return how many tokens of a row are to be computed."""
         known = self._known(row)
-        return len(row.prompt) - (known.tokens if known else 0)
+        return len(row.ids) - (known.tokens if known else 0)
 
     def _fits(self, newcomers: Sequence[_Row]) -> bool:
         rows = [*self._rows, *newcomers]
         if len(rows) == 1:
             return True
+        if not self._has_company or any(row.stays_alone for row in rows):
+            return False
         return (
             len(rows) <= self._max_rows
             and len(rows) * max(row.size for row in rows) <= self._max_tokens
@@ -288,17 +332,18 @@ class Decoder:
     def _admit(self, newcomers: list[_Row], loaded: LoadedModel) -> None:
         """Compute the newcomers' prompts, the same one once, and their first tokens."""
         places, owners = _distinct(newcomers)
+        self._entering = newcomers
         for row in newcomers:
             row.drafts.last_answer = self._prefixes.answer(row.owner, row.prompt)
         with (
-            self._failing(newcomers),
+            self._blaming(newcomers),
             loaded.forward_rows([row.adapter for row in owners]) as forward,
         ):
             # Another thread may have replaced an adapter since the last look.
             same = [row.owner == loaded.owner(row.adapter, row.reuse_scope) for row in owners]
             draft = self._draft(newcomers)
             logits = self._batch.join(
-                [[*row.prompt, *draft] for row in owners],
+                [[*row.ids, *draft] for row in owners],
                 forward,
                 known=[
                     self._known(row) if is_same else None
@@ -308,6 +353,7 @@ class Decoder:
                 last=1 + len(draft),
             )
             self._rows += newcomers
+            self._entering = []
             self._remember(owners, places, same, before=len(draft))
             self._take(newcomers, logits, draft)
 
@@ -315,11 +361,11 @@ class Decoder:
         self, owners: Sequence[_Row], places: Sequence[int], same: Sequence[bool], *, before: int
     ) -> None:
         """Keep what was computed for the newcomers' prompts, and not for the tokens behind."""
-        if not self._prefixes.is_on:
+        if not (self._prefixes.is_on and self._has_company):
             return
         first = self._batch.rows - len(places)
         for at, row in enumerate(owners):
-            if same[at]:
+            if same[at] and not row.tokens:
                 at_row = first + places.index(at)
                 layers = self._batch.read(at_row, len(row.prompt), before=before)
                 self._prefixes.add(row.owner, row.prompt, layers)
@@ -327,7 +373,7 @@ class Decoder:
     def _burst(self, loaded: LoadedModel) -> None:
         """Compute tokens until a row is over or the lane is wanted; adapters are set up once."""
         rows = self._rows
-        with self._failing(rows), loaded.forward_rows([row.adapter for row in rows]) as forward:
+        with self._blaming(rows), loaded.forward_rows([row.adapter for row in rows]) as forward:
             while True:
                 draft = self._draft()
                 logits = self._batch.step([[row.tokens[-1], *draft] for row in rows], forward)
@@ -341,7 +387,7 @@ class Decoder:
         With more rows the weights are read for all of them, and a token more costs its full time.
         """
         rows = [*self._rows, *newcomers]
-        if len(rows) > 1 or not rows[0].draw.is_greedy:
+        if not self._has_company or len(rows) > 1 or not rows[0].draw.is_greedy:
             return ()
         row = rows[0]
         # One more token is chosen behind the draft.
@@ -370,30 +416,51 @@ class Decoder:
         self._batch.cut(len(draft) - right)
 
     @contextmanager
-    def _failing(self, rows: Sequence[_Row]) -> Generator[None]:
-        """Fail these rows if the model fails with them; the others go on, if they are whole."""
-        present = len(self._rows)
+    def _blaming(self, rows: Sequence[_Row]) -> Generator[None]:
+        """Find the row that a pass failed for: it gets the error, the others another try.
+
+        Args:
+            rows: Of the pass.
+        """
+        running = list(self._rows)
         try:
             with translated("generate"), torch.inference_mode():
                 yield
         except PolicyModelError as exc:
-            for row in rows:
-                row.fail(exc)
-            if self._batch.rows != present or rows is self._rows:
-                self._abandon(exc)
+            let_go(exc)
+            self._recover(exc, list(rows), running)
+        finally:
+            self._entering = []
 
-    def _abandon(self, exc: PolicyModelError) -> None:
-        """Give the batch up, since its cache may be half written."""
-        for row in self._rows:
-            row.fail(exc)
-        self._rows = []
-        self._batch.keep([])
+    def _recover(self, exc: PolicyModelError, failed: list[_Row], running: list[_Row]) -> None:
+        """Put the rows of a failed pass back in front of the queue, or tell the one to blame.
+
+        Rows that are tried again keep their tokens. A prompt that failed in company is computed by
+        itself next; a row with which the running batch failed twice is alone until it ends. So
+        the row to blame fails by itself in the end, and no other one fails with it.
+        """
+        everybody = list(dict.fromkeys([*running, *failed]))
+        was_running = failed == running
+        if was_running or self._batch.rows != len(running):
+            failed, self._rows = everybody, []  # the cache may be half written
+            self._batch.keep([])
+        lacks_memory = is_out_of_memory(exc)
+        if len(everybody) == 1 or (len(failed) == 1 and not lacks_memory):
+            failed[0].fail(exc)
+            return
+        for row in failed:
+            row.take_back()
+            if was_running:
+                row.faults += 1
+            elif lacks_memory and len(failed) == 1:  # beside the running ones there is none
+                row.faults = MOST_FAULTS
+        self._waiting.extendleft(reversed(failed))
 
 
 def _distinct(rows: Sequence[_Row]) -> tuple[list[int], list[_Row]]:
-    """Return for each row the number of its prompt and owner, and a row for each such number."""
+    """Return for each row the number of its tokens and owner, and a row for each such number."""
     numbers: dict[tuple[Owner, tuple[int, ...]], int] = {}
-    places = [numbers.setdefault((row.owner, tuple(row.prompt)), len(numbers)) for row in rows]
+    places = [numbers.setdefault((row.owner, tuple(row.ids)), len(numbers)) for row in rows]
     return places, [rows[places.index(number)] for number in range(len(numbers))]
 
 

@@ -2,7 +2,9 @@
 
 Rows join and leave between tokens: a newcomer's cache is padded to the length of the others', a
 leaver's is dropped, and padding that all rows share is cut off. Only plain attention caches are
-kept, whole also for layers with a sliding window, since the mask cuts the window anyway.
+kept, whole also for layers with a sliding window, since the mask cuts the window anyway. A model
+with states that run on (convolution, Mamba, RWKV) would take padding and drafts into them, so its
+rows are computed one at a time, each with the cache that the model makes itself.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rttc_graph.integrations.transformers.decoding.prompt_cache import Known
 
@@ -21,11 +24,53 @@ Forward = Callable[..., Any]
 """`model.forward`, or a stand-in that applies an adapter to each row."""
 
 
+ROUNDING = 0.05
+"""Of the logits' spread; bfloat16 is off by a hundredth, a mask that is ignored by more than half.
+"""
+
+
 class _Layer(Protocol):
     """A layer's cache; `None` before its first use, or where it is no key-value cache."""
 
     keys: Tensor | None
     values: Tensor | None
+
+
+class Batch(Protocol):
+    """Rows in work, as the decoder sees them."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        ...
+
+    def join(
+        self,
+        prompts: Sequence[Sequence[int]],
+        forward: Forward,
+        *,
+        known: Sequence[Known | None] | None = None,
+        rows: Sequence[int] | None = None,
+        last: int = 1,
+    ) -> Tensor:
+        """Compute prompts and add rows of them, as `RunningBatch.join`."""
+        ...
+
+    def step(self, tokens: Sequence[Sequence[int]], forward: Forward) -> Tensor:
+        """Add the same number of tokens to each row; return the logits behind each [B, T, V]."""
+        ...
+
+    def read(self, row: int, tokens: int, *, before: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Copy the keys and values of a row's last tokens, as `RunningBatch.read`."""
+        ...
+
+    def cut(self, tokens: int) -> None:
+        """Take the last tokens of every row back."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these, which keep their order."""
+        ...
 
 
 class RunningBatch:
@@ -189,6 +234,130 @@ class RunningBatch:
         for layer, (keys, values) in zip(_layers(self._cache), joined, strict=True):
             layer.keys, layer.values = keys, values
         self._mask = torch.cat([_widened(self._mask, length), _widened(mask, length)])
+
+
+class LoneRow:
+    """A batch of one row at most, with whatever cache its model makes.
+
+    Args:
+        device: Of the model.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._ids: list[int] = []
+        self._carried: dict[str, Any] = {}
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, 0 or 1."""
+        return 1 if self._ids else 0
+
+    def join(
+        self,
+        prompts: Sequence[Sequence[int]],
+        forward: Forward,
+        *,
+        known: Sequence[Known | None] | None = None,
+        rows: Sequence[int] | None = None,
+        last: int = 1,
+    ) -> Tensor:
+        """Compute the one prompt and return its logits [1, last, V]; nothing of it is known."""
+        del known, rows
+        (prompt,) = prompts
+        self._carried = {}
+        logits = self._computed(prompt, forward)
+        self._ids = list(prompt)
+        return logits[:, -last:]
+
+    def step(self, tokens: Sequence[Sequence[int]], forward: Forward) -> Tensor:
+        """Add tokens to the row; return the logits behind each [1, T, V]."""
+        (new,) = tokens
+        # A model that carries nothing on reads everything again.
+        logits = self._computed(new if self._carried else [*self._ids, *new], forward)
+        self._ids += new
+        return logits[:, -len(new) :]
+
+    def read(self, row: int, tokens: int, *, before: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Not to be had: a state that runs on has no beginning.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"row {row} has no keys and values of {tokens} tokens before {before}")
+
+    def cut(self, tokens: int) -> None:
+        """Not to be had either, so there are no drafts.
+
+        Raises:
+            ValueError: There is something to take back.
+        """
+        if tokens:
+            raise ValueError(f"a state that runs on cannot go back by {tokens} tokens")
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep the row, or drop it if `rows` is empty."""
+        if not rows:
+            self._ids, self._carried = [], {}
+
+    def _computed(self, ids: Sequence[int], forward: Forward) -> Tensor:
+        out = forward(
+            input_ids=torch.tensor([list(ids)], device=self._device),
+            use_cache=True,
+            **self._carried,
+        )
+        found = {name: getattr(out, name, None) for name in _CARRIED}
+        self._carried = {name: value for name, value in found.items() if value is not None}
+        return cast("Tensor", out.logits)
+
+
+_CARRIED = ("past_key_values", "cache_params", "state")
+"""What models take on from one pass to the next, by transformers' names."""
+
+
+def can_batch(model: PreTrainedModel) -> bool:
+    """Tell whether a model's rows may be padded and share passes, and be continued by any number
+    of tokens.
+
+    That is so if its layers keep keys and values alone, and if a short row beside a longer one,
+    continued by two tokens at once, comes out as it does by itself; three passes over a few tokens.
+    """
+    ids = [token % int(model.config.get_text_config().vocab_size) for token in range(1, 8)]
+    short = 3
+    try:
+        with torch.inference_mode():
+            alone = model.forward(
+                input_ids=torch.tensor([ids[: short + 2]], device=model.device), use_cache=True
+            )
+            if not has_plain_cache(model, alone):
+                return False
+            batch = RunningBatch(model.device)
+            first = batch.join([ids, ids[:short]], model.forward)[1]
+            more = batch.step([ids[:2], ids[short : short + 2]], model.forward)[1]
+    except Exception:  # noqa: BLE001  # whatever it cannot take: such a model is asked more simply
+        return False
+    wanted = alone.logits[0, short - 1 :].float()
+    off = (torch.cat([first, more]).float() - wanted).abs().mean()
+    return bool(off < ROUNDING * wanted.std())
+
+
+def has_plain_cache(model: PreTrainedModel, output: Any) -> bool:
+    """Tell whether each layer of a model keeps keys and values, and nothing that runs on.
+
+    Args:
+        model: Its configuration says whether attention is cut into chunks, whose borders padding
+            would move.
+        output: Of a pass with `use_cache`.
+    """
+    cache = getattr(output, "past_key_values", None)
+    layers = cast("list[object]", cache.layers) if isinstance(cache, DynamicCache) else []
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return (
+        bool(layers)
+        and all(type(layer) in plain for layer in layers)
+        and "chunked_attention" not in kinds
+    )
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

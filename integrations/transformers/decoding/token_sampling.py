@@ -38,6 +38,15 @@ class Draw:
             generator.manual_seed(seed)
         return cls(temperature, top_p, generator)
 
+    def rewound(self, drawn: int) -> Draw:
+        """Return this draw as it was when so many tokens had been drawn."""
+        generator = torch.Generator()
+        generator.manual_seed(self.generator.initial_seed())
+        if not self.is_greedy:
+            for _ in range(drawn):
+                _uniform(generator)
+        return Draw(self.temperature, self.top_p, generator)
+
 
 def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
     """Choose one token for each row.
@@ -67,11 +76,14 @@ def _sample(logprobs: Tensor, draw: Draw) -> Tensor:
         outside = weights.cumsum(0) - weights >= draw.top_p  # the first token is always inside
         weights = weights.masked_fill(outside, 0)
     upto = weights.cumsum(0)
-    uniform = torch.rand((), generator=draw.generator, dtype=torch.float64)
-    aim = uniform.to(upto) * upto[-1]
+    aim = _uniform(draw.generator).to(upto) * upto[-1]
     at = torch.searchsorted(upto, aim, right=True)
     at = at.clamp(max=int(weights.nonzero()[-1]))  # if rounding took `aim` to the total
     return at if order is None else order[at]
+
+
+def _uniform(generator: torch.Generator) -> Tensor:
+    return torch.rand((), generator=generator, dtype=torch.float64)
 
 
 def _precise(like: Tensor) -> torch.dtype:
