@@ -30,6 +30,9 @@ from rttc_graph.state import (
 MAX_QUERY_CHARACTERS = 100_000
 """About 25,000 tokens: longer than the context of every model this is meant to run in process."""
 
+MAX_HISTORY_CHARACTERS = 400_000
+"""Of all earlier turns together: some 100,000 tokens, as long as the context of large models."""
+
 
 class PrepareUpdate(TypedDict):
     """The state of a run that has just begun."""
@@ -134,6 +137,12 @@ def _task(state: RttcState) -> Task:
         raise ConfigurationError(
             f"the question has {len(query)} characters, the limit is {MAX_QUERY_CHARACTERS}: "
             "shorten it"
+        )
+    talked = sum(len(turn["content"]) for turn in history)
+    if talked > MAX_HISTORY_CHARACTERS:
+        raise ConfigurationError(
+            f"the earlier messages have {talked} characters, the limit is "
+            f"{MAX_HISTORY_CHARACTERS}: leave out the oldest ones, or sum them up"
         )
     return {
         "query": query,

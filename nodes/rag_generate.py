@@ -38,12 +38,23 @@ class RagGenerate:
         self, state: RttcState, scope: RunScope
     ) -> tuple[tuple[ChatTurn, ...], int]:
         """Return the prompt with the most samples that leave room for a whole answer."""
-        task, wanted = state["task"], scope.settings.max_new_tokens
-        for used in range(len(state["samples"]), 0, -1):
-            messages = rag_messages(task["query"], state["samples"][:used], task["history"])
+        wanted = scope.settings.max_new_tokens
+        tried = len(state["samples"])
+        fits, too_many = 0, tried + 1
+        while fits + 1 < too_many:  # all at first, then halving: a long prompt is slow to count
+            messages = self._prompt(state, tried)
             if await room_for_answer(self.policy_model, messages, scope) >= wanted:
-                return messages, used
+                fits = tried
+            else:
+                too_many = tried
+            tried = (fits + too_many) // 2
+        if fits:
+            return self._prompt(state, fits), fits
         raise BudgetExceeded(
             f"not one of {len(state['samples'])} samples fits beside the question and an answer of "
             f"max_new_tokens={wanted} tokens; lower it, or raise budget_tokens"
         )
+
+    def _prompt(self, state: RttcState, used: int) -> tuple[ChatTurn, ...]:
+        task = state["task"]
+        return rag_messages(task["query"], state["samples"][:used], task["history"])

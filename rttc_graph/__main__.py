@@ -13,7 +13,9 @@ def main() -> None:
         if exc.name is None or exc.name.startswith("rttc_graph"):
             raise
         sys.exit(f"rttc: {exc.name!r} is missing: pip install 'rttc-graph[cli,postgres,local]'")
-    sys.exit(run())
+    from rttc_graph.integrations.concurrency.worker_threads import leave  # noqa: PLC0415 - as above
+
+    leave(run())
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ A daemon thread that is still freeing tensors when the interpreter goes takes th
 from __future__ import annotations
 
 import atexit
+import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, NoReturn, cast
 from weakref import WeakKeyDictionary
 
 EXIT_SECONDS = 5.0
@@ -28,11 +32,29 @@ def wait_at_exit(stop: Callable[[], None]) -> None:
     _running[threading.current_thread()] = stop
 
 
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code, whatever a native call in one of the threads still does.
+
+    Called when everything else is put away. A thread that does not end in `EXIT_SECONDS`, for
+    example in one pass over a very long prompt, would abort the interpreter on its way out.
+    """
+    if stop_all():
+        sys.exit(code)
+    atexit.unregister(stop_all)
+    cast("Any", atexit)._run_exitfuncs()  # others put things away there, such as a database
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 @atexit.register
-def _leave() -> None:
+def stop_all() -> bool:
+    """Stop the threads, wait for them, and tell whether all have ended."""
     threads = list(_running.items())
     for _, stop in threads:
         stop()
     deadline = time.monotonic() + EXIT_SECONDS
     for thread, _ in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread, _ in threads)

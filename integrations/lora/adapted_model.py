@@ -32,13 +32,10 @@ from rttc_graph.integrations.lora.adapter_layout import (
 from rttc_graph.integrations.lora.row_terms import RowTerms, terms_of
 from rttc_graph.integrations.lora.training_batches import Batch
 from rttc_graph.integrations.lora.training_terms import FrozenLinear, TrainingTerms, frozen_bytes
+from rttc_graph.integrations.transformers.decoding.running_batch import ROUNDING, has_plain_cache
 from rttc_graph.integrations.transformers.recomputing import recomputed
 
 __all__ = ("AdaptedModel", "Below")
-
-_ROUNDING = 0.05
-"""Of the logits' spread; bfloat16 is off by a hundredth, a mask that is ignored by more than half.
-"""
 
 _PROBES = 33
 """Rows of noise, of which one is zero; on SmolLM2-135M the scale is then right to 1 %."""
@@ -122,11 +119,17 @@ class AdaptedModel:
 
         Windows that slide and states that run on are left alone.
         """
+        layers = self._cache_layers
+        return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+    @cached_property
+    def _cache_layers(self) -> list[object]:
+        """What the model keeps of each layer; nothing if it keeps more than keys and values."""
         with torch.inference_mode():
             ids = torch.zeros((1, 2), dtype=torch.long, device=self.device)
-            cache = self._twin(input_ids=ids, use_cache=True).past_key_values
-        layers = cache.layers if isinstance(cache, DynamicCache) else []
-        return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+            output = self._twin(input_ids=ids, use_cache=True)
+        is_plain = has_plain_cache(self._twin, output)
+        return cast("list[object]", output.past_key_values.layers) if is_plain else []
 
     @cached_property
     def tree_tokens(self) -> int:
@@ -135,7 +138,7 @@ class AdaptedModel:
         Within a window that slides, and within a chunk, a tree's mask hides all that the model's
         own would hide; beyond it does not.
         """
-        if not self._obeys_a_mask():
+        if not self._cache_layers or not self._obeys_a_mask():
             return 0
         config: Any = self._twin.config.get_text_config()
         spans = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
@@ -169,16 +172,22 @@ class AdaptedModel:
                     position_ids=places,
                     use_cache=False,
                 )
-            except (RuntimeError, ValueError, TypeError, IndexError):  # it wants another mask
+            except Exception:  # noqa: BLE001  # it wants another mask
                 return False
             off = (packed.logits[0, 3:].float() - alone).abs().mean()
-        return bool(off < _ROUNDING * alone.std())
+        return bool(off < ROUNDING * alone.std())
 
     def below(self, adapter: Adapter) -> Below:
         """Return a place to keep what the layers below an adapter make of one batch."""
         return Below(layers=sum(first < adapter.first for _, first in self.layout.layers))
 
-    def logits_at(self, adapter: Adapter, batch: Batch, below: Below | None = None) -> Tensor:
+    def logits_at(
+        self,
+        adapter: Adapter,
+        batch: Batch,
+        below: Below | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Return the logits before each answer token, with gradients to the adapter's tensors.
 
         The shared prefix is computed once: its keys and values are repeated for all rows and
@@ -191,21 +200,22 @@ class AdaptedModel:
             batch: B rows of T tokens behind the prefix, N answer tokens.
             below: Of this batch. What follows the prefix goes through the layers below the adapter
                 at its first use only.
+            check: Called at each target, forward and backward; raises where the pass is to end.
 
         Returns:
             Logits, float32 [N, vocabulary].
         """
         rows = int(batch.input_ids.shape[0])
-        cache = self._prefix_cache(adapter, batch.prefix, rows) if batch.prefix.numel() else None
-        tree: dict[str, Any] = {}
+        terms = TrainingTerms(adapter, self._frozen, check)
+        cache = self._prefix_cache(terms, batch.prefix, rows) if batch.prefix.numel() else None
+        more: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
         if batch.sees is not None:
-            tree = {"attention_mask": self._additive(batch.sees), "position_ids": batch.places}
-        with self._using(TrainingTerms(adapter, self._frozen)), self._picking(batch, below):
+            more |= {"attention_mask": self._additive(batch.sees), "position_ids": batch.places}
+        with self._using(terms), self._picking(batch, below):
             output = self._twin(
                 input_ids=batch.input_ids,
-                past_key_values=cache,
                 use_cache=cache is not None,
-                **tree,
+                **more,
             )
         return cast("Tensor", output.logits)[0].float()
 
@@ -214,9 +224,9 @@ class AdaptedModel:
         dtype = self._twin.dtype
         return torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
 
-    def _prefix_cache(self, adapter: Adapter, prefix: Tensor, rows: int) -> DynamicCache:
+    def _prefix_cache(self, terms: RowTerms, prefix: Tensor, rows: int) -> DynamicCache:
         """Return keys and values of a prefix [1, P], repeated for the rows."""
-        with self._using(TrainingTerms(adapter, self._frozen)):
+        with self._using(terms):
             output = self._twin(input_ids=prefix, use_cache=True, logits_to_keep=1)
         cache = cast("DynamicCache", output.past_key_values)
         cache.batch_repeat_interleave(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -79,13 +80,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterLayout:
-    """All targets of a base model: every linear layer but the language-model head."""
+    """All targets of a base model: every linear layer that can have a term, but not the head.
+
+    Left out are experts that are one tensor, routers, and what is given tokens without their rows,
+    as shared experts are: there a row's term cannot be told from another's.
+    """
 
     targets: tuple[Target, ...]
     base_name: str
     """Hub id or path of the base model, as its configuration has it."""
     fan_in_fan_out: bool
     """Whether the base keeps its weights transposed, as GPT-2 does."""
+    is_all_linear: bool = True
+    """Whether these are all that peft's `all-linear` names; else they are listed by name."""
     layers: tuple[tuple[str, int], ...] = ()
     """Name of each layer and index of its first target, from the lowest up; empty where the model
     does not say which modules are layers."""
@@ -115,21 +122,22 @@ class AdapterLayout:
         Args:
             rank: Of the adapter.
             alpha: Of the adapter.
-            first: Its first target; the names of its targets are listed if that is not 0.
+            first: Its first target; names are listed unless the targets are all linear layers.
         """
         names = [target.name for target in self.targets[first:]]
+        is_listed = first > 0 or not self.is_all_linear
         config = LoraConfig(
             r=rank,
             lora_alpha=cast("int", alpha),  # peft annotates int and computes with any number
             lora_dropout=0.0,
-            target_modules=names if first else "all-linear",
+            target_modules=names if is_listed else "all-linear",
             task_type="CAUSAL_LM",
             fan_in_fan_out=self.fan_in_fan_out,
             base_model_name_or_path=self.base_name or None,
             inference_mode=True,
         )
         found = cast("dict[str, Any]", config.to_dict())  # type: ignore[no-untyped-call]  # peft
-        if first:
+        if is_listed:
             found["target_modules"] = names  # peft has made a set of them
         return cast("dict[str, Any]", json.loads(json.dumps(found, sort_keys=True)))
 
@@ -137,10 +145,11 @@ class AdapterLayout:
 def layout_of(model: PreTrainedModel) -> AdapterLayout:
     """Ask peft which modules of `model` an adapter on all linear layers reaches.
 
-    Takes some 0.2 s for 30 layers, once for each model.
+    Takes some 0.2 s for 30 layers and a pass over a few tokens, once for each model.
 
     Raises:
-        AdaptationError: The model has no linear layer that peft knows.
+        AdaptationError: The model has no linear layer that peft knows, or none that can have a
+            term for each row.
     """
     transposed = any(isinstance(module, Conv1D) for module in model.modules())
     config = LoraConfig(
@@ -148,26 +157,61 @@ def layout_of(model: PreTrainedModel) -> AdapterLayout:
     )
     skeleton = copy_sharing(model, device="meta")
     try:
-        with one_load_at_a_time():
+        with one_load_at_a_time(), warnings.catch_warnings():
+            # peft has patterns for experts that it then does not find
+            warnings.simplefilter("ignore", RuntimeWarning)
             injected = inject_adapter_in_model(config, skeleton, low_cpu_mem_usage=True)
     except ValueError as exc:  # peft: no target modules
         raise AdaptationError(f"peft finds no place for an adapter in the model: {exc}") from exc
     modules = cast("Iterable[tuple[str, nn.Module]]", injected.named_modules())
+    found = [(name, layer) for name, layer in modules if isinstance(layer, LoraLayer)]
+    apart = _keep_rows_apart(model, {name for name, _ in found})
     targets = tuple(
         Target(
             name=name,
             in_features=cast("int", layer.in_features),
             out_features=cast("int", layer.out_features),
         )
-        for name, layer in modules
-        if isinstance(layer, LoraLayer)
+        for name, layer in found
+        if name in apart
     )
+    base_name = str(getattr(model.config, "name_or_path", "") or "")
+    if not targets:
+        names = ", ".join(sorted({name.rpartition(".")[2] for name, _ in found}))
+        raise AdaptationError(
+            f"no module of {base_name!r} can have an adapter of its own for each row ({names} "
+            "cannot): take another base model, or answer without ttt"
+        )
     return AdapterLayout(
         targets=targets,
+        is_all_linear=len(targets) == len(found),
         layers=tuple(_layers(model, targets)),
-        base_name=str(getattr(model.config, "name_or_path", "") or ""),
+        base_name=base_name,
         fan_in_fan_out=transposed,
     )
+
+
+def _keep_rows_apart(model: PreTrainedModel, names: set[str]) -> set[str]:
+    """Return which modules turn [B, T, in] into [B, T, out] when the model reads two rows."""
+    twin = copy_sharing(model).train(False)
+    right: set[str] = set()
+    wrong: set[str] = set()
+
+    def watch(name: str) -> None:
+        def look(_: nn.Module, given: tuple[Any, ...], output: object) -> None:
+            x = given[0] if given else None
+            shapes = [each.shape[:-1] for each in (x, output) if isinstance(each, Tensor)]
+            (right if shapes == [(2, 3), (2, 3)] else wrong).add(name)
+
+        if isinstance(module := found.get(name), nn.Module):
+            module.register_forward_hook(look)
+
+    found = dict(cast("Iterable[tuple[str, nn.Module]]", twin.named_modules()))
+    for name in names:
+        watch(name)
+    with torch.inference_mode():
+        twin(input_ids=torch.ones((2, 3), dtype=torch.long, device=model.device), use_cache=False)
+    return right - wrong
 
 
 def _layers(model: PreTrainedModel, targets: Sequence[Target]) -> Iterator[tuple[str, int]]:

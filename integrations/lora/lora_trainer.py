@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
+import threading
 import time
-import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from rttc_graph.errors import AdaptationError, PolicyModelError
+from rttc_graph.errors import (
+    AdaptationError,
+    BudgetExceeded,
+    ConfigurationError,
+    PolicyModelError,
+    RttcError,
+)
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.adapter_layout import Adapter
 from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, from_bytes, to_bytes
 from rttc_graph.integrations.lora.free_memory import free_bytes
 from rttc_graph.integrations.lora.resident_adapters import ResidentAdapters
-from rttc_graph.integrations.lora.training_batches import StepLimits, encode_examples
+from rttc_graph.integrations.lora.training_batches import (
+    Batch,
+    EncodedExample,
+    StepLimits,
+    encode_examples,
+    pack,
+)
 from rttc_graph.integrations.lora.training_loop import (
+    Pace,
     Trained,
     Watch,
     epoch_of,
     fresh_adapter,
     learning_rate_of,
+    least_steps,
     training_steps,
 )
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.precision import choose_training_dtype
 from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
+from rttc_graph.integrations.transformers.torch_errors import is_out_of_memory, let_go
 from rttc_graph.protocols import TrainedAdapter, TrainingExample, TrainStep
 from rttc_graph.settings import TrainingDtype, TttSettings
 
@@ -42,13 +58,23 @@ FIRST_USE_SECONDS = 2.0
 ROOM_SECONDS = 30.0
 """How long a training or a load waits for room while all resident adapters are in use."""
 
+_TRAINING_BYTES = 2 * 2**30
+"""Default of `max_training_bytes`: one training of rank 256 for SmolLM2-135M takes 1.25 GB."""
+
+_TENSORS_OF_A_WEIGHT = 4
+"""Itself, its gradient and AdamW's two moments."""
+
+_PROBE_TOKENS = 128
+"""Of a first pass that measures the pace, where the real one is so large that it may be too long.
+"""
+
+_LARGE = 8
+"""Times the probe from which on a first pass is large."""
+
 _PASS_BYTES = 2**30
 """Of a pass on the CPU, where a larger one is no faster."""
 
 _LOOK_AGAIN_SECONDS = 0.02
-
-_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-"""How torch's allocators say it in a plain `RuntimeError`."""
 
 
 class LoraTrainer:
@@ -63,6 +89,9 @@ class LoraTrainer:
         max_pass_bytes: Memory that one forward and backward pass may take, by estimate; larger
             steps are cut into several passes, between which the lane serves others. `None` takes
             1 GiB, and on a GPU half of what is free there.
+        max_training_bytes: Memory of the trainings in hand: weights, gradients and optimiser of
+            the one that runs, for trainings run one after the other, and the adapters that were
+            trained and wait for room. A training that needs more is refused.
         training_dtype: Type in which trainings multiply by the base's weights; everything else is
             float32 as before. `auto` takes bfloat16 on a CPU with units for it, if copies of the
             weights, half the size of the model, fit in half of the memory that is free; they stay
@@ -73,7 +102,8 @@ class LoraTrainer:
         clock: Seconds, monotonic; deadlines are its readings.
 
     Raises:
-        ConfigurationError: The engine has adapters already.
+        ConfigurationError: The engine has adapters already, or `max_training_bytes` is not
+            positive.
     """
 
     def __init__(
@@ -82,11 +112,22 @@ class LoraTrainer:
         *,
         max_resident_bytes: int = 512 * 2**20,
         max_pass_bytes: int | None = None,
+        max_training_bytes: int = _TRAINING_BYTES,
         training_dtype: TrainingDtype = "auto",
         recompute: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if max_training_bytes <= 0:
+            raise ConfigurationError(
+                f"max_training_bytes must be above 0, got {max_training_bytes!r}"
+            )
         self._engine = engine
+        self._max_training_bytes = max_training_bytes
+        self._pace = Pace()
+        self._plans: list[_Plan] = []
+        """Trainings in hand, in the order in which they run."""
+        self._lock = threading.Lock()
+        """Around `_plans`, which callers in several event loops share."""
         self._max_resident_bytes = max_resident_bytes
         self._max_pass_bytes = max_pass_bytes
         self._training_dtype: TrainingDtype = training_dtype
@@ -112,20 +153,37 @@ class LoraTrainer:
 
         The same examples and settings give the same bytes on the same machine with as many torch
         threads. `on_step` is called from the lane's thread. `seconds` counts waiting for the lane.
+        Trainings run one after the other, as they come.
 
         Raises:
-            BudgetExceeded: The deadline passed before the training ended.
+            BudgetExceeded: The deadline passed before the training ended, or would: at the pace of
+                the passes so far there is no time for it, behind those that came before.
             AdaptationError: No examples, an answer longer than the context, a loss that is not
-                finite, out of memory, or no room among the resident adapters.
+                finite, more memory than `max_training_bytes`, out of memory, or no room among the
+                resident adapters.
         """
         began = self._clock()
-        watch = Watch(on_step=on_step, clock=self._clock, deadline=deadline)
+        over = threading.Event()
+        watch = Watch(
+            on_step=on_step,
+            clock=self._clock,
+            deadline=deadline,
+            pace=self._pace,
+            is_stopped=lambda: over.is_set() or self._engine.is_closed,
+        )
+        given = tuple(examples)
+        plan = await self._engine.run(lambda loaded: self._planned(loaded, key, given, settings))
 
         def steps(loaded: LoadedModel) -> Generator[None, None, tuple[TrainedAdapter, Adapter]]:
-            return self._train(loaded, key, tuple(examples), settings, watch, began)
+            return self._train(loaded, plan, watch, began)
 
-        trained, tensors = await self._engine.run_steps(steps)
-        await self._keep(key, tensors)
+        with self._in_hand(plan, watch):
+            try:
+                trained, tensors = await self._engine.run_steps(steps)
+            finally:
+                over.set()  # a pass that is cancelled in the middle ends at its next layer
+            plan.is_trained = True
+            await self._keep(key, tensors)
         return trained
 
     async def is_resident(self, key: str) -> bool:
@@ -193,26 +251,81 @@ class LoraTrainer:
             raise AdaptationError("the engine has not loaded its adapters: make a new engine")
         return self._resident
 
-    def _train(
+    def _planned(
         self,
         loaded: LoadedModel,
         key: str,
         examples: Sequence[TrainingExample],
         settings: TttSettings,
-        watch: Watch,
-        began: float,
-    ) -> Generator[None, None, tuple[TrainedAdapter, Adapter]]:
-        resident = self._adapters()
+    ) -> _Plan:
+        """Return what a training needs, before it holds anything; in the lane."""
         with _translated(f"train adapter {key!r} on {len(examples)} samples"):
+            model = self._adapters().adapted
+            first = model.layout.first_of(settings.layers)
+            numbers = sum(
+                each.in_features + each.out_features for each in model.layout.targets[first:]
+            )
+            needed = numbers * settings.rank * torch.float32.itemsize
+            self._check_memory(needed * _TENSORS_OF_A_WEIGHT, settings)
             encoded = encode_examples(loaded, examples)
-            model = resident.adapted
             self._choose_products(model)
-            epoch = epoch_of(model, encoded, self._limits(loaded, model), settings)
+            limits = self._limits(loaded, model)
+            epoch = epoch_of(model, encoded, limits, settings)
+            return _Plan(
+                key=key,
+                examples=encoded,
+                epoch=epoch,
+                works=[[limits.work(batch) for batch in step] for step in epoch],
+                settings=settings,
+                adapter_bytes=needed,
+            )
+
+    def _check_memory(self, needed: int, settings: TttSettings) -> None:
+        if needed > self._max_training_bytes:
+            raise AdaptationError(
+                f"a training of rank {settings.rank} on {settings.layers:.0%} of the layers takes "
+                f"{needed} bytes and max_training_bytes is {self._max_training_bytes}: lower "
+                "ttt_rank or ttt_layers, or raise max_training_bytes"
+            )
+
+    @contextmanager
+    def _in_hand(self, plan: _Plan, watch: Watch) -> Generator[None]:
+        """Let a training wait for its turn, if it can end in time.
+
+        Raises:
+            BudgetExceeded: It cannot, behind the trainings that came before.
+        """
+        with self._lock:
+            before = sum(other.least_work for other in self._plans if not other.is_trained)
+            needed = self._pace.least_seconds(before + plan.least_work)
+            left = math.inf if watch.deadline is None else watch.deadline - watch.clock()
+            if needed > left:
+                raise BudgetExceeded(
+                    f"a training would end in {needed:.1f} s at the earliest, with "
+                    f"{len(self._plans)} before it, and {left:.1f} s are left: raise "
+                    "budget_seconds, lower k, ttt_epochs or ttt_min_steps, or ask again later"
+                )
+            self._plans.append(plan)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._plans.remove(plan)
+
+    def _train(
+        self, loaded: LoadedModel, plan: _Plan, watch: Watch, began: float
+    ) -> Generator[None, None, tuple[TrainedAdapter, Adapter]]:
+        model, settings = self._adapters().adapted, plan.settings
+        with _translated(f"train adapter {plan.key!r} on {len(plan.examples)} samples"):
+            self._check_waiting(plan)
+            self._measure(model, plan, watch)
             adapter = fresh_adapter(model.layout, settings, device=model.device)
-            trained = yield from training_steps(model, adapter, epoch, settings, watch)
+            trained = yield from training_steps(
+                model, adapter, plan.epoch, settings, watch, plan.works
+            )
             weights = to_bytes(trained.adapter, model.layout)
         made = TrainedAdapter(
-            key=key,
+            key=plan.key,
             weights=weights,
             base_fingerprint=loaded.fingerprint,
             trained_tokens=trained.trained_tokens,
@@ -222,6 +335,39 @@ class LoraTrainer:
             provenance=_provenance(model, settings, trained),
         )
         return made, trained.adapter
+
+    def _check_waiting(self, plan: _Plan) -> None:
+        """Refuse a training beside adapters that are done and find no room among the resident."""
+        with self._lock:
+            held = sum(other.adapter_bytes for other in self._plans if other.is_trained)
+        needed = plan.adapter_bytes * _TENSORS_OF_A_WEIGHT
+        if held + needed > self._max_training_bytes:
+            raise AdaptationError(
+                f"trained adapters of {held} bytes wait for room, and {needed} more exceed "
+                f"max_training_bytes={self._max_training_bytes}: raise max_resident_bytes or "
+                "max_training_bytes, or ask again later",
+                retryable=True,
+            )
+
+    def _measure(self, model: AdaptedModel, plan: _Plan, watch: Watch) -> None:
+        """Measure the pace on a beginning, if nothing is known of it and the first pass is large.
+
+        Nothing is kept of it.
+        """
+        if self._pace.is_known or watch.deadline is None:
+            return
+        if plan.works[0][0] < _LARGE * _PROBE_TOKENS:
+            return
+        ids = max(plan.examples, key=lambda each: len(each.ids)).ids[:_PROBE_TOKENS]
+        probe = EncodedExample(ids=ids, answer_tokens=1)
+        limits = StepLimits(token_bytes=0.0, answer_bytes=0.0, max_bytes=1.0)
+        [batch] = pack([probe], limits, device=model.device, share_prefix=False)
+        settings = replace(plan.settings, epochs=1, min_steps=1)
+        adapter = fresh_adapter(model.layout, settings, device=model.device)
+        work = limits.work(batch)
+        quiet = replace(watch, on_step=lambda _: None)
+        for _ in training_steps(model, adapter, [[batch]], settings, quiet, [[work]]):
+            pass
 
     def _choose_products(self, model: AdaptedModel) -> None:
         dtype = choose_training_dtype(self._training_dtype, model.dtype, model.device)
@@ -271,23 +417,44 @@ def _provenance(model: AdaptedModel, settings: TttSettings, trained: Trained) ->
     }
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Plan:
+    """A training in hand."""
+
+    key: str
+    examples: list[EncodedExample]
+    epoch: list[list[Batch]]
+    works: list[list[float]]
+    """Work of each batch of `epoch`, as of `StepLimits.work`."""
+    settings: TttSettings
+    adapter_bytes: int
+    """Memory of the adapter's weights alone."""
+    is_trained: bool = False
+    """Whether it only waits for room among the resident adapters."""
+
+    @property
+    def least_work(self) -> float:
+        """Work until the training can end at the earliest."""
+        steps = least_steps(self.settings, len(self.epoch))
+        return sum(sum(self.works[step % len(self.works)]) for step in range(steps))
+
+
 @contextmanager
 def _translated(action: str) -> Generator[None]:
-    """Re-raise what torch raises as AdaptationError, and let go of the tensors it holds on to."""
+    """Re-raise what torch raises as AdaptationError, and let go of the tensors it holds on to.
+
+    The frames of a failed or late pass hold its tensors for as long as somebody keeps the error.
+    """
     try:
         yield
-    except (MemoryError, RuntimeError, IndexError) as exc:
-        # The frames of a failed pass hold its activations for as long as somebody keeps the error.
-        traceback.clear_frames(exc.__traceback__)
-        if _is_out_of_memory(exc):
+    except RttcError as exc:
+        let_go(exc)
+        raise
+    except Exception as exc:
+        let_go(exc)
+        if is_out_of_memory(exc):
             raise AdaptationError(
                 f"out of memory, could not {action}: use fewer or shorter samples, a lower rank "
                 "or a lower max_pass_bytes"
             ) from exc
         raise AdaptationError(f"could not {action}: {exc}") from exc
-
-
-def _is_out_of_memory(exc: BaseException) -> bool:
-    if isinstance(exc, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(words in str(exc).lower() for words in _OUT_OF_MEMORY)

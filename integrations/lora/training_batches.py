@@ -26,6 +26,10 @@ Peak measured on SmolLM2-135M in float32, of 305 000 features: 1.9 MB a token in
 3.0 MB in small ones, where fixed costs show.
 """
 
+_RECOMPUTED = 4 / 3
+"""Work of a pass whose layers are computed twice, to one without: forward counts as one of three.
+"""
+
 _BYTES_PER_LOGIT = 16.0
 """float32 logits, their log-softmax and the gradients of both."""
 
@@ -130,6 +134,14 @@ class StepLimits:
     def _bytes(self, examples: Sequence[EncodedExample], tokens: int) -> float:
         answers = sum(example.answer_tokens for example in examples)
         return tokens * self.token_bytes + answers * self.answer_bytes
+
+    def work(self, batch: Batch) -> float:
+        """Return the work of a pass over a batch, in tokens without attention."""
+        rows, length = batch.input_ids.shape
+        prefix = batch.prefix.numel()
+        tokens = prefix + rows * length
+        found = self.cost(tokens=tokens, pairs=prefix**2 + rows * length * (prefix + length))
+        return found * (_RECOMPUTED if batch.recompute else 1.0)
 
     def cost(self, *, tokens: int, pairs: int) -> float:
         """Return the work of a pass, in tokens without attention."""

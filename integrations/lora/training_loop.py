@@ -7,6 +7,7 @@ as every other request expects it.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
@@ -27,7 +28,16 @@ from rttc_graph.integrations.lora.training_batches import (
 from rttc_graph.protocols import TrainStep
 from rttc_graph.settings import TttSettings
 
-__all__ = ("Trained", "Watch", "epoch_of", "fresh_adapter", "learning_rate_of", "training_steps")
+__all__ = (
+    "Pace",
+    "Trained",
+    "Watch",
+    "epoch_of",
+    "fresh_adapter",
+    "least_steps",
+    "learning_rate_of",
+    "training_steps",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +59,47 @@ class Watch:
     clock: Callable[[], float]
     """Seconds, of the same kind as `deadline`."""
     deadline: float | None
+    pace: Pace = field(default_factory=lambda: Pace())
+    """How fast passes are; shared by the trainings of a model."""
+    is_stopped: Callable[[], bool] = lambda: False
+    """Whether nobody wants the adapter any more, or the process ends; from any thread."""
+
+    def check(self) -> None:
+        """Do nothing while the training may go on; asked before and within passes.
+
+        Raises:
+            BudgetExceeded: It may not.
+        """
+        if self.is_stopped():
+            raise BudgetExceeded("the training was broken off: nobody waits for it any more")
+        if self.deadline is not None and self.clock() >= self.deadline:
+            raise BudgetExceeded(
+                "the deadline passed within the training: raise budget_seconds, or lower k, "
+                "ttt_epochs or ttt_min_steps"
+            )
+
+
+class Pace:
+    """Seconds of a pass for each token of work, as measured; used in the lane, read anywhere.
+
+    The fastest of the last passes counts: what cannot be done in time at that pace cannot be done.
+    """
+
+    def __init__(self) -> None:
+        self._rates: deque[float] = deque(maxlen=32)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any pass was measured."""
+        return bool(self._rates)
+
+    def note(self, work: float, seconds: float) -> None:
+        """Take a measured pass in."""
+        self._rates.append(seconds / max(work, 1.0))
+
+    def least_seconds(self, work: float) -> float:
+        """Return how long so much work takes at least; 0 while nothing was measured."""
+        return work * min(tuple(self._rates), default=0.0)
 
 
 _RATE_BY_SCALE = 4.25e-4
@@ -64,6 +115,7 @@ def training_steps(
     epoch: Sequence[Sequence[Batch]],
     settings: TttSettings,
     watch: Watch,
+    works: Sequence[Sequence[float]] = (),
 ) -> Generator[None, None, Trained]:
     """Train an adapter in place; yield after each forward and backward pass and each update.
 
@@ -76,13 +128,15 @@ def training_steps(
         epoch: The steps of one epoch, as of `epoch_of`; of each, one batch for each pass.
         settings: Steps, learning rate and early stop; rank, alpha and seed are the adapter's.
         watch: Observer, clock and deadline.
+        works: Work of each batch of `epoch`, by which the end of the training is estimated.
 
     Raises:
-        BudgetExceeded: The deadline passed; checked before each pass.
+        BudgetExceeded: The deadline passed, which is checked at each layer of a pass; or the
+            training cannot end before it, at the pace of the passes so far.
         AdaptationError: A loss or a weight is not finite.
     """
     weights = [tensor.requires_grad_(True) for pair in adapter.pairs for tensor in pair]
-    training = _Training(model, adapter, epoch, settings, watch)
+    training = _Training(model, adapter, epoch, settings, watch, works)
     try:
         losses, tokens = yield from training.run(weights)
     finally:
@@ -153,6 +207,7 @@ class _Training:
     epoch: Sequence[Sequence[Batch]]
     settings: TttSettings
     watch: Watch
+    works: Sequence[Sequence[float]] = ()
     below: dict[int, Below] = field(default_factory=dict[int, Below])
     """By `id` of the batch."""
 
@@ -189,12 +244,16 @@ class _Training:
     def _accumulate(self, step: int, batches: Sequence[Batch]) -> Generator[None, None, float]:
         """Leave the gradient of one step in the adapter and return the step's loss."""
         answers = sum(batch.targets.numel() for batch in batches)
+        works = self.works[(step - 1) % len(self.epoch)] if self.works else [0.0] * len(batches)
         loss = 0.0
-        for number, batch in enumerate(batches, start=1):
+        for number, (batch, work) in enumerate(zip(batches, works, strict=True), start=1):
             if number > 1:
                 yield
-            self._check_deadline(step)
+            self._check_deadline(step, of_step=sum(works[number - 1 :]))
+            began = self.watch.clock()
             loss += self._pass(batch, answers=answers)
+            if work:
+                self.watch.pace.note(work, self.watch.clock() - began)
             if not math.isfinite(loss):
                 raise AdaptationError(
                     f"the loss of step {step} is {loss!r}: lower the learning rate "
@@ -206,16 +265,43 @@ class _Training:
         """Run one batch forward and backward, and return its part of the loss."""
         with torch.enable_grad():
             below = self.below.setdefault(id(batch), self.model.below(self.adapter))
-            logits = self.model.logits_at(self.adapter, batch, below)
+            logits = self.model.logits_at(self.adapter, batch, below, self.watch.check)
             part = functional.cross_entropy(logits, batch.targets, reduction="sum") / answers
             value = part.item()
             if math.isfinite(value):
                 torch.autograd.backward(part)
         return value
 
-    def _check_deadline(self, step: int) -> None:
-        if self.watch.deadline is not None and self.watch.clock() >= self.watch.deadline:
+    def _check_deadline(self, step: int, *, of_step: float) -> None:
+        """Stop where the deadline has passed, or will have before the training can end.
+
+        Args:
+            step: That is to be computed.
+            of_step: Work that is left of it.
+        """
+        if self.watch.is_stopped():
+            self.watch.check()
+        if self.watch.deadline is None:
+            return
+        left = self.watch.deadline - self.watch.clock()
+        later = range(step, least_steps(self.settings, len(self.epoch)))
+        work = of_step + sum(sum(self.works[at % len(self.works)]) for at in later if self.works)
+        needed = self.watch.pace.least_seconds(work)
+        if left <= 0 or needed > left:
             raise BudgetExceeded(
                 f"the deadline passed before step {step} of {self.steps} of the "
                 "training: raise budget_seconds, or lower k, ttt_epochs or ttt_min_steps"
+                if left <= 0
+                else f"the training would take {needed:.1f} s more at least, from step {step} of "
+                f"{self.steps}, and {left:.1f} s are left: raise budget_seconds, or lower k, "
+                "ttt_epochs or ttt_min_steps"
             )
+
+
+def least_steps(settings: TttSettings, steps_of_epoch: int) -> int:
+    """Return after how many steps a training can end at the earliest."""
+    most = settings.steps(steps_of_epoch)
+    if settings.stop_loss <= 0:
+        return most
+    epochs = max(1, math.ceil(settings.min_steps / steps_of_epoch))
+    return min(most, epochs * steps_of_epoch)

@@ -43,17 +43,24 @@ class FrozenLinear:
             return None
         return cls(module.weight.detach().to(dtype or module.weight.dtype), module.bias)
 
-    def __call__(self, x: Tensor, pair: tuple[Tensor, Tensor] | None, scale: float) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        pair: tuple[Tensor, Tensor] | None,
+        scale: float,
+        check: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Return `W x + bias + scale · B A x` in the type of `x`, with gradients to x, A and B.
 
         Args:
             x: [..., in].
             pair: `A` and `B`, if the layer has a term.
             scale: Of the term.
+            check: Called as the backward pass gets here.
         """
         a, b = pair or (None, None)
         product = cast("Any", _Product)  # torch's `apply` has no types
-        return cast("Tensor", product.apply(x, self.weight, self.bias, a, b, scale))
+        return cast("Tensor", product.apply(x, self.weight, self.bias, a, b, scale, check))
 
 
 def frozen_bytes(modules: Iterable[nn.Module], dtype: torch.dtype) -> int:
@@ -71,19 +78,27 @@ class TrainingTerms:
     Args:
         adapter: In training.
         layers: Of each target in the layout, its layer, if it is a plain one.
+        check: Called at each target, forward and backward; raises where the pass is to end now.
     """
 
-    def __init__(self, adapter: Adapter, layers: list[FrozenLinear | None]) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        layers: list[FrozenLinear | None],
+        check: Callable[[], None] | None = None,
+    ) -> None:
         self._adapter = adapter
         self._layers = layers
+        self._check = check or _nothing
 
     def output(
         self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """As `RowTerms.output`."""
+        self._check()
         pair, layer = self._adapter.pair(index), self._layers[index]
         if layer is not None:
-            return layer(x, pair, self._adapter.scale)
+            return layer(x, pair, self._adapter.scale, self._check)
         out = forward(x)
         if pair is None:
             return out
@@ -108,6 +123,7 @@ class _Product(torch.autograd.Function):
         a: Tensor | None,
         b: Tensor | None,
         scale: float,
+        check: Callable[[], None] | None,
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         out = functional.linear(flat.to(weight.dtype), weight).to(x.dtype)
@@ -119,10 +135,12 @@ class _Product(torch.autograd.Function):
             add_product(out, low.t(), b.t(), scale)
         ctx.save_for_backward(flat if low is not None else None, low, a, b)
         ctx.weight, ctx.scale, ctx.shape = weight, scale, x.shape
+        ctx.check = check or _nothing
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.check()
         flat, low, a, b = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
         of_x = of_a = of_b = lows = None
@@ -136,4 +154,8 @@ class _Product(torch.autograd.Function):
             if lows is not None:
                 add_product(of_x, lows.t(), a, 1.0)
             of_x = of_x.view(ctx.shape)
-        return of_x, None, None, of_a, of_b, None
+        return of_x, None, None, of_a, of_b, None, None
+
+
+def _nothing() -> None:
+    """Let the pass go on."""

@@ -99,6 +99,14 @@ class LocalEngine:
         """The source, as given; of a path its last part."""
         return self._source.name if isinstance(self._source, Path) else self._source
 
+    async def model(self) -> LoadedModel:
+        """Return the model, for what computes nothing with it; waits for the lane to load it only.
+
+        Raises:
+            PolicyModelError: The model could not be loaded, or the engine is closed.
+        """
+        return self._model or await self.run(lambda loaded: loaded)
+
     async def run(self, job: Callable[[LoadedModel], T]) -> T:
         """Run a short job alone in the lane and return its result.
 
@@ -118,6 +126,11 @@ class LocalEngine:
             PolicyModelError: The model could not be loaded, or the engine is closed.
         """
         return await asyncio.wrap_future(self._lane.submit_steps(lambda: job(self._loaded())))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more jobs; a long step in hand should end soon. From any thread."""
+        return self._lane.is_closed
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[Future[Decoded]]:
         """Queue rows for generation and return a future for each.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator
@@ -69,7 +70,7 @@ class Lane:
     """A thread that runs jobs one at a time, in the order their kind deserves.
 
     Short jobs (`submit`) go before everything; then foreground steps, such as the next token of
-    a batch; then background steps, such as training, one of each job in turn.
+    a batch; then background steps, such as training, one job after the other.
 
     Args:
         name: Of the thread, for people who look at a dump.
@@ -110,6 +111,11 @@ class Lane:
             return True
         return bool(board.background) and board.clock() >= board.due
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the lane takes no more jobs, and the one in hand should end soon."""
+        return self._board.closed
+
     def close(self) -> None:
         """Fail whatever is queued or half done; the job in hand runs to its next step."""
         _stop(self._board)
@@ -142,9 +148,8 @@ def _work(board: _Board) -> None:
     """Serve the board until it is closed; whatever ends it, nobody is left waiting."""
     try:
         _serve(board)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # nobody is behind a thread to catch it
         _log.exception("the lane of %r ended by a fault of its own", board.name)
-        raise
     finally:
         board.closed = True
         _fail_all(board)
@@ -207,14 +212,18 @@ def _run_short(job: _Job) -> None:
 
 
 def _run_step(board: _Board) -> None:
-    """Run one step of the job whose turn it is, and put the job behind its like."""
+    """Run one step of the job whose turn it is.
+
+    Foreground jobs take turns. A background job keeps its turn until it ends, since each one that
+    is half done holds memory, and jobs that take turns all end late.
+    """
     queue = _next_queue(board)
     if not queue:
         return
-    job = queue.popleft()
     began = board.clock()
+    job = queue.popleft()
     if _advance(job):
-        queue.append(job)
+        (queue.appendleft if job.background else queue.append)(job)
     if job.background:
         now = board.clock()
         board.due = now + max(FOREGROUND_SECONDS, FOREGROUND_SHARE * (now - began))
@@ -260,6 +269,8 @@ def _resolve(job: _Job, result: object) -> None:
 
 
 def _fail(job: _Job, exc: BaseException) -> None:
+    # The frames hold tensors of the failed job for as long as its waiter keeps the error.
+    traceback.clear_frames(exc.__traceback__)
     if isinstance(exc, StopIteration):  # asyncio refuses to carry it, and the waiter would hang
         exc = RuntimeError(f"a job of the lane raised StopIteration({exc.value!r})")
     try:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 
+from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
@@ -13,6 +15,12 @@ from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.integrations.transformers.torch_errors import translated
 from rttc_graph.protocols import Generation, GenerationRequest
 from rttc_graph.state import ChatTurn
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    loaded: LoadedModel
+    turns: tuple[ChatTurn, ...]
 
 
 class TransformersPolicyModel:
@@ -24,6 +32,10 @@ class TransformersPolicyModel:
 
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
+        # In a thread of its own, so that a long prompt keeps nobody waiting for the lane.
+        self._counting: BatchLane[_Prompt, int] = BatchLane(
+            _counted, name="rttc-tokenizer", batch_size=1
+        )
 
     @property
     def name(self) -> str:
@@ -32,17 +44,13 @@ class TransformersPolicyModel:
 
     async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
         """Return the length of the prompt in tokens, chat template included."""
-        turns = tuple(messages)
-
-        def count(loaded: LoadedModel) -> int:
-            with translated("read the prompt"):
-                return len(encode_prompt(loaded, turns))
-
-        return await self._engine.run(count)
+        loaded = await self._engine.model()
+        (found,) = await self._counting.run([_Prompt(loaded, tuple(messages))])
+        return found
 
     async def context_tokens(self) -> int:
         """Return how many tokens prompt and answer may have together."""
-        return await self._engine.run(lambda loaded: loaded.context_tokens)
+        return (await self._engine.model()).context_tokens
 
     async def generate(
         self, requests: Sequence[GenerationRequest], *, deadline: float | None = None
@@ -64,6 +72,11 @@ async def gathered(futures: Sequence[Future[Decoded]]) -> list[Decoded]:
     finally:
         for future in futures:
             future.cancel()
+
+
+def _counted(prompts: Sequence[_Prompt]) -> list[int]:
+    with translated("read the prompt"):
+        return [len(encode_prompt(one.loaded, one.turns)) for one in prompts]
 
 
 def _generation(row: Decoded) -> Generation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import pytest
 import scripted_parts
@@ -13,6 +14,7 @@ from scripted_parts import Parts, sample
 from rttc_graph import NoAnswerError, PolicyModelError, RttcSettings
 from rttc_graph.run.prompts import SYSTEM_PROMPT
 from rttc_graph.run.survival import GRACE_SECONDS
+from rttc_graph.state import ChatTurn
 
 PROMPT_TOKENS = len(f"{SYSTEM_PROMPT} {QUERY}".split())
 FOREVER = 3_600.0
@@ -122,6 +124,30 @@ async def test_samples_that_do_not_fit_are_dropped_farthest_first(face: Face) ->
     assert shown[1:-1] == ["question 2", "answer 2", "question 1", "answer 1"]
     note = next(e for e in output["ledger"] if e["event"] == "shortened")
     assert note["detail"] == {"samples_dropped": 1}
+
+
+@pytest.mark.parametrize("fitting", [0, 1, 2, 31, 63, 64])
+async def test_samples_that_fit_are_counted_by_halves(
+    fitting: int, face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = low()
+    parts.knowledge_base.samples = [sample(number) for number in range(64)]
+    parts.policy_model.context = PROMPT_TOKENS + fitting * 4 + 10
+    counted: list[int] = []
+    count = type(parts.policy_model).count_tokens
+
+    async def watched(self: object, messages: Sequence[ChatTurn]) -> int:
+        counted.append(len(messages))
+        return await count(parts.policy_model, messages)
+
+    monkeypatch.setattr(type(parts.policy_model), "count_tokens", watched)
+    output = await ask(parts, face, k=64, budget_arms=2, max_new_tokens=10)
+    assert len(counted) <= 10  # direct, 7 halvings, and the prompt that is asked
+    if fitting:
+        shown = parts.policy_model.requests[-1].messages
+        assert len(shown) == 2 * fitting + 2
+    else:
+        assert "not one of 64 samples fits" in failures(output["ledger"])[0]
 
 
 async def test_when_no_sample_fits_the_answer_in_hand_comes_back(face: Face) -> None:

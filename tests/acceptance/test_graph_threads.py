@@ -152,6 +152,11 @@ async def test_a_query_of_its_own_gets_no_message(face: Face) -> None:
             id="no-question-last",
         ),
         pytest.param({"query": "x" * 100_001}, "limit is 100000", id="too-long"),
+        pytest.param(
+            {"messages": [AIMessage("b" * 50_000)] * 9 + [HumanMessage("a")]},
+            "earlier messages have 450000 characters, the limit is 400000",
+            id="too-long-a-conversation",
+        ),
     ],
 )
 async def test_an_input_without_a_question_is_refused(face: Face, given: Any, message: str) -> None:

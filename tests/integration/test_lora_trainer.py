@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -28,6 +30,7 @@ from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, write_peft_folder
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.training_batches import encode_examples
+from rttc_graph.integrations.lora.training_terms import TrainingTerms
 from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import load_model
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
@@ -449,6 +452,144 @@ async def test_trainings_leave_nothing_behind_but_the_last_adapter(
             await train(trainer, settings=replace(SETTINGS, epochs=2, seed=seed))
     await trainer.base_fingerprint()  # until then asyncio has the last error in hand
     assert _made_since(earlier) == one_adapter > 0
+
+
+async def test_tensors_of_a_late_training_are_freed_at_once(
+    trainer: LoraTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await trainer.base_fingerprint()
+    await train(trainer)
+    made: list[weakref.ref[Tensor]] = []
+    fresh = lora_trainer.fresh_adapter
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        adapter = fresh(*args, **kwargs)
+        made.extend(weakref.ref(tensor) for pair in adapter.pairs for tensor in pair)
+        return adapter
+
+    monkeypatch.setattr(lora_trainer, "fresh_adapter", watched)
+    now = [0.0]
+    late = LoraTrainer.__new__(LoraTrainer)
+    late.__dict__.update(trainer.__dict__)
+    monkeypatch.setattr(late, "_clock", lambda: now[0])
+    gc.disable()
+    try:
+        with pytest.raises(BudgetExceeded) as kept:  # the error is kept, its tensors are not
+            await late.train(
+                "late",
+                EXAMPLES,
+                SETTINGS,
+                on_step=lambda _: now.append(now.pop() + 9),
+                deadline=5.0,
+            )
+        await trainer.base_fingerprint()
+        assert made
+        assert not [tensor for ref in made if (tensor := ref()) is not None]
+        assert kept.value
+    finally:
+        gc.enable()
+
+
+async def test_a_training_beyond_the_memory_for_trainings_is_refused(
+    tiny_engine: LocalEngine,
+) -> None:
+    trainer = LoraTrainer(tiny_engine, max_training_bytes=100_000)
+    with pytest.raises(AdaptationError, match=r"rank 64 .* takes \d+ bytes and max_training_bytes"):
+        await train(trainer, settings=replace(SETTINGS, rank=64))
+    assert (await train(trainer, settings=replace(SETTINGS, rank=1))).steps
+    with pytest.raises(ConfigurationError, match="max_training_bytes must be above 0, got 0"):
+        LoraTrainer(tiny_engine, max_training_bytes=0)
+
+
+async def test_of_eight_large_trainings_one_holds_memory_and_the_late_are_refused_at_once(
+    tiny_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = LoraTrainer(tiny_engine)
+    settings = replace(SETTINGS, rank=256, epochs=20, stop_loss=0.0)
+    running: list[str] = []
+    most = [0]
+    train_one = LoraTrainer._train  # pyright: ignore[reportPrivateUsage]
+
+    def watched(self: LoraTrainer, *args: Any) -> Any:
+        running.append("one")
+        most[0] = max(most[0], len(running))
+        try:
+            return (yield from train_one(self, *args))
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(LoraTrainer, "_train", watched)
+    began = asyncio.get_running_loop().time()
+    await train(trainer, settings=settings)
+    alone = asyncio.get_running_loop().time() - began
+    deadline = time.monotonic() + alone * 40
+
+    async def one(number: int, until: float) -> TrainedAdapter | BaseException:
+        try:
+            return await trainer.train(
+                f"k{number}",
+                EXAMPLES,
+                replace(settings, seed=number),
+                on_step=ignore,
+                deadline=until,
+            )
+        except BudgetExceeded as exc:
+            return exc
+
+    found = await asyncio.gather(*(one(n, deadline) for n in range(8)))
+    assert all(isinstance(each, TrainedAdapter) for each in found)
+    assert most == [1]
+    trainer._pace.note(1.0, 1e-9)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(trainer._pace, "least_seconds", lambda _: 1e6)  # pyright: ignore[reportPrivateUsage]
+    refused = await one(9, deadline)
+    assert "would end in 1000000.0 s at the earliest, with 0 before it" in str(refused)
+
+
+async def test_a_cancelled_pass_ends_at_its_next_layer(tiny_engine: LocalEngine) -> None:
+    trainer = LoraTrainer(tiny_engine)
+    await trainer.base_fingerprint()
+    in_pass, free = threading.Event(), threading.Event()
+    passes: list[int] = []
+    output = TrainingTerms.output
+
+    def slow(self: TrainingTerms, index: int, *args: Any) -> Tensor:
+        passes.append(index)
+        in_pass.set()
+        assert free.wait(60)
+        return output(self, index, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingTerms, "output", slow)
+        task = asyncio.create_task(train(trainer))
+        await asyncio.to_thread(in_pass.wait, 60)
+        task.cancel()
+        await asyncio.wait([task])
+        free.set()
+        await trainer.base_fingerprint()
+    assert passes == [0]
+    assert (await train(trainer)).steps
+
+
+async def test_a_first_pass_too_long_for_the_budget_is_not_begun(tiny_engine: LocalEngine) -> None:
+    trainer = LoraTrainer(tiny_engine)
+    now = [0.0]
+    passes: list[int] = []
+    logits_at = AdaptedModel.logits_at
+
+    def slow(self: AdaptedModel, adapter: Any, batch: Any, *rest: Any) -> Tensor:
+        tokens = batch.input_ids.numel()
+        passes.append(tokens)
+        now[0] += tokens / 100
+        return logits_at(self, adapter, batch, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AdaptedModel, "logits_at", slow)
+        patch.setattr(lora_trainer, "_PROBE_TOKENS", 16)
+        patch.setattr(trainer, "_clock", lambda: now[0])
+        example = TrainingExample(messages=({"role": "user", "content": "x" * 400},), answer="y")
+        with pytest.raises(BudgetExceeded, match="would take .* s more at least, from step 1"):
+            await trainer.train("k", [example], SETTINGS, on_step=ignore, deadline=2.0)
+    assert passes == [16]
 
 
 def _no_memory(*args: Any) -> Tensor:

@@ -237,3 +237,21 @@ async def test_the_template_is_part_of_the_fingerprint(tmp_path: Path) -> None:
         found.append(await engine.run(lambda loaded: loaded.fingerprint))
         engine.close()
     assert found[0] != found[1]
+
+
+async def test_prompts_are_counted_while_the_lane_is_busy(tiny_engine: LocalEngine) -> None:
+    policy = TransformersPolicyModel(tiny_engine)
+    turns: tuple[ChatTurn, ...] = ({"role": "user", "content": "hi"},)
+    alone = await policy.count_tokens(turns)
+    reached, free = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        reached.set()
+        assert free.wait(60)
+
+    busy = asyncio.create_task(tiny_engine.run(hold))
+    await asyncio.to_thread(reached.wait, 60)
+    assert await asyncio.wait_for(policy.count_tokens(turns), 20) == alone
+    assert await asyncio.wait_for(policy.context_tokens(), 20) == 512
+    free.set()
+    await busy

@@ -37,7 +37,9 @@ from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.adapter_serialization import to_bytes
 from rttc_graph.integrations.lora.training_batches import EncodedExample, StepLimits, pack
 from rttc_graph.integrations.lora.training_loop import (
+    Pace,
     Trained,
+    Watch,
     fresh_adapter,
     learning_rate_of,
     training_steps,
@@ -407,7 +409,37 @@ def test_instead_of_0_the_size_of_the_weights_gives_the_learning_rate(
 
 
 def test_the_deadline_is_checked_before_each_pass(model: AdaptedModel) -> None:
-    clock = iter([1.0, 2.0, 3.0])  # third pass: first one of step 2
-    watch = observed(clock=lambda: next(clock), deadline=3.0)
+    now = [1.0]
+    watch = observed(lambda _: now.append(3.0), clock=lambda: now[-1], deadline=3.0)
     with pytest.raises(BudgetExceeded, match="before step 2 of 4"):
         finish(start(model, limits=TIGHT, watch=watch))
+
+
+def test_a_pass_ends_at_the_next_layer_behind_the_deadline(model: AdaptedModel) -> None:
+    asked: list[float] = []
+
+    def clock() -> float:
+        asked.append(0.0)
+        return float(len(asked))
+
+    watch = observed(clock=clock, deadline=20.0)  # forward asks 14 times, backward the rest
+    with pytest.raises(BudgetExceeded, match="within the training"):
+        finish(start(model, watch=watch))
+    assert len(asked) == 20
+    assert finish(start(model)).losses == finish(start(model)).losses  # nothing is left behind
+
+
+def test_a_training_that_cannot_end_in_time_is_given_up_at_once(model: AdaptedModel) -> None:
+    pace = Pace()
+    pace.note(1.0, 10.0)
+    watch = Watch(on_step=lambda _: None, clock=lambda: 0.0, deadline=100.0, pace=pace)
+    with pytest.raises(BudgetExceeded, match=r"would take 160.0 s more at least, from step 1 of 4"):
+        steps = training_steps(
+            model,
+            fresh_adapter(model.layout, SETTINGS, device=CPU),
+            [pack(encoded(), ROOMY, device=CPU, share_prefix=False)],
+            SETTINGS,
+            watch,
+            [[4.0]],
+        )
+        finish(steps)

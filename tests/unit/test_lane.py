@@ -81,12 +81,12 @@ def test_a_short_job_goes_before_the_next_step(lane: Lane) -> None:
     assert log == ["step 0", "short", "step 1"]
 
 
-def test_two_trainings_take_turns(lane: Lane, gate: threading.Event) -> None:
+def test_a_training_ends_before_the_next_one_begins(lane: Lane, gate: threading.Event) -> None:
     log: list[str] = []
     futures = [lane.submit_steps(counting(log, name, 3)) for name in "ab"]
     gate.set()
     assert [future.result() for future in futures] == ["a", "b"]
-    assert log == ["a0", "b0", "a1", "b1", "a2", "b2", "a over", "b over"]
+    assert log == ["a0", "a1", "a2", "a over", "b0", "b1", "b2", "b over"]
 
 
 def test_foreground_steps_go_before_background_steps(lane: Lane, gate: threading.Event) -> None:
@@ -353,3 +353,20 @@ def test_a_forgotten_lane_ends_its_thread() -> None:
     gc.collect()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_a_lane_whose_thread_fails_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    times = iter([0.0])
+    lane = Lane("broken", clock=lambda: next(times))  # the second look at the clock raises
+
+    def steps() -> Generator[None, None, None]:
+        yield
+        yield
+
+    futures = [lane.submit_steps(steps) for _ in range(3)]
+    for future in futures:
+        with pytest.raises(PolicyModelError, match="is closed: make a new one"):
+            future.result(20)
+    with pytest.raises(PolicyModelError, match="is closed"):
+        lane.submit(lambda: None)
+    assert "ended by a fault of its own" in caplog.text
