@@ -34,8 +34,8 @@ __all__ = (
     "Watch",
     "epoch_of",
     "fresh_adapter",
-    "least_steps",
     "learning_rate_of",
+    "least_steps",
     "training_steps",
 )
 

@@ -587,7 +587,7 @@ async def test_a_first_pass_too_long_for_the_budget_is_not_begun(tiny_engine: Lo
         patch.setattr(lora_trainer, "_PROBE_TOKENS", 16)
         patch.setattr(trainer, "_clock", lambda: now[0])
         example = TrainingExample(messages=({"role": "user", "content": "x" * 400},), answer="y")
-        with pytest.raises(BudgetExceeded, match="would take .* s more at least, from step 1"):
+        with pytest.raises(BudgetExceeded, match=r"would take .* s more at least, from step 1"):
             await trainer.train("k", [example], SETTINGS, on_step=ignore, deadline=2.0)
     assert passes == [16]
 

@@ -94,7 +94,7 @@ def test_a_row_that_is_alone_is_told_whatever_the_model_raised(
     for number in (1, 3):  # in the pass that admits it, and in a running one
         with (
             failing(tiny_engine, nth(number), error),
-            pytest.raises(PolicyModelError, match="could not generate|out of memory"),
+            pytest.raises(PolicyModelError, match=r"could not generate|out of memory"),
         ):
             decode(tiny_engine, request())
     assert len(decode(tiny_engine, request())[0].tokens) == 24

@@ -433,13 +433,13 @@ def test_a_training_that_cannot_end_in_time_is_given_up_at_once(model: AdaptedMo
     pace = Pace()
     pace.note(1.0, 10.0)
     watch = Watch(on_step=lambda _: None, clock=lambda: 0.0, deadline=100.0, pace=pace)
+    steps = training_steps(
+        model,
+        fresh_adapter(model.layout, SETTINGS, device=CPU),
+        [pack(encoded(), ROOMY, device=CPU, share_prefix=False)],
+        SETTINGS,
+        watch,
+        [[4.0]],
+    )
     with pytest.raises(BudgetExceeded, match=r"would take 160.0 s more at least, from step 1 of 4"):
-        steps = training_steps(
-            model,
-            fresh_adapter(model.layout, SETTINGS, device=CPU),
-            [pack(encoded(), ROOMY, device=CPU, share_prefix=False)],
-            SETTINGS,
-            watch,
-            [[4.0]],
-        )
         finish(steps)

@@ -429,8 +429,6 @@ class Decoder:
         except PolicyModelError as exc:
             let_go(exc)
             self._recover(exc, list(rows), running)
-        finally:
-            self._entering = []
 
     def _recover(self, exc: PolicyModelError, failed: list[_Row], running: list[_Row]) -> None:
         """Put the rows of a failed pass back in front of the queue, or tell the one to blame.
@@ -439,6 +437,7 @@ class Decoder:
         itself next; a row with which the running batch failed twice is alone until it ends. So
         the row to blame fails by itself in the end, and no other one fails with it.
         """
+        self._entering = []
         everybody = list(dict.fromkeys([*running, *failed]))
         was_running = failed == running
         if was_running or self._batch.rows != len(running):

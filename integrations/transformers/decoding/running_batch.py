@@ -316,8 +316,7 @@ _CARRIED = ("past_key_values", "cache_params", "state")
 
 
 def can_batch(model: PreTrainedModel) -> bool:
-    """Tell whether a model's rows may be padded and share passes, and be continued by any number
-    of tokens.
+    """Tell whether rows may be padded, share passes and go on by any number of tokens.
 
     That is so if its layers keep keys and values alone, and if a short row beside a longer one,
     continued by two tokens at once, comes out as it does by itself; three passes over a few tokens.
