@@ -105,7 +105,8 @@ class LocalEngine:
         Raises:
             PolicyModelError: The model could not be loaded, or the engine is closed.
         """
-        return self._model or await self.run(lambda loaded: loaded)
+        loaded = self._model
+        return loaded if loaded is not None else await self.run(_itself)
 
     async def run(self, job: Callable[[LoadedModel], T]) -> T:
         """Run a short job alone in the lane and return its result.
@@ -192,3 +193,7 @@ class LocalEngine:
         model, make = self._model, self._make_adapters
         if model is not None and make is not None and model.adapters is None:
             model.adapters = make(model)
+
+
+def _itself(loaded: LoadedModel) -> LoadedModel:
+    return loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 
@@ -51,5 +52,7 @@ def let_go(exc: BaseException) -> None:
     while held is not None:
         traceback.clear_frames(held.__traceback__)
         held = held.__cause__
-    if torch.cuda.is_initialized():  # the next try finds the memory that this one gave back
+    if cast(
+        "Any", torch.cuda
+    ).is_initialized():  # the next try finds the memory that this one gave back
         torch.cuda.empty_cache()

@@ -153,7 +153,7 @@ async def test_a_query_of_its_own_gets_no_message(face: Face) -> None:
         ),
         pytest.param({"query": "x" * 100_001}, "limit is 100000", id="too-long"),
         pytest.param(
-            {"messages": [AIMessage("b" * 50_000)] * 9 + [HumanMessage("a")]},
+            {"messages": [*(AIMessage("b" * 50_000) for _ in range(9)), HumanMessage("a")]},
             "earlier messages have 450000 characters, the limit is 400000",
             id="too-long-a-conversation",
         ),

@@ -30,6 +30,7 @@ from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, write_peft_folder
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.training_batches import encode_examples
+from rttc_graph.integrations.lora.training_loop import fresh_adapter
 from rttc_graph.integrations.lora.training_terms import TrainingTerms
 from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import load_model
@@ -460,7 +461,7 @@ async def test_tensors_of_a_late_training_are_freed_at_once(
     await trainer.base_fingerprint()
     await train(trainer)
     made: list[weakref.ref[Tensor]] = []
-    fresh = lora_trainer.fresh_adapter
+    fresh = fresh_adapter
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         adapter = fresh(*args, **kwargs)
