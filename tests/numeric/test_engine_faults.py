@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +32,7 @@ by_error = pytest.mark.parametrize("error", ERRORS, ids=lambda one: f"{one!r}"[:
 
 
 @contextmanager
-def failing(engine: LocalEngine, fails: Callable[[Any], bool], error: Exception) -> Iterator[None]:
+def failing(engine: LocalEngine, fails: Callable[[Any], bool], error: Exception) -> Generator[None]:
     """Let the model raise for passes of which `fails` says so."""
 
     def wrap(loaded: LoadedModel) -> Callable[..., Any]:
