@@ -32,12 +32,7 @@ def describe(app: FastAPI) -> None:
 
 def _document(app: FastAPI) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    paths: dict[str, Any] = {
-        path: item
-        for path, item in found["paths"].items()
-        # Links that the playground makes; nothing that a client would call.
-        if not path.startswith("/rttc/c/")
-    }
+    paths: dict[str, Any] = found["paths"]
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
     schemas.setdefault("Problem", Problem.model_json_schema())
     for path, item in paths.items():
@@ -47,7 +42,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
             if path not in _OPEN:
                 operation["security"] = [{"key": []}]
     found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    return {**found, "paths": paths}
+    return found
 
 
 def _correct(path: str, operation: dict[str, Any]) -> None:
@@ -58,7 +53,7 @@ def _correct(path: str, operation: dict[str, Any]) -> None:
     if path in _STREAMS:
         events = {"text/event-stream": {"schema": {"type": "string"}}}
         operation["responses"]["200"] = {"description": "Events.", "content": events}
-    # LangServe takes its hash from a path that is left out here.
+    # LangServe's hashes of settings are switched off.
     operation["parameters"] = [
         given for given in operation.get("parameters", []) if given["name"] != "config_hash"
     ]

@@ -28,6 +28,16 @@ class ServeOptions:
     """Largest body that brings samples: 256 with vectors of 1,000 numbers are some 6 MB."""
     body_seconds: float = 30.0
     """Longest wait for the whole body."""
+    head_seconds: float = 10.0
+    """Longest wait for a request's head, from the connection or its first byte on."""
+    idle_seconds: float = 75.0
+    """How long a connection is kept for the next request, and for a client to take more of its
+    answer."""
+    connections: int = 1000
+    """Connections at once, fewer where the process may not have so many files. A new one takes the
+    place of the one that has waited longest for a whole request."""
+    address_connections: int = 250
+    """The same of one address; behind a proxy that is all of its clients."""
     batch: int = 16
     """Questions in one batch request; they run one after the other, in one place of the queue."""
     threads: int = 1000

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
@@ -14,11 +16,20 @@ from sse_starlette.sse import AppStatus
 from starlette.types import ASGIApp
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.serving.connections import limited_protocol
+from rttc_graph.serving.log_limit import limited_logs
+from rttc_graph.serving.serve_options import ServeOptions
 
-__all__ = ("listen", "run_until_stopped")
+__all__ = ("listen", "run_until_stopped", "server_config")
 
 _BACKLOG = 2048
-_KEEP_ALIVE_SECONDS = 75
+"""Connections that the system keeps until they are accepted."""
+
+_ACCEPTED_AT_ONCE = 32
+"""So many are accepted before the first of them is looked at."""
+
+_OTHER_FILES = 96
+"""Files that are not connections: those of the database, the models and the program."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -44,40 +55,69 @@ def run_until_stopped(
     app: ASGIApp,
     listening: socket.socket,
     *,
-    drain_seconds: float,
+    options: ServeOptions,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then refuse connections and wait for running requests.
 
-    What is still running after `drain_seconds` is cancelled. Called on the main thread.
+    What is still running after `options.drain_seconds` is cancelled. Called on the main thread.
     """
     # It would cut LangServe's streams at the signal, instead of letting their runs end.
     AppStatus.enable_automatic_graceful_drain = False
-    config = uvicorn.Config(
+    server = _Server(server_config(app, options), listening, on_ready)
+    with _signals_end_here(), limited_logs():
+        server.run(sockets=[listening])
+
+
+def server_config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
+    """Return how uvicorn serves an application within the limits of connections.
+
+    Loop and protocol are named, not found: others have no limit on a request's head, and accept
+    all that wait at once.
+    """
+    return uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
+        loop="asyncio",
+        http=limited_protocol(_within_files(options)),
         ws="none",
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+        backlog=_ACCEPTED_AT_ONCE,
+        timeout_keep_alive=round(options.idle_seconds) + 1,  # `idle_seconds` itself ends it
+        timeout_graceful_shutdown=max(1, round(options.drain_seconds)),
     )
-    server = _Server(config, on_ready)
-    with _signals_end_here():
-        server.run(sockets=[listening])
+
+
+def _within_files(options: ServeOptions) -> ServeOptions:
+    """Return limits that leave the process files for its work; ask for more files first."""
+    wanted = options.connections + _ACCEPTED_AT_ONCE + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return options
+    return replace(options, connections=max(1, soft - _ACCEPTED_AT_ONCE - _OTHER_FILES))
 
 
 class _Server(uvicorn.Server):
     """Tells when it accepts connections."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, listening: socket.socket, on_ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._listening = listening
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
         await super().startup(sockets)
         if self.started:
+            self._listening.listen(_BACKLOG)  # the loop has set it to what it accepts at once
             await asyncio.get_running_loop().run_in_executor(None, self._on_ready)
 
 

@@ -20,7 +20,8 @@ from starlette.types import ASGIApp
 
 from rttc_graph.errors import BackendError
 from rttc_graph.protocols.api_keys import ApiKey, new_key
-from rttc_graph.serving.server import listen
+from rttc_graph.serving.serve_options import ServeOptions
+from rttc_graph.serving.server import listen, server_config
 
 PATIENCE_SECONDS = 30.0
 """For what takes a moment, on a machine that does much else."""
@@ -29,10 +30,8 @@ PATIENCE_SECONDS = 30.0
 class ServedApp(uvicorn.Server):
     """A server on a thread of its own."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        super().__init__(
-            uvicorn.Config(app, log_level="critical", ws="none", timeout_graceful_shutdown=5)
-        )
+    def __init__(self, app: ASGIApp, options: ServeOptions) -> None:
+        super().__init__(server_config(app, options))
         self.ready = threading.Event()
 
     async def startup(self, sockets: Any = None) -> None:
@@ -41,10 +40,10 @@ class ServedApp(uvicorn.Server):
 
 
 @contextmanager
-def served(app: ASGIApp) -> Generator[str]:
+def served(app: ASGIApp, options: ServeOptions | None = None) -> Generator[str]:
     """Serve an application and yield its address."""
     listening = listen("127.0.0.1", 0)
-    server = ServedApp(app)
+    server = ServedApp(app, options or ServeOptions(drain_seconds=5))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:

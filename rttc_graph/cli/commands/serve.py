@@ -39,6 +39,15 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
     queue: Annotated[int | None, typer.Option(help="Requests that may wait (32).")] = None,
     run_seconds: Annotated[float | None, typer.Option(help="Longest run (120).")] = None,
     body_bytes: Annotated[int | None, typer.Option(help="Largest body (1 MiB).")] = None,
+    connections: Annotated[
+        int | None, typer.Option(help="Connections at once (1000); the longest silent one goes.")
+    ] = None,
+    address_connections: Annotated[
+        int | None, typer.Option(help="Connections of one address (250); the same.")
+    ] = None,
+    head_seconds: Annotated[
+        float | None, typer.Option(help="Longest wait for the head of a request (10).")
+    ] = None,
     drain_seconds: Annotated[
         float | None, typer.Option(help="What running requests get at the end (30).")
     ] = None,
@@ -63,6 +72,9 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
         "queue": queue,
         "run_seconds": run_seconds,
         "body_bytes": body_bytes,
+        "connections": connections,
+        "address_connections": address_connections,
+        "head_seconds": head_seconds,
         "drain_seconds": drain_seconds,
         "cors_origins": tuple(cors_origin or ()),
     }
@@ -146,7 +158,7 @@ def _serve(
         run_until_stopped(
             app,
             listening,
-            drain_seconds=options.drain_seconds,
+            options=options,
             on_ready=lambda: _announce(listening, as_json=as_json),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -113,6 +114,8 @@ class Front:
 
     async def _body(self, scope: Scope, receive: Receive, access: Access) -> bytes:
         """Read the body, but no more than may be sent, and no longer than it may take."""
+        if access.scope is None:
+            return b""  # none of these takes one, so nobody is waited for
         limit = self._options.ingest_bytes if access.is_ingest else self._options.body_bytes
         headers = Headers(scope=scope)
         told = headers.get("content-length", "")
@@ -210,8 +213,36 @@ def _check_json(headers: Headers, body: bytes) -> None:
         )
     with suppress(UnicodeDecodeError):
         body.decode()
-        return
+        if not _is_deep(body):
+            return
+        raise Refusal(
+            400, f"the JSON is nested more than {_DEEPEST} deep, or not closed; send it flatter"
+        )
     raise Refusal(400, "the body is not UTF-8; send JSON in UTF-8")
+
+
+def _is_deep(body: bytes) -> bool:
+    """Tell whether brackets of JSON are nested too deep or left open.
+
+    What parsers, validators and writers do with such a body, they do by recursion. This takes a
+    few nanoseconds a byte: brackets outside of strings are all that is left, then the innermost
+    ones are removed level by level.
+    """
+    if body.count(b"[") + body.count(b"{") <= _DEEPEST:
+        return False
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    left = _STRINGS.sub(b"", plain.translate(_BRACKETS, delete=_NO_BRACKETS))
+    for _ in range(_DEEPEST):
+        if not left:
+            return False
+        left = left.replace(b"[]", b"")
+    return bool(left)
+
+
+_DEEPEST = 64
+_STRINGS = re.compile(rb'"[^"]*"')
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 
 
 def _raise_what_ended(

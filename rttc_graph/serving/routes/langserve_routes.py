@@ -8,9 +8,11 @@ serves here is therefore not the graph but a runnable that calls it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from langchain_core.callbacks import adispatch_custom_event
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig, RunnableLambda
 from langserve import add_routes  # pyright: ignore[reportUnknownVariableType]  # untyped in parts
@@ -18,6 +20,7 @@ from starlette.requests import Request
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.serving.admission.authentication import Caller, caller_of
+from rttc_graph.serving.http_errors import Refusal
 from rttc_graph.serving.routes.response_models import Answer, Question, given_to_graph
 from rttc_graph.serving.runs import Runner
 from rttc_graph.settings import RttcSettings
@@ -117,10 +120,39 @@ def langserve_router(runner: Runner, *, batch: int) -> APIRouter:
         cast("Runnable[Any, Any]", served),
         path=PATH,
         per_req_config_modifier=prepare,
+        # A hash in a path is unpacked on the event loop, 55 kB of it into gigabytes.
+        disabled_endpoints=["config_hashes"],
+        dependencies=[Depends(_check_body), Depends(_check_page)],
     )
     feedback = f"{PATH}/token_feedback"  # always there, and never of use without LangSmith
     router.routes[:] = [r for r in router.routes if getattr(r, "path", None) != feedback]
     return router
+
+
+async def _check_body(request: Request) -> None:
+    """Refuse what is no JSON, which LangServe does for some of it only; it is parsed once."""
+    if request.method != "POST":
+        return
+    try:
+        await request.json()
+    except (ValueError, RecursionError) as exc:
+        raise Refusal(400, f"the body is not JSON that can be read: {exc}") from exc
+
+
+def _check_page(request: Request) -> None:
+    """Let through names of files that the playground has; LangServe would open any."""
+    if request.path_params.get("file_path", "") not in _PAGES:
+        raise Refusal(404, "the playground has no such page", kind="HTTPException")
+
+
+def _pages() -> frozenset[str]:
+    """Return the names of the playground's files; the empty one is that of its first page."""
+    folder = Path(str(files("langserve"))) / "playground" / "dist"
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return frozenset({"", *(path.relative_to(folder).as_posix() for path in found)})
+
+
+_PAGES = _pages()
 
 
 def _said(configurable: Mapping[str, Any]) -> dict[str, Any]:
