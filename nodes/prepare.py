@@ -21,11 +21,13 @@ from rttc_graph.state import (
     Candidate,
     Decision,
     LedgerEntry,
+    RttcInput,
     RttcState,
     Sample,
     Spent,
     Task,
 )
+from rttc_graph.support.identity import checked_name, clean
 
 MAX_QUERY_CHARACTERS = 100_000
 """About 25,000 tokens: longer than the context of every model this is meant to run in process."""
@@ -121,6 +123,15 @@ class Prepare:
         return []
 
 
+def check_input(given: RttcInput) -> None:
+    """Check a run's input before there is a run, as its first node will.
+
+    Raises:
+        ConfigurationError: The run would end with it.
+    """
+    _task(RttcState(**given))
+
+
 def _task(state: RttcState) -> Task:
     query, domain = _text(state.get("query"), "query"), _text(state.get("domain"), "domain")
     messages = state.get("messages") or []
@@ -145,8 +156,8 @@ def _task(state: RttcState) -> Task:
             f"{MAX_HISTORY_CHARACTERS}: leave out the oldest ones, or sum them up"
         )
     return {
-        "query": query,
-        "domain": domain or None,
+        "query": clean(query),
+        "domain": checked_name("domain", domain) if domain else None,
         "history": history,
         "from_messages": from_messages,
     }

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.support.identity import checked_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -270,6 +271,11 @@ class RttcSettings(BaseModel):
         json_schema_extra=_on("ttt_adapt"),
     )
 
+    @field_validator("tenant")
+    @classmethod
+    def _can_be_kept(cls, tenant: str) -> str:
+        return checked_name("tenant", tenant)
+
     @property
     def ttt(self) -> TttSettings:
         """Settings of the training: each field of `TttSettings`, from `ttt_` and its name."""
@@ -342,4 +348,10 @@ def _fields_of(context: object, cls: type[RttcSettings]) -> dict[str, Any]:
 def _first_problem(exc: ValidationError) -> str:
     problem = exc.errors()[0]
     name = ".".join(str(part) for part in problem["loc"]) or "settings"
-    return f"{name}={problem['input']!r}: {problem['msg'].lower()}"
+    given = repr(problem["input"])
+    shown = given if len(given) <= _SHOWN_CHARACTERS else f"{given[:_SHOWN_CHARACTERS]}…"
+    return f"{name}={shown}: {problem['msg'].lower()}"
+
+
+_SHOWN_CHARACTERS = 200
+"""Of a wrong value, in the error about it."""

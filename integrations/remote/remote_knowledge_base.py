@@ -36,7 +36,7 @@ from rttc_graph.samples.wire import (
     Stats,
 )
 from rttc_graph.settings import SamplesChoice
-from rttc_graph.support.identity import checked_name
+from rttc_graph.support.identity import check_texts, checked_name
 
 __all__ = ("RemoteKnowledgeBase",)
 
@@ -132,7 +132,8 @@ class RemoteKnowledgeBase:
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
         """Tell for each sample whether it is not stored yet; the samples go up for that."""
-        asked = {"samples": _messages(samples), "tenant": checked_name("tenant", tenant)}
+        checked_name("tenant", tenant)
+        asked = {"samples": _messages(samples), "tenant": tenant}
         return (await self._call("look for stored samples", "missing", asked, Missing)).missing
 
     async def ingest(
@@ -311,6 +312,7 @@ _JSON = {"content-type": "application/json"}
 def _messages(samples: Sequence[NewSample]) -> list[dict[str, Any]]:
     for sample in samples:
         checked_name("domain", sample.domain)
+        check_texts(sample.question, sample.answer, sample.metadata)
         try:
             json.dumps(sample.metadata, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as exc:

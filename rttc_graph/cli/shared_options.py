@@ -8,10 +8,25 @@ import typer
 
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.settings import FirstArm, SamplesChoice
+from rttc_graph.support.identity import checked_name
 
 Limit = Annotated[int | None, typer.Option(help="Questions, drawn by the seed; all.")]
 Scorer = Annotated[ScorerName, typer.Option(help="auto decides row by row.")]
-RowDomain = Annotated[str | None, typer.Option(help="Where samples are; the row's.")]
+
+
+def checked_domain(name: str | None) -> str | None:
+    """Return a domain as a flag gives it, checked before any work; a blank one is none."""
+    return checked_name("domain", name) if name and name.strip() else name
+
+
+def checked_tenant(name: str | None) -> str | None:
+    """Return a tenant as a flag gives it, checked before any work."""
+    return None if name is None else checked_name("tenant", name)
+
+
+RowDomain = Annotated[
+    str | None, typer.Option(help="Where samples are; the row's.", callback=checked_domain)
+]
 Tau = Annotated[float | None, typer.Option(help="Reward that accepts, 0 to 1.")]
 First = Annotated[FirstArm | None, typer.Option(help="With which cascade and compare begin.")]
 K = Annotated[int | None, typer.Option(help="Samples to retrieve.")]

@@ -8,12 +8,20 @@ thought before an answer stays out of all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+)
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.state import ChatTurn, Sample
+from rttc_graph.support.identity import clean
 from rttc_graph.support.thinking import answer_behind
 
 SYSTEM_PROMPT = "Answer the question."
@@ -65,7 +73,8 @@ def split_conversation(messages: Sequence[AnyMessage]) -> tuple[str, list[ChatTu
     """Return the query (the last message) and the turns before it.
 
     Raises:
-        ConfigurationError: There is no message, or the last one is not the human's.
+        ConfigurationError: There is no message, the last one is not the human's, or one has
+            parts that are no text.
     """
     if not messages:
         raise ConfigurationError(
@@ -77,18 +86,50 @@ def split_conversation(messages: Sequence[AnyMessage]) -> tuple[str, list[ChatTu
             f"messages must end with a human message, got {last.type!r} last: "
             "append the question as a HumanMessage"
         )
-    return str(last.text), [turn for turn in map(_turn, messages[:-1]) if turn is not None]
+    turns = [_turn(message, place) for place, message in enumerate(messages[:-1])]
+    query = _text_of(last, len(messages) - 1)
+    return query, [turn for turn in turns if turn is not None]
 
 
-def _turn(message: AnyMessage) -> ChatTurn | None:
-    """Return a message as a turn; `None` for what a prompt has no place for, such as tool calls.
-
-    `message.text` is a subclass of `str`, and the state holds plain data only.
-    """
+def _turn(message: AnyMessage, place: int) -> ChatTurn | None:
+    """Return a message as a turn; `None` for what a prompt has no place for, such as tool calls."""
     if isinstance(message, SystemMessage):
-        return {"role": "system", "content": str(message.text)}
+        return {"role": "system", "content": _text_of(message, place)}
     if isinstance(message, HumanMessage):
-        return {"role": "user", "content": str(message.text)}
-    if isinstance(message, AIMessage) and (said := answer_behind(str(message.text))):
+        return {"role": "user", "content": _text_of(message, place)}
+    if isinstance(message, AIMessage) and (said := answer_behind(_text_of(message, place))):
         return {"role": "assistant", "content": said}
     return None
+
+
+_MEDIA = ("image", "audio", "video", "file", "media", "input_", "document")
+"""How the types of parts begin that say something to a person."""
+
+
+def _text_of(message: BaseMessage, place: int) -> str:
+    """Return what a message says, as plain text without lone surrogates.
+
+    Of an assistant's earlier turn, calls of tools, thinking and the like are left out, and a
+    refusal is what it said.
+
+    Raises:
+        ConfigurationError: A part is no text, and leaving it out would change the question.
+    """
+    content: str | list[Any] = message.content
+    parts = [content] if isinstance(content, str) else content
+    texts = (_text_of_part(part, place, isinstance(message, AIMessage)) for part in parts)
+    return clean("".join(texts))
+
+
+def _text_of_part(part: Any, place: int, is_assistants: bool) -> str:
+    if isinstance(part, str):
+        return part
+    kind = str(part.get("type"))
+    if kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if is_assistants and not kind.startswith(_MEDIA):
+        return str(part.get("refusal") or "") if kind == "refusal" else ""
+    raise ConfigurationError(
+        f"messages[{place}] has a part of type {kind[:40]!r}, and only text is taken: leave it out "
+        "or put what matters of it into words"
+    )

@@ -14,12 +14,7 @@ from typing import Any, cast
 from rttc_graph.errors import BadSampleError
 from rttc_graph.protocols import NewSample
 from rttc_graph.support.encodings import undecodable
-
-MAX_TEXT_CHARACTERS = 100_000
-"""Longest question, answer or metadata (as JSON); well above the context of any model at hand."""
-
-MAX_NAME_CHARACTERS = 200
-"""Longest domain or id; the bound of `RttcSettings.tenant`."""
+from rttc_graph.support.identity import MAX_NAME_CHARACTERS, MAX_TEXT_CHARACTERS
 
 DEFAULT_DOMAIN = "general"
 """Domain of rows that name none, when the caller names none either."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from rttc_graph.errors import BadSampleError, ConfigurationError
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples.formats import RawRow, csv_rows, hub_rows, jsonl_rows, parquet_rows
-from rttc_graph.samples.rows import MAX_NAME_CHARACTERS, Fields, sample_from
+from rttc_graph.samples.rows import Fields, sample_from
+from rttc_graph.support.identity import checked_name
 
 MAX_KEPT_PROBLEMS = 100
 """Bad rows that are kept for a report; the rest is only counted."""
@@ -152,8 +153,4 @@ def _hub_opener(name: str) -> Callable[[], Iterator[RawRow]]:
 def _clean(domain: str | None) -> str | None:
     """Return the domain without outer white space, `None` if nothing is left."""
     name = (domain or "").strip()
-    if len(name) > MAX_NAME_CHARACTERS or "\0" in name:
-        raise ConfigurationError(
-            f"domain={name[:60]!r}: at most {MAX_NAME_CHARACTERS} characters, none of them NUL"
-        )
-    return name or None
+    return checked_name("domain", name) if name else None

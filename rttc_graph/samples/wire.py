@@ -8,14 +8,20 @@ own and still notices when the vectors it compares with are another model's.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rttc_graph.protocols import DomainStats, NewSample
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
-from rttc_graph.support.identity import MAX_NAME_CHARACTERS
+from rttc_graph.support.identity import (
+    MAX_NAME_CHARACTERS,
+    MAX_TEXT_CHARACTERS,
+    check_texts,
+    checked_name,
+)
 
 __all__ = (
     "EMBEDDER_HEADER",
@@ -47,7 +53,12 @@ _LARGEST_HALF = 65_504.0
 _UNIT_TOLERANCE = 0.02
 """How far from 1 a vector's length may be: half precision keeps three decimals."""
 
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_NAME_CHARACTERS),
+    AfterValidator(partial(checked_name, "name")),
+]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
 Numbers = Annotated[list[float], Field(min_length=1, max_length=16_000)]
 
 
@@ -107,11 +118,16 @@ class Found(BaseModel):
 class SampleMessage(Message):
     """A sample on its way into the knowledge base."""
 
-    question: str
-    answer: str
+    question: Text
+    answer: Text
     domain: Name
-    external_id: str | None = None
+    external_id: Name | None = None
     metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+    @model_validator(mode="after")
+    def _can_be_stored(self) -> SampleMessage:
+        check_texts(self.question, self.answer, self.metadata)
+        return self
 
     def to_sample(self) -> NewSample:
         """Return it as a knowledge base takes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -36,6 +37,8 @@ from rttc_graph.serving.runs import Runner
 from rttc_graph.serving.serve_options import ServeOptions
 
 __all__ = ("Offer", "create_app")
+
+_log = logging.getLogger(__name__)
 
 _VERSION = version("rttc-graph")
 
@@ -127,7 +130,10 @@ def _speak_of_errors(app: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, RttcError)
-        return response_to(refusal_of(error), request.url.path)
+        refusal = refusal_of(error)
+        if refusal is not error and refusal.status >= 500:
+            _log.warning("%s: %s", refusal.status, error)  # the client gets less
+        return response_to(refusal, request.url.path)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -20,6 +20,8 @@ from rttc_graph.errors import (
     NoAnswerError,
     RttcError,
 )
+from rttc_graph.serving.redaction import without_places
+from rttc_graph.support.identity import clean
 
 __all__ = ("OpenAIProblem", "Problem", "Refusal", "first_problem", "refusal_of", "response_to")
 
@@ -86,16 +88,17 @@ _OPENAI_TYPES: Mapping[int, tuple[str, str | None]] = {
 def response_to(refusal: Refusal, path: str) -> JSONResponse:
     """Return the response for a route."""
     headers = dict(refusal.headers)
+    message = clean(refusal.message)  # which may repeat names of the request
     if refusal.retry_after_seconds is not None:
         headers["retry-after"] = str(max(1, math.ceil(refusal.retry_after_seconds)))
     if path.startswith("/v1/"):
         status = 400 if refusal.status == 422 else refusal.status
         usual = ("server_error" if status >= 500 else "invalid_request_error", None)
         kind, code = _OPENAI_TYPES.get(status, usual)
-        error = OpenAIError(message=refusal.message, type=kind, code=code)
+        error = OpenAIError(message=message, type=kind, code=code)
         return JSONResponse(OpenAIProblem(error=error).model_dump(), status, headers)
     problem = Problem(
-        detail=refusal.message,
+        detail=message,
         kind=refusal.kind,
         retryable=refusal.retry_after_seconds is not None,
     )
@@ -103,17 +106,20 @@ def response_to(refusal: Refusal, path: str) -> JSONResponse:
 
 
 def refusal_of(error: RttcError) -> Refusal:
-    """Return how a request ends in which an error of ours was raised."""
+    """Return how a request ends in which an error of ours was raised.
+
+    Its words do not say where the server's parts are.
+    """
     if isinstance(error, Refusal):
         return error
-    kind = type(error).__name__
+    kind, words = type(error).__name__, without_places(str(error))
     if isinstance(error, ConfigurationError):
-        return Refusal(422, str(error), kind=kind)
+        return Refusal(422, words, kind=kind)
     if isinstance(error, BudgetExceeded) or _ran_out(error):
-        return Refusal(422, f"{error}; raise budget_seconds, budget_tokens or budget_arms")
+        return Refusal(422, f"{words}; raise budget_seconds, budget_tokens or budget_arms")
     if isinstance(error, BackendError) and error.retryable:
-        return Refusal(503, str(error), kind=kind, retry_after_seconds=1)
-    return Refusal(502 if isinstance(error, NoAnswerError) else 500, str(error), kind=kind)
+        return Refusal(503, words, kind=kind, retry_after_seconds=1)
+    return Refusal(502 if isinstance(error, NoAnswerError) else 500, words, kind=kind)
 
 
 def _ran_out(error: RttcError) -> bool:

@@ -15,9 +15,10 @@ _SECONDS = 60.0
 _NAMES = (
     "asyncio",
     "uvicorn.error",
+    "rttc_graph.serving.http_app",
     "rttc_graph.serving.connections",
     "rttc_graph.serving.admission.admission",
-    "rttc_graph.serving.http_errors",
+    "rttc_graph.serving.admission.authentication",
 )
 """Loggers that a client can make speak: filters do not hold for those below them."""
 

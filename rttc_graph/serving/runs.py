@@ -21,8 +21,9 @@ from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.serving.admission.authentication import Caller
 from rttc_graph.serving.http_errors import Refusal
 from rttc_graph.serving.metrics import Metrics
+from rttc_graph.serving.redaction import without_places_in
 from rttc_graph.settings import RttcSettings
-from rttc_graph.state import RttcInput, RttcOutput
+from rttc_graph.state import LedgerEntry, RttcInput, RttcOutput
 
 __all__ = ("Runner",)
 
@@ -156,9 +157,13 @@ async def _last_values(stream: Any, on_event: EventSink | None) -> RttcOutput:
             if mode == "values":
                 output = event
             elif on_event is not None:
-                await on_event(event)
+                await on_event(without_places_in(event))
     assert output is not None  # the stream of a run that did not raise ends with its values
-    return output
+    return {**output, "ledger": [_shown(entry) for entry in output["ledger"]]}
+
+
+def _shown(entry: LedgerEntry) -> LedgerEntry:
+    return cast("LedgerEntry", without_places_in(entry))
 
 
 async def _cancelled_once(work: Coroutine[Any, Any, RttcOutput]) -> RttcOutput:

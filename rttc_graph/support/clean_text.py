@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
+from rttc_graph.support.identity import clean
 
-def clean(text: str) -> str:
-    """Return the text with a question mark for each lone surrogate.
-
-    JSON may carry half of a surrogate pair, which Python keeps in a string but which has no UTF-8
-    form, so that tokenizers and HTTP clients fail on it.
-    """
-    return text.encode("utf-8", "replace").decode("utf-8")
+__all__ = ("clean",)

@@ -1,17 +1,28 @@
-"""What makes samples and queries the same, and the limits of the names they are kept under."""
+"""What makes samples and queries the same, and the limits of what is kept of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from rttc_graph.errors import ConfigurationError
 
-__all__ = ("MAX_NAME_CHARACTERS", "checked_name", "query_digest", "sample_id")
+__all__ = (
+    "MAX_NAME_CHARACTERS",
+    "MAX_TEXT_CHARACTERS",
+    "check_texts",
+    "checked_name",
+    "clean",
+    "query_digest",
+    "sample_id",
+)
 
 MAX_NAME_CHARACTERS = 200
 """Of a domain, a tenant or an adapter's key; 800 bytes at most, well within an index's 2,704."""
 
+MAX_TEXT_CHARACTERS = 100_000
+"""Longest question, answer or metadata (as JSON); well above the context of any model at hand."""
 
 _as_json = json.JSONEncoder().encode
 """Of one string at a time: a list takes the encoder seven times as long."""
@@ -28,6 +39,42 @@ def query_digest(query: str) -> bytes:
     return hashlib.sha256(_as_json(query).encode()).digest()
 
 
+def clean(text: str) -> str:
+    """Return the text with a question mark for each lone surrogate.
+
+    JSON may carry half of a surrogate pair, which Python keeps in a string but which has no UTF-8
+    form, so that tokenizers and HTTP clients fail on it.
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def check_texts(question: str, answer: str, metadata: Any = None) -> None:
+    """Check the size of a sample's texts, which every knowledge base does before it stores one.
+
+    Raises:
+        ConfigurationError: Question or answer is blank, or one of the three is longer than
+            `MAX_TEXT_CHARACTERS`.
+    """
+    for kind, text in (("question", question), ("answer", answer)):
+        if not text.strip():
+            raise ConfigurationError(f"the {kind} of a sample is empty: give one with text in it")
+        _check_length(kind, len(text), question)
+    if metadata:
+        try:
+            length = len(json.dumps(metadata, ensure_ascii=False))
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise ConfigurationError(f"metadata of a sample is not JSON: {exc}") from exc
+        _check_length("metadata", length, question)
+
+
+def _check_length(kind: str, length: int, question: str) -> None:
+    if length > MAX_TEXT_CHARACTERS:
+        raise ConfigurationError(
+            f"{kind} of sample {question[:40]!r} has {length:,} characters, at most "
+            f"{MAX_TEXT_CHARACTERS:,} are stored: shorten it"
+        )
+
+
 def checked_name(kind: str, name: str) -> str:
     """Return the name if it can be kept.
 
@@ -38,6 +85,8 @@ def checked_name(kind: str, name: str) -> str:
     Raises:
         ConfigurationError: It cannot.
     """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # from JSON
+        raise ConfigurationError(f"{kind} must be a string, got {type(name).__name__}")
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
         shown = name if len(name) <= 40 else f"{name[:40]}…"
         raise ConfigurationError(

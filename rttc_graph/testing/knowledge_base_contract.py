@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -299,3 +301,23 @@ class KnowledgeBaseContract:
         )
         assert sum(stored) == 40
         assert sum(s.samples for s in await knowledge_base.stats(tenant=TENANT)) == 40
+
+    @pytest.mark.parametrize(
+        "texts",
+        [
+            {"question": ""},
+            {"question": " \n"},
+            {"answer": "\t"},
+            {"question": "q" * 100_001},
+            {"answer": "a" * 100_001},
+            {"metadata": {"text": "m" * 100_001}},
+        ],
+        ids=["question", "blank-question", "answer", "long-question", "long-answer", "metadata"],
+    )
+    async def test_blank_and_endless_texts_are_not_stored(
+        self, knowledge_base: KnowledgeBase, texts: dict[str, Any]
+    ) -> None:
+        samples = [new_sample(1), replace(new_sample(2), **texts)]
+        with pytest.raises(ConfigurationError):
+            await knowledge_base.ingest(samples, [at_angle(1), at_angle(2)], tenant=TENANT)
+        assert await knowledge_base.missing([new_sample(1)], tenant=TENANT) == [True]

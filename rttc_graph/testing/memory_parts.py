@@ -23,7 +23,7 @@ from rttc_graph.protocols import (
 from rttc_graph.samples.selection import preselected, sift
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
-from rttc_graph.support.identity import checked_name, sample_id
+from rttc_graph.support.identity import check_texts, checked_name, sample_id
 
 __all__ = ("MemoryKnowledgeBase", "MemoryLedgerStore", "cosine")
 
@@ -87,6 +87,8 @@ class MemoryKnowledgeBase:
             raise ConfigurationError(
                 f"there are {len(samples)} samples and {len(vectors)} vectors; give one for each"
             )
+        for sample in samples:
+            check_texts(sample.question, sample.answer, sample.metadata)
         rows = {_key(s): _Stored(s, tuple(v)) for s, v in zip(samples, vectors, strict=True)}
         with self._lock:
             for vector in vectors:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from http_servers import PATIENCE_SECONDS, get, post, served
+from http_servers import PATIENCE_SECONDS, get, post, send, served
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langserve import RemoteRunnable
@@ -172,3 +172,126 @@ def test_the_schemas_and_the_playground_are_there(url: str) -> None:
     assert all(name in config for name in (*RttcSettings.model_fields, "thread_id", "maximum"))
     page = get(url, "/rttc/playground/")
     assert (page.status_code, "tau_r" in page.text) == (200, True)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "hello"},
+        {"type": "human", "content": "hello"},
+        ["human", "hello"],
+        ["user", "hello"],
+        "hello",
+        {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+    ],
+)
+def test_a_message_is_taken_in_the_forms_of_langchain(url: str, parts: Parts, message: Any) -> None:
+    body = {"input": {"messages": [message]}, "config": settings(policy="direct")}
+    answered = post(url, "/rttc/invoke", body)
+    assert answered.status_code == 200, answered.text
+    assert parts.policy_model.requests[0].messages[-1]["content"] == "hello"
+
+
+@pytest.mark.parametrize("method", ["invoke", "stream", "stream_events", "stream_log", "batch"])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [None],
+        [5],
+        [[]],
+        [["human", 5]],
+        [["bard", "x"]],
+        [{"type": 5, "content": "x"}],
+        [{"type": "human"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": None}],
+        [{}],
+        [{"role": "assistant", "content": "last"}],
+        ["  "],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
+    ],
+    ids=str,
+)
+def test_another_message_is_refused_before_it_streams(
+    url: str, parts: Parts, method: str, messages: Any
+) -> None:
+    asked = {"messages": messages}
+    body = {"inputs": [asked]} if method == "batch" else {"input": asked}
+    assert post(url, f"/rttc/{method}", body).status_code == 422
+    assert not parts.policy_model.requests
+
+
+@pytest.mark.parametrize("method", ["invoke", "stream", "stream_events", "batch"])
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"query": "x", "domain": "a\0b"}, {}),
+        ({"query": "x", "domain": "caf\udce9"}, {}),
+        ({"query": "x"}, {"tenant": "a\0b"}),
+        ({"query": "x"}, {"tenant": "caf\udce9"}),
+        ({"query": "x"}, {"thread_id": "a\0b"}),
+    ],
+)
+def test_names_that_cannot_be_are_refused(
+    url: str, parts: Parts, method: str, asked: Any, said: Any
+) -> None:
+    given = {"inputs": [asked]} if method == "batch" else {"input": asked}
+    refused = post(url, f"/rttc/{method}", {**given, "config": settings(**said)})
+    assert refused.status_code == 422, refused.text
+    assert not parts.policy_model.requests
+
+
+@pytest.mark.parametrize("given", [{"query": "\ud83d hi"}, {"messages": ["\ud83d hi"]}])
+def test_half_a_surrogate_pair_is_asked_as_a_question_mark(
+    url: str, parts: Parts, given: Any
+) -> None:
+    for method in ("invoke", "stream", "stream_events"):
+        body = {"input": given, "config": settings(policy="direct")}
+        answered = post(url, f"/rttc/{method}", body)
+        assert (answered.status_code, "event: error" in answered.text) == (200, False)
+        assert parts.policy_model.requests.pop().messages[-1]["content"] == "? hi"
+
+
+@pytest.mark.parametrize(
+    "path", ["c/N4XyA/config_schema", "c/N4XyA/invoke", "c/N4XyA/playground/", "c/x/stream"]
+)
+def test_settings_are_not_unpacked_from_a_path(url: str, path: str) -> None:
+    for method in ("GET", "POST"):
+        body = {"json": {"input": ASK}} if method == "POST" else {}
+        assert send(method, f"{url}/rttc/{path}", **body).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "page", ["%00", "assets", "assets/", "..", "%2e%2e/%2e%2e/server.py", "x" * 300, "index.html/x"]
+)
+def test_a_page_that_is_not_there_is_not_found(url: str, page: str) -> None:
+    assert get(url, f"/rttc/playground/{page}").status_code in (404, 307)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"[" * 900 + b"]" * 900,
+        b'{"input": {"query": "x"}, "config": {"metadata": ' + b"[" * 70 + b"]" * 70 + b"}}",
+        b'{"input": ' + b"9" * 20_000 + b"}",
+        b'{"input": {"query": "x"}, "config": {"configurable": {"k": ' + b"9" * 20_000 + b"}}}",
+        b"{",
+        b'{"input": {"query": "\\ud83d',
+    ],
+    ids=["arrays", "objects", "deep", "deep-config", "digits", "digits-of-k", "open", "cut"],
+)
+@pytest.mark.parametrize(
+    "path", ["rttc/invoke", "rttc/batch", "rttc/stream", "rttc/stream_events", "rttc/stream_log"]
+)
+def test_json_that_cannot_be_read_is_the_clients(url: str, path: str, body: bytes) -> None:
+    kind = {"content-type": "application/json"}
+    refused = send("POST", f"{url}/{path}", content=body, headers=kind)
+    assert refused.status_code in (400, 422), refused.text
+
+
+def test_brackets_in_texts_are_no_nesting(url: str) -> None:
+    asked = {"query": 'why "[[[' * 100 + "\\", "domain": "d"}
+    body = {"input": asked, "config": settings(policy="direct")}
+    assert post(url, "/rttc/invoke", body).status_code == 200

@@ -26,7 +26,7 @@ from http_servers import (
 )
 from scripted_parts import Parts
 
-from rttc_graph.errors import BackendError
+from rttc_graph.errors import BackendError, KnowledgeBaseError
 from rttc_graph.serving.http_app import Offer, create_app
 from rttc_graph.serving.serve_options import ServeOptions
 from rttc_graph.testing import MemoryKnowledgeBase
@@ -310,3 +310,122 @@ def test_a_langserve_stream_that_fails_ends_whole_with_an_error_event(
     assert sent.status_code == 200
     assert "event: error" in sent.text
     assert metric(url, 'rttc_inside{lane="runs"}') == 0
+
+
+PLACES = (
+    'connection to server at "10.1.2.3", port 5432 failed: FATAL: password authentication failed '
+    'for user "admin"; postgresql://admin:secret@db.internal:5432/rttc; host=db.internal '
+    "password=secret; /home/admin/.rttc/data; http://judge.internal:8000/score; "
+    "Connect call failed ('10.1.2.3', 5432); socket \"/run/pg/.s.PGSQL.5432\"; [fe80::1]:5432"
+)
+SECRETS = ("10.1.2.3", "5432", "admin", "secret", "internal", "/home", "/run", "fe80")
+
+
+def shows_a_place(text: str) -> list[str]:
+    return [word for word in SECRETS if word in text]
+
+
+@pytest.mark.parametrize("path", [CHAT, "/rttc/invoke", "/rttc/stream", "/rttc/stream_log"])
+@pytest.mark.parametrize("streams", [False, True])
+def test_no_answer_says_where_the_servers_parts_are(
+    url: str, parts: Parts, path: str, streams: bool
+) -> None:
+    parts.knowledge_base.error = KnowledgeBaseError(PLACES, retryable=True)
+    chat = {**HELLO, "rttc": {"policy": "compare", "progress": True}, "stream": streams}
+    ask = {"input": {"query": "x"}, "config": {"configurable": {"policy": "compare"}}}
+    answered = post(url, path, chat if path == CHAT else ask)
+    assert answered.status_code == 200
+    assert "KnowledgeBaseError" in answered.text
+    assert shows_a_place(answered.text) == []
+
+    parts.policy_model.fails["direct"] = BackendError(PLACES, retryable=True)
+    assert shows_a_place(post(url, path, chat if path == CHAT else ask).text) == []
+
+
+def test_without_a_key_nobody_is_told_why_keys_cannot_be_looked_up(
+    parts: Parts, keys: MemoryKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> Any:
+        raise BackendError(PLACES, retryable=True)
+
+    monkeypatch.setattr(keys, "find", fail)
+    monkeypatch.setattr(keys, "is_empty", fail)
+    key = MemoryKeys().add("ask")
+    with serving(parts, keys=keys) as url:
+        for given in (None, key):
+            refused = post(url, CHAT, HELLO, key=given)
+            assert refused.status_code == 503
+            assert refused.json()["error"]["message"] == "the keys cannot be looked up just now"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "caf\udce9", "", "x" * 201])
+@pytest.mark.parametrize("field", ["domain", "tenant"])
+def test_names_that_cannot_be_are_refused_at_every_door(
+    url: str, parts: Parts, field: str, name: str
+) -> None:
+    sample = {"question": "q", "answer": "a", "domain": name if field == "domain" else "d"}
+    tenant = {"tenant": name} if field == "tenant" else {}
+    given: list[tuple[str, Any]] = [
+        ("/kb/search", {"vector": [1, 0], "k": 1, field: name}),
+        ("/kb/delete", {"domain": "d", field: name}),
+        ("/kb/missing", {"samples": [sample], **tenant}),
+        ("/kb/ingest", {"samples": [sample], "vectors": [[1, 0]], "embedder": "vectors", **tenant}),
+    ]
+    for path, body in given:
+        assert post(url, path, body).status_code == 422, path
+    if field == "tenant":
+        assert post(url, "/kb/stats", tenant).status_code == 422
+    if name or field == "tenant":  # an empty domain is none
+        refused = post(url, CHAT, {**HELLO, "rttc": {field: name}})
+        assert refused.status_code == 400
+    assert not parts.policy_model.requests
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        {"question": ""},
+        {"question": " \n"},
+        {"answer": " "},
+        {"question": "x" * 5_000_000},
+        {"answer": "x" * 100_001},
+        {"metadata": {"text": "x" * 100_001}},
+        {"external_id": "x" * 201},
+    ],
+    ids=["empty", "blank", "no-answer", "5-MB", "long-answer", "metadata", "id"],
+)
+def test_samples_that_no_file_may_bring_are_refused(url: str, sample: Any) -> None:
+    whole = {"question": "q", "answer": "a", "domain": "d", **sample}
+    body = {"samples": [whole], "vectors": [[1, 0]], "embedder": "vectors"}
+    assert post(url, "/kb/ingest", body).status_code == 422
+    assert post(url, "/kb/stats", {}).json() == {"domains": []}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"rttc": {"\ud83d": 1}},
+        {"model": "\ud83d"},
+        {"\ud83d": 1},
+        {"tools": ["\ud83d"]},
+        {"rttc": {"policy": "\ud83d"}},
+    ],
+)
+def test_half_a_surrogate_pair_anywhere_is_the_clients(url: str, body: Any) -> None:
+    assert post(url, CHAT, {**HELLO, **body}).status_code in (400, 404)
+    assert post(url, "/kb/search", {"vector": [1, 0], "k": 1, **body}).status_code == 422
+
+
+@pytest.mark.parametrize("path", [CHAT, "/kb/search", "/kb/ingest", "/kb/stats"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"tools": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"k": ' + b"9" * 20_000 + b"}",
+    ],
+    ids=["open", "deep", "digits"],
+)
+def test_json_that_cannot_be_read_is_refused(url: str, path: str, body: bytes) -> None:
+    kind = {"content-type": "application/json"}
+    assert send("POST", url + path, content=body, headers=kind).status_code in (400, 422)

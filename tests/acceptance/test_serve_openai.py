@@ -193,3 +193,143 @@ def test_a_stream_without_progress_opens_answers_and_ends(url: str) -> None:
     assert sent.headers["content-type"].startswith("text/event-stream")
     assert sent.text.rstrip().endswith("data: [DONE]")
     assert len(events_of(sent.text)) == 3
+
+
+STREAMED: dict[str, Any] = {"model": "rttc", "stream": True}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        pytest.param({"messages": [{"role": "user", "content": "  "}]}, "empty", id="blank"),
+        pytest.param(
+            {"messages": [*HELLO, {"role": "assistant", "content": "One,"}]}, "human", id="last"
+        ),
+        pytest.param(
+            {"messages": [{"role": "user", "content": "x " * 60_000}]}, "characters", id="long"
+        ),
+        pytest.param(
+            {"messages": [{"role": "user", "content": "x " * 900}]}, "context", id="context"
+        ),
+        pytest.param({"messages": HELLO, "rttc": {"budget_tokens": 1}}, "budget", id="budget"),
+        pytest.param({"messages": HELLO, "rttc": {"domain": "a\0b"}}, "NUL", id="domain"),
+        pytest.param({"messages": HELLO, "rttc": {"tenant": "a\0b"}}, "NUL", id="tenant"),
+        pytest.param({"messages": HELLO, "rttc": {"tau_r_of": "x"}}, "fingerprint", id="judge"),
+    ],
+)
+@pytest.mark.parametrize("policy", ["direct", "cascade"])
+def test_what_is_the_clients_mistake_has_one_status_streamed_or_not(
+    url: str, parts: Parts, body: Any, words: str, policy: str
+) -> None:
+    parts.policy_model.context = 500
+    given = {"model": "rttc", **body, "rttc": {"policy": policy, **body.get("rttc", {})}}
+    for stream in (False, True):
+        refused = post(url, "/v1/chat/completions", {**given, "stream": stream})
+        assert refused.status_code == 400, refused.text
+        assert words in refused.json()["error"]["message"]
+    assert not parts.policy_model.requests
+
+
+def test_what_fails_once_a_run_goes_on_is_an_event_of_the_stream(url: str, parts: Parts) -> None:
+    parts.policy_model.fails["direct"] = PolicyModelError("out of memory")
+    sent = post(
+        url,
+        "/v1/chat/completions",
+        {**STREAMED, "messages": HELLO, "rttc": {"policy": "direct"}},
+    )
+    assert sent.status_code == 200
+    assert "out of memory" in events_of(sent.text)[-1]["error"]["message"]
+
+
+def test_every_choice_of_every_chunk_has_a_finish_reason(url: str) -> None:
+    asked = {**STREAMED, "messages": HELLO, "stream_options": {"include_usage": True}}
+    for more in ({}, {"progress": True}):
+        sent = post(url, "/v1/chat/completions", {**asked, "rttc": more})
+        chunks = events_of(sent.text)
+        reasons = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]]
+        assert reasons == [None] * (len(reasons) - 1) + ["stop"]
+        assert all("usage" in chunk for chunk in chunks)
+
+
+TOOL_CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [
+        {"id": "c", "type": "function", "function": {"name": "balance", "arguments": "{}"}}
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("turns", "shown"),
+    [
+        pytest.param(
+            [TOOL_CALL, {"role": "tool", "tool_call_id": "c", "content": "12"}], [], id="tool-call"
+        ),
+        pytest.param(
+            [{key: TOOL_CALL[key] for key in ("role", "tool_calls")}], [], id="content-missing"
+        ),
+        pytest.param([{"role": "function", "name": "balance", "content": "12"}], [], id="function"),
+        pytest.param(
+            [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}],
+            [("assistant", "No.")],
+            id="refusal-part",
+        ),
+        pytest.param(
+            [{"role": "assistant", "content": None, "refusal": "No."}],
+            [("assistant", "No.")],
+            id="refusal",
+        ),
+        pytest.param(
+            [{"role": "user", "content": "cut \ud83d"}], [("user", "cut ?")], id="surrogate"
+        ),
+    ],
+)
+def test_a_history_is_taken_as_the_protocol_has_it(
+    url: str, parts: Parts, turns: Any, shown: Any
+) -> None:
+    body = {"model": "rttc", "messages": [*turns, *HELLO], "rttc": {"policy": "direct"}}
+    assert post(url, "/v1/chat/completions", body).status_code == 200
+    prompt = [(t["role"], t["content"]) for t in parts.policy_model.requests[0].messages]
+    assert prompt[1:-1] == shown
+
+
+@pytest.mark.parametrize("role", ["user", "system", "assistant"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}},
+        {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}},
+        {"type": "file", "file": {"file_id": "f"}},
+    ],
+    ids=["image", "audio", "file"],
+)
+def test_a_part_that_is_no_text_is_refused_by_name(url: str, role: str, part: Any) -> None:
+    turn = {"role": role, "content": [{"type": "text", "text": "What is this?"}, part]}
+    for messages in ([turn, *HELLO], [turn]) if role == "user" else ([turn, *HELLO],):
+        refused = post(url, "/v1/chat/completions", {"model": "rttc", "messages": messages})
+        assert refused.status_code == 400
+        assert part["type"] in refused.json()["error"]["message"]
+        assert "messages[0]" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("content", [None, 5, [{"type": "text"}], [5], {"type": "text"}])
+def test_a_message_of_a_user_needs_text(url: str, content: Any) -> None:
+    body = {"model": "rttc", "messages": [{"role": "user", "content": content}]}
+    assert post(url, "/v1/chat/completions", body).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("seed", "taken"),
+    [(7, 7), (-1, 2**31 - 1), (2**53 - 1, 2**31 - 1), (2**63 - 1, 2**31 - 1), (-(2**63), 0)],
+)
+def test_seeds_have_64_bits_with_sign(url: str, parts: Parts, seed: int, taken: int) -> None:
+    body = {"model": "rttc", "messages": HELLO, "seed": seed, "rttc": {"policy": "direct"}}
+    assert post(url, "/v1/chat/completions", body).status_code == 200
+    assert parts.policy_model.requests[0].seed == taken
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 1.5, "x"])
+def test_other_seeds_are_refused(url: str, seed: Any) -> None:
+    body = {"model": "rttc", "messages": HELLO, "seed": seed}
+    assert post(url, "/v1/chat/completions", body).status_code == 400

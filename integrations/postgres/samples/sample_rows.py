@@ -16,7 +16,7 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.postgres.database_session import Session
 from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_text
 from rttc_graph.protocols import NewSample, Vector
-from rttc_graph.support.identity import sample_id
+from rttc_graph.support.identity import check_texts, sample_id
 
 __all__ = ("SampleRow", "copy_rows", "ensure_domains", "ids_of")
 
@@ -45,6 +45,7 @@ class SampleRow:
         Raises:
             ConfigurationError: PostgreSQL cannot store it.
         """
+        check_texts(sample.question, sample.answer, sample.metadata)
         shown = f"of sample {sample.external_id or sample.question[:40]!r}"
         external_id = sample.external_id
         try:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import out, print_json, print_table, progress
-from rttc_graph.cli.shared_options import Choice, First, K, MaxNewTokens, Tau
+from rttc_graph.cli.shared_options import Choice, First, K, MaxNewTokens, Tau, checked_domain
 from rttc_graph.installation.ask_question import AskResult
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.settings import PolicyName
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 def ask_question(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
     question: Annotated[str, typer.Argument(help="What to answer.", show_default=False)],
-    domain: Annotated[str | None, typer.Option(help="Domain of the knowledge base; all.")] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="Domain of the knowledge base; all.", callback=checked_domain)
+    ] = None,
     policy: Annotated[PolicyName | None, typer.Option(help="Who decides the next arm.")] = None,
     first_arm: First = None,
     tau: Tau = None,

@@ -10,6 +10,7 @@ import typer
 
 from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json, print_pairs, size
+from rttc_graph.cli.shared_options import checked_tenant
 from rttc_graph.installation.knowledge import open_knowledge
 
 app = typer.Typer(
@@ -36,7 +37,9 @@ def show_stats(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command("purge")
 def purge(
     context: typer.Context,
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's; all.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Only this tenant's; all.", callback=checked_tenant)
+    ] = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:

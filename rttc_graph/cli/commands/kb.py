@@ -20,6 +20,7 @@ from rttc_graph.cli.screen import (
     progress,
     size,
 )
+from rttc_graph.cli.shared_options import checked_domain
 from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
 from rttc_graph.samples import read_samples
@@ -36,7 +37,9 @@ Tenant = Annotated[str | None, typer.Option(help="Whose samples.")]
 def ingest_file(
     context: typer.Context,
     path: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet file, or hub:NAME[:SPLIT].")],
-    domain: Annotated[str | None, typer.Option(help="For rows that name no domain.")] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="For rows that name no domain.", callback=checked_domain)
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad rows out instead of storing nothing.")
     ] = False,
@@ -102,7 +105,9 @@ def show_stats(context: typer.Context, tenant: Tenant = None, as_json: AsJson = 
 @app.command("delete")
 def delete_domain(
     context: typer.Context,
-    domain: Annotated[str, typer.Option(help="Domain to delete.", show_default=False)],
+    domain: Annotated[
+        str, typer.Option(help="Domain to delete.", show_default=False, callback=checked_domain)
+    ],
     tenant: Tenant = None,
     yes: Yes = False,
     as_json: AsJson = False,

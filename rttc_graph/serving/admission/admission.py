@@ -67,6 +67,8 @@ class Front:
                 await self._admit(scope, receive, answer)
             except RttcError as exc:
                 refusal = refusal_of(exc)
+                if refusal is not exc and refusal.status >= 500:
+                    _log.warning("%s %s: %s", scope["method"], refusal.status, exc)
                 if answer.status is not None:
                     raise  # too late to say it: a cut connection is not taken for an answer
                 await response_to(refusal, scope["path"])(scope, receive, answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from rttc_graph.errors import BackendError
 from rttc_graph.protocols.api_keys import SCOPES, ApiKey, ApiKeyStore, KeyScope, parse_key
 from rttc_graph.serving.http_errors import Refusal
 
 __all__ = ("Caller", "Keyring", "caller_of")
+
+_log = logging.getLogger(__name__)
 
 _MEMORY_SECONDS = 5.0
 """How long a revoked key may still work."""
@@ -89,9 +93,21 @@ class Keyring:
         """Return who sends a request.
 
         Raises:
-            Refusal: There is no valid key (401), or it lacks the scope (403).
-            BackendError: The store failed.
+            Refusal: There is no valid key (401), it lacks the scope (403), or the store of the
+                keys failed (503).
         """
+        try:
+            return await self._caller(headers, needed)
+        except BackendError as exc:  # whoever asks is not known yet, and is told nothing
+            _log.warning("the keys cannot be looked up: %s", exc)
+            raise Refusal(
+                503,
+                "the keys cannot be looked up just now",
+                kind="BackendError",
+                retry_after_seconds=1,
+            ) from exc
+
+    async def _caller(self, headers: Headers, needed: KeyScope) -> Caller:
         if await self.is_open():
             return Caller(tenant=None)
         kind, _, text = headers.get("authorization", "").partition(" ")

@@ -7,14 +7,14 @@ then it has comments that keep the connection open and, if asked for, a chunk fo
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -38,10 +38,17 @@ from rttc_graph.serving.routes.response_models import Report
 from rttc_graph.serving.runs import EventSink, Runner
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import RttcOutput
+from rttc_graph.support.identity import clean
 
 __all__ = ("openai_router",)
 
 _PING_SECONDS = 15.0
+_FIRST_SECONDS = 5.0
+"""How long a stream waits for what may still turn out to be the client's mistake."""
+
+_NO_SIGN = frozenset({"failed", "skipped"})
+"""Events of a run after which it may still have nothing to say."""
+
 _PING = b": working\n\n"
 _DONE = b"data: [DONE]\n\n"
 _STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504)
@@ -74,13 +81,29 @@ def openai_router(runner: Runner) -> APIRouter:
         run = _Run(runner, body, runner.settings(body.settings(), caller), caller)
         if body.stream:
             return StreamingResponse(
-                run.stream(),
+                await _begun(run.stream()),
                 media_type="text/event-stream",
                 headers={"cache-control": "no-store", "x-accel-buffering": "no"},
             )
         return Response((await run.whole()).model_dump_json(), media_type="application/json")
 
     return router
+
+
+async def _begun(stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Return a stream whose first part is there, or raise what keeps it from beginning.
+
+    Until then there is no status, so what is the client's mistake has its own.
+    """
+    first = await anext(stream)
+
+    async def whole() -> AsyncGenerator[bytes]:
+        async with aclosing(stream):
+            yield first
+            async for part in stream:
+                yield part
+
+    return whole()
 
 
 class _Run:
@@ -110,12 +133,31 @@ class _Run:
         )
 
     async def stream(self) -> AsyncGenerator[bytes]:
-        """Yield the completion as server-sent events; an error ends it as one of them."""
-        yield self._chunk(Delta(role="assistant", content=""))
+        """Yield the completion as server-sent events; an error ends it as one of them.
+
+        Raises:
+            RttcError: Before the first part: the client's mistake.
+        """
         events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        work = asyncio.create_task(self._answer(events.put if self._body.rttc.progress else None))
-        work.add_done_callback(lambda _: events.put_nowait(None))
+        sign = asyncio.Event()
+
+        async def note(event: dict[str, Any]) -> None:
+            if event.get("event") not in _NO_SIGN:
+                sign.set()
+            if self._body.rttc.progress:
+                events.put_nowait(event)
+
+        def end(_: object) -> None:
+            sign.set()
+            events.put_nowait(None)
+
+        work = asyncio.create_task(self._answer(note))
+        work.add_done_callback(end)
         try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(sign.wait(), _FIRST_SECONDS)
+            _raise_mistake(work)
+            yield self._chunk(Delta(role="assistant", content=""))
             while True:
                 event: dict[str, Any] | None = {}
                 with suppress(TimeoutError):
@@ -123,22 +165,28 @@ class _Run:
                 if event is None:
                     break
                 yield self._chunk(Delta(), rttc=event) if event else _PING
-            for part in self._end(await work):
+            for part in await self._last_parts(work):
                 yield part
-        except RttcError as exc:
-            yield b"data: " + bytes(response_to(refusal_of(exc), "/v1/").body) + b"\n\n"
         finally:
             work.cancel()
             await asyncio.wait({work})
 
+    async def _last_parts(self, work: asyncio.Task[RttcOutput]) -> list[bytes]:
+        try:
+            return self._end(await work)
+        except RttcError as exc:
+            return [b"data: " + bytes(response_to(refusal_of(exc), "/v1/").body) + b"\n\n"]
+
     def _end(self, output: RttcOutput) -> list[bytes]:
         report = Report.of(output).model_dump()
+        wants_usage = self._wants_usage
         parts = [
             self._chunk(Delta(content=output["answer"])),
             self._chunk(Delta(), finish_reason=finish_reason(output), rttc=report),
         ]
-        if self._body.stream_options is not None and self._body.stream_options.include_usage:
-            parts.append(_event(Chunk(**self._head, choices=[], usage=Usage.of(output))))
+        if wants_usage:
+            usage = Chunk(**self._head, choices=[], usage=Usage.of(output))
+            parts.append(_event(usage, wants_usage=True))
         return [*parts, _DONE]
 
     async def _answer(self, on_event: EventSink | None) -> RttcOutput:
@@ -153,8 +201,27 @@ class _Run:
 
     def _chunk(self, delta: Delta, *, finish_reason: Any = None, rttc: Any = None) -> bytes:
         choice = ChunkChoice(delta=delta, finish_reason=finish_reason)
-        return _event(Chunk(**self._head, choices=[choice], rttc=rttc))
+        chunk = Chunk(**self._head, choices=[choice], rttc=rttc)
+        return _event(chunk, wants_usage=self._wants_usage)
+
+    @property
+    def _wants_usage(self) -> bool:
+        asked = self._body.stream_options
+        return asked is not None and asked.include_usage
 
 
-def _event(chunk: BaseModel) -> bytes:
-    return b"data: " + chunk.model_dump_json(exclude_none=True).encode() + b"\n\n"
+def _raise_mistake(work: asyncio.Task[RttcOutput]) -> None:
+    """Raise how a run has ended already, if that was the client's mistake."""
+    error = work.exception() if work.done() else None
+    if isinstance(error, RttcError) and refusal_of(error).status < 500:
+        raise error
+
+
+def _event(chunk: Chunk, *, wants_usage: bool) -> bytes:
+    """Return a chunk as an event, with the nulls that the protocol wants and no others."""
+    said = chunk.model_dump(exclude_none=True)
+    for choice in said["choices"]:
+        choice.setdefault("finish_reason", None)
+    if wants_usage:
+        said.setdefault("usage", None)
+    return b"data: " + clean(json.dumps(said, ensure_ascii=False)).encode() + b"\n\n"

@@ -9,8 +9,14 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
-from pydantic import BaseModel, ConfigDict, Field
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.serving.routes.response_models import Report
@@ -32,26 +38,41 @@ MODEL = "rttc"
 """The one model that is served."""
 
 
-class TextPart(BaseModel):
-    """A piece of a message's text."""
+class ContentPart(BaseModel):
+    """A part of a message; those of other types than these two are refused with their names."""
 
-    type: Literal["text"]
-    text: str
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
 
 
 class RequestMessage(BaseModel):
-    """A turn of the conversation."""
+    """A turn of the conversation; calls of tools and what they returned are left out."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    refusal: str | None = Field(default=None, description="What an assistant said instead.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> RequestMessage:
+        if self.content is None and self.role != "assistant":
+            raise ValueError(f"content of a message of role {self.role!r} must not be null")
+        return self
 
     def to_langchain(self) -> AnyMessage:
-        """Return it as the graph takes it."""
-        parts = self.content
-        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        """Return it as the graph takes it, which refuses parts that are no text."""
+        content: Any = self.content
+        if isinstance(content, list):
+            content = [part.model_dump(exclude_none=True) for part in self.content or ()]
         if self.role == "user":
-            return HumanMessage(text)
-        return AIMessage(text) if self.role == "assistant" else SystemMessage(text)
+            return HumanMessage(content)
+        if self.role == "assistant":
+            return AIMessage(content or self.refusal or "")
+        if self.role in ("tool", "function"):
+            return ToolMessage("", tool_call_id="")
+        return SystemMessage(content)
 
 
 class StreamOptions(BaseModel):
@@ -91,7 +112,7 @@ class CompletionRequest(BaseModel):
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     rttc: RttcOptions = Field(default_factory=RttcOptions)
 
     def settings(self) -> dict[str, Any]:
@@ -104,7 +125,7 @@ class CompletionRequest(BaseModel):
         named = {
             "max_new_tokens": self.max_completion_tokens or self.max_tokens,
             "temperature": self.temperature,
-            "seed": self.seed,
+            "seed": None if self.seed is None else self.seed % 2**31,  # ours are of 31 bits
         }
         said = {name: value for name, value in named.items() if value is not None}
         return {**said, **self.rttc.settings}

@@ -2,15 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal, cast
 
-from langchain_core.messages import AnyMessage
-from pydantic import BaseModel, Field, model_validator
+from langchain_core.messages import AnyMessage, convert_to_messages
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, model_validator
 
+from rttc_graph.nodes.prepare import check_input
 from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcInput, RttcOutput
-from rttc_graph.support.identity import MAX_NAME_CHARACTERS
+from rttc_graph.support.identity import MAX_NAME_CHARACTERS, clean
 
 __all__ = ("Answer", "Question", "Report", "given_to_graph")
+
+
+class RoleMessage(BaseModel):
+    """A message by role, as most clients write it."""
+
+    role: Literal["user", "human", "assistant", "ai", "system", "developer", "tool", "function"]
+    content: str | list[str | dict[str, Any]]
+
+
+_MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
+
+
+def _as_message(given: Any) -> Any:
+    """Return a message in any form that LangChain takes: by type or role, as pair, as text."""
+    try:
+        if isinstance(given, dict) and "role" not in given:
+            return _cleaned(_MESSAGE.validate_python(given))
+        return _cleaned(convert_to_messages([given])[0])
+    except (TypeError, KeyError, NotImplementedError) as exc:
+        raise ValueError(
+            "a message is an object with `type` or `role` and `content`, a pair of role and text, "
+            f"or a text, not {type(given).__name__} like this"
+        ) from exc
+
+
+def _cleaned(message: Any) -> Any:
+    """Return the message without lone surrogates, for the answer to be written as UTF-8."""
+    if isinstance(message.content, str):
+        return message.model_copy(update={"content": clean(message.content)})
+    parts = [_cleaned_part(part) for part in cast("list[Any]", message.content)]
+    return message.model_copy(update={"content": parts})
+
+
+def _cleaned_part(part: Any) -> Any:
+    if isinstance(part, str):
+        return clean(part)
+    text = part.get("text")
+    return {**part, "text": clean(text)} if isinstance(text, str) else part
+
+
+GivenMessage = Annotated[
+    AnyMessage,
+    BeforeValidator(
+        _as_message,
+        json_schema_input_type=AnyMessage | RoleMessage | tuple[str, str] | str,
+    ),
+]
 
 
 class Question(BaseModel):
@@ -22,7 +70,7 @@ class Question(BaseModel):
         max_length=MAX_NAME_CHARACTERS,
         description="Domain of the knowledge base; all if there is none.",
     )
-    messages: list[AnyMessage] | None = Field(
+    messages: list[GivenMessage] | None = Field(
         default=None, description="A conversation that ends with a human message."
     )
 
@@ -30,6 +78,7 @@ class Question(BaseModel):
     def _has_something_to_answer(self) -> Question:
         if not (self.query or "").strip() and not self.messages:
             raise ValueError("give a non-empty `query`, or `messages` that end with a human one")
+        check_input(given_to_graph(self))
         return self
 
 
