@@ -46,9 +46,6 @@ _PING_SECONDS = 15.0
 _FIRST_SECONDS = 5.0
 """How long a stream waits for what may still turn out to be the client's mistake."""
 
-_NO_SIGN = frozenset({"failed", "skipped"})
-"""Events of a run after which it may still have nothing to say."""
-
 _PING = b": working\n\n"
 _DONE = b"data: [DONE]\n\n"
 _STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504)
@@ -142,7 +139,7 @@ class _Run:
         sign = asyncio.Event()
 
         async def note(event: dict[str, Any]) -> None:
-            if event.get("event") not in _NO_SIGN:
+            if event.get("event") == "answered":
                 sign.set()
             if self._body.rttc.progress:
                 events.put_nowait(event)
