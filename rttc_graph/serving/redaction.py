@@ -21,8 +21,8 @@ _PLACES = re.compile(
             r"\b(?:host|hostaddr|port|user|password|dbname|service|passfile|sslkey|sslcert|"
             r"sslrootcert)\s*=\s*(?:'[^']*'|\"[^\"]*\"|[^\s,;)]+)",  # libpq's words
             r"\(?'?\b\d{1,3}(?:\.\d{1,3}){3}\b'?(?:(?::|,\s*)\d+)?\)?",  # IPv4, with a port
-            r"\[?\b(?:[0-9a-fA-F]{1,4}:){2,7}[0-9a-fA-F]{0,4}\b\]?(?::\d+)?",  # IPv6
-            r"(?<![\w:])::1\b",
+            r"\[[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%\w+)?\](?::\d+)?",  # IPv6, with a port
+            r"(?<![\w:])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])",
             r"\bport\s+\d+",
             r"(?<![\w/.])~?/(?:[\w.@%+~-]+/)*[\w.@%+~-]+",  # a path
             r"\b[A-Za-z]:\\[^\s'\"]+",
@@ -44,10 +44,10 @@ def without_places(text: str) -> str:
 
 def without_places_in(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return an entry of a ledger, or an event, whose `error` was treated so."""
-    shown = dict(entry)
-    if isinstance(shown.get("error"), str):
-        shown["error"] = without_places(shown["error"])
-    detail = shown.get("detail")
-    if isinstance(detail, Mapping):
-        shown["detail"] = without_places_in(cast("Mapping[str, Any]", detail))
-    return shown
+    return {name: _shown(name, value) for name, value in entry.items()}
+
+
+def _shown(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return without_places_in(cast("Mapping[str, Any]", value))
+    return without_places(value) if name == "error" and isinstance(value, str) else value

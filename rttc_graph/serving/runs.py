@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import json
 import time
@@ -12,7 +13,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from typing import Any, cast
 
+from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 
@@ -125,7 +128,7 @@ class Runner:
         on_event: EventSink | None,
     ) -> RttcOutput:
         graph, more = self._graph, dict[str, Any]()
-        config = cast("RunnableConfig", {**config, "configurable": {}})
+        config = _unheard(config)
         if thread is not None:
             graph, more = self._with_threads, {"durability": "exit"}
             key = _thread_key(settings.tenant, thread)
@@ -162,6 +165,20 @@ async def _last_values(stream: Any, on_event: EventSink | None) -> RttcOutput:
     return {**output, "ledger": [_shown(entry) for entry in output["ledger"]]}
 
 
+def _unheard(config: RunnableConfig) -> RunnableConfig:
+    """Return a configuration for the graph, whose own events are not streamed to the client.
+
+    They hold its whole state, with failures in words that are not for others. Tracing goes on.
+    """
+    callbacks = config.get("callbacks")
+    if isinstance(callbacks, BaseCallbackManager):
+        callbacks = callbacks.copy()
+        for handler in list(callbacks.handlers):
+            if hasattr(handler, "tap_output_aiter"):  # what streams of events are made by
+                callbacks.remove_handler(handler)
+    return cast("RunnableConfig", {**config, "callbacks": callbacks, "configurable": {}})
+
+
 def _shown(entry: LedgerEntry) -> LedgerEntry:
     return cast("LedgerEntry", without_places_in(entry))
 
@@ -172,7 +189,9 @@ async def _cancelled_once(work: Coroutine[Any, Any, RttcOutput]) -> RttcOutput:
     anyio, and with it every streamed response, cancels again and again until a task has ended. The
     second time would cancel LangGraph's own clean-up, and its nodes would run on.
     """
-    task = asyncio.create_task(work)
+    context = contextvars.copy_context()
+    context.run(var_child_runnable_config.set, None)  # the graph would take callbacks out of it
+    task = asyncio.create_task(work, context=context)
     try:
         return await asyncio.shield(task)
     finally:

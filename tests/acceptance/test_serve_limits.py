@@ -325,14 +325,22 @@ def shows_a_place(text: str) -> list[str]:
     return [word for word in SECRETS if word in text]
 
 
-@pytest.mark.parametrize("path", [CHAT, "/rttc/invoke", "/rttc/stream", "/rttc/stream_log"])
+@pytest.mark.filterwarnings("ignore::langchain_core._api.deprecation.LangChainDeprecationWarning")
+@pytest.mark.parametrize(
+    "path", [CHAT, "/rttc/invoke", "/rttc/stream", "/rttc/stream_log", "/rttc/stream_events"]
+)
 @pytest.mark.parametrize("streams", [False, True])
 def test_no_answer_says_where_the_servers_parts_are(
     url: str, parts: Parts, path: str, streams: bool
 ) -> None:
+    parts.rewarding(direct=0.1)
     parts.knowledge_base.error = KnowledgeBaseError(PLACES, retryable=True)
     chat = {**HELLO, "rttc": {"policy": "compare", "progress": True}, "stream": streams}
-    ask = {"input": {"query": "x"}, "config": {"configurable": {"policy": "compare"}}}
+    ask: dict[str, Any] = {
+        "input": {"query": "x"},
+        "config": {"configurable": {"policy": "compare"}},
+        **({"diff": True} if path.endswith("log") else {}),
+    }
     answered = post(url, path, chat if path == CHAT else ask)
     assert answered.status_code == 200
     assert "KnowledgeBaseError" in answered.text

@@ -212,12 +212,8 @@ STREAMED: dict[str, Any] = {"model": "rttc", "stream": True}
             {"messages": [{"role": "user", "content": "x " * 900}]}, "context", id="context"
         ),
         pytest.param({"messages": HELLO, "rttc": {"budget_tokens": 1}}, "budget", id="budget"),
-        pytest.param(
-            {"messages": HELLO, "rttc": {"domain": "a\0b"}}, "surrogate pair", id="domain"
-        ),
-        pytest.param(
-            {"messages": HELLO, "rttc": {"tenant": "a\0b"}}, "surrogate pair", id="tenant"
-        ),
+        pytest.param({"messages": HELLO, "rttc": {"domain": "a\0b"}}, "surrogate", id="domain"),
+        pytest.param({"messages": HELLO, "rttc": {"tenant": "a\0b"}}, "surrogate", id="tenant"),
         pytest.param({"messages": HELLO, "rttc": {"tau_r_of": "x"}}, "fingerprint", id="judge"),
     ],
 )

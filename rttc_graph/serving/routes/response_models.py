@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, cast
 
 from langchain_core.messages import AnyMessage, convert_to_messages
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, model_validator
 
 from rttc_graph.nodes.prepare import check_input
 from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcInput, RttcOutput
@@ -64,7 +64,9 @@ GivenMessage = Annotated[
 class Question(BaseModel):
     """A question, by itself or as the end of a conversation."""
 
-    query: str | None = Field(default=None, description="What to answer; or give `messages`.")
+    query: Annotated[str, AfterValidator(clean)] | None = Field(
+        default=None, description="What to answer; or give `messages`."
+    )
     domain: str | None = Field(
         default=None,
         max_length=MAX_NAME_CHARACTERS,
