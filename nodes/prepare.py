@@ -129,10 +129,10 @@ def check_input(given: RttcInput) -> None:
     Raises:
         ConfigurationError: The run would end with it.
     """
-    _task(RttcState(**given))
+    _task(given)
 
 
-def _task(state: RttcState) -> Task:
+def _task(state: RttcInput) -> Task:
     query, domain = _text(state.get("query"), "query"), _text(state.get("domain"), "domain")
     messages = state.get("messages") or []
     from_messages = not query.strip()

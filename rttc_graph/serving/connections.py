@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from rttc_graph.serving.serve_options import ServeOptions
 
@@ -175,14 +175,15 @@ class LimitedProtocol(H11Protocol):
 
     def _follow(self, *, has_data: bool = True) -> None:
         """Note where in its request the connection is."""
-        if self.cycle is None or self.cycle.response_complete:
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's type leaves `None` out
+        if cycle is None or cycle.response_complete:
             self.limits.wait(self)
             if has_data and not self._has_begun:
                 self._has_begun = True
                 self.due = self.loop.time() + self.options.head_seconds
             return
         self.due = None
-        if self.cycle.more_body:
+        if cycle.more_body:
             self.limits.wait(self)
         else:
             self.limits.work(self)

@@ -55,13 +55,22 @@ def run_until_stopped(
     app: ASGIApp,
     listening: socket.socket,
     *,
-    options: ServeOptions,
+    drain_seconds: float,
+    options: ServeOptions | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then refuse connections and wait for running requests.
 
-    What is still running after `options.drain_seconds` is cancelled. Called on the main thread.
+    What is still running after `drain_seconds` is cancelled. Called on the main thread.
+
+    Args:
+        app: The application.
+        listening: From `listen`.
+        drain_seconds: What running requests get to end in.
+        options: Limits of connections; the usual ones by default.
+        on_ready: Called once connections are accepted.
     """
+    options = replace(options or ServeOptions(), drain_seconds=drain_seconds)
     # It would cut LangServe's streams at the signal, instead of letting their runs end.
     AppStatus.enable_automatic_graceful_drain = False
     server = _Server(server_config(app, options), listening, on_ready)

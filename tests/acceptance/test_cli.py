@@ -452,3 +452,35 @@ def test_a_traceback_is_shown_with_debug_only(installation: Path) -> None:
     assert (plain.returncode, debug.returncode) == (2, 2)
     assert "Traceback" not in plain.stderr
     assert "Traceback" in debug.stderr
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "a\0b", "x" * 201])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ask", "hi", "--domain"),
+        ("ask", "hi", "--tenant"),
+        ("kb", "ingest", "solved.jsonl", "--domain"),
+        ("kb", "ingest", "solved.jsonl", "--tenant"),
+        ("kb", "delete", "--domain"),
+        ("kb", "stats", "--tenant"),
+        ("eval", "solved.jsonl", "--domain"),
+        ("calibrate", "solved.jsonl", "--domain"),
+        ("calibrate", "solved.jsonl", "--tenant"),
+        ("cache", "purge", "--tenant"),
+        ("keys", "add", "--tenant"),
+        ("stats", "--tenant"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_cannot_be_ends_a_command_before_its_work(
+    solved: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    name: str,
+) -> None:
+    monkeypatch.setenv("RTTC_DATABASE_URL", "postgresql://127.0.0.1:1/nowhere")
+    code, said = complaint(capsys, *command, name)
+    assert code == 2
+    assert command[-1].removeprefix("--") in said

@@ -128,7 +128,7 @@ def _head_without_end(one: socket.socket) -> None:
     ],
 )
 def test_who_does_not_end_a_request_is_cut_off(attack: Callable[[socket.socket], None]) -> None:
-    limits = {"head_seconds": 0.5, "idle_seconds": 1.0, "body_seconds": 1.0}
+    limits: dict[str, Any] = {"head_seconds": 0.5, "idle_seconds": 1.0, "body_seconds": 1.0}
     with serving(**limits) as url, connect(url) as one:
         attack(one)
         assert is_cut_off(one, 4)
@@ -214,8 +214,14 @@ def test_the_limit_leaves_files_for_the_work(monkeypatch: pytest.MonkeyPatch) ->
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("never called")
 
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
-    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    def few(_: int) -> tuple[int, int]:
+        return 256, 256
+
+    def keep(_: int, limits: tuple[int, int]) -> None:
+        del limits
+
+    monkeypatch.setattr(resource, "getrlimit", few)
+    monkeypatch.setattr(resource, "setrlimit", keep)
     protocol: Any = server_config(app, ServeOptions()).http
     assert 100 < protocol.options.connections < 200
 

@@ -158,6 +158,7 @@ def _serve(
         run_until_stopped(
             app,
             listening,
+            drain_seconds=options.drain_seconds,
             options=options,
             on_ready=lambda: _announce(listening, as_json=as_json),
         )

@@ -64,8 +64,8 @@ class RequestMessage(BaseModel):
     def to_langchain(self) -> AnyMessage:
         """Return it as the graph takes it, which refuses parts that are no text."""
         content: Any = self.content
-        if isinstance(content, list):
-            content = [part.model_dump(exclude_none=True) for part in self.content or ()]
+        if isinstance(self.content, list):
+            content = [part.model_dump(exclude_none=True) for part in self.content]
         if self.role == "user":
             return HumanMessage(content)
         if self.role == "assistant":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
 from langchain_core.messages import AnyMessage, convert_to_messages
@@ -27,13 +28,14 @@ _MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
 def _as_message(given: Any) -> Any:
     """Return a message in any form that LangChain takes: by type or role, as pair, as text."""
     try:
-        if isinstance(given, dict) and "role" not in given:
+        if isinstance(given, Mapping) and "role" not in given:
             return _cleaned(_MESSAGE.validate_python(given))
-        return _cleaned(convert_to_messages([given])[0])
+        one: Any = given  # whatever came as JSON
+        return _cleaned(convert_to_messages([one])[0])
     except (TypeError, KeyError, NotImplementedError) as exc:
         raise ValueError(
             "a message is an object with `type` or `role` and `content`, a pair of role and text, "
-            f"or a text, not {type(given).__name__} like this"
+            "or a text"
         ) from exc
 
 
