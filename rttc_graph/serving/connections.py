@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
@@ -175,7 +175,7 @@ class LimitedProtocol(H11Protocol):
 
     def _follow(self, *, has_data: bool = True) -> None:
         """Note where in its request the connection is."""
-        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's type leaves `None` out
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn's type leaves it out
         if cycle is None or cycle.response_complete:
             self.limits.wait(self)
             if has_data and not self._has_begun:

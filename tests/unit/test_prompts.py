@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from langchain_core.messages import (
     AIMessage,
@@ -121,3 +123,25 @@ def test_turns_are_plain_strings_that_every_serialiser_knows() -> None:
 def test_a_conversation_must_end_with_a_question(messages: list[AnyMessage], expected: str) -> None:
     with pytest.raises(ConfigurationError, match=expected):
         split_conversation(messages)
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url", "input_audio", "file", "video", "chart"])
+def test_a_question_with_a_part_that_is_no_text_is_refused(kind: str) -> None:
+    parts: list[Any] = [{"type": "text", "text": "What is this?"}, {"type": kind}]
+    with pytest.raises(ConfigurationError, match=rf"messages\[0\].*{kind}"):
+        split_conversation([HumanMessage(parts)])
+
+
+def test_an_earlier_answer_keeps_its_text_and_its_refusal() -> None:
+    parts: list[Any] = [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "Let me see. "},
+        {"type": "tool_use", "id": "c", "name": "balance", "input": {}},
+        {"type": "refusal", "refusal": "No."},
+    ]
+    _, history = split_conversation([AIMessage(parts), HumanMessage("why \ud83d")])
+    assert history == [{"role": "assistant", "content": "Let me see. No."}]
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark() -> None:
+    assert split_conversation([HumanMessage("why \ud83d")]) == ("why ?", [])

@@ -30,8 +30,7 @@ def _as_message(given: Any) -> Any:
     try:
         if isinstance(given, Mapping) and "role" not in given:
             return _cleaned(_MESSAGE.validate_python(given))
-        one: Any = given  # whatever came as JSON
-        return _cleaned(convert_to_messages([one])[0])
+        return _cleaned(convert_to_messages([cast("Any", given)])[0])
     except (TypeError, KeyError, NotImplementedError) as exc:
         raise ValueError(
             "a message is an object with `type` or `role` and `content`, a pair of role and text, "
