@@ -53,7 +53,7 @@ MOVED = {
     "identity": "support.identity",
     "ingest": "samples.ingest",
     "integrations.batch_lane": "integrations.concurrency.batch_queue",
-    "integrations.clean_text": "support.clean_text",
+    "integrations.clean_text": "support.identity",
     "integrations.langchain.embedder": "integrations.langchain.langchain_embedder",
     "integrations.langchain.huggingface": "integrations.langchain.huggingface_embedder",
     "integrations.langchain.policy_model": "integrations.langchain.chat_policy_model",

@@ -8,17 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.support.identity import checked_name
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 PolicyName = Literal["cascade", "compare", "direct", "rag", "ttt"]
 FirstArm = Literal["direct", "rag"]
@@ -279,7 +276,8 @@ class RttcSettings(BaseModel):
     @property
     def ttt(self) -> TttSettings:
         """Settings of the training: each field of `TttSettings`, from `ttt_` and its name."""
-        return _group(TttSettings, self, prefix="ttt_")
+        names = (field.name for field in fields(TttSettings))
+        return TttSettings(**_group(names, self, prefix="ttt_"))
 
     @property
     def training_fingerprint(self) -> str:
@@ -310,21 +308,17 @@ class RttcSettings(BaseModel):
         return cls(**{**base, **given})
 
 
-Group = TypeVar("Group", bound="DataclassInstance")
-
-
-def _group(kind: type[Group], settings: RttcSettings, *, prefix: str) -> Group:
-    """Return a group of settings, read field by field from the flat ones.
+def _group(names: Iterable[str], settings: RttcSettings, *, prefix: str) -> dict[str, Any]:
+    """Return the fields of a group of settings, read from the flat ones.
 
     A field without a flat twin under the prefix, such as the seed, is shared by the whole run and
     read under its own name.
     """
     flat = type(settings).model_fields
-    names = {
-        field.name: f"{prefix}{field.name}" if f"{prefix}{field.name}" in flat else field.name
-        for field in fields(kind)
+    return {
+        name: getattr(settings, f"{prefix}{name}" if f"{prefix}{name}" in flat else name)
+        for name in names
     }
-    return kind(**{name: getattr(settings, flat_name) for name, flat_name in names.items()})
 
 
 def _fields_of(context: object, cls: type[RttcSettings]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from langchain_core.runnables import RunnableConfig
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.concurrency.loop_thread import LoopThread
 from rttc_graph.state import ChatTurn
-from rttc_graph.support.clean_text import clean
+from rttc_graph.support.identity import clean
 
 T = TypeVar("T")
 

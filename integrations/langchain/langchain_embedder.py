@@ -21,7 +21,7 @@ from rttc_graph.errors import ConfigurationError, EmbeddingError
 from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.protocols import Embedded
-from rttc_graph.support.clean_text import clean
+from rttc_graph.support.identity import clean
 
 REMOTE_CALLS = 4
 """Calls at the same time when the vectors are computed elsewhere."""

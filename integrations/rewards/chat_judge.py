@@ -25,7 +25,7 @@ from rttc_graph.integrations.rewards.grades import grade_of
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.state import Candidate, ChatTurn
-from rttc_graph.support.clean_text import clean
+from rttc_graph.support.identity import clean
 from rttc_graph.support.thinking import answer_behind
 
 RUBRIC = """You grade answers. You are shown a question and an answer to it.

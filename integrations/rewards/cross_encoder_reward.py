@@ -12,7 +12,7 @@ from rttc_graph.integrations.concurrency.batch_queue import BatchLane
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
 from rttc_graph.state import Candidate
-from rttc_graph.support.clean_text import clean
+from rttc_graph.support.identity import clean
 from rttc_graph.support.logistic import sigmoid
 
 Activation = Literal["sigmoid", "identity"]

@@ -37,7 +37,7 @@ from rttc_graph.integrations.transformers.loading import (
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
 from rttc_graph.state import Candidate
-from rttc_graph.support.clean_text import clean
+from rttc_graph.support.identity import clean
 from rttc_graph.support.logistic import sigmoid
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

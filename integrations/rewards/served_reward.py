@@ -22,7 +22,7 @@ from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, de
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.state import Candidate
-from rttc_graph.support.clean_text import clean
+from rttc_graph.support.identity import clean
 from rttc_graph.support.logistic import sigmoid
 
 Route = Literal["classify", "score", "predict"]

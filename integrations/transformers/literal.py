@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rttc_graph.state import ChatTurn
-from rttc_graph.support.clean_text import clean
+from rttc_graph.support.identity import clean
 
 __all__ = ("control_tokens", "encode_chat", "encode_text")
 

@@ -13,6 +13,7 @@ import torch
 from decoding import decode, held, in_lane, request
 
 from rttc_graph.errors import PolicyModelError
+from rttc_graph.integrations.transformers.decoding import detokenise
 from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
@@ -157,8 +158,6 @@ def test_a_tokenizer_that_fails_on_one_row_fails_that_row(
     tiny_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = [decode(tiny_engine, one)[0].tokens for one in asked()]
-    from rttc_graph.integrations.transformers.decoding import detokenise
-
     original = detokenise.TextStream.push
     broken: list[int] = []
 

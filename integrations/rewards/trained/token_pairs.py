@@ -7,7 +7,7 @@ from typing import cast
 
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
 from rttc_graph.integrations.rewards.shorten import keep_ends
-from rttc_graph.support.clean_text import clean
+from rttc_graph.support.identity import clean
 
 _CHARACTERS_PER_TOKEN = 16
 """More than a token of running text has; what is cut by this would not have been read anyway."""
