@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from graph_runs import Output, ask
 from scripted_parts import Parts, sample
@@ -11,6 +13,7 @@ from rttc_graph.protocols import reuse_scope
 from rttc_graph.run.adapter_key import adapter_key
 from rttc_graph.run.prompts import training_examples
 from rttc_graph.settings import TttSettings
+from rttc_graph.state import Candidate
 from rttc_graph.testing.memory_cache import MemoryQueryStateCache
 
 SAMPLES = [sample(1), sample(2)]
@@ -63,17 +66,17 @@ async def test_without_a_tenant_the_key_is_that_of_earlier_releases() -> None:
     [({}, ""), ({"tenant": "default"}, ""), ({"tenant": "one"}, "one")],
 )
 async def test_models_and_judges_are_told_for_whom_they_work(
-    face: str, said: dict[str, str], scope: str
+    face: str, said: dict[str, str], scope: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts, made = shared_parts(share=False)
     judged: list[str] = []
     score = parts.reward_model.score
 
-    async def note(*args: object) -> list[float]:
+    async def note(query: str, candidates: Sequence[Candidate]) -> list[float]:
         judged.append(reuse_scope.get())
-        return await score(*args)  # type: ignore[arg-type]
+        return await score(query, candidates)
 
-    parts.reward_model.score = note  # type: ignore[method-assign]
+    monkeypatch.setattr(parts.reward_model, "score", note)
     await ask(made, face, policy="direct", **said)  # type: ignore[arg-type]
     assert judged == [scope]
     assert [one.reuse_scope for one in parts.policy_model.requests] == [scope]

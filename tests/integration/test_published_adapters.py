@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ async def test_one_that_another_process_published_meanwhile_is_there(
     del served.models["a1"]
     load = served.load
 
-    def loaded_by_another(given: dict[str, Any]) -> tuple[int, Any]:
+    def loaded_by_another(given: Mapping[str, str]) -> tuple[int, Any]:
         load(given)
         return 400, {"error": {"message": "it has been loaded already"}}
 
