@@ -7,10 +7,14 @@ from typing import cast
 
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
 from rttc_graph.integrations.rewards.shorten import keep_ends
+from rttc_graph.integrations.rewards.trained.echoes import without_echo
 from rttc_graph.support.identity import clean
 
 _CHARACTERS_PER_TOKEN = 16
 """More than a token of running text has; what is cut by this would not have been read anyway."""
+
+_CHARACTERS_SEARCHED = 50_000
+"""What is looked through for copies of the question, 0.4 s at most; the ends of a longer text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +26,14 @@ class RewardPairs:
     """Whether each text is a row of its own, `max_tokens` long; else both share that length."""
 
     def encode(self, question: str, answer: str) -> EncodedPair:
-        """Return the ids; the question's end and the answer's ends are kept."""
+        """Return the ids of the question and of what the answer adds to it.
+
+        The question's end and the answer's ends are kept.
+        """
+        question = clean(question)[-_CHARACTERS_SEARCHED:]
+        answer = without_echo(question, keep_ends(clean(answer), _CHARACTERS_SEARCHED))
         limit = self.encoder.max_tokens * _CHARACTERS_PER_TOKEN
-        question, answer = clean(question)[-limit:], keep_ends(clean(answer), limit)
+        question, answer = question[-limit:], keep_ends(answer, limit)
         if not self.apart:
             return self.encoder.encode(question, answer)
         asked, said = self._row(question), self._row(answer)
