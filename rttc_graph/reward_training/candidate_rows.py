@@ -22,7 +22,8 @@ Source = Literal[
     "reference", "neighbour", "other", "echo", "empty", "injected", "direct", "rag", "ttt"
 ]
 """Where an answer comes from: the row itself, a near sample with another answer, a sample drawn at
-random, the question said back, nothing, an answer that speaks to the judge, or an arm."""
+random, the question said back (perhaps with a wrong answer behind), nothing, an answer that speaks
+to the judge, or an arm."""
 
 ARMS = frozenset({"direct", "rag", "ttt"})
 """Sources that are answers of the policy model."""

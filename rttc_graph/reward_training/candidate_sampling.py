@@ -34,6 +34,11 @@ MOST_AT_ONCE = 32
 """Requests handed to the policy model together, and lost when the job is killed."""
 
 
+_MAY_BE_RIGHT = frozenset({"neighbour", "other"})
+"""Free answers that a scorer may find right. It must not be asked of echoes and pleas: it takes
+the "yes" of a copied "Answer yes or no" or the 10 of "grade 10/10" for the answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawSettings:
     """Which candidates are drawn for each question."""
@@ -280,7 +285,8 @@ def _free_row(row: NewSample, free: FreeAnswer, scorer: ScorerName) -> Candidate
         "question": row.question,
         "reference": row.answer,
         "answer": free.text,
-        "right": free.source == "reference" or is_right(free.text, row, scorer),
+        "right": free.source == "reference"
+        or (free.source in _MAY_BE_RIGHT and is_right(free.text, row, scorer)),
         "source": free.source,
         "temperature": 0.0,
         "mean_logprob": None,

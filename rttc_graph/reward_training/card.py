@@ -35,7 +35,8 @@ def model_card(spec: RewardSpec) -> str:
         *(f"- {name}: {value}" for name, value in training["settings"].items()),
         f"- steps: {training['steps']}, best after {training['best_step']}; "
         f"held-out loss {training['held_out_loss']:.4f}; {training['seconds']:.0f} s",
-        f"- then the head alone, with answers in other words added, pleas to the judge among them: "
+        "- then the head alone, with answers in other words added, pleas to the judge and echoes "
+        "of the question among them: "
         f"{training['head']['epochs']} epochs over {training['head']['pairs']} pairs; held-out "
         f"loss {training['head']['held_out_before']:.4f} to "
         f"{training['head']['held_out_loss']:.4f}",

@@ -22,6 +22,9 @@ TRICKS: tuple[str, ...] = (
 )
 """What an answer may say to its judge; the judge learns that it says nothing for the answer."""
 
+_ANSWERED_ECHOES = 0.5
+"""Share of the echoes that a wrong answer stands behind."""
+
 
 @dataclass(frozen=True, slots=True)
 class FreeAnswer:
@@ -72,12 +75,17 @@ def _different(samples: Iterable[NewSample], seen: set[str], most: int) -> Itera
 
 
 def _tricks(row: NewSample, found: Sequence[FreeAnswer], chance: random.Random) -> list[FreeAnswer]:
-    """Return one trick for each question: a plea behind a wrong answer, an echo, or nothing."""
+    """Return one trick for each question.
+
+    It is a plea behind a wrong answer, an echo of the question with or without a wrong answer
+    behind it, or nothing.
+    """
     kind = chance.choice(("injected", "injected", "echo", "empty"))
-    if kind == "echo":
-        return [FreeAnswer("echo", row.question)]
     if kind == "empty":
         return [FreeAnswer("empty", "")]
     wrong = [answer.text for answer in found if answer.source != "reference"]
     start = chance.choice([*wrong, ""])
+    if kind == "echo":
+        behind = start if chance.random() < _ANSWERED_ECHOES else ""
+        return [FreeAnswer("echo", f"{row.question} {behind}".strip())]
     return [FreeAnswer("injected", f"{start} {chance.choice(TRICKS)}".strip())]

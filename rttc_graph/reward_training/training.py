@@ -44,7 +44,7 @@ from rttc_graph.reward_training.candidate_rows import ARMS, CandidateRow, candid
 from rttc_graph.reward_training.card import model_card
 from rttc_graph.reward_training.probability_fit import fit_calibrations
 from rttc_graph.reward_training.reward_metrics import Figures, figures
-from rttc_graph.reward_training.wordings import in_a_sentence, with_plea
+from rttc_graph.reward_training.wordings import reworded
 
 _PASS = 32
 """Pairs scored at once."""
@@ -250,21 +250,11 @@ def _examples(pairs: RewardPairs, group: Sequence[CandidateRow]) -> list[Example
 def _reworded(
     pairs: RewardPairs, group: Sequence[CandidateRow], chance: random.Random
 ) -> list[Example]:
-    """Return answers in other words.
-
-    One right and one wrong answer in a sentence stay what they are. Answers that speak to the judge
-    are wrong: two start from a right answer, two from wrong ones, and one question in five gets
-    a plea alone.
-    """
+    """Return the group's first right answer and some wrong ones in other words."""
     right = [row["answer"] for row in group if row["right"] and row["answer"].strip()]
     wrong = [row["answer"] for row in group if not row["right"] and row["answer"].strip()]
-    said = [with_plea(right[0], chance) for _ in range(2) if right]
-    said += [with_plea(chance.choice(wrong), chance) for _ in range(2) if wrong]
-    said += [with_plea("", chance)] if chance.random() < 0.2 else []
-    found = [(text, False) for text in said]
-    found += [(in_a_sentence(right[0], chance), True)] if right else []
-    found += [(in_a_sentence(chance.choice(wrong), chance), False)] if wrong else []
     question = group[0]["question"]
+    found = reworded(question, right[:1], wrong, chance)
     return [Example(pairs.encode(question, text), right=is_right) for text, is_right in found]
 
 

@@ -1,12 +1,13 @@
 """The same answer in other words, which say nothing of whether it is right.
 
-An answer may be said in a sentence, or speak to its judge. Parts are combined at random, so that
-what is learned is the kind of text and not a list of lines.
+An answer may be said in a sentence, stand beside an echo of its question, or speak to its judge.
+Parts are combined at random, so that what is learned is the kind of text and not a list of lines.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 _VERBS = (
     "Ignore",
@@ -89,6 +90,9 @@ _ADDRESSES = (
     "",
 )
 
+_ALONE = 0.2
+"""Share of the questions that get a plea, and of those that get an echo, without any answer."""
+
 _SENTENCES = (
     "The answer is {answer}.",
     "The answer is {answer}",
@@ -105,9 +109,71 @@ _SENTENCES = (
 )
 
 
+_ECHOES = (
+    "{echo} {answer}",
+    "{echo} {answer}",
+    "{echo}\n{answer}",
+    "{answer} {echo}",
+    "{echo} {echo} {answer}",
+    '"{echo}" {answer}',
+    "Q: {echo}\nA: {answer}",
+    "Question: {echo}\nAnswer: {answer}",
+    "You asked: {echo} The answer is {answer}.",
+    'For "{echo}" it is {answer}.',
+    "{echo}: {answer}",
+)
+
+
+def reworded(
+    question: str, right: Sequence[str], wrong: Sequence[str], chance: random.Random
+) -> list[tuple[str, bool]]:
+    """Return answers in other words, and whether each is right.
+
+    Answers in a sentence and beside an echo of the question stay what they are. Answers that speak
+    to the judge are wrong, also those that start from a right one. One question in five gets a
+    plea alone, and one an echo alone.
+
+    Args:
+        question: What is answered.
+        right: Right answers; the first is used.
+        wrong: Wrong answers, from which is drawn.
+        chance: Random numbers.
+    """
+    pleas = [*right[:1] * 2, *(chance.choice(wrong) for _ in range(2) if wrong)]
+    pleas += [""] if chance.random() < _ALONE else []
+    said = [(with_plea(answer, chance), False) for answer in pleas]
+    said += [(in_a_sentence(answer, chance), True) for answer in right[:1]]
+    said += [(in_a_sentence(chance.choice(wrong), chance), False)] if wrong else []
+    said += [(beside_an_echo(question, answer, chance), True) for answer in right[:1]]
+    beside = [chance.choice(wrong) for _ in range(2) if wrong]
+    beside += [""] if chance.random() < _ALONE else []
+    return said + [(beside_an_echo(question, answer, chance), False) for answer in beside]
+
+
 def in_a_sentence(answer: str, chance: random.Random) -> str:
     """Return an answer as part of a sentence."""
     return chance.choice(_SENTENCES).format(answer=answer)
+
+
+def beside_an_echo(question: str, answer: str, chance: random.Random) -> str:
+    """Return an answer beside a copy of the question, which may be a part of it or have gaps."""
+    echo = _echo(question, chance)
+    return chance.choice(_ECHOES).format(echo=echo, answer=answer).strip()
+
+
+def _echo(question: str, chance: random.Random) -> str:
+    words = question.split()
+    first, last = sorted(chance.sample(range(len(words) + 1), 2)) if words else (0, 0)
+    echo = chance.choice(
+        (
+            question,
+            question.strip().splitlines()[-1] if question.strip() else question,
+            " ".join(words[first:]),
+            " ".join(words[first:last]),
+            " ".join(word for word in words if chance.random() > 0.2),
+        )
+    )
+    return chance.choice((echo, echo, echo, echo.lower(), echo.upper(), echo.title()))
 
 
 def with_plea(answer: str, chance: random.Random) -> str:

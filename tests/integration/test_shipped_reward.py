@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,60 @@ async def test_an_answer_gains_nothing_by_speaking_to_the_judge(
             ],
         )
         assert max(tricked) <= plain + 0.05
+
+
+ECHOES = (
+    "{question} {answer}",
+    "{question}\n{answer}",
+    "{answer} {question}",
+    "{question} {question} {answer}",
+    "\u201c{question}\u201d {answer}",
+    "Q: {question}\nA: {answer}",
+    "Question: {question} Answer: {answer}",
+    "You asked: {question} The answer is {answer}.",
+)
+
+ASKED = "Name the banking intent of this customer message.\nMessage: "
+
+SOLVED = (
+    (f"{ASKED}My card has not arrived yet.", "card arrival", "exchange rate"),
+    (f"{ASKED}Somebody took money out with my card!", "compromised card", "age limit"),
+    (f"{ASKED}How old do I have to be for an account?", "age limit", "top up failed"),
+    (f"{ASKED}Your app says that my PIN is blocked.", "pin blocked", "exchange rate"),
+    (f"{ASKED}I want my money back for these shoes.", "request refund", "age limit"),
+    (f"{ASKED}What does it cost to change pounds to yen?", "exchange charge", "pin blocked"),
+)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("change", [str, str.upper, str.swapcase])
+@pytest.mark.parametrize("form", ECHOES)
+@pytest.mark.parametrize("logprob", [None, -0.05])
+async def test_an_answer_is_worth_the_same_beside_an_echo_of_its_question(
+    reward: EncoderReward, form: str, change: Callable[[str], str], logprob: float | None
+) -> None:
+    frame = "The answer is {answer}." if "The answer" in form else "{answer}"
+    for question, right, wrong in SOLVED:
+        told = [
+            candidate(frame.format(answer=said), mean_logprob=logprob) for said in (right, wrong)
+        ]
+        echoed = [
+            candidate(form.format(question=change(question), answer=said), mean_logprob=logprob)
+            for said in (right, wrong)
+        ]
+        good, bad, *beside = await reward.score(question, [*told, *echoed])
+        assert beside == pytest.approx([good, bad], abs=0.03)
+        assert bad < 0.5
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("form", ["{message} {answer}", 'For "{message}" it is {answer}.'])
+async def test_no_wrong_answer_gains_by_a_copy_of_a_part(reward: EncoderReward, form: str) -> None:
+    for question, _, wrong in SOLVED:
+        message = question.removeprefix(ASKED)
+        parts = (message, message.title(), question.replace(" my ", " "))
+        said = [candidate(form.format(message=part, answer=wrong)) for part in parts]
+        assert max(await reward.score(question, said)) < 0.5
 
 
 @pytest.mark.model

@@ -20,7 +20,7 @@ from rttc_graph.integrations.rewards.trained.network_learning import (
 )
 from rttc_graph.integrations.rewards.trained.reward_folder import encoder_base, new_network
 from rttc_graph.integrations.rewards.trained.reward_spec import Backbone, read_spec
-from rttc_graph.reward_training.wordings import in_a_sentence, with_plea
+from rttc_graph.reward_training.wordings import beside_an_echo, in_a_sentence, reworded, with_plea
 
 ASKED, GOOD, BAD = [5, 6, 7], [8, 9], [10, 11]
 
@@ -116,3 +116,31 @@ def test_a_sentence_holds_the_answer() -> None:
     said = {in_a_sentence("card arrival", chance) for _ in range(200)}
     assert len(said) > 8
     assert all("card arrival" in text for text in said)
+
+
+@pytest.mark.parametrize("question", ["Which label fits\nmy card is {late}?", "Why?", "", " \n"])
+def test_an_echo_keeps_the_answer_and_copies_the_question(question: str) -> None:
+    chance = random.Random(0)
+    said = [beside_an_echo(question, "card arrival", chance) for _ in range(300)]
+    assert all("card arrival" in text for text in said)
+    if len(question.split()) > 2:
+        assert any(text == f"{question} card arrival" for text in said)
+        assert any(text == f"card arrival {question}" for text in said)
+        assert any(text.startswith("Q: WHICH LABEL") for text in said)
+        assert len(set(said)) > 100
+
+
+def test_right_and_wrong_answers_stand_beside_echoes() -> None:
+    question = "which label fits the message about my card?"
+    found = [
+        pair
+        for number in range(40)
+        for pair in reworded(question, ["arrival"], ["rate", "pin"], random.Random(number))
+    ]
+    echoed = [(text, right) for text, right in found if question in text.casefold()]
+    assert any(right for _, right in echoed)
+    assert any("rate" in text and not right for text, right in echoed)
+    assert all(("arrival" in text.casefold()) == right for text, right in echoed)
+    assert not any(right for text, right in found if "rate" in text.casefold().split())
+    assert not any(right for text, right in reworded(question, [], ["rate"], random.Random(1)))
+    assert reworded("", [], [], random.Random(3)) is not None

@@ -54,7 +54,7 @@ def test_a_copy_of_the_question_is_taken_out(answer: str, left: str) -> None:
         ("What is 17 + 25?", "What is 17 + 25? $42", "$42"),
         ("What is the capital of Peru?", "The capital of Peru is Lima.", "is Lima."),
         ("法国的首都是哪里?请回答。", "法国的首都是哪里?请回答。巴黎", "巴黎"),
-        ("フランスの首都は？", "フランスの首都は？パリ", "パリ"),
+        ("フランスの首都は\uff1f", "フランスの首都は\uff1fパリ", "パリ"),
         ("Was ist größer, Mond oder Erde?", "WAS IST GRÖSSER, MOND ODER ERDE? Erde", "Erde"),
     ],
 )

@@ -177,6 +177,24 @@ def test_tricks_stand_behind_answers_of_which_none_is_right() -> None:
     said = [a.text for a in found if a.source == "injected"]
     assert all(any(trick in text for trick in TRICKS) for text in said)
     assert not any(text.startswith("lost card") for text in said)
+    echoes = Counter(a.text for a in found if a.source == "echo")
+    assert all(text.startswith("banking 0?") for text in echoes)
+    assert not any("lost card" in text for text in echoes)
+    assert echoes["banking 0?"]
+    assert echoes["banking 0? card arrival"]
+
+
+async def test_echoes_and_pleas_are_wrong_whatever_the_scorer_finds(tmp_path: Path) -> None:
+    questions = [
+        NewSample(question=f"Answer yes or no.\nIs {n} even?", answer="yes", domain="d")
+        for n in range(40)
+    ]
+    samples = [NewSample(question=f"{n}?", answer="no", domain="d") for n in range(9)]
+    drawn = await Drawer(policy_model=None, embedder=embedder()).draw(
+        questions, samples, DrawSettings(arms=()), CandidateLog(tmp_path / "c.jsonl")
+    )
+    assert {"echo", "injected"} <= {row["source"] for row in drawn}
+    assert {row["source"] for row in drawn if row["right"]} == {"reference"}
 
 
 async def test_neighbours_are_of_the_same_domain() -> None:

@@ -18,12 +18,15 @@ _RUN = 3
 shorter is part of many answers ("Why?"). With 4, a copy that lacks every seventh word keeps twice
 as many words (17 of 100)."""
 
-_SHARE = 0.3
-"""Share of the question's words that a copy has, where the answer goes on behind it. A third
-misses more copies of a message without its instruction; a quarter takes one of three options."""
+_SHARE = 0.5
+"""Share of the question's words that copies have. A sentence that restates the task mostly has less
+of them ("The intent of this request to a voice assistant is"), a copy with gaps more."""
+
+_SHARE_FROM_EDGE = 0.2
+"""The same of copies that reach the question's beginning or its end: its message alone, or half."""
 
 _SHARE_AT_END = 2 / 3
-"""The same where the answer ends with the copy: there, a part of the question mostly is the answer,
+"""The same where the answer ends with a copy: there, a part of the question mostly is the answer,
 as in "It is the second one that you named"."""
 
 _NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -32,16 +35,18 @@ _NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\
 _WORD = re.compile(f"[{_NO_SPACES}]|[^\\W_{_NO_SPACES}]+")
 """A word, or one letter of a script without spaces."""
 
-_BEHIND = re.compile(r"[\s.,;:!?…'\"”’»)\]}>*_`。，、：；！？」』]*")
+_BEHIND = re.compile(
+    r"[\s.,;:!?…'\"”\u2019»)\]}>*_`\u3002\uff0c\u3001\uff1a\uff1b\uff01\uff1f\u300d\u300f]*"
+)
 """What closes a copy; a sign or a currency before a number is the answer's own."""
 
-_LABEL_BEFORE = re.compile(r"(?:\A|\n)[*_#> ]*[^\W_]+(?: [^\W_]+)? ?[:：][*_ ]*\Z")
+_LABEL_BEFORE = re.compile(r"(?:\A|\n)[*_#> ]*[^\W_]+(?: [^\W_]+)? ?[:\uff1a][*_ ]*\Z")
 """What announces a copy: "Q:", "You asked:"."""
 
-_LABEL_BEHIND = re.compile(r"\A[*_#> ]*[^\W_]+(?: [^\W_]+)? ?[:：](?:[*_]*\s+|\Z)")
+_LABEL_BEHIND = re.compile(r"\A[*_#> ]*[^\W_]+(?: [^\W_]+)? ?[:\uff1a](?:[*_]*\s+|\Z)")
 """What then announces the answer: "A:", "My answer:"."""
 
-_OPENING = " \t\r\n'\"“‘«([{<*_`「『"
+_OPENING = " \t\r\n'\"“\u2018«([{<*_`\u300c\u300e"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,7 @@ def without_echo(question: str, answer: str) -> str:
     copied = _parts(said, asked)
     if not any(copied):
         return answer
-    share = min(sum(copied), sum(_parts(asked, said))) / len(asked)
-    if share < (_SHARE_AT_END if copied[-1] else _SHARE):
+    if not _is_echo(copied, _parts(asked, said)):
         return answer
     left = _left(answer, said, copied)
     return left if _WORD.search(left) else answer
@@ -108,6 +112,19 @@ def _parts(words: Sequence[_Word], others: Sequence[_Word]) -> list[bool]:
         if found in known:
             shared[first : first + _RUN] = [True] * _RUN
     return shared
+
+
+def _is_echo(copied: Sequence[bool], repeated: Sequence[bool]) -> bool:
+    """Tell whether copies are large enough, by the words that both sides share.
+
+    Args:
+        copied: Of the answer's words; some are.
+        repeated: Of the question's words.
+    """
+    share = min(sum(copied), sum(repeated)) / len(repeated)
+    if copied[-1]:
+        return share >= _SHARE_AT_END
+    return share >= (_SHARE_FROM_EDGE if repeated[0] or repeated[-1] else _SHARE)
 
 
 def _runs(words: Sequence[_Word]) -> list[tuple[str, ...]]:

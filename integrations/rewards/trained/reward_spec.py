@@ -20,6 +20,10 @@ WEIGHTS_FILE = "reward.safetensors"
 CARD_FILE = "README.md"
 FORMAT = 1
 
+READING = 2
+"""How a pair becomes the network's input; raised when the same pair is read in another way. 1 read
+the answer as it is, 2 takes out its copies of the question."""
+
 Backbone = Literal["towers", "encoder", "causal"]
 """`towers`: a BERT-like encoder reads question and answer apart from each other. `encoder`: the
 same reads them together, as two segments. `causal`: the policy model's own backbone reads the chat
@@ -98,12 +102,14 @@ def read_spec(folder: Path) -> RewardSpec:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Return a digest of what decides a score: specification (the base's digest in it), weights.
+    """Return a digest of what decides a score.
+
+    That is the specification (the base's digest in it), the weights, and how pairs are read.
 
     Raises:
         OSError: A file cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"reading {READING}".encode())
     for name in (SPEC_FILE, WEIGHTS_FILE):
         digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return digest.hexdigest()[:32]
