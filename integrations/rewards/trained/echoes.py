@@ -18,16 +18,14 @@ _RUN = 3
 shorter is part of many answers ("Why?"). With 4, a copy that lacks every seventh word keeps twice
 as many words (17 of 100)."""
 
-_SHARE = 0.5
+_SHARE = 2 / 3
 """Share of the question's words that copies have. A sentence that restates the task mostly has less
 of them ("The intent of this request to a voice assistant is"), a copy with gaps more."""
 
 _SHARE_FROM_EDGE = 0.2
-"""The same of copies that reach the question's beginning or its end: its message alone, or half."""
-
-_SHARE_AT_END = 2 / 3
-"""The same where the answer ends with a copy: there, a part of the question mostly is the answer,
-as in "It is the second one that you named"."""
+"""The same of copies that reach the question's beginning or end (its message alone, or half), where
+the answer goes on behind them. At an answer's end, a part of the question mostly is what is
+answered, as in "It is the second one that you named"."""
 
 _NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Scripts that put no spaces between words (Thai to Khmer, Japanese, Chinese)."""
@@ -65,7 +63,7 @@ def without_echo(question: str, answer: str) -> str:
     question becomes the question, whatever stands around it. The answer stays as it is where the
     copies are so small a part of the question that they may well be the answer (an option, a
     name, a quotation), or where nothing but parts of the question is in it. Takes time in
-    proportion to the texts' lengths, but for texts of one word over and over.
+    proportion to the texts' lengths.
     """
     asked, said = _words(question), _words(answer)
     if len(asked) < _RUN:
@@ -92,15 +90,16 @@ def _words(text: str) -> list[_Word]:
 
 def _whole(words: Sequence[_Word], others: Sequence[_Word]) -> list[bool]:
     """Return of each word whether it is in a copy of all the other words."""
-    said, wanted = [word.text for word in words], [word.text for word in others]
-    shared = [False] * len(said)
-    first = 0
-    while first <= len(said) - len(wanted):
-        if said[first] == wanted[0] and said[first : first + len(wanted)] == wanted:
-            shared[first : first + len(wanted)] = [True] * len(wanted)
-            first += len(wanted)
-        else:
-            first += 1
+    said, wanted = (
+        "".join(["\n", *(f"{word.text}\n" for word in side)]) for side in (words, others)
+    )
+    shared = [False] * len(words)
+    place, number, counted = said.find(wanted), 0, 0
+    while place >= 0:
+        number += said.count("\n", counted, place)
+        shared[number : number + len(others)] = [True] * len(others)
+        counted = place
+        place = said.find(wanted, place + len(wanted) - 1)
     return shared
 
 
@@ -122,9 +121,8 @@ def _is_echo(copied: Sequence[bool], repeated: Sequence[bool]) -> bool:
         repeated: Of the question's words.
     """
     share = min(sum(copied), sum(repeated)) / len(repeated)
-    if copied[-1]:
-        return share >= _SHARE_AT_END
-    return share >= (_SHARE_FROM_EDGE if repeated[0] or repeated[-1] else _SHARE)
+    reaches_edge = repeated[0] or repeated[-1]
+    return share >= (_SHARE_FROM_EDGE if reaches_edge and not copied[-1] else _SHARE)
 
 
 def _runs(words: Sequence[_Word]) -> list[tuple[str, ...]]:
