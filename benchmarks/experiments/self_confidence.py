@@ -29,6 +29,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
+from rttc_graph.reward_training.reward_metrics import auc
 from rttc_graph.run.prompts import direct_messages, rag_messages
 from rttc_graph.state import ChatTurn, Sample
 
@@ -232,14 +233,6 @@ def measure(
     return records
 
 
-def auc(right: Sequence[float], wrong: Sequence[float]) -> float | None:
-    """Return how often a right answer scores above a wrong one; ties count half."""
-    if not right or not wrong:
-        return None
-    wins = sum((r > w) + 0.5 * (r == w) for r in right for w in wrong)
-    return wins / (len(right) * len(wrong))
-
-
 def quantiles(values: Sequence[float]) -> list[float] | None:
     """Return the 10th, 25th, 50th, 75th and 90th percentile."""
     if not values:
@@ -252,6 +245,11 @@ def split(records: Sequence[Record], score: str) -> tuple[list[float], list[floa
     """Return the scores of right and of wrong answers."""
     right = [r.scores[score] for r in records if r.right]
     return right, [r.scores[score] for r in records if not r.right]
+
+
+def ranked(records: Sequence[Record], score: str) -> float | None:
+    """Return how often a right answer scores above a wrong one; ties count half."""
+    return auc([r.scores[score] for r in records], [r.right for r in records])
 
 
 def cascade(records: Sequence[Record], tau: float, score: str = "self") -> dict[str, float]:
@@ -278,8 +276,8 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "answers": len(records),
         "accuracy": {arm: mean([float(r.right) for r in rows]) for arm, rows in by_arm.items()},
-        "auc": {score: auc(*split(records, score)) for score in SCORES},
-        "auc_within_arm": {arm: auc(*split(rows, "self")) for arm, rows in by_arm.items()},
+        "auc": {score: ranked(records, score) for score in SCORES},
+        "auc_within_arm": {arm: ranked(rows, "self") for arm, rows in by_arm.items()},
         "quantiles_right": quantiles(split(records, "self")[0]),
         "quantiles_wrong": quantiles(split(records, "self")[1]),
         "quantiles_base_right": quantiles(split(records, "base_given_query")[0]),
@@ -322,7 +320,7 @@ def main() -> None:
         report = {
             "settings": {k: str(v) for k, v in vars(options).items()},
             "sets": {key: summary(rows) for key, rows in records.items()},
-            "pooled_auc": {score: auc(*split(pooled, score)) for score in SCORES},
+            "pooled_auc": {score: ranked(pooled, score) for score in SCORES},
             "records": {key: [asdict(one) for one in rows] for key, rows in records.items()},
         }
         options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -1,22 +1,26 @@
-"""Choosing the map: by the log-loss on answers that it was not fitted on."""
+"""Fitting calibration maps, and choosing one by its log-loss on answers it was not fitted on."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any, NamedTuple
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.intervals import is_above_zero
+from rttc_graph.evaluation.reliability import calibration_error
 from rttc_graph.integrations.rewards.calibrated.probability_maps import (
+    EDGE,
     METHODS,
     CalibrationMap,
-    Labelled,
     Method,
-    fit_map,
-    log_loss,
+    logit,
 )
+from rttc_graph.support.extras import require
+from rttc_graph.support.logistic import fit_logistic
 
 FOLDS = 5
 
@@ -28,6 +32,16 @@ MIN_OF_EACH = 10
 """Right answers, and wrong ones, that a map is fitted on at least."""
 
 
+class Labelled(NamedTuple):
+    """One judged answer."""
+
+    score: float
+    """Raw, in [0, 1]."""
+    right: bool
+    group: str = ""
+    """Answers of one group, such as one question, are never split by cross-fitting."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedMap:
     """A map, and how well maps made alike did on answers that they had not seen."""
@@ -36,7 +50,7 @@ class FittedMap:
     losses: Mapping[Method, float]
     """Mean log-loss in nats, cross-fitted; the chosen method has the lowest."""
     constant_loss: float
-    """The same of saying the share of right answers whatever the score."""
+    """Mean log-loss of always predicting the base rate, in nats."""
     pairs: int
     held_out: tuple[float, ...]
     """For each answer P(right) by the map that was fitted without its fold, in order."""
@@ -94,17 +108,51 @@ def fold_of(group: str) -> int:
     return hashlib.sha256(group.encode()).digest()[0] % FOLDS
 
 
-def expected_error(probabilities: Sequence[float], rights: Sequence[bool]) -> float:
-    """Return the expected calibration error over ten bins of equal width."""
-    found = zip(probabilities, rights, strict=True)
-    bins: dict[int, list[tuple[float, bool]]] = {}
-    for probability, right in found:
-        bins.setdefault(min(9, int(probability * 10)), []).append((probability, right))
-    gaps = (
-        len(members) * abs(fmean(p for p, _ in members) - fmean(right for _, right in members))
-        for members in bins.values()
-    )
-    return sum(gaps) / max(1, len(probabilities))
+def fit_map(method: Method, pairs: Sequence[Labelled]) -> CalibrationMap:
+    """Fit a map on judged answers, right ones and wrong ones among them.
+
+    Raises:
+        ConfigurationError: scikit-learn is not installed.
+    """
+    return _fit_platt(pairs) if method == "platt" else _fit_isotonic(pairs)
+
+
+def log_loss(probability: float, *, right: bool) -> float:
+    """Return the loss in nats of having said `probability` for an answer."""
+    kept = min(max(probability, EDGE), 1 - EDGE)
+    return -math.log(kept if right else 1 - kept)
+
+
+def _fit_isotonic(pairs: Sequence[Labelled]) -> CalibrationMap:
+    """Return the rising steps of least squared error; equal scores are one point.
+
+    The ends are kept off 0 and 1 by what one more right or wrong answer among all would change:
+    a handful of right answers at the top is no certainty.
+    """
+    isotonic: Any = require("sklearn.isotonic", extra="eval", purpose="calibrations")
+    floor = 1 / (len(pairs) + 2)
+    fit = isotonic.IsotonicRegression(y_min=floor, y_max=1 - floor)
+    fit.fit([pair.score for pair in pairs], [float(pair.right) for pair in pairs])
+    knots = zip(fit.X_thresholds_.tolist(), fit.y_thresholds_.tolist(), strict=True)
+    return CalibrationMap("isotonic", tuple(knots))
+
+
+def _fit_platt(pairs: Sequence[Labelled]) -> CalibrationMap:
+    """Return `sigmoid(slope * logit(score) + offset)` of least log-loss, the slope not below 0.
+
+    J. Platt, "Probabilistic outputs for support vector machines" (1999): targets are kept off 0
+    and 1 by the counts of both labels.
+    """
+    rights = sum(pair.right for pair in pairs)
+    high, low = (rights + 1) / (rights + 2), 1 / (len(pairs) - rights + 2)
+    features = [[logit(pair.score)] for pair in pairs]
+    targets = [high if pair.right else low for pair in pairs]
+    if min(features) == max(features):  # one score: every slope fits alike, so take none
+        return CalibrationMap("platt", ((0.0, logit(fmean(targets))),))
+    fit = fit_logistic(features, targets)
+    if fit.slopes[0] < 0:  # a judge that is upside down says nothing that may be used
+        return CalibrationMap("platt", ((0.0, logit((rights + 1) / (len(pairs) + 2))),))
+    return CalibrationMap("platt", ((fit.slopes[0], fit.offset),))
 
 
 def _fitted(pairs: Sequence[Labelled]) -> FittedMap:
@@ -121,7 +169,7 @@ def _fitted(pairs: Sequence[Labelled]) -> FittedMap:
         constant_loss=_mean_loss(constant, pairs),
         pairs=len(pairs),
         held_out=tuple(held_out[best]),
-        ece=expected_error(held_out[best], [pair.right for pair in pairs]),
+        ece=calibration_error(held_out[best], [pair.right for pair in pairs]) or 0.0,
         tells_nothing=not _is_better(held_out[best], constant, pairs),
     )
 

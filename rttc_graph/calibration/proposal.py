@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rttc_graph.calibration.aims import Aim, GatePoint, choose, sweep
-from rttc_graph.calibration.map_fitting import Calibration, FittedMap, calibrate, fold_of
+from rttc_graph.calibration.map_fitting import (
+    Calibration,
+    FittedMap,
+    Labelled,
+    calibrate,
+    fold_of,
+)
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.policy_figures import Question
 from rttc_graph.evaluation.replay import Arms, Gate
-from rttc_graph.integrations.rewards.calibrated.probability_maps import Labelled
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
 
 

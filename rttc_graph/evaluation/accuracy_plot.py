@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from typing_extensions import TypedDict
 
 from rttc_graph.evaluation.arm_rows import ARMS
+from rttc_graph.evaluation.reliability import reliability
 from rttc_graph.support.extras import require
 
 _INCHES = (7.0, 4.5)
@@ -79,16 +79,12 @@ def plot_reliability(
     axes: Any = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as said")
     for number, (name, pairs) in enumerate(curves.items()):
-        bins: dict[int, list[tuple[float, bool]]] = {}
-        for reward, right in pairs:
-            bins.setdefault(min(9, int(reward * 10)), []).append((reward, right))
-        filled = [bins[index] for index in sorted(bins)]
-        said = [fmean(reward for reward, _ in members) for members in filled]
-        found = [fmean(right for _, right in members) for members in filled]
+        bins = reliability([reward for reward, _ in pairs], [right for _, right in pairs])
+        said, found = [b.said for b in bins], [b.found for b in bins]
         marker = _MARKERS[number % len(_MARKERS)]
         axes.plot(said, found, marker=marker, label=f"{name} ({len(pairs)} answers)")
-        for x, y, members in zip(said, found, filled, strict=True):
-            axes.annotate(str(len(members)), (x, y), fontsize=6)
+        for b in bins:
+            axes.annotate(str(b.answers), (b.said, b.found), fontsize=6)
     axes.set_xlabel("reward (mean of the bin)")
     axes.set_ylabel("share of right answers")
     axes.set_xlim(-0.02, 1.02)

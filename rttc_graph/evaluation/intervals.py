@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean
+from statistics import fmean
+from typing import Any
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.support.extras import require
+
+CONFIDENCE = 0.95
+"""Of all intervals of an evaluation."""
 
 _ROUNDING = 1e-9
 """One question lost is exactly one standard error."""
 
 
-def wilson_interval(right: int, rows: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share, both ends in [0, 1].
+def wilson_interval(right: int, rows: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a share, both ends in [0, 1].
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (1927),
     without continuity correction. Unlike the textbook interval it is neither empty nor outside
@@ -22,23 +27,17 @@ def wilson_interval(right: int, rows: int, *, confidence: float = 0.95) -> tuple
     Args:
         right: Successes, from 0 to `rows`.
         rows: Trials; with 0 nothing is known and the interval is [0, 1].
-        confidence: Above 0 and below 1.
 
     Raises:
-        ConfigurationError: A value is out of its range.
+        ConfigurationError: `right` is out of its range, or scipy is not installed.
     """
     if not 0 <= right <= rows:
         raise ConfigurationError(f"right={right!r} must be from 0 to rows={rows!r}")
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"confidence={confidence!r} must be above 0 and below 1")
     if rows == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = right / rows
-    scale = 1 + z * z / rows
-    centre = (share + z * z / (2 * rows)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    stats: Any = require("scipy.stats", extra="eval", purpose="intervals")
+    interval = stats.binomtest(right, rows).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def is_above_zero(differences: Sequence[float]) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
-
-import torch
+from statistics import fmean, pstdev
 
 from rttc_graph.integrations.rewards.trained.reward_spec import Calibration
 from rttc_graph.integrations.rewards.trained.signals import SIGNALS, signals_of
 from rttc_graph.reward_training.candidate_rows import ARMS, CandidateRow
+from rttc_graph.support.logistic import fit_logistic
 
 FEWEST = 40
 """Answers of the policy model, of each kind a tenth, below which its signals are not used."""
@@ -17,7 +16,8 @@ FEWEST = 40
 _RIDGE = 0.02
 """Keeps weights finite where held-out answers can be told apart perfectly."""
 
-_ROUNDS = 100
+_LEAST_SPREAD = 1e-6
+"""Standard deviation below which a feature counts as constant."""
 
 
 def fit_calibrations(
@@ -53,23 +53,22 @@ def _signals(row: CandidateRow) -> tuple[float, ...]:
 
 
 def _fit(features: Sequence[Sequence[float]], right: Sequence[bool]) -> Calibration:
-    """Fit a logistic regression; every feature is scaled, so that the ridge treats all alike."""
-    x = torch.tensor(features, dtype=torch.float64)  # [N, F]
-    y = torch.tensor(right, dtype=torch.float64)
-    mean, spread = x.mean(0), x.std(0, unbiased=False).clamp(min=1e-6)
-    z = torch.cat([(x - mean) / spread, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
-    ridge = torch.full((z.shape[1],), _RIDGE * len(x) / 100, dtype=torch.float64)
-    ridge[-1] = 0.0
-    weights = torch.zeros(z.shape[1], dtype=torch.float64)
-    for _ in range(_ROUNDS):  # Newton's method; damped by the ridge and a bounded step
-        p = torch.sigmoid(z @ weights)
-        gradient = z.T @ (p - y) + ridge * weights
-        hessian = (z.T * (p * (1 - p))) @ z + torch.diag(ridge + 1e-6)
-        step = cast(torch.Tensor, torch.linalg.solve(hessian, gradient))
-        weights = weights - step * min(1.0, 2.0 / float(step.abs().max().clamp(min=1e-9)))
-        if float(step.abs().max()) < 1e-8:
-            break
-    slopes = cast("list[float]", (weights[:-1] / spread).tolist())
-    bias = float(weights[-1] - (weights[:-1] * mean / spread).sum())
+    """Fit a logistic regression; every feature is scaled, so that the ridge treats all alike.
+
+    Answers that are all right or all wrong say nothing about the scale: the logit stays as it is.
+    """
+    if all(right) or not any(right):
+        return Calibration()
+    columns = list(zip(*features, strict=True))
+    means = [fmean(column) for column in columns]
+    spreads = [max(pstdev(column), _LEAST_SPREAD) for column in columns]
+    scaled = [
+        [(x - mean) / spread for x, mean, spread in zip(row, means, spreads, strict=True)]
+        for row in features
+    ]
+    ridge = _RIDGE * len(features) / 100
+    fit = fit_logistic(scaled, [float(is_right) for is_right in right], ridge=ridge, extra="local")
+    slopes = [slope / spread for slope, spread in zip(fit.slopes, spreads, strict=True)]
+    bias = fit.offset - sum(slope * mean for slope, mean in zip(slopes, means, strict=True))
     signals = tuple(slopes[1:]) if len(slopes) == 1 + SIGNALS else ()
     return Calibration(bias=bias, logit=slopes[0], signals=signals)

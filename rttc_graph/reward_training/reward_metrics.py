@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from typing_extensions import TypedDict
 
-BINS = 10
-"""Of the calibration error: tenths of the reward, as is customary."""
+from rttc_graph.evaluation.reliability import calibration_error
+from rttc_graph.support.extras import require
 
 
 class Figures(TypedDict):
@@ -29,14 +29,15 @@ class Figures(TypedDict):
 
 
 def auc(scores: Sequence[float], right: Sequence[bool]) -> float | None:
-    """Return the area under the ROC curve by ranks; ties count half."""
-    positives = sum(right)
-    negatives = len(right) - positives
-    if not positives or not negatives:
+    """Return the area under the ROC curve; ties count half, `None` without both kinds.
+
+    Raises:
+        ConfigurationError: scikit-learn is not installed.
+    """
+    if all(right) or not any(right):
         return None
-    ranks = _ranks(scores)
-    total = math.fsum(rank for rank, is_right in zip(ranks, right, strict=True) if is_right)
-    return (total - positives * (positives + 1) / 2) / (positives * negatives)
+    metrics: Any = require("sklearn.metrics", extra="local", purpose="figures of reward models")
+    return float(metrics.roc_auc_score(right, scores))
 
 
 def auc_within(
@@ -55,17 +56,6 @@ def auc_within(
     return wins / pairs if pairs else None
 
 
-def calibration_error(scores: Sequence[float], right: Sequence[bool]) -> float | None:
-    """Return the expected calibration error over ten equal bins."""
-    if not scores:
-        return None
-    bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
-    for score, is_right in zip(scores, right, strict=True):
-        bins[min(int(score * BINS), BINS - 1)].append((score, is_right))
-    gaps = (abs(math.fsum(s for s, _ in part) - sum(r for _, r in part)) for part in bins if part)
-    return math.fsum(gaps) / len(scores)
-
-
 def figures(scores: Sequence[float], right: Sequence[bool], groups: Sequence[str]) -> Figures:
     """Return all figures of one set."""
     accepted = [is_right for score, is_right in zip(scores, right, strict=True) if score >= 0.8]
@@ -78,18 +68,3 @@ def figures(scores: Sequence[float], right: Sequence[bool], groups: Sequence[str
         "false_accepts": 1 - sum(accepted) / len(accepted) if accepted else None,
         "accepted": len(accepted),
     }
-
-
-def _ranks(values: Sequence[float]) -> Iterable[float]:
-    """Return the rank of each value from 1; equal ones share the mean of their ranks."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    first = 0
-    while first < len(order):
-        last = first
-        while last + 1 < len(order) and values[order[last + 1]] == values[order[first]]:
-            last += 1
-        for index in order[first : last + 1]:
-            ranks[index] = (first + last) / 2 + 1
-        first = last + 1
-    return ranks

@@ -26,3 +26,13 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
             f"{purpose} need {module.partition('.')[0]!r}, which is not installed: "
             f"pip install 'rttc-graph[{extra}]'"
         ) from exc
+
+
+def require_evaluation() -> None:
+    """Check that what figures are made with is there, before answers are collected for hours.
+
+    Raises:
+        ConfigurationError: A library of the extra `eval` is not installed.
+    """
+    for module in ("matplotlib", "scipy", "sklearn"):
+        require(module, extra="eval", purpose="evaluations")

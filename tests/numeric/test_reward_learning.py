@@ -287,6 +287,25 @@ def test_few_answers_of_the_model_are_calibrated_without_signals() -> None:
     assert full.logit > 0
 
 
+def test_answers_of_one_kind_leave_the_logit_as_it_is() -> None:
+    rows = [row(number, "a", right=False) for number in range(5)]
+    assert fit_calibrations(rows, [1.0, 2.0, 3.0, 4.0, 5.0]) == (Calibration(), Calibration())
+
+
+def test_the_fit_is_that_of_earlier_releases() -> None:
+    """Values of the Newton's method written by hand that scikit-learn's took the place of."""
+    chance = random.Random(1)
+    logits = [chance.uniform(-4, 4) for _ in range(60)]
+    rows = [
+        row(n, "a", right=chance.random() < 1 / (1 + math.exp(-logit)), source="neighbour")
+        for n, logit in enumerate(logits)
+    ]
+    [found, _] = fit_calibrations(rows, logits)
+    assert (found.bias, found.logit) == pytest.approx(
+        (1.1480469055580425, 1.6434931518865943), abs=1e-8
+    )
+
+
 @pytest.mark.parametrize("mean_logprob", [None, math.nan, -math.inf])
 def test_answers_without_log_probabilities_are_judged_by_their_text(
     mean_logprob: float | None,

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rttc_graph.calibration.aims import GRID, Aim, GatePoint, choose, overview
-from rttc_graph.calibration.map_fitting import FOLDS, calibrate, expected_error, fold_of
+from rttc_graph.calibration.map_fitting import FOLDS, Labelled, calibrate, fit_map, fold_of
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.replay import Gate
-from rttc_graph.integrations.rewards.calibrated.probability_maps import (
-    CalibrationMap,
-    Labelled,
-    fit_map,
-)
+from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
 from rttc_graph.settings import FirstArm
+from rttc_graph.support.extras import require_evaluation
 
 
 def drawn(count: int, *, seed: int = 0, slope: float = 1.0, offset: float = 0.0) -> list[Labelled]:
@@ -60,6 +58,37 @@ def test_platt_finds_the_parameters_that_the_labels_were_drawn_with(
     assert found_offset == pytest.approx(offset, abs=0.3)
 
 
+def test_maps_are_those_that_earlier_releases_fitted() -> None:
+    """Values of the fits written by hand that scikit-learn's took the place of."""
+    pairs = drawn(150, seed=1, slope=2.0)
+    [knot] = fit_map("platt", pairs).knots
+    assert knot == pytest.approx((1.8517821537172952, 0.05935969956308403), abs=1e-8)
+    knots = fit_map("isotonic", pairs).knots
+    levels = [1 / 152, 1 / 6, 0.2, 0.25, 3 / 7, 0.5, 10 / 13, 27 / 29, 151 / 152]
+    assert [y for _, y in knots] == pytest.approx([y for y in levels for _ in range(2)], abs=1e-12)
+    assert (knots[1][0], knots[2][0]) == (0.2517634736939294, 0.26226377818864194)
+
+
+@pytest.mark.parametrize(
+    ("method", "module"), [("platt", "sklearn.linear_model"), ("isotonic", "sklearn.isotonic")]
+)
+def test_a_fit_without_its_library_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, method: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigurationError, match=r"rttc-graph\[eval\]"):
+        fit_map("platt" if method == "platt" else "isotonic", drawn(60))
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "scipy", "sklearn"])
+def test_a_missing_library_is_told_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ConfigurationError, match=rf"{library}.*rttc-graph\[eval\]"):
+        require_evaluation()
+
+
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
 @pytest.mark.parametrize(
     "pairs",
@@ -69,6 +98,8 @@ def test_platt_finds_the_parameters_that_the_labels_were_drawn_with(
         pytest.param([Labelled(n / 40, n < 20) for n in range(40)], id="upside-down"),
         pytest.param([Labelled(float(n % 2), n % 3 == 0) for n in range(40)], id="zero-and-one"),
         pytest.param([Labelled(0.3, True)] * 20 + [Labelled(0.3, False)], id="lopsided"),
+        pytest.param([Labelled(n / 40, True) for n in range(40)], id="all-right"),
+        pytest.param([Labelled(n * 1e-9, n > 3) for n in range(20)], id="all-at-the-edge"),
     ],
 )
 def test_a_map_rises_and_is_never_sure(method: str, pairs: list[Labelled]) -> None:
@@ -149,12 +180,6 @@ def test_groups_fall_into_all_folds() -> None:
 def test_too_few_answers_are_refused_with_their_number() -> None:
     with pytest.raises(ConfigurationError, match="3 right and 20 wrong"):
         calibrate({"d": [Labelled(0.5, n < 3) for n in range(23)]})
-
-
-def test_the_calibration_error_of_a_hand_calculation() -> None:
-    # bin 0.9: said 0.95, 1 of 2 right, gap 0.45; bin 0.1: said 0.1, 0 of 2, gap 0.1
-    found = expected_error([0.95, 0.95, 0.1, 0.1], [True, False, False, False])
-    assert found == pytest.approx((2 * 0.45 + 2 * 0.1) / 4)
 
 
 def point(

@@ -98,9 +98,25 @@ def test_no_module_uses_anothers_private_names(path: Path) -> None:
 
 def test_importing_the_package_is_cheap() -> None:
     """Neither torch nor a driver comes with it, so that a host without our extras can use it."""
-    heavy = "torch transformers peft psycopg pgvector datasets pyarrow typer matplotlib"
-    script = f"import sys, rttc_graph; print([m for m in {heavy.split()!r} if m in sys.modules])"
+    heavy = "torch transformers peft psycopg pgvector datasets pyarrow typer matplotlib numpy"
+    assert imported_by("import rttc_graph", heavy) == []
+
+
+FACES = "import rttc_graph.cli.app, rttc_graph.installation.ask_question, rttc_graph.serving.server"
+
+
+def test_asking_and_serving_need_no_statistics() -> None:
+    """They apply maps; scikit-learn fits them, and takes a second to import."""
+    calibrated = "rttc_graph.integrations.rewards.calibrated.calibrated_reward"
+    assert imported_by(f"{FACES}, {calibrated}", "scipy sklearn matplotlib") == []
+
+
+def imported_by(statement: str, modules: str) -> list[str]:
+    """Return which modules a statement has imported in a fresh process."""
+    script = (
+        f"import sys; {statement}; print(*(m for m in {modules.split()!r} if m in sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=100
     )
-    assert done.stdout.strip() == "[]"
+    return done.stdout.split()

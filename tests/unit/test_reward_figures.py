@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from rttc_graph.reward_training.reward_metrics import auc, auc_within, calibration_error, figures
+from rttc_graph.evaluation.reliability import ReliabilityBin, calibration_error, reliability
+from rttc_graph.reward_training.reward_metrics import auc, auc_within, figures
 
 
 def test_auc_against_all_pairs() -> None:
@@ -33,8 +34,20 @@ def test_pairs_of_different_questions_do_not_count_within() -> None:
 def test_calibration_error_against_a_hand_calculation() -> None:
     # [0.9, 1]: mean 0.95, half right, weight 2/3; [0, 0.1): 0.0, none right: (2/3)·0.45 = 0.3
     assert calibration_error([0.95, 0.95, 0.0], [True, False, False]) == pytest.approx(0.3)
+    # bin 0.9: said 0.95, 1 of 2 right, gap 0.45; bin 0.1: said 0.1, 0 of 2, gap 0.1
+    found = calibration_error([0.95, 0.95, 0.1, 0.1], [True, False, False, False])
+    assert found == pytest.approx((2 * 0.45 + 2 * 0.1) / 4)
     assert calibration_error([1.0, 0.0], [True, False]) == 0
     assert calibration_error([], []) is None
+
+
+def test_a_reward_on_an_edge_counts_to_the_bin_above() -> None:
+    found = reliability([0.3, 0.3, 1.0, 0.29], [True, False, True, False])
+    assert found == [
+        ReliabilityBin(said=0.29, found=0.0, answers=1),
+        ReliabilityBin(said=0.3, found=0.5, answers=2),
+        ReliabilityBin(said=1.0, found=1.0, answers=1),
+    ]
 
 
 def test_figures_of_nothing_are_none() -> None:

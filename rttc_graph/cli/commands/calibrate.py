@@ -51,6 +51,7 @@ from rttc_graph.jobs.collect_rows import (
     run_name,
 )
 from rttc_graph.protocols import StoredCalibration
+from rttc_graph.support.extras import require_evaluation
 
 
 def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
@@ -105,6 +106,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     log = records or config.home / "evaluations" / f"{name}.jsonl"
     picture = plot or Path(f"rttc-calibrate-{name}.png")
     check_outputs(logs=[log, picture])
+    require_evaluation()
     if data_sets:
         wanted = RowsWanted(data_sets=data_sets, samples=samples, domain=domain, log=log)
         [rows] = collect_rows([config], wanted, ScreenWatcher())

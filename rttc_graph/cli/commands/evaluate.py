@@ -49,6 +49,7 @@ from rttc_graph.jobs.collect_rows import (
 )
 from rttc_graph.jobs.run_policies import evaluate_for_real
 from rttc_graph.settings import PolicyName
+from rttc_graph.support.extras import require_evaluation
 
 _POLICIES = "direct,rag,ttt,compare,cascade"
 
@@ -140,6 +141,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         aim if cross_fit else None,
     )
     check_outputs(json_out, logs=[log, where.picture, *([report / REPORT] if report else [])])
+    require_evaluation()
     if real or use_cache:
         if len(data_sets) != 1 or models or report or rejudge:
             raise ConfigurationError(
