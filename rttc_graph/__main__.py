@@ -10,7 +10,8 @@ def main() -> None:
     try:
         from rttc_graph.cli.app import main as run  # noqa: PLC0415 - an extra may be missing
     except ModuleNotFoundError as exc:
-        if exc.name is None or exc.name.startswith("rttc_graph"):
+        root = (exc.name or "rttc_graph").partition(".")[0]
+        if root == "rttc_graph" or root in sys.stdlib_module_names:  # pip has none of these
             raise
         sys.exit(f"rttc: {exc.name!r} is missing: pip install 'rttc-graph[cli,postgres,local]'")
     from rttc_graph.integrations.concurrency.worker_threads import leave  # noqa: PLC0415 - as above

@@ -27,7 +27,7 @@ LOOK_AGAIN_SECONDS = 5.0
 
 
 def _load() -> float:
-    return os.getloadavg()[0]
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows keeps no average
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from rttc_graph.errors import RttcError
 from rttc_graph.installation.config import InstallationConfig
@@ -21,11 +22,13 @@ from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
 )
 from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
 from rttc_graph.integrations.postgres.migrate import migrate
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
+
+if TYPE_CHECKING:
+    from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,6 +74,20 @@ def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
             database.close()
 
 
+def embedded_server(config: InstallationConfig) -> EmbeddedPostgres:
+    """Return the embedded server of an installation, not started.
+
+    Raises:
+        ConfigurationError: It cannot run here.
+    """
+    # Late: it stands on POSIX locks and accounts, which an installation with a DSN never needs.
+    from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import (  # noqa: PLC0415
+        EmbeddedPostgres,
+    )
+
+    return EmbeddedPostgres(config.home / "postgres")
+
+
 @contextmanager
 def _data_source(config: InstallationConfig) -> Generator[Callable[[], str] | str]:
     """Yield the DSN, or what starts the embedded server and returns its DSN."""
@@ -81,7 +98,7 @@ def _data_source(config: InstallationConfig) -> Generator[Callable[[], str] | st
 
     def start() -> str:  # a folder that cannot be used fails whoever needs it, and nobody else
         if not started:
-            started.append(EmbeddedPostgres(config.home / "postgres"))
+            started.append(embedded_server(config))
         dsn = started[0].start().dsn
         migrate(dsn, private=True)
         return dsn

@@ -6,15 +6,14 @@ a lock, so that a killed process leaves nothing that looks done and two processe
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+from filelock import FileLock
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -87,7 +86,7 @@ def pull(name: str, *, cache_dir: Path, progress: Progress | None = None) -> Pat
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.parent / f".{entry.folder}.lock"):
+    with FileLock(target.parent / f".{entry.folder}.lock"):  # ends with its process
         if not target.is_dir():
             _prepare(entry, target, progress or _tell_nobody)
     return target
@@ -156,14 +155,6 @@ def _build(entry: CatalogEntry, work: Path, progress: Progress) -> Path:
     progress(f"converting {entry.folder} to safetensors (once)")
     convert_gguf(join_parts(parts, work / "model.gguf"), work / "ready", entry)
     return work / "ready"
-
-
-@contextmanager
-def _locked(path: Path) -> Generator[None]:
-    """Hold a lock between processes; the kernel lets go of it when its holder dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _tell_nobody(_: str) -> None:

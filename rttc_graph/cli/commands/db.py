@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,12 @@ from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json, print_pairs, progress
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.installation.knowledge import open_knowledge
+from rttc_graph.installation.knowledge import embedded_server, open_knowledge
 from rttc_graph.integrations.postgres.connecting import without_secrets
-from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.migrate import migrate
+
+if TYPE_CHECKING:
+    from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The database and its embedded server."
@@ -134,4 +136,4 @@ def _embedded(config: InstallationConfig) -> EmbeddedPostgres:
             f"database_url={without_secrets(config.database_url)!r} is set, so there is no "
             "embedded server: unset RTTC_DATABASE_URL"
         )
-    return EmbeddedPostgres(config.home / "postgres")
+    return embedded_server(config)
