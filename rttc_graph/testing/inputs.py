@@ -6,16 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
 from rttc_graph.protocols import KnowledgeBase, NewSample, TrainedAdapter
-from rttc_graph.state import Sample
+from rttc_graph.state import Candidate, Sample
 
 __all__ = (
     "BAD_NAMES",
     "ODD_NAMES",
     "TENANT",
     "at_angle",
+    "candidate",
     "fill",
     "new_sample",
     "questions",
@@ -73,20 +72,36 @@ def questions(samples: Sequence[Sample]) -> list[int]:
     return [int(sample["question"].split()[1]) for sample in samples]
 
 
-ODD_NAMES = [
-    pytest.param("'); drop table rttc_sample; --", id="sql"),
-    pytest.param('"quoted" %s %(k)s {domain} \\', id="placeholders"),
-    pytest.param("数学 🧮 naïve\t\n", id="unicode-and-control-characters"),
-    pytest.param("d" * 200, id="longest"),
-    pytest.param("🧮" * 200, id="longest-in-bytes"),
-]
-BAD_NAMES = [
-    pytest.param("", id="empty"),
-    pytest.param("d" * 201, id="too-long"),
-    pytest.param("d" * 1000, id="far-too-long"),
-    pytest.param("a\0b", id="nul"),
-    pytest.param("a\ud800b", id="half-a-surrogate-pair"),
-]
+ODD_NAMES = {
+    "sql": "'); drop table rttc_sample; --",
+    "placeholders": '"quoted" %s %(k)s {domain} \\',
+    "unicode-and-control-characters": "数学 🧮 naïve\t\n",
+    "longest": "d" * 200,
+    "longest-in-bytes": "🧮" * 200,
+}
+BAD_NAMES = {
+    "empty": "",
+    "too-long": "d" * 201,
+    "far-too-long": "d" * 1000,
+    "nul": "a\0b",
+    "half-a-surrogate-pair": "a\ud800b",
+}
+
+
+def candidate(answer: str, *, mean_logprob: float | None = -0.5) -> Candidate:
+    """Return an answer of the plain model that no reward model has judged."""
+    return {
+        "arm": "direct",
+        "answer": answer,
+        "reward": None,
+        "seconds": 0.1,
+        "prompt_tokens": 10,
+        "completion_tokens": len(answer.split()),
+        "trained_tokens": 0,
+        "mean_logprob": mean_logprob,
+        "finish_reason": "stop",
+        "adapter": None,
+    }
 
 
 def recalled_sample(number: int) -> Sample:

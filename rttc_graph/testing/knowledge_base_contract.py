@@ -236,7 +236,7 @@ class KnowledgeBaseContract:
         found = await knowledge_base.search(at_angle(0), k=9, domain="math", tenant=TENANT)
         assert (questions(found.samples), found.revision) == ([0, 1], 3)
 
-    @pytest.mark.parametrize("domain", ODD_NAMES)
+    @pytest.mark.parametrize("domain", ODD_NAMES.values(), ids=ODD_NAMES)
     async def test_any_text_may_name_a_domain(
         self, knowledge_base: KnowledgeBase, domain: str
     ) -> None:
@@ -247,7 +247,7 @@ class KnowledgeBaseContract:
         assert [s.domain for s in await knowledge_base.stats(tenant=TENANT)] == [domain]
         assert await knowledge_base.delete(domain=domain, tenant=TENANT) == 2
 
-    @pytest.mark.parametrize("name", BAD_NAMES)
+    @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
     async def test_a_name_that_cannot_be_kept_is_refused(
         self, knowledge_base: KnowledgeBase, name: str
     ) -> None:

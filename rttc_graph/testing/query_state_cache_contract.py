@@ -377,14 +377,14 @@ class QueryStateCacheContract:
         assert (await cache.recall(self.request(0))).samples is None
         assert await cache.load_adapter("key", base_fingerprint="base") is None
 
-    @pytest.mark.parametrize("domain", ODD_NAMES)
+    @pytest.mark.parametrize("domain", ODD_NAMES.values(), ids=ODD_NAMES)
     async def test_any_text_may_name_a_domain(self, cache: QueryStateCache, domain: str) -> None:
         await cache.remember(self.state(domain=domain))
         await cache.remember(self.state(tenant=domain))
         assert (await cache.recall(self.request(domain=domain))).samples is not None
         assert (await cache.recall(self.request(tenant=domain))).samples is not None
 
-    @pytest.mark.parametrize("name", BAD_NAMES)
+    @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
     async def test_a_name_that_cannot_be_kept_is_refused(
         self, cache: QueryStateCache, name: str
     ) -> None:

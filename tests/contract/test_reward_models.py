@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_fakes import FixedCrossEncoder, SyncChat
-from reward_model_contract import RewardModelContract
 from tiny_checkpoints import classifier_folder, encoder_folder, trained_reward_folder
 
 from rttc_graph.errors import RewardModelError
@@ -28,6 +27,7 @@ from rttc_graph.integrations.rewards.trained.reward_folder import encoder_base, 
 from rttc_graph.integrations.rewards.trained.reward_spec import Backbone
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import RewardModel
+from rttc_graph.testing import RewardModelContract
 
 
 def share(text: str) -> float:

@@ -10,11 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from reward_model_contract import RewardModelContract, candidate
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.rewards.served_reward import Route, ServedReward, ServedSettings
 from rttc_graph.protocols import RewardModel
+from rttc_graph.testing import RewardModelContract
+from rttc_graph.testing.inputs import candidate
 
 
 def share(text: str) -> float:

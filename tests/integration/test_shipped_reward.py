@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from reward_model_contract import ANSWERS, candidate
 from tiny_models import real_model_folder
 
 from rttc_graph.installation.config import load_config
@@ -18,6 +17,8 @@ from rttc_graph.integrations.rewards.trained.network_reward import EncoderReward
 from rttc_graph.integrations.rewards.trained.reward_spec import WEIGHTS_FILE, read_spec
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.reward_training.negatives import TRICKS
+from rttc_graph.testing.inputs import candidate
+from rttc_graph.testing.reward_model_contract import ANSWERS
 
 MOST_BYTES = 4 * 2**20
 

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from reward_model_contract import candidate
 from tiny_checkpoints import encoder_folder, trained_reward_folder
 from torch import Tensor
 
@@ -44,6 +43,7 @@ from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.reward_training.candidate_rows import CandidateRow, Source
 from rttc_graph.reward_training.probability_fit import fit_calibrations
 from rttc_graph.reward_training.training import TrainSettings, split_groups, train_reward
+from rttc_graph.testing.inputs import candidate
 
 
 @pytest.fixture

@@ -21,12 +21,9 @@ from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.migrate import migrate
 from rttc_graph.protocols import Embedder
+from rttc_graph.testing import REWRITTEN
 
-pytest.register_assert_rewrite(
-    "rttc_graph.testing.inputs",
-    "rttc_graph.testing.knowledge_base_contract",
-    "rttc_graph.testing.query_state_cache_contract",
-)
+pytest.register_assert_rewrite(*REWRITTEN)
 
 UNSAFE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """Settings of a server whose data nobody will miss."""

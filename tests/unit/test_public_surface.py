@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import rttc_graph
+from rttc_graph import testing
 
 PACKAGE = Path(rttc_graph.__file__).parent
 ROOT = PACKAGE.parent
@@ -109,6 +110,21 @@ def test_asking_and_serving_need_no_statistics() -> None:
     """They apply maps; scikit-learn fits them, and takes a second to import."""
     calibrated = "rttc_graph.integrations.rewards.calibrated.calibrated_reward"
     assert imported_by(f"{FACES}, {calibrated}", "scipy sklearn matplotlib") == []
+
+
+def test_the_parts_for_tests_need_no_pytest() -> None:
+    hidden = "sys.modules['pytest'] = None; import rttc_graph.testing as parts"
+    used = "parts.MemoryKnowledgeBase(), parts.MemoryLedgerStore(), parts.candidate('a')"
+    assert imported_by(f"{hidden}; {used}", "_pytest blockbuster") == []
+
+
+@pytest.mark.parametrize("name", testing.__all__)
+def test_every_public_part_for_tests_is_there(name: str) -> None:
+    assert getattr(testing, name)
+
+
+def test_a_part_for_tests_that_is_unknown_is_an_attribute_error() -> None:
+    assert not hasattr(testing, "NoSuchContract")
 
 
 def imported_by(statement: str, modules: str) -> list[str]:

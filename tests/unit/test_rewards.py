@@ -11,7 +11,6 @@ import pytest
 from langchain_core.exceptions import ModelConnectionError
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_fakes import FixedCrossEncoder, SyncChat, fails, says
-from reward_model_contract import candidate
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.rewards.callable_reward import CallableReward
@@ -21,6 +20,7 @@ from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.shorten import ELLIPSIS, keep_ends
 from rttc_graph.support.logistic import sigmoid
+from rttc_graph.testing.inputs import candidate
 
 
 @pytest.mark.parametrize(

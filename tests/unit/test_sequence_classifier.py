@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from reward_model_contract import candidate
 from tiny_checkpoints import (
     bert_classifier_folder,
     byte_tokenizer,
@@ -24,6 +23,7 @@ from rttc_graph.integrations.rewards.sequence_classifier_reward import (
     ClassifierSettings,
     SequenceClassifierReward,
 )
+from rttc_graph.testing.inputs import candidate
 
 
 @pytest.fixture(scope="module")

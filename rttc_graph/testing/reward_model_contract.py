@@ -6,12 +6,13 @@ import asyncio
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import cast
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 from rttc_graph.protocols import RewardModel
-from rttc_graph.state import Candidate
+from rttc_graph.testing.inputs import candidate
 
 ANSWERS = {
     "empty": "",
@@ -27,19 +28,11 @@ ANSWERS = {
 }
 
 
-def candidate(answer: str, *, mean_logprob: float | None = -0.5) -> Candidate:
-    return {
-        "arm": "direct",
-        "answer": answer,
-        "reward": None,
-        "seconds": 0.1,
-        "prompt_tokens": 10,
-        "completion_tokens": len(answer.split()),
-        "trained_tokens": 0,
-        "mean_logprob": mean_logprob,
-        "finish_reason": "stop",
-        "adapter": None,
-    }
+def not_blocking() -> AbstractContextManager[object]:
+    """Return a context in which a call that blocks the event loop fails; needs blockbuster."""
+    return cast(
+        AbstractContextManager[object], pytest.importorskip("blockbuster").blockbuster_ctx()
+    )
 
 
 class RewardModelContract:
@@ -47,21 +40,25 @@ class RewardModelContract:
 
     @pytest.fixture
     def reward_model(self) -> RewardModel:
+        """Return the model under test; override it."""
         raise NotImplementedError("define the fixture `reward_model`")
 
     @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
     async def test_any_answer_gets_a_reward(self, reward_model: RewardModel, answer: str) -> None:
+        """Odd answers get a finite reward in [0, 1] like all others."""
         [reward] = await reward_model.score("What is six times seven?", [candidate(answer)])
         assert isinstance(reward, float)
         assert math.isfinite(reward)
         assert 0 <= reward <= 1
 
     async def test_no_candidates_get_no_rewards(self, reward_model: RewardModel) -> None:
+        """An empty batch is no error."""
         assert await reward_model.score("Why?", []) == []
 
     async def test_rewards_stand_in_the_order_of_the_candidates(
         self, reward_model: RewardModel
     ) -> None:
+        """A batch gives what its answers get alone."""
         # Different lengths, so that a model which sorts by length has to put them back.
         answers = ["a much longer answer than the others", "b", "", "c d e", "f g", "b"]
         candidates = [
@@ -73,6 +70,7 @@ class RewardModelContract:
         assert len(set(alone)) > 2, "this model tells nothing apart, so no order can be seen"
 
     async def test_the_same_answer_gets_the_same_reward(self, reward_model: RewardModel) -> None:
+        """Judging draws no lots."""
         first = await reward_model.score("Why?", [candidate("because"), candidate("so")])
         assert first == await reward_model.score("Why?", [candidate("because"), candidate("so")])
 
@@ -80,29 +78,36 @@ class RewardModelContract:
         "query", ["", "why " * 5000, "为什么"], ids=["empty", "long", "chinese"]
     )
     async def test_any_query_can_be_asked(self, reward_model: RewardModel, query: str) -> None:
+        """Empty, long and foreign queries are judged too."""
         [reward] = await reward_model.score(query, [candidate("because")])
         assert 0 <= reward <= 1
 
     async def test_candidates_are_left_as_they_are(self, reward_model: RewardModel) -> None:
+        """The caller keeps its candidates unchanged."""
         one = candidate("because")
         await reward_model.score("Why?", [one])
         assert one == candidate("because")
 
     async def test_the_event_loop_is_never_blocked(self, reward_model: RewardModel) -> None:
-        with blockbuster_ctx():
+        """Slow work runs on threads."""
+        with not_blocking():
             await reward_model.score("Why?", [candidate("because"), candidate("so")])
 
     async def test_the_fingerprint_stays_the_same(self, reward_model: RewardModel) -> None:
-        with blockbuster_ctx():
+        """Judging does not change the fingerprint."""
+        with not_blocking():
             first = await reward_model.fingerprint()
         await reward_model.score("Why?", [candidate("because")])
         assert first.strip()
         assert await reward_model.fingerprint() == first
 
     async def test_the_name_is_text(self, reward_model: RewardModel) -> None:
+        """Calibrations are stored by it."""
         assert reward_model.name.strip()
 
     def test_several_event_loops_may_use_it(self, reward_model: RewardModel) -> None:
+        """Nothing in it is tied to the first loop."""
+
         def score(_: int) -> list[float]:
             return asyncio.run(reward_model.score("Why?", [candidate("because"), candidate("so")]))
 
@@ -113,6 +118,7 @@ class RewardModelContract:
     async def test_a_cancelled_call_ends_and_the_next_one_works(
         self, reward_model: RewardModel
     ) -> None:
+        """A cancelled request leaves nothing locked."""
         task = asyncio.create_task(reward_model.score("Why?", [candidate("because")] * 50))
         await asyncio.sleep(0)
         task.cancel()
