@@ -15,16 +15,24 @@ from rttc_graph.testing.memory_cache import MemoryQueryStateCache
 from rttc_graph.testing.memory_parts import MemoryKnowledgeBase, MemoryLedgerStore
 
 if TYPE_CHECKING:
+    from rttc_graph.testing.api_key_store_contract import ApiKeyStoreContract
+    from rttc_graph.testing.calibration_store_contract import CalibrationStoreContract
+    from rttc_graph.testing.embedder_contract import EmbedderContract
     from rttc_graph.testing.knowledge_base_contract import KnowledgeBaseContract
+    from rttc_graph.testing.policy_model_contract import PolicyModelContract
     from rttc_graph.testing.query_state_cache_contract import QueryStateCacheContract
     from rttc_graph.testing.reward_model_contract import RewardModelContract
 
 __all__ = (
     "REWRITTEN",
+    "ApiKeyStoreContract",
+    "CalibrationStoreContract",
+    "EmbedderContract",
     "KnowledgeBaseContract",
     "MemoryKnowledgeBase",
     "MemoryLedgerStore",
     "MemoryQueryStateCache",
+    "PolicyModelContract",
     "QueryStateCacheContract",
     "RewardModelContract",
     "at_angle",
@@ -34,6 +42,10 @@ __all__ = (
 )
 
 _SUITES = {
+    "ApiKeyStoreContract": "rttc_graph.testing.api_key_store_contract",
+    "CalibrationStoreContract": "rttc_graph.testing.calibration_store_contract",
+    "EmbedderContract": "rttc_graph.testing.embedder_contract",
+    "PolicyModelContract": "rttc_graph.testing.policy_model_contract",
     "KnowledgeBaseContract": "rttc_graph.testing.knowledge_base_contract",
     "QueryStateCacheContract": "rttc_graph.testing.query_state_cache_contract",
     "RewardModelContract": "rttc_graph.testing.reward_model_contract",

@@ -1,0 +1,90 @@
+"""What every policy model must do; subclass it and define the fixture `policy_model`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import replace
+
+import pytest
+
+from rttc_graph.errors import PolicyModelError
+from rttc_graph.protocols import GenerationRequest, PolicyModel
+from rttc_graph.state import ChatTurn
+
+
+def request_for(text: str, *, max_new_tokens: int = 4) -> GenerationRequest:
+    """Return a greedy request of one user turn."""
+    turn: ChatTurn = {"role": "user", "content": text}
+    return GenerationRequest(messages=(turn,), max_new_tokens=max_new_tokens)
+
+
+class PolicyModelContract:
+    """Subclass it in a backend's tests and define the fixture `policy_model`."""
+
+    @pytest.fixture
+    def policy_model(self) -> PolicyModel:
+        """Return the model under test; override it."""
+        raise NotImplementedError("define the fixture `policy_model`")
+
+    async def test_answers_stand_in_the_order_of_the_requests(
+        self, policy_model: PolicyModel
+    ) -> None:
+        """A batch gives what its requests get alone."""
+        requests = [request_for("a b c " * count) for count in (6, 1, 3)]
+        together = await policy_model.generate(requests)
+        alone = [(await policy_model.generate([request]))[0] for request in requests]
+        assert [found.text for found in together] == [found.text for found in alone]
+        assert [found.prompt_tokens for found in together] == [
+            await policy_model.count_tokens(request.messages) for request in requests
+        ]
+
+    async def test_an_answer_keeps_to_its_bounds(self, policy_model: PolicyModel) -> None:
+        """No more tokens than were asked for, and figures that can be reported."""
+        [found] = await policy_model.generate([request_for("a b c", max_new_tokens=3)])
+        assert 0 <= found.completion_tokens <= 3
+        assert found.finish_reason in ("stop", "length", "budget")
+        if found.mean_logprob is not None:
+            assert math.isfinite(found.mean_logprob)
+            assert found.mean_logprob <= 0
+
+    async def test_a_seed_makes_sampling_repeatable(self, policy_model: PolicyModel) -> None:
+        """The same draws come again in other company."""
+        drawn = replace(request_for("a b c"), temperature=1.0, seed=7)
+        [alone] = await policy_model.generate([drawn])
+        _, together = await policy_model.generate([request_for("d e"), drawn])
+        assert together.text == alone.text
+
+    async def test_no_requests_get_no_answers(self, policy_model: PolicyModel) -> None:
+        """An empty batch is no error."""
+        assert await policy_model.generate([]) == []
+
+    async def test_a_deadline_that_has_passed_returns_what_there_is(
+        self, policy_model: PolicyModel
+    ) -> None:
+        """The budget's end is no failure of the model."""
+        requests = [request_for("a b c", max_new_tokens=50)]
+        [found] = await policy_model.generate(requests, deadline=time.monotonic() - 1)
+        assert found.finish_reason in ("budget", "stop")
+        assert found.completion_tokens < 50
+
+    async def test_a_prompt_beyond_the_context_is_refused(self, policy_model: PolicyModel) -> None:
+        """Nothing of it is dropped in silence."""
+        context = await policy_model.context_tokens()
+        if context is None:
+            pytest.skip("this model does not say how long its context is")
+        with pytest.raises(PolicyModelError):
+            await policy_model.generate([request_for("word " * (context + 1))])
+
+    async def test_a_cancelled_call_ends_and_the_next_one_works(
+        self, policy_model: PolicyModel
+    ) -> None:
+        """A cancelled request leaves nothing locked."""
+        task = asyncio.create_task(policy_model.generate([request_for("a", max_new_tokens=100)]))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=20)
+        assert task.done()
+        assert len(await policy_model.generate([request_for("b")])) == 1
+        assert policy_model.name.strip()

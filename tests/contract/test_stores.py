@@ -1,0 +1,31 @@
+"""Calibrations and API keys in Postgres do what every store of them must do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeys
+from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.protocols.api_keys import ApiKey
+from rttc_graph.testing import ApiKeyStoreContract, CalibrationStoreContract
+
+
+@pytest.mark.usefixtures("no_blocking_calls")
+class TestPostgresCalibrationStore(CalibrationStoreContract):
+    @pytest.fixture
+    def calibrations(self, database: Database) -> PostgresCalibrationStore:
+        return PostgresCalibrationStore(database)
+
+
+@pytest.mark.usefixtures("no_blocking_calls")
+class TestPostgresApiKeys(ApiKeyStoreContract):
+    @pytest.fixture
+    def keys(self, database: Database) -> PostgresApiKeys:
+        return PostgresApiKeys(database)
+
+    @pytest.fixture
+    def add_key(self, keys: PostgresApiKeys) -> Callable[[ApiKey], Awaitable[object]]:
+        return keys.add
