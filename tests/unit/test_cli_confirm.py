@@ -26,7 +26,7 @@ def test_nothing_is_opened_without_a_yes(
         pytest.fail(f"the database was opened with {config}")
 
     for module in ("kb", "cache", "db"):
-        monkeypatch.setattr(f"rttc_graph.cli.{module}.open_knowledge", opened)
+        monkeypatch.setattr(f"rttc_graph.cli.commands.{module}.open_knowledge", opened)
     result = CliRunner().invoke(app, words, input=said)
     assert result.exit_code == 1
     assert "[y/N]" in result.output
