@@ -65,7 +65,7 @@ order by domain_id
 for update;
 
 -- name: count_samples
--- Nothing; counts new samples and makes query states of the domain stale. Index: primary key.
+-- Nothing; counts samples, less those they replace, and makes query states of the domain stale. Index: primary key.
 update rttc_tenant_domain
 set samples = samples + %(added)s,
     revision = revision + 1
@@ -79,6 +79,41 @@ from rttc_sample
 where domain_id = any(%(domain_ids)s)
     and tenant = %(tenant)s
     and id = any(%(ids)b);
+
+-- name: outdated_ids
+-- Stored samples with the external id of a wanted sample of their domain and other content; of each
+-- the wanted sample's id too. Index: rttc_sample_external_id.
+select
+    stored.domain_id,
+    stored.id,
+    wanted.id as wanted_id,
+    wanted.external_id
+from unnest(%(wanted_domains)s::text[], %(external_ids)s::text[], %(ids)b::bytea[])
+    as wanted (domain, external_id, id)
+join rttc_domain on rttc_domain.name = wanted.domain
+join rttc_sample stored
+    on stored.domain_id = rttc_domain.id
+    and stored.external_id = wanted.external_id
+    and stored.id <> wanted.id
+where stored.domain_id = any(%(domain_ids)s)
+    and stored.tenant = %(tenant)s;
+
+-- name: delete_outdated
+-- A row for each that was deleted. Index: the partitions' primary keys.
+delete from rttc_sample
+where domain_id = any(%(domain_ids)s)
+    and tenant = %(tenant)s
+    and id = any(%(ids)b)
+returning domain_id;
+
+-- name: take_over_external_ids
+-- Nothing; samples that were there get the ids of those that they replace. Index: primary keys.
+update rttc_sample
+set external_id = wanted.external_id
+from unnest(%(external_ids)s::text[], %(ids)b::bytea[]) as wanted (external_id, id)
+where rttc_sample.domain_id = any(%(domain_ids)s)
+    and rttc_sample.tenant = %(tenant)s
+    and rttc_sample.id = wanted.id;
 
 -- name: search_scope
 -- A row for each domain that a search goes through. Index: primary keys.

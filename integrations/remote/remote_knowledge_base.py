@@ -25,7 +25,14 @@ except ImportError as exc:
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
 from rttc_graph.integrations.concurrency.loop_thread import LoopThread
-from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
+from rttc_graph.protocols import (
+    DomainStats,
+    Embedder,
+    Ingested,
+    NewSample,
+    SearchResult,
+    Vector,
+)
 from rttc_graph.samples.wire import (
     EMBEDDER_HEADER,
     PROTOCOL_VERSION,
@@ -131,15 +138,14 @@ class RemoteKnowledgeBase:
         return SearchResult(samples=found.samples, revision=found.revision)
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
-        """Tell for each sample whether it is not stored yet; the samples go up for that."""
-        checked_name("tenant", tenant)
-        asked = {"samples": _messages(samples), "tenant": tenant}
+        """Tell for each sample whether `ingest` would change anything; the samples go up."""
+        asked = {"samples": _messages(samples), "tenant": checked_name("tenant", tenant)}
         return (await self._call("look for stored samples", "missing", asked, Missing)).missing
 
     async def ingest(
         self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
-    ) -> int:
-        """Store the samples in one transaction and return how many were new.
+    ) -> Ingested:
+        """Store the samples in one transaction, in the place of others with their `external_id`.
 
         After an answer that was lost on its way the count may be too low, by samples that were
         stored all the same.
@@ -157,7 +163,8 @@ class RemoteKnowledgeBase:
             "tenant": tenant,
         }
         action = f"store {len(samples)} samples"
-        return (await self._call(action, "ingest", asked, Changed)).samples
+        done = await self._call(action, "ingest", asked, Changed)
+        return Ingested(new=done.samples, updated=done.updated)
 
     async def delete(self, *, domain: str, tenant: str) -> int:
         """Delete a domain's samples and return how many there were."""

@@ -225,6 +225,15 @@ class NewSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ingested:
+    """What a knowledge base did with samples; the others were there already."""
+
+    new: int
+    updated: int = 0
+    """Samples that took the place of others of the domain with their `external_id`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
     """Samples nearest first, and the revision of the domain they were read from."""
 
@@ -269,17 +278,20 @@ class KnowledgeBase(Protocol):
         ...
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
-        """Tell for each sample whether it is not stored yet, so that only new ones are embedded."""
+        """Tell for each sample whether `ingest` would change anything, so that it is embedded."""
         ...
 
     async def ingest(
         self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
-    ) -> int:
-        """Store the samples in one transaction and return how many were new.
+    ) -> Ingested:
+        """Store the samples in one transaction.
 
-        Samples that are there already (same question, answer, domain, tenant) are left alone.
+        Samples that are there already (same question, answer, domain, tenant) are left alone. One
+        whose `external_id` is that of stored samples of the domain and tenant with another question
+        or answer takes their place.
 
         Raises:
+            ConfigurationError: Two of the samples have one id in one domain, and other content.
             KnowledgeBaseError: Nothing of this call was stored.
         """
         ...

@@ -17,6 +17,8 @@ from itertools import islice
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import Embedder, KnowledgeBase, NewSample
 from rttc_graph.samples import Samples
+from rttc_graph.samples.source import check_id
+from rttc_graph.samples.unique_ids import UniqueIds
 
 DEFAULT_BATCH_SIZE = 256
 """Rows in a transaction: what a kill can cost, a few seconds of embedding on two CPU cores."""
@@ -38,8 +40,11 @@ class IngestReport:
     """What an ingest did."""
 
     rows: int
-    """Usable rows; `stored + already`."""
+    """Usable rows; `stored + updated + already`."""
     stored: int
+    """New rows."""
+    updated: int
+    """Rows that took the place of earlier ones with their id and another question or answer."""
     already: int
     """Rows that were there before, or twice in the source."""
     skipped: int
@@ -71,7 +76,8 @@ async def ingest(
         on_progress: Called on the event loop; must not block.
 
     Raises:
-        BadSampleError: A row cannot be used; nothing was stored.
+        BadSampleError: A row cannot be used, or two of one domain have one id and other content;
+            nothing was stored.
         ConfigurationError: `batch_size` is below 1, or the source cannot be read.
         EmbeddingError: Batches before this one are stored.
         KnowledgeBaseError: Batches before this one are stored.
@@ -93,6 +99,7 @@ class _Ingestion:
     def __init__(self, knowledge_base: KnowledgeBase, embedder: Embedder, tenant: str) -> None:
         self.rows = 0
         self.stored = 0
+        self._updated = 0
         self._embed_seconds = 0.0
         self._started = time.monotonic()
         self._knowledge_base = knowledge_base
@@ -100,22 +107,29 @@ class _Ingestion:
         self._tenant = tenant
 
     async def add(self, batch: Sequence[NewSample]) -> None:
-        # The key is what makes two samples the same to a knowledge base.
-        distinct = list({(s.question, s.answer, s.domain): s for s in batch}.values())
+        # With its id, since each of two equal samples may take another's place by its own.
+        keyed = {(s.question, s.answer, s.domain, s.external_id): s for s in batch}
+        distinct = list(keyed.values())
         missing = await self._knowledge_base.missing(distinct, tenant=self._tenant)
         fresh = [s for s, is_missing in zip(distinct, missing, strict=True) if is_missing]
         if fresh:
             started = time.monotonic()
-            vectors = await self._embedder.embed([sample.question for sample in fresh])
+            texts = list(dict.fromkeys(sample.question for sample in fresh))
+            embedded = await self._embedder.embed(texts)
+            vector_of = dict(zip(texts, embedded, strict=True))
+            vectors = [vector_of[sample.question] for sample in fresh]
             self._embed_seconds += time.monotonic() - started
-            self.stored += await self._knowledge_base.ingest(fresh, vectors, tenant=self._tenant)
+            done = await self._knowledge_base.ingest(fresh, vectors, tenant=self._tenant)
+            self.stored += done.new
+            self._updated += done.updated
         self.rows += len(batch)
 
     def report(self, samples: Samples | Sequence[NewSample]) -> IngestReport:
         return IngestReport(
             rows=self.rows,
             stored=self.stored,
-            already=self.rows - self.stored,
+            updated=self._updated,
+            already=self.rows - self.stored - self._updated,
             skipped=samples.bad_count if isinstance(samples, Samples) else 0,
             seconds=time.monotonic() - self._started,
             embed_seconds=self._embed_seconds,
@@ -145,11 +159,12 @@ async def _batches(
 
 
 def _count(samples: Iterable[NewSample], stop: threading.Event) -> int:
+    ids, source = UniqueIds(), getattr(samples, "source", "samples")
     count = 0
-    for _ in samples:
+    for count, sample in enumerate(samples, 1):
         if stop.is_set():
             break
-        count += 1
+        check_id(ids, sample, source=source, line=count)
     return count
 
 

@@ -11,6 +11,7 @@ from rttc_graph.errors import BadSampleError, ConfigurationError
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples.formats import RawRow, csv_rows, hub_rows, jsonl_rows, parquet_rows
 from rttc_graph.samples.rows import Fields, sample_from
+from rttc_graph.samples.unique_ids import UniqueIds
 from rttc_graph.support.identity import checked_name
 
 MAX_KEPT_PROBLEMS = 100
@@ -37,6 +38,8 @@ class Samples:
         open_rows: Starts a new pass over the raw rows.
         domain: For rows that name none.
         skip_bad: Collect bad rows instead of raising at the first one.
+        unique_ids: Take a row for bad whose id was that of an earlier one of its domain, with
+            another question or answer.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Samples:
         *,
         domain: str | None = None,
         skip_bad: bool = False,
+        unique_ids: bool = False,
     ) -> None:
         self.source = source
         self.bad: list[BadSampleError] = []
@@ -54,6 +58,8 @@ class Samples:
         self._open_rows = open_rows
         self._domain = domain
         self._skip_bad = skip_bad
+        self._unique_ids = unique_ids
+        self._ids = UniqueIds()
 
     def __iter__(self) -> Iterator[NewSample]:
         """Yield one sample for each usable row, in order.
@@ -65,6 +71,7 @@ class Samples:
         """
         self.bad = []
         self.bad_count = 0
+        self._ids = UniqueIds()
         line, usable = 1, 0
         try:
             for line, fields in self._open_rows():
@@ -94,7 +101,10 @@ class Samples:
         try:
             if isinstance(fields, str):
                 raise BadSampleError(fields, source=self.source, line=line)
-            return sample_from(fields, domain=self._domain, source=self.source, line=line)
+            sample = sample_from(fields, domain=self._domain, source=self.source, line=line)
+            if self._unique_ids:
+                check_id(self._ids, sample, source=self.source, line=line)
+            return sample
         except BadSampleError as exc:
             if not self._skip_bad:
                 raise
@@ -104,8 +114,28 @@ class Samples:
             return None
 
 
+def check_id(ids: UniqueIds, sample: NewSample, *, source: str, line: int) -> None:
+    """Do nothing if the sample's id is its own.
+
+    Raises:
+        BadSampleError: An earlier row has it, with another question or answer.
+    """
+    before = ids.clash(sample, line)
+    if before is not None:
+        raise BadSampleError(
+            f"id {sample.external_id!r} is that of row {before} of {sample.domain!r}, with another "
+            "question or answer; give each row an id of its own, or rename the column",
+            source=source,
+            line=line,
+        )
+
+
 def read_samples(
-    source: str | Path, *, domain: str | None = None, skip_bad: bool = False
+    source: str | Path,
+    *,
+    domain: str | None = None,
+    skip_bad: bool = False,
+    unique_ids: bool = False,
 ) -> Samples:
     """Return the samples of a JSONL, CSV or Parquet file or of a hub data set.
 
@@ -118,12 +148,15 @@ def read_samples(
             `datasets.load_dataset` takes; the split is `train` by default.
         domain: For rows that name none; a row's own domain is kept. `general` by default.
         skip_bad: Collect bad rows in `Samples.bad` instead of raising at the first one.
+        unique_ids: Rows of one domain with one id and other content are bad, but for the first.
 
     Raises:
         ConfigurationError: No such file, an unknown suffix, or an unusable domain.
     """
     name = str(source)
-    return Samples(name, _opener(name), domain=_clean(domain), skip_bad=skip_bad)
+    return Samples(
+        name, _opener(name), domain=_clean(domain), skip_bad=skip_bad, unique_ids=unique_ids
+    )
 
 
 def _opener(name: str) -> Callable[[], Iterator[RawRow]]:

@@ -169,9 +169,10 @@ class DeleteRequest(Message):
 
 
 class Changed(BaseModel):
-    """How many samples were stored, or deleted."""
+    """How many samples were new, or deleted."""
 
     samples: int
+    updated: int = 0
 
 
 class StatsRequest(Message):

@@ -64,7 +64,7 @@ async def fill(
     numbers = range(first, first + count)
     samples = [new_sample(number, domain) for number in numbers]
     vectors = [at_angle(number) for number in numbers]
-    assert await knowledge_base.ingest(samples, vectors, tenant=tenant) == count
+    assert (await knowledge_base.ingest(samples, vectors, tenant=tenant)).new == count
 
 
 def questions(samples: Sequence[Sample]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
-from rttc_graph.protocols import KnowledgeBase
+from rttc_graph.protocols import Ingested, KnowledgeBase, NewSample
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.support.identity import sample_id
 from rttc_graph.testing.inputs import (
@@ -42,7 +42,18 @@ async def _fill_with_copies(
     samples = [new_sample(number) for number in range(copies)]
     samples.append(new_sample(OTHER, domain_of_other))
     vectors = [*[at_angle(20)] * copies, at_angle(-25)]
-    assert await knowledge_base.ingest(samples, vectors, tenant=TENANT) == copies + 1
+    assert (await knowledge_base.ingest(samples, vectors, tenant=TENANT)).new == copies + 1
+
+
+def _with_ids(written: str) -> list[NewSample]:
+    """Return samples written as numbers, each followed by its id or nothing."""
+    return [new_sample(int(w[0]), external_id=w[1:] or None) for w in written.split()]
+
+
+async def _ingest_with_ids(knowledge_base: KnowledgeBase, written: str) -> Ingested:
+    samples = _with_ids(written)
+    vectors = [at_angle(int(word[0])) for word in written.split()]
+    return await knowledge_base.ingest(samples, vectors, tenant=TENANT)
 
 
 class KnowledgeBaseContract:
@@ -176,18 +187,88 @@ class KnowledgeBaseContract:
     async def test_the_same_sample_is_stored_once(self, knowledge_base: KnowledgeBase) -> None:
         twice = [new_sample(1), new_sample(2), new_sample(1)]
         vectors = [at_angle(1), at_angle(2), at_angle(3)]
-        assert await knowledge_base.ingest(twice, vectors, tenant=TENANT) == 2
-        assert await knowledge_base.ingest(twice, vectors, tenant=TENANT) == 0
+        assert (await knowledge_base.ingest(twice, vectors, tenant=TENANT)).new == 2
+        assert (await knowledge_base.ingest(twice, vectors, tenant=TENANT)).new == 0
         (stats,) = await knowledge_base.stats(tenant=TENANT)
         assert (stats.domain, stats.samples, stats.revision) == ("math", 2, 1)
         assert stats.bytes > 0
 
+    @pytest.mark.parametrize(
+        ("before", "given", "after", "counts"),
+        [
+            pytest.param("1x", "2x", "2", (0, 1), id="other-content"),
+            pytest.param("1x 2y", "3x 4z", "2 3 4", (1, 1), id="one-of-several"),
+            pytest.param("1x 2", "2x", "2", (0, 1), id="content-that-is-there"),
+            pytest.param("1x 2y", "2x 1y", "1 2", (0, 2), id="two-that-swap"),
+            pytest.param("1x 2y", "2x 3y", "2 3", (0, 2), id="a-chain"),
+            pytest.param("1x", "1x", "1", (0, 0), id="the-same"),
+            pytest.param("1x", "1y", "1", (0, 0), id="the-same-by-another-id"),
+            pytest.param("1x", "2", "1 2", (1, 0), id="without-an-id"),
+            pytest.param("1x 2y", "3x 3y", "3", (0, 1), id="two-by-one"),
+        ],
+    )
+    async def test_a_sample_takes_the_place_of_the_one_with_its_id(
+        self,
+        knowledge_base: KnowledgeBase,
+        before: str,
+        given: str,
+        after: str,
+        counts: tuple[int, int],
+    ) -> None:
+        """Samples are numbers, each with its id."""
+        await _ingest_with_ids(knowledge_base, before)
+        others = await knowledge_base.ingest(
+            [new_sample(9, "law", external_id="x")], [at_angle(9)], tenant=TENANT
+        )
+        theirs = await knowledge_base.ingest(
+            [new_sample(9, external_id="x")], [at_angle(9)], tenant="other"
+        )
+        assert (others.new, theirs.new) == (1, 1)
+        for expected in (counts, (0, 0)):  # and a second time nothing changes
+            done = await _ingest_with_ids(knowledge_base, given)
+            assert (done.new, done.updated) == expected
+            found = await knowledge_base.search(at_angle(0), k=9, domain="math", tenant=TENANT)
+            assert questions(found.samples) == [int(number) for number in after.split()]
+            assert found.revision == 1 + (counts != (0, 0))
+        assert await knowledge_base.missing(_with_ids(given), tenant=TENANT) == [False] * len(
+            given.split()
+        )
+        stats = await knowledge_base.stats(tenant=TENANT)
+        assert [(s.domain, s.samples) for s in stats] == [("law", 1), ("math", len(after.split()))]
+        assert [s.samples for s in await knowledge_base.stats(tenant="other")] == [1]
+
+    async def test_missing_tells_which_would_take_another_s_place(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await _ingest_with_ids(knowledge_base, "1x 2y")
+        asked = _with_ids("1x 2x 1y 1z 2 3z")
+        expected = [False, True, True, False, False, True]
+        assert await knowledge_base.missing(asked, tenant=TENANT) == expected
+
+    async def test_what_took_a_place_is_found_by_the_id_afterwards(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await _ingest_with_ids(knowledge_base, "1x 2")
+        for given, left in (("2x", [2]), ("3x", [3]), ("4x", [4])):
+            await _ingest_with_ids(knowledge_base, given)
+            found = await knowledge_base.search(at_angle(0), k=9, domain="math", tenant=TENANT)
+            assert questions(found.samples) == left
+
+    async def test_two_contents_under_one_id_are_refused(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await _ingest_with_ids(knowledge_base, "1x")
+        with pytest.raises(ConfigurationError, match=r"samples\[0\] and samples\[2\].*'y'"):
+            await _ingest_with_ids(knowledge_base, "2y 3z 4y")
+        found = await knowledge_base.search(at_angle(0), k=9, domain="math", tenant=TENANT)
+        assert (questions(found.samples), found.revision) == ([1], 1)
+
     async def test_nothing_may_be_ingested(self, knowledge_base: KnowledgeBase) -> None:
-        assert await knowledge_base.ingest([], [], tenant=TENANT) == 0
+        assert (await knowledge_base.ingest([], [], tenant=TENANT)).new == 0
 
     async def test_one_call_may_fill_several_domains(self, knowledge_base: KnowledgeBase) -> None:
         samples = [new_sample(i, f"domain {i % 3}") for i in range(9)]
-        assert await knowledge_base.ingest(samples, [at_angle(1)] * 9, tenant=TENANT) == 9
+        assert (await knowledge_base.ingest(samples, [at_angle(1)] * 9, tenant=TENANT)).new == 9
         stats = await knowledge_base.stats(tenant=TENANT)
         assert [(s.domain, s.samples) for s in stats] == [
             ("domain 0", 3),
@@ -299,7 +380,7 @@ class KnowledgeBaseContract:
                 for order in orders
             )
         )
-        assert sum(stored) == 40
+        assert sum(done.new for done in stored) == 40
         assert sum(s.samples for s in await knowledge_base.stats(tenant=TENANT)) == 40
 
     @pytest.mark.parametrize(

@@ -10,17 +10,19 @@ import copy
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
 from rttc_graph.protocols import (
     DomainStats,
+    Ingested,
     NewSample,
     RunRecord,
     SearchResult,
     Vector,
 )
 from rttc_graph.samples.selection import preselected, sift
+from rttc_graph.samples.unique_ids import check_ids
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
 from rttc_graph.support.identity import check_texts, checked_name, sample_id
@@ -73,15 +75,18 @@ class MemoryKnowledgeBase:
         return SearchResult(samples=[sample for sample, _ in near], revision=revision)
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
-        """Tell for each sample whether it is not stored yet."""
+        """Tell for each sample whether it is not stored, or would take another's place."""
         with self._lock:
             stored = {key for one in self._of(tenant, None) for key in one.samples}
-        return [_key(sample) not in stored for sample in samples]
+            return [
+                _key(sample) not in stored or bool(self._outdated(sample, tenant))
+                for sample in samples
+            ]
 
     async def ingest(
         self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
-    ) -> int:
-        """Store the samples and return how many were new."""
+    ) -> Ingested:
+        """Store the samples, in the place of others with their `external_id`."""
         checked_name("tenant", tenant)
         if len(samples) != len(vectors):
             raise ConfigurationError(
@@ -89,11 +94,12 @@ class MemoryKnowledgeBase:
             )
         for sample in samples:
             check_texts(sample.question, sample.answer, sample.metadata)
+        check_ids(samples)
         rows = {_key(s): _Stored(s, tuple(v)) for s, v in zip(samples, vectors, strict=True)}
         with self._lock:
             for vector in vectors:
                 self._check_vector(vector)
-            return self._add(rows, tenant)
+            return self._add(rows, samples, tenant)
 
     async def delete(self, *, domain: str, tenant: str) -> int:
         """Delete a domain's samples and return how many there were."""
@@ -137,17 +143,38 @@ class MemoryKnowledgeBase:
             if owner == tenant and domain in (None, name):
                 yield one
 
-    def _add(self, rows: dict[str, _Stored], tenant: str) -> int:
-        added: dict[str, dict[str, _Stored]] = {}
+    def _outdated(self, sample: NewSample, tenant: str) -> list[str]:
+        """Return the keys of the samples whose place this one takes."""
+        domain = self._domains.get((tenant, sample.domain))
+        if domain is None or sample.external_id is None:
+            return []
+        return [
+            key
+            for key, row in domain.samples.items()
+            if row.sample.external_id == sample.external_id and key != _key(sample)
+        ]
+
+    def _add(self, rows: dict[str, _Stored], samples: Sequence[NewSample], tenant: str) -> Ingested:
+        for row in rows.values():
+            self._domains.setdefault((tenant, row.sample.domain), _Domain())
+        outdated = [(sample, self._outdated(sample, tenant)) for sample in samples]
+        replacing = {_key(sample): sample for sample, keys in outdated if keys}
+        changed = {sample.domain for sample in replacing.values()}
+        for sample, keys in outdated:
+            for key in keys:
+                self._domains[tenant, sample.domain].samples.pop(key, None)
+        new = 0
         for key, row in rows.items():
-            name = row.sample.domain
-            domain = self._domains.setdefault((tenant, name), _Domain())
-            if key not in domain.samples:
-                added.setdefault(name, {})[key] = row
-        for name, new in added.items():
-            self._domains[tenant, name].samples.update(new)
+            held = self._domains[tenant, row.sample.domain].samples
+            if key not in held:
+                held[key] = row
+                changed.add(row.sample.domain)
+                new += key not in replacing
+            elif key in replacing:
+                held[key].sample = replace(held[key].sample, external_id=replacing[key].external_id)
+        for name in changed:
             self._domains[tenant, name].revision += 1
-        return sum(len(new) for new in added.values())
+        return Ingested(new=new, updated=len(replacing))
 
     def _check_vector(self, vector: Vector) -> None:
         self._dimension = self._dimension or len(vector)

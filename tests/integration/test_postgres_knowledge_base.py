@@ -56,7 +56,7 @@ async def fill(
     """Store samples within 90 degrees of an angle, all in one direction."""
     samples = [new_sample(number) for number in range(first, first + count)]
     vectors = [at_angle(around + 90 * number / count) for number in range(count)]
-    assert await knowledge_base.ingest(samples, vectors, tenant=tenant) == count
+    assert (await knowledge_base.ingest(samples, vectors, tenant=tenant)).new == count
 
 
 def counted(dsn: str, query: str) -> Any:
@@ -114,8 +114,8 @@ class TestReembedding:
         old = PostgresKnowledgeBase(database, NumberEmbedder(3))
         samples = [new_sample(number, f"domain {number % 2}") for number in range(600)]
         vectors = await NumberEmbedder(3).embed([s.question for s in samples])
-        assert await old.ingest(samples[:400], vectors[:400], tenant="one") == 400
-        assert await old.ingest(samples[300:], vectors[300:], tenant="two") == 300
+        assert (await old.ingest(samples[:400], vectors[:400], tenant="one")).new == 400
+        assert (await old.ingest(samples[300:], vectors[300:], tenant="two")).new == 300
         assert counted(dsn, "select count(*) from rttc_sample") == 700
 
     async def test_all_samples_get_vectors_of_the_new_one(
@@ -526,7 +526,7 @@ class TestIngest:
         assert missing == [False] * stored + [True] * (12_000 - stored)
         vectors = await embedder.embed([s.question for s in samples])
         added = await knowledge_base.ingest(samples, vectors, tenant="tenant")
-        assert added == 12_000 - stored
+        assert added.new == 12_000 - stored
 
     @pytest.mark.parametrize(
         ("sample", "message"),

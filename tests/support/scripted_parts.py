@@ -13,6 +13,7 @@ from rttc_graph.protocols import (
     DomainStats,
     Generation,
     GenerationRequest,
+    Ingested,
     NewSample,
     QueryState,
     RecalledState,
@@ -184,7 +185,7 @@ class ScriptedKnowledgeBase:
 
     async def ingest(
         self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
-    ) -> int:
+    ) -> Ingested:
         raise AssertionError("the graph never writes to the knowledge base")
 
     async def delete(self, *, domain: str, tenant: str) -> int:

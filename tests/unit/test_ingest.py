@@ -14,7 +14,7 @@ from rttc_graph.errors import (
     EmbeddingError,
     KnowledgeBaseError,
 )
-from rttc_graph.protocols import DomainStats, NewSample, SearchResult, Vector
+from rttc_graph.protocols import DomainStats, Ingested, NewSample, SearchResult, Vector
 from rttc_graph.samples import read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
 from rttc_graph.settings import SamplesChoice
@@ -37,7 +37,7 @@ class ListKnowledgeBase:
 
     async def ingest(
         self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
-    ) -> int:
+    ) -> Ingested:
         self.calls.append(len(samples))
         if len(self.calls) == self._fails_at:
             raise KnowledgeBaseError("gone", retryable=True)
@@ -47,7 +47,7 @@ class ListKnowledgeBase:
             if not self._has(sample, tenant)
         ]
         self.stored += new
-        return len(new)
+        return Ingested(new=len(new))
 
     async def search(
         self,
@@ -131,6 +131,36 @@ async def test_a_row_that_is_there_twice_is_embedded_once(batch_size: int) -> No
     report = await ingest(twice, knowledge_base, embedder, batch_size=batch_size)
     assert (report.rows, report.stored, report.already) == (6, 3, 3)
     assert len(embedder.texts) == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 100], ids=["across-batches", "within-a-batch"])
+@pytest.mark.parametrize("unique_ids", [False, True])
+async def test_two_contents_under_one_id_store_nothing(
+    tmp_path: Path, batch_size: int, unique_ids: bool
+) -> None:
+    path = tmp_path / "x.jsonl"
+    rows = [("1", "a", "b"), ("1", "a", "b"), ("2", "a", "c"), ("1", "a", "d")]
+    text = "".join(f'{{"id": {i}, "question": "{q}", "answer": "{a}"}}\n' for i, q, a in rows)
+    await asyncio.to_thread(path.write_text, text)
+    knowledge_base = ListKnowledgeBase()
+    source = await asyncio.to_thread(read_samples, path, unique_ids=unique_ids)
+    with pytest.raises(BadSampleError, match=r"x.jsonl:4: id '1' is that of row 1 of 'general'"):
+        await ingest(source, knowledge_base, CountingEmbedder(), batch_size=batch_size)
+    with pytest.raises(BadSampleError, match="samples:4: "):
+        listed = await asyncio.to_thread(lambda: list(read_samples(path)))
+        await ingest(listed, knowledge_base, CountingEmbedder())
+    assert knowledge_base.calls == []
+
+    skipping = await asyncio.to_thread(read_samples, path, unique_ids=True, skip_bad=True)
+    report = await ingest(skipping, knowledge_base, CountingEmbedder(), batch_size=batch_size)
+    assert (report.stored, report.already, report.skipped) == (2, 1, 1)
+
+
+async def test_equal_samples_with_ids_of_their_own_are_embedded_once() -> None:
+    embedder = CountingEmbedder()
+    two = [NewSample(question="q", answer="a", domain="d", external_id=i) for i in "xy"]
+    await ingest(two, ListKnowledgeBase(), embedder)
+    assert embedder.texts == ["q"]
 
 
 async def test_samples_that_differ_in_domain_or_answer_are_different() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pgvector import HalfVector
 from psycopg import sql
+from psycopg.rows import DictRow
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
 from rttc_graph.integrations.postgres.database import Database
@@ -35,13 +37,22 @@ from rttc_graph.integrations.postgres.samples.sample_rows import (
     copy_rows,
     ensure_domains,
     ids_of,
+    named,
 )
 from rttc_graph.integrations.postgres.samples.sample_search import (
     INDEX_ROWS,
     Question,
     SampleSearch,
 )
-from rttc_graph.protocols import DomainStats, Embedder, NewSample, SearchResult, Vector
+from rttc_graph.protocols import (
+    DomainStats,
+    Embedder,
+    Ingested,
+    NewSample,
+    SearchResult,
+    Vector,
+)
+from rttc_graph.samples.unique_ids import check_ids
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.support.identity import checked_name
 
@@ -105,29 +116,37 @@ class PostgresKnowledgeBase:
         return result
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
-        """Tell for each sample whether it is not stored yet."""
+        """Tell for each sample whether it is not stored, or would take another's place."""
         checked_name("tenant", tenant)
         names = _domains_of(samples)
         ids = ids_of(samples)
+        with_ids = named(samples, ids)
 
-        def work(session: Session) -> set[bytes]:
+        def work(session: Session) -> tuple[set[bytes], set[tuple[bytes, str | None]]]:
             domain_ids = [row["id"] for row in session.rows("domain_ids", names=names)]
-            stored = session.rows("stored_ids", domain_ids=domain_ids, ids=ids, tenant=tenant)
-            return {row["id"] for row in stored}
+            place = {"domain_ids": domain_ids, "tenant": tenant}
+            stored = session.rows("stored_ids", ids=ids, **place)
+            outdated = session.rows("outdated_ids", **with_ids, **place)
+            replacing = {(row["wanted_id"], row["external_id"]) for row in outdated}
+            return {row["id"] for row in stored}, replacing
 
-        stored = await self._run("look for stored samples", work)
-        return [sample_id not in stored for sample_id in ids]
+        stored, replacing = await self._run("look for stored samples", work)
+        return [
+            key not in stored or (key, sample.external_id) in replacing
+            for sample, key in zip(samples, ids, strict=True)
+        ]
 
     async def ingest(
         self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
-    ) -> int:
-        """Store the samples in one transaction and return how many were new.
+    ) -> Ingested:
+        """Store the samples in one transaction, in the place of others with their `external_id`.
 
         After a connection that was lost at the very end the count may be too low, by samples that
         were stored all the same.
 
         Raises:
-            ConfigurationError: A sample cannot be stored; nothing was.
+            ConfigurationError: A sample cannot be stored, or two have one id and other content;
+                nothing was stored.
             KnowledgeBaseError: Nothing of this call was stored.
         """
         checked_name("tenant", tenant)
@@ -136,7 +155,8 @@ class PostgresKnowledgeBase:
                 f"there are {len(samples)} samples and {len(vectors)} vectors; give one for each"
             )
         if not samples:
-            return 0
+            return Ingested(new=0)
+        check_ids(samples)
         mine = await EmbedderIdentity.of(self._embedder)
         for vector in vectors:
             mine.check_vector(vector)
@@ -230,9 +250,10 @@ def _ingest(
     samples: Sequence[NewSample],
     vectors: Sequence[Vector],
     tenant: str,
-) -> int:
+) -> Ingested:
     names = _domains_of(samples)
-    rows = dict(zip(ids_of(samples), zip(samples, vectors, strict=True), strict=True))
+    ids = ids_of(samples)
+    rows = dict(zip(ids, zip(samples, vectors, strict=True), strict=True))
     claim(session, mine)
     domain_ids = ensure_domains(session, names)
     touched = {"tenant": tenant, "domain_ids": sorted(domain_ids.values())}
@@ -242,16 +263,40 @@ def _ingest(
             session.execute("share_domains", domain_ids=touched["domain_ids"])
             session.execute("add_tenant_domains", **touched)
             session.execute("lock_tenant_domains", **touched)
+            outdated = session.execute("outdated_ids", **named(samples, ids), **touched)
             stored = session.execute("stored_ids", ids=list(rows), **touched)
         for record in embedder:
             mine.check(record)
-        known = {record["id"] for record in stored}
+        replaced = outdated.fetchall()
+        gone = {record["id"]: record["domain_id"] for record in replaced}
+        known = {record["id"] for record in stored} - gone.keys()
+        _remove(session, replaced, touched)
         fresh = (SampleRow.of(key, *rows[key]) for key in rows if key not in known)
         added = copy_rows(session, fresh, domain_ids, tenant)
+        removed = Counter(gone.values())
         with session.together():
-            for domain_id, count in sorted(added.items()):
-                session.execute("count_samples", tenant=tenant, domain_id=domain_id, added=count)
-    return sum(added.values())
+            for domain_id in sorted({*added, *removed}):
+                session.execute(
+                    "count_samples",
+                    tenant=tenant,
+                    domain_id=domain_id,
+                    added=added.get(domain_id, 0) - removed[domain_id],
+                )
+    taken = {record["wanted_id"] for record in replaced}
+    return Ingested(new=len(rows.keys() - known - taken), updated=len(taken))
+
+
+def _remove(session: Session, replaced: Sequence[DictRow], touched: Mapping[str, Any]) -> None:
+    """Delete samples whose external ids others get, those that are there already included."""
+    if not replaced:
+        return
+    session.execute("delete_outdated", ids=[record["id"] for record in replaced], **touched)
+    session.execute(
+        "take_over_external_ids",
+        ids=[record["wanted_id"] for record in replaced],
+        external_ids=[record["external_id"] for record in replaced],
+        **touched,
+    )
 
 
 def _delete(session: Session, *, domain: str, tenant: str) -> int:

@@ -18,7 +18,7 @@ from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_
 from rttc_graph.protocols import NewSample, Vector
 from rttc_graph.support.identity import check_texts, sample_id
 
-__all__ = ("SampleRow", "copy_rows", "ensure_domains", "ids_of")
+__all__ = ("SampleRow", "copy_rows", "ensure_domains", "ids_of", "named")
 
 _COPY = """copy rttc_sample
 (domain_id, tenant, id, external_id, question, answer, metadata, embedding)
@@ -66,6 +66,20 @@ class SampleRow:
 def ids_of(samples: Sequence[NewSample]) -> list[bytes]:
     """Return the samples' digests, in order."""
     return [bytes.fromhex(sample_id(s.question, s.answer, s.domain)) for s in samples]
+
+
+def named(samples: Sequence[NewSample], ids: Sequence[bytes]) -> dict[str, list[Any]]:
+    """Return those samples that have an `external_id`, as the statement `outdated_ids` takes them.
+
+    Raises:
+        ConfigurationError: PostgreSQL cannot store an `external_id`.
+    """
+    rows = [(s, key) for s, key in zip(samples, ids, strict=True) if s.external_id is not None]
+    return {
+        "wanted_domains": [sample.domain for sample, _ in rows],
+        "external_ids": [checked_text("id", sample.external_id or "") for sample, _ in rows],
+        "ids": [key for _, key in rows],
+    }
 
 
 def ensure_domains(session: Session, names: Sequence[str]) -> dict[str, int]:

@@ -49,12 +49,12 @@ def ingest_file(
     """Store solved questions: rows with question and answer, and if known domain, id, metadata.
 
     What is stored already is skipped, so an ingest that was broken off is resumed by running it
-    again.
+    again. A row with the id of a stored one of its domain, and other content, takes its place.
 
     Example: rttc kb ingest solved.jsonl --domain banking
     """
     config = session(context).config(tenant=tenant)
-    samples = read_samples(path, domain=domain, skip_bad=skip_bad)
+    samples = read_samples(path, domain=domain, skip_bad=skip_bad, unique_ids=True)
     with progress(f"ingest {path}", total=0) as bar, open_knowledge(config) as knowledge:
 
         def show(done: IngestProgress) -> None:
@@ -73,7 +73,8 @@ def ingest_file(
         print_json({**asdict(report), "bad": [str(problem) for problem in samples.bad]})
         return
     out.print(
-        f"{report.stored} stored, {report.already} were there, {report.skipped} bad left out; "
+        f"{report.stored} stored, {report.updated} updated, {report.already} were there, "
+        f"{report.skipped} bad left out; "
         f"{report.seconds:.1f} s, {report.embed_seconds:.1f} s of them embedding"
     )
     for problem in samples.bad:

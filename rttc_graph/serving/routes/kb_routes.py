@@ -116,8 +116,8 @@ class _Routes:
             )
         await self._check_length(body.vectors)
         samples = [sample.to_sample() for sample in body.samples]
-        stored = await self._knowledge_base.ingest(samples, body.vectors, tenant=tenant)
-        return Changed(samples=stored)
+        done = await self._knowledge_base.ingest(samples, body.vectors, tenant=tenant)
+        return Changed(samples=done.new, updated=done.updated)
 
     async def delete(self, body: DeleteRequest, request: Request) -> Changed:
         """Delete a domain."""
