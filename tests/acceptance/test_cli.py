@@ -98,6 +98,35 @@ def test_a_bad_row_is_named_and_nothing_is_stored(
     assert call_json(capsys, "kb", "stats", "--json")["domains"] == []
 
 
+def test_a_row_with_the_id_of_a_stored_one_takes_its_place(
+    installation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = installation / "ids.jsonl"
+
+    def ingest(answer: str, *words: str) -> str:
+        row = {"id": "one", "question": "what is updated", "answer": answer, "domain": "updated"}
+        path.write_text(json.dumps(row), encoding="utf-8")
+        assert main(["kb", "ingest", str(path), *words]) == 0
+        return capsys.readouterr().out
+
+    assert "1 stored, 0 updated, 0 were there, 0 bad left out" in ingest("wrong")
+    report = json.loads(ingest("right", "--json"))
+    assert (report["stored"], report["updated"], report["already"]) == (0, 1, 0)
+    assert "0 stored, 0 updated, 1 were there" in ingest("right")
+    stats = call_json(capsys, "kb", "stats", "--json")
+    assert [d["samples"] for d in stats["domains"] if d["domain"] == "updated"] == [1]
+
+    path.write_text(
+        "\n".join(
+            json.dumps({"id": 7, "question": "q", "answer": answer}) for answer in ("a", "b")
+        ),
+        encoding="utf-8",
+    )
+    code, error = complaint(capsys, "kb", "ingest", str(path))
+    assert code == 1
+    assert "ids.jsonl:2: id '7' is that of row 1" in error
+
+
 def test_skip_bad_keeps_the_good_rows_on_both_sides(
     solved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -146,8 +146,8 @@ async def test_two_contents_under_one_id_store_nothing(
     source = await asyncio.to_thread(read_samples, path, unique_ids=unique_ids)
     with pytest.raises(BadSampleError, match=r"x.jsonl:4: id '1' is that of row 1 of 'general'"):
         await ingest(source, knowledge_base, CountingEmbedder(), batch_size=batch_size)
+    listed = await asyncio.to_thread(lambda: list(read_samples(path)))
     with pytest.raises(BadSampleError, match="samples:4: "):
-        listed = await asyncio.to_thread(lambda: list(read_samples(path)))
         await ingest(listed, knowledge_base, CountingEmbedder())
     assert knowledge_base.calls == []
 

@@ -46,7 +46,7 @@ class SampleRow:
             ConfigurationError: PostgreSQL cannot store it.
         """
         check_texts(sample.question, sample.answer, sample.metadata)
-        shown = f"of sample {sample.external_id or sample.question[:40]!r}"
+        shown = _shown(sample)
         external_id = sample.external_id
         try:
             embedding = HalfVector(list(vector))
@@ -63,6 +63,10 @@ class SampleRow:
         )
 
 
+def _shown(sample: NewSample) -> str:
+    return f"of sample {sample.external_id or sample.question[:40]!r}"
+
+
 def ids_of(samples: Sequence[NewSample]) -> list[bytes]:
     """Return the samples' digests, in order."""
     return [bytes.fromhex(sample_id(s.question, s.answer, s.domain)) for s in samples]
@@ -77,7 +81,7 @@ def named(samples: Sequence[NewSample], ids: Sequence[bytes]) -> dict[str, list[
     rows = [(s, key) for s, key in zip(samples, ids, strict=True) if s.external_id is not None]
     return {
         "wanted_domains": [sample.domain for sample, _ in rows],
-        "external_ids": [checked_text("id", sample.external_id or "") for sample, _ in rows],
+        "external_ids": [checked_text(f"id {_shown(s)}", s.external_id or "") for s, _ in rows],
         "ids": [key for _, key in rows],
     }
 
