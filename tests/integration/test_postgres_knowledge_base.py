@@ -29,7 +29,7 @@ from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
 from rttc_graph.integrations.postgres.samples.sample_index import IndexProgress
 from rttc_graph.integrations.postgres.samples.sample_search import Question, Scope, search
 from rttc_graph.integrations.postgres.statements import statement
-from rttc_graph.protocols import Embedder, NewSample, QueryState, SearchResult
+from rttc_graph.protocols import Embedder, Ingested, NewSample, QueryState, SearchResult
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.testing import at_angle, new_sample
 
@@ -89,7 +89,7 @@ class TestEmbedder:
             *(k.ingest([new_sample(1)], [at_angle(0)], tenant="t") for k in both),
             return_exceptions=True,
         )
-        assert [type(one) for one in done if one != 1] == [KnowledgeBaseError]
+        assert [type(one) for one in done if one != Ingested(new=1)] == [KnowledgeBaseError]
 
     async def test_vectors_too_long_to_store_are_refused(self, database: Database) -> None:
         knowledge_base = PostgresKnowledgeBase(database, NumberEmbedder(16_001))
