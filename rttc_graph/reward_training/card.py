@@ -57,8 +57,8 @@ def model_card(spec: RewardSpec) -> str:
         "",
         "- It tells whether an answer fits the question in meaning and form. It does not compute: "
         "where right and wrong answers differ in a number only, expect no more than chance.",
-        "- It judges what an answer adds to its question: copies of the question are taken out of the "
-        "answer first. A copy with other words in it is seen in part only.",
+        "- It judges what an answer adds to its question: copies of the question are taken out of "
+        "the answer first. A copy with other words in it is seen in part only.",
         "- Among answers that all look alike, such as labels copied from the right samples, the "
         "answer's own log-probability tells more than the text does.",
         "- Its probabilities hold for answers like those it was calibrated on; calibrate it on "
