@@ -15,6 +15,7 @@ from rttc_graph.testing.memory_cache import MemoryQueryStateCache
 from rttc_graph.testing.memory_parts import MemoryKnowledgeBase, MemoryLedgerStore
 
 if TYPE_CHECKING:
+    from rttc_graph.testing.adapter_trainer_contract import AdapterTrainerContract
     from rttc_graph.testing.api_key_store_contract import ApiKeyStoreContract
     from rttc_graph.testing.calibration_store_contract import CalibrationStoreContract
     from rttc_graph.testing.embedder_contract import EmbedderContract
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "REWRITTEN",
+    "AdapterTrainerContract",
     "ApiKeyStoreContract",
     "CalibrationStoreContract",
     "EmbedderContract",
@@ -42,6 +44,7 @@ __all__ = (
 )
 
 _SUITES = {
+    "AdapterTrainerContract": "rttc_graph.testing.adapter_trainer_contract",
     "ApiKeyStoreContract": "rttc_graph.testing.api_key_store_contract",
     "CalibrationStoreContract": "rttc_graph.testing.calibration_store_contract",
     "EmbedderContract": "rttc_graph.testing.embedder_contract",
