@@ -54,11 +54,6 @@ class Migration:
         return int(self.name[:4])
 
     @property
-    def is_post(self) -> bool:
-        """Whether it has to wait until every process runs this program."""
-        return "_post_" in self.name
-
-    @property
     def in_transaction(self) -> bool:
         """Whether it runs in a transaction; a concurrent index build cannot."""
         return "-- no-transaction" not in self.text.splitlines()
@@ -89,7 +84,6 @@ def migrate(
     dsn: str,
     *,
     migrations: Sequence[Migration] | None = None,
-    only_pre: bool = False,
     timeout_seconds: float = 300.0,
     private: bool = False,
 ) -> list[str]:
@@ -98,7 +92,6 @@ def migrate(
     Args:
         dsn: The database; not through a pooler in transaction mode, which cannot hold a lock.
         migrations: All files of the program, for tests.
-        only_pre: Leave out files that must wait until no process runs the program before this.
         timeout_seconds: Longest wait for another process that migrates, and for a table's lock.
         private: The server is ours alone, so libpq's environment is not read.
 
@@ -121,7 +114,7 @@ def migrate(
                 check_extension(connection)
                 applied = _applied(connection)
             _check_history(wanted, applied)
-            missing = [m for m in wanted if m.name not in applied and not (only_pre and m.is_post)]
+            missing = [m for m in wanted if m.name not in applied]
             for migration in missing:
                 with (
                     translated(f"apply {migration.name!r}"),

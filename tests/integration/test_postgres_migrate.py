@@ -24,8 +24,6 @@ from rttc_graph.integrations.postgres.migrate import (
 
 ONE = Migration("0001_one.sql", "create table one (x integer)")
 TWO = Migration("0002_two.sql", "create table two (x integer); insert into two values (1)")
-POST = Migration("0003_post_three.sql", "alter table one drop column x")
-FOUR = Migration("0004_four.sql", "create table four (x integer)")
 INDEX = Migration(
     "0002_index.sql",
     "-- no-transaction\ncreate index concurrently if not exists one_x on one (x)",
@@ -110,12 +108,6 @@ def test_a_newer_database_is_refused(empty_dsn: str) -> None:
     migrate(empty_dsn, migrations=[ONE, TWO])
     with pytest.raises(ConfigurationError, match=r"'0002_two.sql'; upgrade"):
         migrate(empty_dsn, migrations=[ONE])
-
-
-def test_post_files_wait_and_do_not_hold_up_later_ones(empty_dsn: str) -> None:
-    every = [ONE, TWO, POST, FOUR]
-    assert migrate(empty_dsn, migrations=every, only_pre=True) == [ONE.name, TWO.name, FOUR.name]
-    assert migrate(empty_dsn, migrations=every) == [POST.name]
 
 
 def test_a_failing_file_leaves_nothing_of_itself(empty_dsn: str) -> None:
