@@ -129,6 +129,16 @@ class KnowledgeBaseContract:
         left = await knowledge_base.search(at_angle(10), k=9, domain="math", tenant="other")
         assert len(left.samples) == 2
 
+    async def test_sizes_do_not_depend_on_other_tenants(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await fill(knowledge_base, 3)
+        alone = await knowledge_base.stats(tenant=TENANT)
+        await fill(knowledge_base, 200, tenant="other", first=10)
+        assert await knowledge_base.stats(tenant=TENANT) == alone
+        await knowledge_base.delete(domain="math", tenant="other")
+        assert await knowledge_base.stats(tenant=TENANT) == alone
+
     async def test_copies_crowd_another_sample_out_unless_sift_chooses(
         self, knowledge_base: KnowledgeBase
     ) -> None:

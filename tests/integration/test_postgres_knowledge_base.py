@@ -641,6 +641,10 @@ async def test_deleting_leaves_other_tenants_and_their_index(
     await knowledge_base.build_indexes()
     assert await knowledge_base.delete(domain="math", tenant="other") == 10
     assert (await knowledge_base.stats(tenant="tenant"))[0].index == "hnsw"
+    await fill(knowledge_base, 10, tenant="other")
+    (theirs,) = await knowledge_base.stats(tenant="other")
+    assert theirs.index == "exact"  # that the domain is large is another tenant's doing
+    assert await knowledge_base.delete(domain="math", tenant="other") == 10
     assert await knowledge_base.delete(domain="math", tenant="tenant") == LARGE
     assert counted(postgres_dsn, "select count(*) from rttc_sample") == 0
     await fill(knowledge_base, 10)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from langchain_core.messages import HumanMessage
-from reward_model_contract import candidate
+from rttc_graph.testing.reward_model_contract import candidate
 from tiny_checkpoints import bert_classifier_folder, classifier_folder
 from tiny_models import tiny_tokenizer
 
