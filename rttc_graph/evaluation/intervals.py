@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -12,6 +13,9 @@ from rttc_graph.support.extras import require
 
 CONFIDENCE = 0.95
 """Of all intervals of an evaluation."""
+
+RESAMPLES = 2000
+"""Draws of the bootstrap: an end of the interval moves by a few hundredths of its width by seed."""
 
 _ROUNDING = 1e-9
 """One question lost is exactly one standard error."""
@@ -38,6 +42,40 @@ def wilson_interval(right: int, rows: int) -> tuple[float, float]:
     stats: Any = require("scipy.stats", extra="eval", purpose="intervals")
     interval = stats.binomtest(right, rows).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def paired_difference(
+    ours: Sequence[float], theirs: Sequence[float], *, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the mean difference of two measurements of the same questions, with its 95 % interval.
+
+    Questions are drawn with replacement, both measurements of a question together (percentile
+    bootstrap, B. Efron 1979), so what makes a question hard for both does not widen the interval.
+    scipy's `bootstrap` draws other numbers from a seed and interpolates between draws, so that the
+    intervals of published reports would move.
+
+    Args:
+        ours: One value for each question.
+        theirs: The same questions in the same order; their mean is subtracted.
+        seed: Of the draws.
+
+    Returns:
+        Mean difference, low end, high end.
+
+    Raises:
+        ConfigurationError: There are no questions, or not as many on both sides.
+    """
+    if not ours or len(ours) != len(theirs):
+        raise ConfigurationError(
+            f"paired measurements need the same questions: got {len(ours)} and {len(theirs)}"
+        )
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    count = len(differences)
+    draw = random.Random(seed).choices
+    means = sorted(sum(draw(differences, k=count)) / count for _ in range(RESAMPLES))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = means[int(tail * RESAMPLES)], means[int((1 - tail) * RESAMPLES) - 1]
+    return sum(differences) / count, low, high
 
 
 def is_above_zero(differences: Sequence[float]) -> bool:

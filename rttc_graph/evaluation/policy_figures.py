@@ -11,8 +11,7 @@ from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.arm_rows import ARMS, ArmAnswer, ArmRows, RowKey
-from rttc_graph.evaluation.bootstrap import paired_difference
-from rttc_graph.evaluation.intervals import wilson_interval
+from rttc_graph.evaluation.intervals import paired_difference, wilson_interval
 from rttc_graph.evaluation.replay import (
     Arms,
     Gate,

@@ -18,7 +18,6 @@ from rttc_graph.calibration.map_fitting import fold_of
 from rttc_graph.calibration.proposal import cross_fitted, propose
 from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.evaluation.arm_rows import ARMS, ArmLog, ArmRows
-from rttc_graph.evaluation.bootstrap import paired_difference
 from rttc_graph.evaluation.collect import (
     Collection,
     CollectProgress,
@@ -26,6 +25,7 @@ from rttc_graph.evaluation.collect import (
     collect,
     judge_missing,
 )
+from rttc_graph.evaluation.intervals import paired_difference
 from rttc_graph.evaluation.policy_figures import Question, figures, grouped, questions_of
 from rttc_graph.evaluation.replay import Gate, JudgedArm, at_random, oracle, replay
 from rttc_graph.evaluation.report import ReportInput, write_report

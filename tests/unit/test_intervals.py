@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.bootstrap import paired_difference
-from rttc_graph.evaluation.intervals import wilson_interval
+from rttc_graph.evaluation.intervals import paired_difference, wilson_interval
 
 
 @pytest.mark.parametrize(
