@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import RewardModel
 from rttc_graph.run.budget import NOTHING_SPENT
@@ -72,11 +73,11 @@ class Prepare:
                 an arm that this graph was built without, or τr was chosen for another reward model.
         """
         policy = scope.settings.policy
-        if policy in ("direct", "rag", "ttt") and policy not in self.arms:
+        if policy in ARMS and policy not in self.arms:
             raise ConfigurationError(
                 f"policy={policy!r} needs an arm that this graph was built without; it has "
-                f"{sorted(self.arms)}: give create_rttc_graph a knowledge base and embedder for "
-                "rag, and a trainer as well for ttt"
+                f"{sorted(self.arms)}: give create_rttc_graph the parts "
+                f"{', '.join(sorted(ARMS[policy].own.parts))}"
             )
         task = _task(state)
         notes = await self._check_threshold(task, scope)

@@ -8,6 +8,7 @@ from typing import cast
 
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import FINISH, JUDGE
 from rttc_graph.errors import EmbeddingError, UnusableAdapterError
 from rttc_graph.protocols import (
     AdapterTrainer,
@@ -102,7 +103,7 @@ class Retrieve:
             "revision": found.revision,
             "adapted": found.adapted,
             "cache": found.cache,
-            "decision": "reward_judge" if choice.decision == "finish" else choice.decision,
+            "decision": JUDGE if choice.decision == FINISH else choice.decision,
             "attempt": choice.attempt,
             "spent": added(state["spent"], since=scope.started),
             "ledger": record(state, scope, found.entries),

@@ -24,7 +24,7 @@ from rttc_graph.protocols import (
     TrainingExample,
 )
 from rttc_graph.run.adapter_key import adapter_key
-from rttc_graph.run.ask_person import REFUSED, ask_person
+from rttc_graph.run.ask_person import ask_person, refused
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import entry, record
 from rttc_graph.run.prompts import training_examples
@@ -230,7 +230,7 @@ class TttAdapt:
         if not state["candidates"]:
             choice = "skip"  # there is nothing to accept yet, and the run owes an answer
         return {
-            "tried": [*state["tried"], *REFUSED[choice]],
+            "tried": [*state["tried"], *refused(choice, "ttt")],
             "decision": "reward_judge",
             "ledger": record(state, scope, [skipped]),
         }

@@ -6,7 +6,9 @@ any checkpoint, and each choice stands in the ledger.
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Required, Unpack
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -14,13 +16,11 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import ARMS, FINISH, JUDGE, PLAIN, RETRIEVE, ArmNode
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.nodes.generate import Generate
 from rttc_graph.nodes.prepare import Prepare
-from rttc_graph.nodes.rag_generate import RagGenerate
 from rttc_graph.nodes.retrieve import Retrieve
 from rttc_graph.nodes.reward_judge import RewardJudge
-from rttc_graph.nodes.ttt_adapt import TttAdapt
 from rttc_graph.protocols import (
     AdapterTrainer,
     Embedder,
@@ -77,11 +77,12 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
     builder: RttcBuilder = StateGraph(
         RttcState, context_schema=RttcSettings, input_schema=RttcInput, output_schema=RttcOutput
     )
-    nodes = _nodes(parts, arms)
+    arm_nodes = _arm_nodes(arms)
+    nodes = _nodes(parts, arms, arm_nodes)
     for name, node in nodes.items():
         does = (type(node).__doc__ or "").strip()
         builder.add_node(name, two_faced(name, node, settings_of), metadata={"does": does})
-    _connect(builder, frozenset(nodes))
+    _connect(builder, frozenset(nodes), arm_nodes, _steps(arms, arm_nodes))
     return builder
 
 
@@ -116,31 +117,30 @@ def _check_names(parts: RttcParts) -> None:
 
 def _arms(parts: RttcParts) -> frozenset[Attempt]:
     """Return the attempts that the parts allow."""
-    arms: set[Attempt] = {"direct"}
-    embedder, knowledge_base = parts.get("embedder"), parts.get("knowledge_base")
-    if (embedder is None) != (knowledge_base is None):
+    given = {name for name, part in parts.items() if part is not None}
+    if len(given & {"embedder", "knowledge_base"}) == 1:
         raise ConfigurationError("embedder and knowledge_base go together: give both or neither")
-    if embedder is None:
-        if parts.get("trainer") is not None:
-            raise ConfigurationError(
-                "a trainer needs samples: give an embedder and a knowledge_base with it"
-            )
-        return frozenset(arms)
-    arms.add("rag")
-    if parts.get("trainer") is not None:
-        arms.add("ttt")
-        if parts.get("cache") is not None:
-            arms.add("recalled")
-    return frozenset(arms)
+    if "trainer" in given and "embedder" not in given:
+        raise ConfigurationError(
+            "a trainer needs samples: give an embedder and a knowledge_base with it"
+        )
+    return frozenset(name for name, attempt in ARMS.attempts.items() if attempt.parts <= given)
 
 
-def _nodes(parts: RttcParts, arms: frozenset[Attempt]) -> dict[str, Node]:
-    policy_model, cache, trainer = parts["policy_model"], parts.get("cache"), parts.get("trainer")
+def _arm_nodes(arms: frozenset[Attempt]) -> list[ArmNode]:
+    """Return the nodes that do the work of these attempts, each once, from cheap to dear."""
+    nodes = {a.node.name: a.node for name, a in ARMS.attempts.items() if name in arms}
+    return list(nodes.values())
+
+
+def _nodes(
+    parts: RttcParts, arms: frozenset[Attempt], arm_nodes: Sequence[ArmNode]
+) -> dict[str, Node]:
+    cache, trainer = parts.get("cache"), parts.get("trainer")
     embedder, knowledge_base = parts.get("embedder"), parts.get("knowledge_base")
     nodes: dict[str, Node] = {
         "prepare": Prepare(arms=arms, reward_model=parts["reward_model"]),
-        "generate": Generate(policy_model=policy_model),
-        "reward_judge": RewardJudge(
+        JUDGE: RewardJudge(
             arms=arms,
             reward_model=parts["reward_model"],
             cache=cache,
@@ -148,17 +148,24 @@ def _nodes(parts: RttcParts, arms: frozenset[Attempt]) -> dict[str, Node]:
         ),
     }
     if embedder is not None and knowledge_base is not None:
-        nodes["retrieve"] = Retrieve(
+        nodes[RETRIEVE] = Retrieve(
             arms=arms,
             embedder=embedder,
             knowledge_base=knowledge_base,
             cache=cache,
             trainer=trainer,
         )
-        nodes["rag_generate"] = RagGenerate(policy_model=policy_model)
-    if trainer is not None:
-        nodes["ttt_adapt"] = TttAdapt(policy_model=policy_model, trainer=trainer, cache=cache)
-    return nodes
+    return nodes | {node.name: _made(node, parts) for node in arm_nodes}
+
+
+def _made(node: ArmNode, parts: RttcParts) -> Node:
+    """Return an arm's node, made of the parts that its fields are named after."""
+    maker: Any = node.made_by
+    if isinstance(maker, str):
+        maker = pkgutil.resolve_name(maker)
+    wanted = {field.name for field in fields(maker)}
+    made: Node = maker(**{name: part for name, part in parts.items() if name in wanted})
+    return made
 
 
 def _read_decision(state: RttcState) -> Decision:
@@ -171,26 +178,36 @@ async def _read_decision_awaited(state: RttcState) -> Decision:
     return state["decision"]
 
 
-_STEPS: Mapping[str, Sequence[Decision]] = {
-    "prepare": ("generate", "retrieve"),
-    "reward_judge": ("generate", "retrieve", "rag_generate", "ttt_adapt", "finish"),
-    "retrieve": ("rag_generate", "ttt_adapt", "generate", "reward_judge"),
-    "ttt_adapt": ("generate", "reward_judge"),
-}
-"""Where each deciding node may send a run."""
+def _steps(arms: frozenset[Attempt], arm_nodes: Sequence[ArmNode]) -> dict[str, list[Decision]]:
+    """Return where each deciding node may send a run, whether or not this graph has that node."""
+    attempts = [attempt for name, attempt in ARMS.attempts.items() if name in arms]
+    at_once = dict.fromkeys(a.node.name for a in attempts if a.finds is None)
+    behind = dict.fromkeys(a.node.name for a in attempts if a.finds is not None)
+    plain = ARMS[PLAIN].own.node.name  # answers where nothing was found
+    return {
+        "prepare": [*at_once, RETRIEVE],
+        JUDGE: [*(at_once | {RETRIEVE: None} | behind), FINISH],
+        RETRIEVE: [*(behind | {plain: None}), JUDGE],
+        **{node.name: list(node.then) for node in arm_nodes if len(node.then) > 1},
+    }
 
 
-def _connect(builder: RttcBuilder, nodes: frozenset[str]) -> None:
+def _connect(
+    builder: RttcBuilder,
+    nodes: frozenset[str],
+    arm_nodes: Sequence[ArmNode],
+    steps: Mapping[str, Sequence[Decision]],
+) -> None:
     """Draw the edges between the nodes that this graph has."""
     builder.add_edge(START, "prepare")
-    builder.add_edge("generate", "reward_judge")
-    if "rag_generate" in nodes:
-        builder.add_edge("rag_generate", "reward_judge")
-    for source in _STEPS.keys() & nodes:
+    for node in arm_nodes:
+        if node.name not in steps:
+            builder.add_edge(node.name, *node.then)
+    for source in steps.keys() & nodes:
         targets: dict[Hashable, str] = {
-            step: END if step == "finish" else step
-            for step in _STEPS[source]
-            if step == "finish" or step in nodes
+            step: END if step == FINISH else step
+            for step in steps[source]
+            if step == FINISH or step in nodes
         }
         decided = TwoFaced("decided", _read_decision, _read_decision_awaited)
         builder.add_conditional_edges(source, decided, targets)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from rttc_graph.arms import PLAIN
+from rttc_graph.arms import FirstArm as FirstArm
+from rttc_graph.arms import PolicyName as PolicyName
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.support.identity import checked_name
 
-PolicyName = Literal["cascade", "compare", "direct", "rag", "ttt"]
-FirstArm = Literal["direct", "rag"]
 SamplesChoice = Literal["nearest", "sift"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
 
@@ -100,7 +101,7 @@ class RttcSettings(BaseModel):
         json_schema_extra=_on("reward_judge"),
     )
     first_arm: FirstArm = Field(
-        default="direct",
+        default=PLAIN,
         description="Arm with which cascade and compare begin: rag where the plain model is hardly "
         "ever right, as rttc calibrate finds out.",
         json_schema_extra=_on("reward_judge"),

@@ -13,16 +13,10 @@ from langgraph.channels import EphemeralValue
 from langgraph.graph.message import Messages, add_messages
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import Arm as Arm
+from rttc_graph.arms import Attempt as Attempt
+from rttc_graph.arms import Decision as Decision
 from rttc_graph.errors import ConfigurationError
-
-Arm = Literal["direct", "rag", "ttt"]
-"""A way to answer: the plain model, samples in the prompt, or an adapter trained on samples."""
-
-Attempt = Literal["direct", "recalled", "rag", "ttt"]
-"""A way to get one candidate: the arms, and `recalled` for the arm `ttt` without a training."""
-
-Decision = Literal["generate", "retrieve", "rag_generate", "ttt_adapt", "reward_judge", "finish"]
-"""The next node, written by a node and read by the conditional edge behind it."""
 
 FinishReason = Literal["stop", "length", "budget"]
 

@@ -25,18 +25,16 @@ _MOST_DAYS = 36_500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatistics:
-    """What the runs of one domain did on one day, by UTC."""
+    """What the runs of one domain that one arm answered did on one day, by UTC."""
 
     domain: str
     """Empty for runs that named none."""
     day: date
+    arm: str
+    """Arm whose answer was returned."""
     runs: int
     accepted: int
     """Runs whose answer reached τr."""
-    direct: int
-    """Runs by the arm whose answer was returned."""
-    rag: int
-    ttt: int
     seconds: float
     """Of all runs together."""
     tokens: int
@@ -122,7 +120,7 @@ class PostgresLedgerStore:
         return await self._database.run("read the last runs", work, error=BackendError)
 
     async def statistics(self, *, tenant: str, days: int | None = None) -> list[RunStatistics]:
-        """Return the tenant's runs by domain and day, newest day first.
+        """Return the tenant's runs by domain, day and arm, newest day first.
 
         Args:
             tenant: Whose runs.

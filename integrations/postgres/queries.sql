@@ -758,7 +758,7 @@ where reward_model = %(reward_model)s
 order by domain;
 
 -- name: run_statistics
--- A row for each domain and day with runs of the tenant, newest day first. Index: (tenant,
+-- A row for each domain, day and arm with runs of the tenant, newest day first. Index: (tenant,
 -- created_at). An adapter that was recalled, or found under the digest of its samples, saved its
 -- training, less what the look-up took; how long that was stands beside the adapter, or if it was
 -- evicted in the ledger of the run that trained it.
@@ -775,6 +775,7 @@ events as (
     select
         mine.domain,
         mine.day,
+        mine.arm,
         entry ->> 'event' as event,
         (entry ->> 'seconds')::float8 as seconds,
         entry -> 'detail' as detail
@@ -791,6 +792,7 @@ hits as (
     select
         domain,
         day,
+        arm,
         seconds,
         case when event = 'recalled' then detail ->> 'adapter_key' else detail ->> 'key' end as key
     from events
@@ -801,6 +803,7 @@ saved as (
     select
         hits.domain,
         hits.day,
+        hits.arm,
         count(*) as adapter_hits,
         coalesce(
             sum(greatest(0, coalesce(rttc_adapter.seconds, trained.seconds) - hits.seconds)), 0
@@ -808,42 +811,38 @@ saved as (
     from hits
     left join rttc_adapter on rttc_adapter.key = hits.key and rttc_adapter.state = 'ready'
     left join trained on trained.key = hits.key
-    group by hits.domain, hits.day
+    group by hits.domain, hits.day, hits.arm
 ),
 recalled as (
-    select domain, day, count(*) as samples_hits
+    select domain, day, arm, count(*) as samples_hits
     from events
     where event = 'recalled' and detail ->> 'samples' = 'hit'
-    group by domain, day
+    group by domain, day, arm
 ),
 retrieving as (
-    select domain, day, count(*) as look_ups
+    select domain, day, arm, count(*) as look_ups
     from events
     where event = 'recalled'
-    group by domain, day
+    group by domain, day, arm
 ),
 counted as (
     select
         domain,
         day,
+        arm,
         count(*) as runs,
         count(*) filter (where accepted) as accepted,
-        count(*) filter (where arm = 'direct') as direct,
-        count(*) filter (where arm = 'rag') as rag,
-        count(*) filter (where arm = 'ttt') as ttt,
         sum(seconds) as seconds,
         sum(tokens)::bigint as tokens
     from mine
-    group by domain, day
+    group by domain, day, arm
 )
 select
     counted.domain,
     counted.day,
+    counted.arm,
     counted.runs,
     counted.accepted,
-    counted.direct,
-    counted.rag,
-    counted.ttt,
     counted.seconds,
     counted.tokens,
     coalesce(retrieving.look_ups, 0) as look_ups,
@@ -851,10 +850,10 @@ select
     coalesce(saved.adapter_hits, 0) as adapter_hits,
     coalesce(saved.seconds_saved, 0) as seconds_saved
 from counted
-left join retrieving using (domain, day)
-left join recalled using (domain, day)
-left join saved using (domain, day)
-order by counted.day desc, counted.domain;
+left join retrieving using (domain, day, arm)
+left join recalled using (domain, day, arm)
+left join saved using (domain, day, arm)
+order by counted.day desc, counted.domain, counted.arm;
 
 -- name: add_api_key
 -- When it was added. Index: primary key.

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
-from typing import get_args
 
+from rttc_graph.arms import first_arm_names
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.intervals import is_above_zero
 from rttc_graph.evaluation.replay import Arms, Gate, replay, shares_of
-from rttc_graph.settings import FirstArm
 from rttc_graph.state import Arm
 
-FIRST_ARMS: tuple[FirstArm, ...] = get_args(FirstArm)
 GRID = tuple(round(step / 50, 2) for step in range(51))
 """Thresholds that are tried, 0 to 1: finer steps than the width of any interval here."""
 
@@ -81,7 +79,7 @@ def sweep(questions: Sequence[Arms], grid: Sequence[float] = GRID) -> list[GateP
     """Return the figures of cascade for either first arm at each threshold of a grid."""
     return [
         _point(questions, Gate(tau_r=tau_r, first_arm=first_arm))
-        for first_arm in FIRST_ARMS
+        for first_arm in first_arm_names()
         for tau_r in grid
     ]
 

@@ -70,7 +70,7 @@ def propose(questions: Sequence[Question], aim: Aim) -> Proposal:
 def _calibrated(questions: Sequence[Question]) -> tuple[Calibration, list[Question]]:
     """Return a calibration, and the questions with its cross-fitted rewards."""
     if not questions:
-        raise ConfigurationError("no question has the rows of all three arms: collect them first")
+        raise ConfigurationError("no question has the rows of all arms: collect them first")
     pairs: dict[str, list[Labelled]] = {}
     for question in questions:
         pairs.setdefault(question.domain or "", []).extend(_labelled(question))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rttc_graph.arms import ARMS
 from rttc_graph.calibration.aims import GatePoint
 from rttc_graph.evaluation.accuracy_plot import finish, new_figure
-from rttc_graph.evaluation.arm_rows import ARMS
 
 
 def plot_sweep(

@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from rttc_graph.evaluation.arm_rows import ARMS
+from rttc_graph.arms import ARMS
 from rttc_graph.evaluation.reliability import reliability
 from rttc_graph.support.extras import require
 

@@ -14,11 +14,9 @@ from typing import Any, Literal, NamedTuple, cast
 
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import checked_arm
 from rttc_graph.state import Arm, Candidate
 from rttc_graph.support.json_lines import add_lines, load_lines
-
-ARMS: tuple[Arm, ...] = ("direct", "rag", "ttt")
-"""From cheap to dear."""
 
 
 class RowKey(NamedTuple):
@@ -34,13 +32,10 @@ class RowKey(NamedTuple):
     arm: Arm
 
 
-class PartSeconds(TypedDict):
-    """Wall time of one arm's run by part, without the judging."""
-
-    generation: float
-    retrieval: float
-    """Embedding, search and what the graph itself takes; 0 for the arm `direct`."""
-    training: float
+PartSeconds = dict[str, float]
+"""Wall time of one arm's run by part, without the judging: `generation`, `retrieval` (embedding,
+search and what the graph itself takes; 0 for arms that do not retrieve), `training`, and whatever
+other parts the arms' records name."""
 
 
 class ArmAnswer(TypedDict):
@@ -139,7 +134,7 @@ class ArmLog:
         A last line that a kill cut short is removed from the file.
 
         Raises:
-            ConfigurationError: The file holds something else.
+            ConfigurationError: The file holds something else, or rows of an unknown arm.
         """
         lines: list[Line] = load_lines(
             self.path,
@@ -149,6 +144,8 @@ class ArmLog:
         )
         rows = ArmRows()
         for line in lines:
+            if line["kind"] != "settings":
+                checked_arm(line["arm"], where=f"a row in {str(self.path)!r}")
             rows.add(line)
         return rows
 

@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import ARMS, cascade_arms
 from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.evaluation.arm_rows import (
-    ARMS,
     ArmAnswer,
     ArmLog,
     ArmRows,
@@ -71,6 +71,8 @@ class Collection:
     """JSON-ready; everything else that an answer depends on."""
     domain: str | None = None
     """Where samples are looked for; by default in the domain of the row."""
+    arms: Sequence[Arm] = field(default_factory=cascade_arms)
+    """Which arms run; by default those that `cascade` tries."""
 
     def keys(self) -> list[RowKey]:
         """Return the keys of all rows, in the order in which they are collected."""
@@ -174,7 +176,7 @@ class _Collecting:
 
     async def _warm_up(self, waiting: Sequence[tuple[RowKey, NewSample]]) -> None:
         """Run each arm once and forget it: models load on first use."""
-        for arm in ARMS:
+        for arm in self._collection.arms:
             row = next((row for key, row in waiting if key.arm == arm), None)
             if row is not None:
                 with suppress(RttcError):
@@ -229,7 +231,7 @@ class _Collecting:
             "metadata": row.metadata,
             "candidate": candidate,
             "right": False,
-            "seconds": seconds or {"generation": 0.0, "retrieval": 0.0, "training": 0.0},
+            "seconds": seconds or dict.fromkeys(_PARTS, 0.0),
             "error": error,
         }
 
@@ -325,7 +327,7 @@ def _plan(collection: Collection) -> list[tuple[RowKey, NewSample]]:
     return [
         (RowKey(collection.digest, name, collection.model, key, arm), row)
         for name, key, row in (turn for turn in turns if turn is not None)
-        for arm in ARMS
+        for arm in collection.arms
     ]
 
 
@@ -344,15 +346,22 @@ def _is_answered(rows: ArmRows, key: RowKey) -> bool:
     return key in rows.answers and rows.answers[key]["error"] is None
 
 
+_PARTS: tuple[str, ...] = ("generation", "retrieval", "training")
+"""Parts of the seconds that every row has."""
+
+
 def _parts(result: Mapping[str, Any], arm: Arm, *, judging: float) -> PartSeconds:
-    """Split a run's seconds; what is neither generation nor training nor judging is retrieval."""
-    ledger: Sequence[Mapping[str, Any]] = result["ledger"]
-    generation = sum(e["seconds"] for e in ledger if e["event"] == "answered")
-    training = sum(e["seconds"] for e in ledger if e["event"] in ("trained", "reused"))
-    rest = max(0.0, result["seconds"] - generation - training - judging)
-    if arm == "direct":
-        return {"generation": generation + rest, "retrieval": 0.0, "training": 0.0}
-    return {"generation": generation, "retrieval": rest, "training": training}
+    """Split a run's seconds by the events of the arm's record.
+
+    What is neither in one of these nor judging is retrieval, or where there is none, generation.
+    """
+    record, ledger = ARMS[arm], cast("Sequence[Mapping[str, Any]]", result["ledger"])
+    seconds = dict.fromkeys(_PARTS, 0.0)
+    for part, events in record.seconds.items():
+        seconds[part] = sum((e["seconds"] for e in ledger if e["event"] in events), 0.0)
+    rest = max(0.0, result["seconds"] - sum(seconds.values()) - judging)
+    seconds["retrieval" if record.retrieves else "generation"] += rest
+    return seconds
 
 
 def _why_not(result: Mapping[str, Any], arm: Arm) -> str:

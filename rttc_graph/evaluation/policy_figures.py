@@ -9,8 +9,9 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import ARMS, cascade_arms
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.arm_rows import ARMS, ArmAnswer, ArmRows, RowKey
+from rttc_graph.evaluation.arm_rows import ArmAnswer, ArmRows, RowKey
 from rttc_graph.evaluation.intervals import paired_difference, wilson_interval
 from rttc_graph.evaluation.replay import (
     Arms,
@@ -88,7 +89,9 @@ def questions_of(
     calibrate: Callable[[float, str | None], float] | None = None,
     scorer: ScorerName = "auto",
 ) -> list[Question]:
-    """Return the questions whose three arms are all there, in the order of the keys.
+    """Return the questions whose arms are all there, in the order of the keys.
+
+    Those of `cascade` must be: rows that were collected before there was another arm still serve.
 
     Args:
         rows: Answers and judgements.
@@ -115,16 +118,17 @@ def questions_of(
             reward=reward,
             judging_seconds=0.0 if judgement is None else judgement["seconds"],
         )
+    wanted = set(cascade_arms())
     return [
         Question(
             data_set=data_set,
             model=model,
             row=row,
-            domain=arms["direct"].row["domain"],
+            domain=next(iter(arms.values())).row["domain"],
             arms=arms,
         )
         for (data_set, model, row), arms in found.items()
-        if arms.keys() == set(ARMS)
+        if wanted <= arms.keys()
     ]
 
 
@@ -157,16 +161,25 @@ def figures(
         gate_of: A question's gate.
 
     Raises:
-        ConfigurationError: There are no questions.
+        ConfigurationError: There are no questions, or none of a policy's arm.
     """
     if not questions:
-        raise ConfigurationError("no question has the rows of all three arms: collect them first")
+        raise ConfigurationError("no question has the rows of all arms: collect them first")
+    for arm in ARMS.keys() & set(policies):
+        if missing := sum(arm not in question.arms for question in questions):
+            raise ConfigurationError(
+                f"policy {arm!r} has no rows of its arm for {missing} of {len(questions)} "
+                "questions: collect them, or leave it out of the policies"
+            )
     cascade = [replay(q.arms, "cascade", gate_of(q)) for q in questions]
     outcomes: dict[str, list[Outcome]] = {
         policy: [replay(q.arms, policy, gate_of(q)) for q in questions] for policy in policies
     }
     shares = shares_of(cascade)
-    outcomes["oracle"] = [oracle(q.arms) for q in questions]
+    known = set(ARMS).intersection(*(q.arms for q in questions))
+    outcomes["oracle"] = [
+        oracle({arm: q.arms[arm] for arm in q.arms if arm in known}) for q in questions
+    ]
     outcomes["random"] = [at_random(q.arms, shares) for q in questions]
     return {
         "model": None,

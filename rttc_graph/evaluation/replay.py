@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rttc_graph.evaluation.arm_rows import ARMS, ArmAnswer
+from rttc_graph.arms import ARMS, FINISH, PLAIN, RETRIEVE
+from rttc_graph.evaluation.arm_rows import ArmAnswer
 from rttc_graph.run.policies import Choice, best_candidate, decide
 from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
@@ -33,9 +34,9 @@ class JudgedArm:
 
     def work_seconds(self, *, retrieves: bool) -> tuple[float, ...]:
         """Return the seconds of its parts; a second arm of a run does not retrieve again."""
-        parts = self.row["seconds"]
-        retrieval = parts["retrieval"] if retrieves else 0.0
-        return (parts["generation"], retrieval, parts["training"], self.judging_seconds)
+        parts = self.row["seconds"].items()
+        spent = (took for part, took in parts if retrieves or part != "retrieval")
+        return (*spent, self.judging_seconds)
 
 
 Arms = Mapping[Arm, JudgedArm]
@@ -68,7 +69,7 @@ class Gate:
 
     tau_r: float
     """In the units of the rewards."""
-    first_arm: FirstArm = "direct"
+    first_arm: FirstArm = PLAIN
     """Of cascade and compare."""
 
 
@@ -95,7 +96,7 @@ def replay(arms: Arms, policy: PolicyName, gate: Gate) -> Outcome:
     possible: frozenset[Attempt] = frozenset(arms)
     run = _Run()
     choice = decide(run.state, settings, arms=possible)
-    while choice.decision != "finish":
+    while choice.decision != FINISH:
         _step(run, choice, arms)
         choice = decide(run.state, settings, arms=possible)
     return _outcome(run, arms, gate.tau_r)
@@ -117,17 +118,17 @@ def at_random(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
 
 def _step(run: _Run, choice: Choice, arms: Arms) -> None:
     """Do what the graph's next node would have done."""
-    if choice.decision == "retrieve":
-        found = any(arm != "direct" and judged.row["candidate"] for arm, judged in arms.items())
+    if choice.decision == RETRIEVE:
+        found = any(ARMS[arm].retrieves and judged.row["candidate"] for arm, judged in arms.items())
         run.state["retrieved"] = True
         run.state["samples"] = [_ANY_SAMPLE] if found else []
         return
-    arm = _arm(choice.attempt)
+    arm = ARMS.of_attempt(choice.attempt).name
     run.state["tried"] = [*run.state["tried"], choice.attempt]
     judged = arms.get(arm)
     if judged is None or judged.row["candidate"] is None:
         return
-    first = not any(ran != "direct" for ran in run.ran)
+    first = not any(ARMS[ran].retrieves for ran in run.ran)
     run.seconds += sum(judged.work_seconds(retrieves=first))
     run.ran.append(arm)
     candidate: Candidate = {**judged.row["candidate"], "reward": judged.reward}
@@ -181,10 +182,6 @@ def shares_of(outcomes: Sequence[Outcome]) -> dict[Arm, float]:
     if not total:
         return {}
     return {arm: value / total for arm, value in sums.items() if value}
-
-
-def _arm(attempt: Attempt) -> Arm:
-    return "ttt" if attempt == "recalled" else attempt
 
 
 _ANY_SAMPLE: Sample = {"id": "", "question": "", "answer": "", "domain": "", "similarity": 1.0}

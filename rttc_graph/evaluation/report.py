@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rttc_graph.arms import ARMS
 from rttc_graph.evaluation.accuracy_plot import plot_accuracy, plot_reliability, plot_shares
-from rttc_graph.evaluation.arm_rows import ARMS
 from rttc_graph.evaluation.policy_figures import GroupFigures, PolicyFigures, Question
 
 FIGURES = "figures.json"

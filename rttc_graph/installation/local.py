@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rttc_graph.arms import PLAIN
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import AskResult, ask
@@ -27,7 +28,7 @@ from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Candidate
 
 _WARM_UP: Candidate = {
-    "arm": "direct",
+    "arm": PLAIN,
     "answer": "warm-up",
     "reward": None,
     "seconds": 0.0,

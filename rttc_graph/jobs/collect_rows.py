@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rttc_graph.arms import cascade_arms
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.arm_rows import ArmLog, ArmRows, RowKey
 from rttc_graph.evaluation.collect import (
@@ -59,6 +60,8 @@ class RowsWanted:
     """Files to ingest before."""
     domain: str | None
     log: Path
+    arms: Sequence[Arm] = field(default_factory=cascade_arms)
+    """Which arms run."""
 
 
 def data_sets_of(
@@ -106,6 +109,7 @@ def collection_of(config: InstallationConfig, wanted: RowsWanted) -> Collection:
         digest=settings_digest(details),
         settings=details,
         domain=wanted.domain,
+        arms=wanted.arms,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.reward_model import open_reward_model
@@ -94,7 +95,7 @@ async def draw_candidates(
             ),
             trainer=(
                 LoraTrainer(engine, training_dtype=config.training_dtype)
-                if "ttt" in settings.arms
+                if any(ARMS[arm].trains for arm in settings.arms)
                 else None
             ),
         )

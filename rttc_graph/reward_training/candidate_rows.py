@@ -14,19 +14,18 @@ from typing import Any, Literal, cast
 
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import ARMS, PLAIN
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.state import Candidate, FinishReason
+from rttc_graph.state import Arm, Candidate, FinishReason
 from rttc_graph.support.json_lines import add_lines, load_lines
 
-Source = Literal[
-    "reference", "neighbour", "other", "echo", "empty", "injected", "direct", "rag", "ttt"
-]
-"""Where an answer comes from: the row itself, a near sample with another answer, a sample drawn at
-random, the question said back (perhaps with a wrong answer behind), nothing, an answer that speaks
-to the judge, or an arm."""
+FreeSource = Literal["reference", "neighbour", "other", "echo", "empty", "injected"]
+"""Where an answer comes from that costs nothing: the row itself, a near sample with another answer,
+a sample drawn at random, the question said back (perhaps with a wrong answer behind), nothing, an
+answer that speaks to the judge."""
 
-ARMS = frozenset({"direct", "rag", "ttt"})
-"""Sources that are answers of the policy model."""
+Source = FreeSource | Arm
+"""Where an answer comes from; those of arms are the policy model's."""
 
 
 class CandidateRow(TypedDict):
@@ -51,7 +50,7 @@ class CandidateRow(TypedDict):
 def candidate_of(row: CandidateRow) -> Candidate:
     """Return the row as the graph would hand it to a reward model."""
     return {
-        "arm": row["source"] if row["source"] in ("direct", "rag", "ttt") else "direct",
+        "arm": row["source"] if row["source"] in ARMS else PLAIN,
         "answer": row["answer"],
         "reward": None,
         "seconds": 0.0,

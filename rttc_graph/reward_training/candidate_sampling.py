@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from rttc_graph.arms import ARMS, drawn_arms, untrained_arms
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import ScorerName, check_reference, is_right
 from rttc_graph.protocols import (
@@ -43,11 +44,12 @@ the "yes" of a copied "Answer yes or no" or the 10 of "grade 10/10" for the answ
 class DrawSettings:
     """Which candidates are drawn for each question."""
 
-    arms: tuple[Arm, ...] = ("direct", "rag")
+    arms: tuple[Arm, ...] = field(default_factory=untrained_arms)
     temperatures: tuple[float, ...] = (0.0, 0.8)
-    """Each arm answers once at each; the arm `ttt`, which is dear, at the first only."""
+    """Each arm answers once at each; one that trains an adapter, which is dear, at the first
+    only."""
     k: int = 8
-    """Samples in the prompt of `rag`, or that the adapter of `ttt` learns."""
+    """Samples in a prompt, or that an adapter learns."""
     max_new_tokens: int = 96
     negatives: int = 4
     """Wrong answers taken from near samples, and half as many from samples drawn at random."""
@@ -61,6 +63,10 @@ class DrawSettings:
         Raises:
             ConfigurationError: Says which setting is out of its bounds.
         """
+        if unknown := sorted(set(self.arms) - set(drawn_arms())):
+            raise ConfigurationError(
+                f"arms {unknown} cannot be drawn from: take any of {', '.join(drawn_arms())}"
+            )
         for name in ("k", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r} must be at least 1")
@@ -99,7 +105,7 @@ class Drawer:
     Args:
         policy_model: Gives the answers of the arms; `None` for none but those of samples.
         embedder: Finds the near samples.
-        trainer: Makes the adapters of the arm `ttt`.
+        trainer: Makes the adapters of the arms that train one.
     """
 
     policy_model: PolicyModel | None
@@ -166,7 +172,7 @@ class Drawer:
         jobs: list[_Job] = []
         for row, found in zip(questions, near, strict=True):
             for arm in settings.arms:
-                warm = settings.temperatures if arm != "ttt" else settings.temperatures[:1]
+                warm = settings.temperatures[:1] if ARMS[arm].trains else settings.temperatures
                 shown = found[: settings.k]
                 jobs += [_job(row, shown, arm, t, settings, base) for t in warm]
         random.Random(settings.seed).shuffle(jobs)
@@ -189,7 +195,9 @@ class Drawer:
 
     async def _adapt(self, job: _Job, settings: DrawSettings) -> None:
         if self.trainer is None:
-            raise ConfigurationError("the arm 'ttt' needs a policy model that can be trained here")
+            raise ConfigurationError(
+                f"the arm {job.arm!r} needs a policy model that can be trained here"
+            )
         key = str(job.request.adapter)
         if not await self.trainer.is_resident(key):
             examples = training_examples([_sample(s) for s in job.near])
@@ -205,10 +213,15 @@ def _job(
     base: str,
 ) -> _Job:
     shown = [_sample(s) for s in near]
+    asked_with = ARMS[arm].asked_with
     messages: tuple[ChatTurn, ...] = (
-        rag_messages(row.question, shown) if arm == "rag" else direct_messages(row.question)
+        rag_messages(row.question, shown)
+        if asked_with == "samples"
+        else direct_messages(row.question)
     )
-    adapter = adapter_key(base, training_examples(shown), settings.ttt) if arm == "ttt" else None
+    adapter = (
+        adapter_key(base, training_examples(shown), settings.ttt) if ARMS[arm].trains else None
+    )
     seed = int(digest_of(settings.seed, row.question, arm, temperature), 16) % 2**31
     request = GenerationRequest(
         messages=messages,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import ARMS
 from rttc_graph.protocols import RewardModel
-from rttc_graph.reward_training.candidate_rows import ARMS, CandidateRow, candidate_of
+from rttc_graph.reward_training.candidate_rows import CandidateRow, candidate_of
 from rttc_graph.reward_training.reward_metrics import Figures, figures
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 
+from rttc_graph.arms import ARMS
 from rttc_graph.integrations.rewards.trained.reward_spec import Calibration
 from rttc_graph.integrations.rewards.trained.signals import SIGNALS, signals_of
-from rttc_graph.reward_training.candidate_rows import ARMS, CandidateRow
+from rttc_graph.reward_training.candidate_rows import CandidateRow
 from rttc_graph.support.logistic import fit_logistic
 
 FEWEST = 40

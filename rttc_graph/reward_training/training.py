@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.rewards.trained.head_learning import (
     HeadLearned,
@@ -40,7 +41,7 @@ from rttc_graph.integrations.rewards.trained.reward_spec import (
 )
 from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.integrations.rewards.trained.token_pairs import RewardPairs
-from rttc_graph.reward_training.candidate_rows import ARMS, CandidateRow, candidate_of
+from rttc_graph.reward_training.candidate_rows import CandidateRow, candidate_of
 from rttc_graph.reward_training.card import model_card
 from rttc_graph.reward_training.probability_fit import fit_calibrations
 from rttc_graph.reward_training.reward_metrics import Figures, figures

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import ARMS
 from rttc_graph.errors import BudgetExceeded, PolicyModelError
 from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel
 from rttc_graph.run.budget import NOTHING_SPENT, added
@@ -14,7 +15,6 @@ from rttc_graph.run.scope import RunScope
 from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import (
     Adapted,
-    Arm,
     Attempt,
     Candidate,
     ChatTurn,
@@ -58,6 +58,27 @@ async def answer(
         thinking = Failure(PolicyModelError(_only_thoughts(made, scope)))
         return failed_answer(thinking, state, scope, node=node, attempt=attempt, tokens=tokens)
     candidate = _candidate(made, said.answer, attempt, adapted, seconds=_elapsed(scope))
+    return answered(
+        candidate,
+        state,
+        scope,
+        node=node,
+        attempt=attempt,
+        **({"thoughts_dropped": True} if said.has_thoughts else {}),
+    )
+
+
+def answered(
+    candidate: Candidate,
+    state: RttcState,
+    scope: RunScope,
+    *,
+    node: str,
+    attempt: Attempt,
+    **detail: bool,
+) -> AnswerUpdate:
+    """Return the update of an attempt that gave a candidate; `detail` is noted in the ledger."""
+    tokens = candidate["prompt_tokens"] + candidate["completion_tokens"]
     return {
         "candidates": [*state["candidates"], candidate],
         "tried": [*state["tried"], attempt],
@@ -72,10 +93,10 @@ async def answer(
                     since=scope.started,
                     arm=candidate["arm"],
                     attempt=attempt,
-                    prompt_tokens=made.prompt_tokens,
-                    completion_tokens=made.completion_tokens,
-                    finish_reason=made.finish_reason,
-                    **({"thoughts_dropped": True} if said.has_thoughts else {}),
+                    prompt_tokens=candidate["prompt_tokens"],
+                    completion_tokens=candidate["completion_tokens"],
+                    finish_reason=candidate["finish_reason"],
+                    **detail,
                 )
             ],
         ),
@@ -92,7 +113,7 @@ def failed_answer(
     tokens: int = 0,
 ) -> AnswerUpdate:
     """Return the update of an attempt that gave no candidate but took these tokens."""
-    arm = _arm(attempt)
+    arm = ARMS.of_attempt(attempt).name
     failed = entry(node, "failed", since=scope.started, arm=arm, error=failure.reason)
     return {
         "candidates": state["candidates"],
@@ -174,7 +195,7 @@ def _candidate(
     seconds: float,
 ) -> Candidate:
     return {
-        "arm": _arm(attempt),
+        "arm": ARMS.of_attempt(attempt).name,
         "answer": text,
         "reward": None,
         "seconds": seconds + (adapted["seconds"] if adapted else 0.0),
@@ -185,10 +206,6 @@ def _candidate(
         "finish_reason": made.finish_reason,
         "adapter": adapted["key"] if adapted else None,
     }
-
-
-def _arm(attempt: Attempt) -> Arm:
-    return "ttt" if attempt == "recalled" else attempt
 
 
 def _elapsed(scope: RunScope) -> float:

@@ -11,14 +11,9 @@ from typing import Literal
 from langgraph.types import interrupt
 from pydantic import BaseModel, Field
 
+from rttc_graph.arms import ARMS
 from rttc_graph.run.policies import best_candidate
 from rttc_graph.state import Attempt, RttcState
-
-REFUSED: dict[str, tuple[Attempt, ...]] = {
-    "skip": ("ttt",),
-    "accept": ("direct", "recalled", "rag", "ttt"),
-}
-"""Attempts that count as tried after each answer but `train`."""
 
 
 class TrainingAnswer(BaseModel):
@@ -47,3 +42,13 @@ def ask_person(state: RttcState) -> TrainingAnswer:
         "choices": ["train", "skip", "accept"],
     }
     return interrupt(question, response_schema=TrainingAnswer)
+
+
+def refused(choice: Literal["skip", "accept"], attempt: Attempt) -> tuple[Attempt, ...]:
+    """Return the attempts that count as tried after an answer, so that the run goes on or ends.
+
+    Args:
+        choice: The answer: go on without the training, or take the best answer so far.
+        attempt: The training that was refused.
+    """
+    return (attempt,) if choice == "skip" else tuple(ARMS.attempts)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
+from rttc_graph.arms import ARMS, FINISH, PLAIN, RETRIEVE, ArmRecord
 from rttc_graph.run.budget import NOTHING_SPENT, Allowance
 from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Attempt, Candidate, Decision, RttcState
@@ -24,7 +26,7 @@ class RunView:
     """What the graph and the samples found allow; before `retrieve` has run, all that might."""
     best_reward: float | None
     tau_r: float
-    first_arm: FirstArm = "direct"
+    first_arm: FirstArm = PLAIN
     """With which cascade and compare begin."""
 
     @property
@@ -48,12 +50,13 @@ class ArmPolicy(Protocol):
 def cascade(view: RunView) -> Attempt | None:
     """Try the arms from cheap to dear and stop at the first reward of at least τr.
 
-    With `first_arm` RAG the plain model answers only where there are no samples.
+    Arms that are cheaper than `first_arm` are left out: with RAG the plain model answers only where
+    there are no samples.
     """
     if view.accepted:
         return None
-    plain = view.first_open("direct") if view.first_arm == "direct" else None
-    return plain or view.first_open("recalled", "rag", "ttt")
+    arms = {arm.name for arm in _from_first_arm(view)}
+    return view.first_open(*(a for a in ARMS.attempts if ARMS.of_attempt(a).name in arms))
 
 
 def compare(view: RunView) -> Attempt | None:
@@ -61,37 +64,35 @@ def compare(view: RunView) -> Attempt | None:
 
     With `first_arm` RAG there is no direct answer, and both always run.
     """
-    if view.first_arm == "direct":
-        if "direct" not in view.tried:
-            return "direct"
+    arms = _from_first_arm(view)
+    if not arms[0].retrieves:
+        if arms[0].name not in view.tried:
+            return arms[0].name
         if len(view.tried) == 1 and view.accepted:
             return None
-    adapted = view.first_open("recalled", "ttt") if not view.tried & {"recalled", "ttt"} else None
-    return view.first_open("rag") or adapted
+    return next((attempt for arm in arms if (attempt := _once(arm, view)) is not None), None)
 
 
-def always_direct(view: RunView) -> Attempt | None:
-    """Run the plain model once."""
-    return view.first_open("direct")
+def _from_first_arm(view: RunView) -> list[ArmRecord]:
+    """Return the arms that `cascade` and `compare` try, from cheap to dear."""
+    first = ARMS[view.first_arm]
+    return [arm for arm in ARMS.values() if arm.in_cascade and arm.cost >= first.cost]
 
 
-def always_rag(view: RunView) -> Attempt | None:
-    """Answer once with samples in the prompt."""
-    return view.first_open("rag")
+def _once(arm: ArmRecord, view: RunView) -> Attempt | None:
+    """Return the cheapest attempt of an arm that is possible, if none of them was tried."""
+    attempts = sorted(arm.attempts, key=lambda attempt: attempt.cost)
+    names = [attempt.name for attempt in attempts]
+    return None if view.tried & set(names) else view.first_open(*names)
 
 
-def always_ttt(view: RunView) -> Attempt | None:
-    """Answer once with an adapter, recalled if there is one, else trained."""
-    return None if view.tried & {"recalled", "ttt"} else view.first_open("recalled", "ttt")
+PLAN_POLICIES: Mapping[PolicyName, ArmPolicy] = {"cascade": cascade, "compare": compare}
+"""Policies over several arms."""
 
 
-POLICIES: Mapping[PolicyName, ArmPolicy] = {
-    "cascade": cascade,
-    "compare": compare,
-    "direct": always_direct,
-    "rag": always_rag,
-    "ttt": always_ttt,
-}
+def policy_of(name: PolicyName) -> ArmPolicy:
+    """Return the policy of a name; one that is named after an arm answers once with that arm."""
+    return PLAN_POLICIES[name] if name in PLAN_POLICIES else partial(_once, ARMS[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Choice:
 
     decision: Decision
     reason: str
-    attempt: Attempt = "direct"
+    attempt: Attempt = PLAIN
 
 
 def decide(state: RttcState, settings: RttcSettings, *, arms: frozenset[Attempt]) -> Choice:
@@ -113,15 +114,15 @@ def decide(state: RttcState, settings: RttcSettings, *, arms: frozenset[Attempt]
     """
     candidates = state.get("candidates", [])
     if any(c["reward"] is None for c in candidates):
-        return Choice("finish", "an answer could not be judged")
+        return Choice(FINISH, "an answer could not be judged")
     view = _view(state, settings, arms)
     if (spent := _budget_end(state, settings)) and candidates:
-        return Choice("finish", f"budget of {spent} is spent")
-    attempt = POLICIES[settings.policy](view)
+        return Choice(FINISH, f"budget of {spent} is spent")
+    attempt = policy_of(settings.policy)(view)
     if attempt is None and not candidates:
-        attempt = view.first_open("direct")  # a policy without its arm still owes an answer
+        attempt = view.first_open(PLAIN)  # a policy without its arm still owes an answer
     if attempt is None:
-        return Choice("finish", "accepted" if view.accepted else "nothing left to try")
+        return Choice(FINISH, "accepted" if view.accepted else "nothing left to try")
     return _step_to(attempt, retrieved=state.get("retrieved", False))
 
 
@@ -137,16 +138,19 @@ def best_candidate(candidates: list[Candidate]) -> Candidate | None:
 
 
 def _view(state: RttcState, settings: RttcSettings, arms: frozenset[Attempt]) -> RunView:
-    possible = set(arms)
+    possible = arms
     if state.get("retrieved", False):
-        if not state.get("samples"):
-            possible -= {"rag", "ttt"}
-        if (adapted := state.get("adapted")) is None or adapted["origin"] != "recalled":
-            possible -= {"recalled"}
+        adapted = state.get("adapted")
+        found = {
+            None: True,
+            "samples": bool(state.get("samples")),
+            "adapter": adapted is not None and adapted["origin"] == "recalled",
+        }
+        possible = frozenset(a for a in arms if found[ARMS.attempts[a].finds])
     rewards = [c["reward"] for c in state.get("candidates", []) if c["reward"] is not None]
     return RunView(
         tried=frozenset(state.get("tried", [])),
-        possible=frozenset(possible),
+        possible=possible,
         best_reward=max(rewards, default=None),
         tau_r=settings.tau_r,
         first_arm=settings.first_arm,
@@ -158,12 +162,7 @@ def _budget_end(state: RttcState, settings: RttcSettings) -> str | None:
 
 
 def _step_to(attempt: Attempt, *, retrieved: bool) -> Choice:
-    if attempt == "direct":
-        return Choice("generate", "the plain model answers", attempt)
-    if not retrieved:
-        return Choice("retrieve", f"samples are needed for {attempt}", attempt)
-    if attempt == "rag":
-        return Choice("rag_generate", "samples go into the prompt", attempt)
-    if attempt == "recalled":
-        return Choice("generate", "an adapter was recalled", attempt)
-    return Choice("ttt_adapt", "an adapter is trained on the samples", attempt)
+    record = ARMS.attempts[attempt]
+    if record.finds is not None and not retrieved:
+        return Choice(RETRIEVE, f"samples are needed for {attempt}", attempt)
+    return Choice(record.node.name, record.reason, attempt)

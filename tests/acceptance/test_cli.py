@@ -320,11 +320,16 @@ def test_stats_add_up_what_was_asked(solved: Path, capsys: pytest.CaptureFixture
 
     found = call_json(capsys, "stats", "--json")
     total = found["total"]
-    assert (total["runs"], total["arms"]["ttt"], total["adapter_hits"]) == (2, 2, 1)
-    assert total["samples_hits"] == 1
-    assert [day["domain"] for day in found["days"]] == ["sums"]
+    assert (total["runs"], total["samples_hits"], total["adapter_hits"]) == (2, 1, 1)
+    assert found["arms"] == [{"arm": "ttt", **total}]
+    (row,) = found["rows"]
+    assert row == {"day": row["day"], "domain": "sums", "arm": "ttt", **total}
     assert main(["stats", "--days", "1"]) == 0
-    assert "sums" in capsys.readouterr().out
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:4] for line in table[1:3]] == [
+        ["sums", "ttt", "2"],
+        ["ttt", "2", "100%"],
+    ]
 
 
 @pytest.mark.parametrize(

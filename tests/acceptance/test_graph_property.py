@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import random
-from typing import get_args
 
 import pytest
 from graph_runs import Output, ask, failures
 from scripted_parts import Parts, recalling, sample, trained_adapter
 
 from rttc_graph import BackendError, NoAnswerError, RttcSettings
-from rttc_graph.settings import PolicyName
+from rttc_graph.arms import policy_names
 
 CASES = 200
-POLICIES = get_args(PolicyName)
+POLICIES = policy_names()
 
 
 def random_parts(rng: random.Random) -> Parts:

@@ -106,18 +106,22 @@ async def test_statistics_against_a_hand_calculation(
     ]
     for run in runs:
         await ledger.append(run)
-    found = {one.domain: one for one in await ledger.statistics(tenant="tenant")}
-    assert list(found) == ["", "law", "math"]
-    math_runs = found["math"]
-    assert (math_runs.runs, math_runs.accepted, math_runs.seconds) == (4, 3, 40.0)
-    assert (math_runs.direct, math_runs.rag, math_runs.ttt) == (1, 1, 2)
-    assert (math_runs.look_ups, math_runs.samples_hits, math_runs.adapter_hits) == (4, 1, 3)
-    assert math_runs.seconds_saved == pytest.approx((12.0 - 0.5) + (12.0 - 2.0) + (12.0 - 3.0))
-    assert (found["law"].adapter_hits, found["law"].seconds_saved) == (1, 0.0)
-    assert (found[""].runs, found[""].look_ups, found[""].tokens) == (1, 0, RUN.tokens)
-    assert math_runs.day == datetime.now(UTC).date()
+    found = {(one.domain, one.arm): one for one in await ledger.statistics(tenant="tenant")}
+    maths = [("math", arm) for arm in ("direct", "rag", "ttt")]
+    assert list(found) == [("", "direct"), ("law", "rag"), *maths]
+    direct, rag, ttt = (found[key] for key in maths)
+    assert (ttt.runs, ttt.accepted, ttt.seconds) == (2, 1, 24.0)
+    assert (ttt.look_ups, ttt.samples_hits, ttt.adapter_hits) == (2, 1, 1)
+    assert ttt.seconds_saved == pytest.approx(12.0 - 0.5)
+    assert (rag.runs, rag.accepted, rag.look_ups, rag.seconds_saved) == (1, 1, 1, 12.0 - 2.0)
+    assert (direct.runs, direct.samples_hits, direct.adapter_hits) == (1, 0, 1)
+    assert direct.seconds_saved == pytest.approx(12.0 - 3.0)
+    law, unnamed = found["law", "rag"], found["", "direct"]
+    assert (law.adapter_hits, law.seconds_saved) == (1, 0.0)
+    assert (unnamed.runs, unnamed.look_ups, unnamed.tokens) == (1, 0, RUN.tokens)
+    assert ttt.day == datetime.now(UTC).date()
     await asyncio.to_thread(_age_runs, database)
-    assert len(await ledger.statistics(tenant="tenant")) == 3
+    assert len(await ledger.statistics(tenant="tenant")) == 5
     assert await ledger.statistics(tenant="tenant", days=3) == []
     assert await ledger.statistics(tenant="nobody") == []
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from postgres_fixtures import NumberEmbedder
 
+from rttc_graph.arms import policy_names
 from rttc_graph.evaluation.arm_rows import ArmLog
 from rttc_graph.evaluation.collect import Collection, DataSet, collect
 from rttc_graph.evaluation.policy_figures import questions_of
@@ -26,7 +27,7 @@ from rttc_graph.state import Arm
 from rttc_graph.testing import MemoryKnowledgeBase
 
 RUNS: list[tuple[PolicyName, FirstArm]] = [
-    *((policy, "direct") for policy in get_args(PolicyName)),
+    *((policy, "direct") for policy in policy_names()),
     ("cascade", "rag"),
     ("compare", "rag"),
 ]

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from scripted_parts import Parts, ScriptedRewardModel
 
+from rttc_graph.arms import ARMS
 from rttc_graph.calibration.aims import GRID, Aim
 from rttc_graph.calibration.map_fitting import fold_of
 from rttc_graph.calibration.proposal import cross_fitted, propose
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.evaluation.arm_rows import ARMS, ArmLog, ArmRows
+from rttc_graph.evaluation.arm_rows import ArmLog, ArmRows
 from rttc_graph.evaluation.collect import (
     Collection,
     CollectProgress,
@@ -398,7 +399,7 @@ def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
     stored = proposal.stored("judge", "digest")
     assert (stored.tau_r, stored.aim) == (proposal.chosen.gate.tau_r, "accuracy of at least 50.0%")
     assert map_of(stored)(0.65, None) > map_of(stored)(0.55, "any")
-    with pytest.raises(ConfigurationError, match="rows of all three arms"):
+    with pytest.raises(ConfigurationError, match="rows of all arms"):
         propose([], Aim())
 
 

@@ -20,11 +20,11 @@ FOLDERS = {
     "rttc_graph.migrations": "migrations",
     "rttc_graph.nodes": "nodes",
 }
-CONTRACTS = frozenset({"errors", "settings", "state", "protocols", "support"})
+CONTRACTS = frozenset({"arms", "errors", "settings", "state", "protocols", "support"})
 CORE = frozenset({*CONTRACTS, "run", "nodes", "graph", "rttc_graph", "moved_modules"})
 """Rooms that work without any extra."""
 
-ALLOWED_VENDORS = {"langchain_core", "langgraph", "pydantic", "typing_extensions"}
+ALLOWED_VENDORS = {"langchain_core", "langgraph", "pydantic", "pydantic_core", "typing_extensions"}
 
 
 def parsed_modules() -> dict[str, ast.Module]:

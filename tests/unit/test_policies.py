@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from scripted_parts import candidate, sample
 
-from rttc_graph.run.policies import POLICIES, Choice, best_candidate, decide
+from rttc_graph.arms import policy_names
+from rttc_graph.run.policies import Choice, best_candidate, decide
 from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Adapted, Attempt, Candidate, RttcState, Spent
 
@@ -42,7 +43,7 @@ def looked(
 
 
 def step(state: RttcState, policy: str, arms: frozenset[Attempt] = ALL) -> tuple[str, str]:
-    choice = decide(state, RttcSettings(policy=policy, tau_r=0.9), arms=arms)  # type: ignore[arg-type]  # rows are plain strings
+    choice = decide(state, RttcSettings(policy=policy, tau_r=0.9), arms=arms)
     return choice.decision, choice.attempt
 
 
@@ -256,7 +257,7 @@ def spent(*, seconds: float = 0.0, tokens: int = 0, arms: int = 1) -> Spent:
 )
 @pytest.mark.parametrize("policy", ["cascade", "compare"])
 def test_a_spent_budget_ends_the_run(policy: str, used: Spent, reason: str) -> None:
-    settings = RttcSettings(policy=policy, budget_seconds=10, budget_tokens=100, budget_arms=2)  # type: ignore[arg-type]  # rows are plain strings
+    settings = RttcSettings(policy=policy, budget_seconds=10, budget_tokens=100, budget_arms=2)
     choice = decide({**asked(D), "spent": used}, settings, arms=ALL)
     assert choice.reason.replace("for rag", "for recalled") == reason
 
@@ -271,9 +272,9 @@ def test_a_spent_budget_still_owes_an_answer(used: Spent) -> None:
     assert decide({"spent": used}, settings, arms=ALL).decision == "generate"
 
 
-@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("policy", policy_names())
 def test_an_answer_that_could_not_be_judged_ends_the_run(policy: str) -> None:
-    settings = RttcSettings(policy=policy)  # type: ignore[arg-type]  # a list of the literal's values
+    settings = RttcSettings(policy=policy)
     state = looked(D, candidate("rag"), tried=("direct", "rag"))
     assert decide(state, settings, arms=ALL) == Choice("finish", "an answer could not be judged")
 

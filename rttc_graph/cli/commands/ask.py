@@ -11,10 +11,17 @@ from rich.text import Text
 
 from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import out, print_json, print_table, progress
-from rttc_graph.cli.shared_options import Choice, First, K, MaxNewTokens, Tau, checked_domain
+from rttc_graph.cli.shared_options import (
+    Choice,
+    First,
+    K,
+    MaxNewTokens,
+    Policy,
+    Tau,
+    checked_domain,
+)
 from rttc_graph.installation.ask_question import AskResult
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.settings import PolicyName
 
 if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
@@ -26,7 +33,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     domain: Annotated[
         str | None, typer.Option(help="Domain of the knowledge base; all.", callback=checked_domain)
     ] = None,
-    policy: Annotated[PolicyName | None, typer.Option(help="Who decides the next arm.")] = None,
+    policy: Policy = None,
     first_arm: First = None,
     tau: Tau = None,
     k: K = None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from rttc_graph.arms import ARMS
 from rttc_graph.calibration.aims import Aim, GatePoint, overview
 from rttc_graph.calibration.map_fitting import FittedMap
 from rttc_graph.calibration.proposal import Proposal, propose
@@ -36,7 +37,6 @@ from rttc_graph.cli.shared_options import (
     TargetCost,
 )
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.arm_rows import ARMS
 from rttc_graph.evaluation.replay import Gate
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import open_knowledge

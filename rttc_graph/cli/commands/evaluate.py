@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from rttc_graph.arms import PLANS, arms_of_policies, cascade_arms, policy_names
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import cross_fitted
 from rttc_graph.cli.command_context import session
@@ -51,7 +52,7 @@ from rttc_graph.jobs.run_policies import evaluate_for_real
 from rttc_graph.settings import PolicyName
 from rttc_graph.support.extras import require_evaluation
 
-_POLICIES = "direct,rag,ttt,compare,cascade"
+_POLICIES = ",".join((*cascade_arms(), *reversed(PLANS)))
 
 
 def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
@@ -162,7 +163,13 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     if rejudge:
         found = judge_rows(config, log, ScreenWatcher())
     else:
-        wanted = RowsWanted(data_sets=data_sets, samples=samples, domain=domain, log=log)
+        wanted = RowsWanted(
+            data_sets=data_sets,
+            samples=samples,
+            domain=domain,
+            log=log,
+            arms=arms_of_policies(chosen),
+        )
         named = words_of(models or config.model)
         configs = [config.model_copy(update={"model": name}) for name in named]
         found = collect_rows(configs, wanted, ScreenWatcher())
@@ -260,7 +267,7 @@ def _shown(gates: Sequence[Gate]) -> dict[str, str]:
 
 
 def _parse(policies: str) -> tuple[PolicyName, ...]:
-    known: tuple[PolicyName, ...] = get_args(PolicyName)
+    known = policy_names()
     chosen = words_of(policies)
     for name in chosen:
         if name not in known:

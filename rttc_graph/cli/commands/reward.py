@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.text import Text
 
+from rttc_graph.arms import drawn_arms, untrained_arms
 from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJsonFile, check_outputs, out, print_table, progress, write_json
 from rttc_graph.cli.shared_options import words_of
@@ -38,7 +39,10 @@ _Samples = Annotated[
     list[Path] | None, typer.Option(help="Files that samples come from; FILE itself.")
 ]
 _Most = Annotated[int, typer.Option(help="Most samples of each file that are searched.")]
-_Arms = Annotated[str, typer.Option(help="Of direct, rag, ttt, or none; comma-separated.")]
+_Arms = Annotated[
+    str, typer.Option(help=f"Of {', '.join(drawn_arms())}, or none; comma-separated.")
+]
+_ARMS = ",".join(untrained_arms())
 _Temperatures = Annotated[str, typer.Option(help="Of the policy model's answers.")]
 _K = Annotated[int, typer.Option(help="Samples in a prompt, or that an adapter learns.")]
 _Tokens = Annotated[int, typer.Option(help="Longest answer of the policy model.")]
@@ -54,7 +58,7 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
     samples: _Samples = None,
     questions: _Questions = None,
     most_samples: _Most = 2_000,
-    arms: _Arms = "direct,rag",
+    arms: _Arms = _ARMS,
     temperatures: _Temperatures = "0,0.8",
     k: _K = 8,
     max_new_tokens: _Tokens = 96,
@@ -89,7 +93,7 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     samples: _Samples = None,
     questions: _Questions = None,
     most_samples: _Most = 2_000,
-    arms: _Arms = "direct,rag",
+    arms: _Arms = _ARMS,
     temperatures: _Temperatures = "0,0.8",
     k: _K = 8,
     max_new_tokens: _Tokens = 96,
@@ -272,7 +276,7 @@ def _trained(
 
 
 def _arms(text: str) -> tuple[Arm, ...]:
-    known: tuple[Arm, ...] = get_args(Arm)
+    known = drawn_arms()
     names = words_of(text)
     if names == ["none"]:
         return ()

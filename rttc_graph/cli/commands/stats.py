@@ -1,13 +1,16 @@
-"""`rttc stats`: what the ledger says of finished runs, by domain and day."""
+"""`rttc stats`: what the ledger says of finished runs, by domain, day and arm."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rttc_graph.arms import ARMS
 from rttc_graph.cli.command_context import session
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
 from rttc_graph.errors import ConfigurationError
@@ -17,8 +20,18 @@ if TYPE_CHECKING:
     from rttc_graph.integrations.postgres.ledger_store import RunStatistics
 
 _MOST_DAYS = 36_500
-_ARMS = ("direct", "rag", "ttt")
-_COLUMNS = ("day", "domain", "runs", "accepted", *_ARMS, "seconds", "samples", "adapters", "saved")
+_COLUMNS = (
+    "day",
+    "domain",
+    "arm",
+    "runs",
+    "share",
+    "accepted",
+    "seconds",
+    "samples",
+    "adapters",
+    "saved",
+)
 
 
 def show_stats(
@@ -27,7 +40,7 @@ def show_stats(
     tenant: Annotated[str | None, typer.Option(help="Whose runs.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show arm shares, acceptance, cache hits and seconds saved, by domain and day (UTC).
+    """Show runs, acceptance, cache hits and seconds saved, by domain, day (UTC) and arm.
 
     Example: rttc stats --days 7
     """
@@ -36,14 +49,20 @@ def show_stats(
     config = session(context).config(tenant=tenant)
     with open_knowledge(config) as knowledge:
         found = asyncio.run(knowledge.ledger_store.statistics(tenant=config.tenant, days=days))
-    total = _figures(found)
+    total, by_arm = _figures(found), _by_arm(found)
     if as_json:
         print_json(
             {
                 "tenant": config.tenant,
                 "total": total,
-                "days": [
-                    {"day": one.day.isoformat(), "domain": one.domain or None, **_figures([one])}
+                "arms": [{"arm": arm, **figures} for arm, figures in by_arm.items()],
+                "rows": [
+                    {
+                        "day": one.day.isoformat(),
+                        "domain": one.domain or None,
+                        "arm": one.arm,
+                        **_figures([one]),
+                    }
                     for one in found
                 ],
             }
@@ -53,27 +72,49 @@ def show_stats(
         when = "" if days is None else f" in the last {days} days"
         out.print(f"no runs of tenant {config.tenant!r}{when}: rttc ask 'a question' makes one")
         return
-    rows = [(one.day.isoformat(), one.domain or "(none)", _figures([one])) for one in found]
-    rows.append(("all", "", total))
-    print_table(
-        _COLUMNS,
-        [(day, domain, *_cells(figures)) for day, domain, figures in rows],
+    runs = Counter[tuple[date, str]]()
+    for one in found:
+        runs[one.day, one.domain] += one.runs
+    rows = [
+        (
+            one.day.isoformat(),
+            one.domain or "(none)",
+            one.arm,
+            *_cells(_figures([one]), of=runs[one.day, one.domain]),
+        )
+        for one in sorted(found, key=_by_cost)
+    ]
+    rows += [("all", "", arm, *_cells(one, of=total["runs"])) for arm, one in by_arm.items()]
+    rows.append(("all", "", "all", *_cells(total, of=total["runs"])))
+    print_table(_COLUMNS, rows)
+    out.print(
+        "share: of the runs of the domain and day; seconds: mean of a run; samples, adapters: "
+        "cache hits; saved: seconds of training"
     )
-    out.print("seconds: mean of a run; samples, adapters: cache hits; saved: seconds of training")
+
+
+def _by_cost(one: RunStatistics) -> tuple[int, str, int, str]:
+    """Return the place of a row: by day, newest first, domain, and the arm's place in the table."""
+    return (-one.day.toordinal(), one.domain, *_place(one.arm))
+
+
+def _place(arm: str) -> tuple[int, str]:
+    """Return the place of an arm; those of former tables come last, by name."""
+    names = list(ARMS)
+    return (names.index(arm) if arm in ARMS else len(names), arm)
+
+
+def _by_arm(found: Sequence[RunStatistics]) -> dict[str, dict[str, Any]]:
+    """Return the figures of each arm that answered."""
+    arms = sorted({one.arm for one in found}, key=_place)
+    return {arm: _figures([one for one in found if one.arm == arm]) for arm in arms}
 
 
 def _figures(found: Sequence[RunStatistics]) -> dict[str, Any]:
-    """Return the figures of some domains and days together."""
-    runs = sum(one.runs for one in found)
-    arms = {
-        "direct": sum(one.direct for one in found),
-        "rag": sum(one.rag for one in found),
-        "ttt": sum(one.ttt for one in found),
-    }
+    """Return the figures of some domains, days and arms together."""
     return {
-        "runs": runs,
+        "runs": sum(one.runs for one in found),
         "accepted": sum(one.accepted for one in found),
-        "arms": arms,
         "seconds": round(sum(one.seconds for one in found), 3),
         "tokens": sum(one.tokens for one in found),
         "cache_look_ups": sum(one.look_ups for one in found),
@@ -83,12 +124,12 @@ def _figures(found: Sequence[RunStatistics]) -> dict[str, Any]:
     }
 
 
-def _cells(figures: dict[str, Any]) -> tuple[object, ...]:
+def _cells(figures: dict[str, Any], *, of: int) -> tuple[object, ...]:
     runs = figures["runs"]
     return (
         runs,
+        f"{runs / of:.0%}",
         f"{figures['accepted'] / runs:.0%}",
-        *(f"{figures['arms'][arm] / runs:.0%}" for arm in _ARMS),
         f"{figures['seconds'] / runs:.2f}",
         figures["samples_hits"],
         figures["adapter_hits"],

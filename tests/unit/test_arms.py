@@ -1,0 +1,151 @@
+"""The table of arms: what it refuses, and that nothing beside it lists arms."""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from rttc_graph import ConfigurationError, RttcParts
+from rttc_graph.arms import (
+    ARMS,
+    PLANS,
+    ArmNode,
+    ArmRecord,
+    ArmTable,
+    AttemptRecord,
+    PolicyName,
+    arms_of_policies,
+    decision_names,
+    policy_names,
+)
+from rttc_graph.evaluation.arm_rows import ArmLog, Judgement
+from rttc_graph.run.policies import PLAN_POLICIES
+from rttc_graph.settings import RttcSettings
+from rttc_graph.state import RttcState
+
+ROOT = Path(__file__).parents[2]
+ATTEMPT = AttemptRecord(
+    name="new",
+    cost=35,
+    node=ArmNode(name="new_node", made_by="rttc_graph.nodes.generate:Generate"),
+    reason="it is new",
+    parts=frozenset({"policy_model"}),
+)
+NEW = ArmRecord(name="new", attempts=(ATTEMPT,))
+
+
+def test_the_table_is_in_the_order_of_cost() -> None:
+    assert list(ARMS) == ["direct", "rag", "ttt"]
+    assert list(ARMS.attempts) == ["direct", "recalled", "rag", "ttt"]
+    table = ArmTable(ARMS.values())
+    table.register(NEW)
+    assert list(table) == ["direct", "rag", "new", "ttt"]
+    assert table.of_attempt("recalled").name == "ttt"
+    table.unregister("new")
+    assert list(table) == list(ARMS)
+    with pytest.raises(ConfigurationError, match="attempt 'new' is unknown"):
+        table.of_attempt("new")
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        pytest.param(replace(NEW, name="rag"), "name is taken", id="known-arm"),
+        pytest.param(replace(NEW, name="cascade"), "name is taken", id="name-of-a-plan"),
+        pytest.param(replace(NEW, name="other"), "none of its attempts", id="no-own-attempt"),
+        pytest.param(replace(NEW, may_begin=True), "must be in it", id="begins-what-it-is-not-in"),
+        pytest.param(
+            replace(NEW, attempts=(replace(ATTEMPT, finds="adapter"),)),
+            "without the query-state cache",
+            id="only-with-a-cache",
+        ),
+        pytest.param(
+            replace(NEW, attempts=(ATTEMPT, replace(ATTEMPT, name="recalled", cost=36))),
+            r"attempts \['recalled'\] are taken",
+            id="known-attempt",
+        ),
+        pytest.param(
+            replace(NEW, attempts=(replace(ATTEMPT, cost=30),)), r"costs? \[30\]", id="same-cost"
+        ),
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused(record: ArmRecord, words: str) -> None:
+    table = ArmTable(ARMS.values())
+    with pytest.raises(ConfigurationError, match=words):
+        table.register(record)
+    assert list(table) == list(ARMS)
+
+
+@pytest.mark.parametrize("attempt", ARMS.attempts.values(), ids=list(ARMS.attempts))
+def test_a_node_is_made_of_parts_that_its_attempt_has_or_can_do_without(
+    attempt: AttemptRecord,
+) -> None:
+    assert isinstance(attempt.node.made_by, str)
+    maker = pkgutil.resolve_name(attempt.node.made_by)
+    known = RttcParts.__annotations__.keys()
+    assert {field.name for field in fields(maker)} | attempt.parts <= known
+    assert set(attempt.node.then) <= set(decision_names())
+
+
+def test_every_plan_has_a_policy() -> None:
+    assert set(PLAN_POLICIES) == set(PLANS)
+
+
+def test_an_evaluation_runs_the_arms_of_cascade_and_of_the_policies() -> None:
+    assert arms_of_policies(["cascade", "rag"]) == ("direct", "rag", "ttt")
+
+
+def test_schemas_show_the_known_names_and_others_are_refused() -> None:
+    properties = RttcSettings.model_json_schema()["properties"]
+    assert properties["policy"]["enum"] == list(policy_names())
+    assert properties["first_arm"]["enum"] == ["direct", "rag"]
+    state = TypeAdapter(RttcState).json_schema()["properties"]
+    assert state["attempt"]["enum"] == list(ARMS.attempts)
+    assert state["decision"]["enum"] == list(decision_names())
+    with pytest.raises(ValidationError, match="'cascade', 'compare', 'direct', 'rag' or 'ttt'"):
+        TypeAdapter(PolicyName).validate_python("best")
+
+
+def test_a_row_of_an_unknown_arm_is_named(tmp_path: Path) -> None:
+    line: Judgement = {
+        "kind": "judgement",
+        "digest": "d",
+        "data_set": "s",
+        "model": "m",
+        "row": "r",
+        "arm": "gone",
+        "reward_model": "j",
+        "fingerprint": "f",
+        "reward": 0.5,
+        "seconds": 0.1,
+    }
+    log = ArmLog(tmp_path / "rows.jsonl")
+    log.add([line])
+    with pytest.raises(ConfigurationError, match=r"arm 'gone' of a row in .*rows\.jsonl.* unknown"):
+        log.load()
+
+
+def constants(path: Path) -> set[str]:
+    """Return the strings of a module, or those in quotes of a file of SQL."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".sql":
+        return set(re.findall(r"'(\w+)'", text))
+    nodes = ast.walk(ast.parse(text))
+    return {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+def test_no_other_file_lists_arms() -> None:
+    folders = ("rttc_graph", "nodes", "integrations", "migrations")
+    named: dict[str, set[str]] = {}
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.*")):
+        if path.suffix in (".py", ".sql") and "rttc_graph/nodes" not in path.as_posix():
+            found = constants(path) & ARMS.keys()
+            named |= {path.relative_to(ROOT).as_posix(): found} if found else {}
+    assert named.pop("rttc_graph/arms.py") == {"direct", "rag", "ttt"}
+    assert all(len(arms) == 1 and file.startswith("nodes/") for file, arms in named.items()), named
