@@ -12,6 +12,7 @@ RttcError
     ├── KnowledgeBaseError
     ├── QueryStateCacheError
     └── AdaptationError
+        └── UnusableAdapterError    a stored adapter is damaged: train it again
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = (
     "QueryStateCacheError",
     "RewardModelError",
     "RttcError",
+    "UnusableAdapterError",
 )
 
 

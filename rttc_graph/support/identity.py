@@ -63,7 +63,9 @@ def check_texts(question: str, answer: str, metadata: Any = None) -> None:
         try:
             length = len(json.dumps(metadata, ensure_ascii=False))
         except (TypeError, ValueError, RecursionError) as exc:
-            raise ConfigurationError(f"metadata of a sample is not JSON: {exc}") from exc
+            raise ConfigurationError(
+                f"metadata of sample {question[:40]!r} is not JSON: {exc}"
+            ) from exc
         _check_length("metadata", length, question)
 
 

@@ -22,6 +22,7 @@ from rttc_graph.errors import (
     QueryStateCacheError,
     RewardModelError,
     RttcError,
+    UnusableAdapterError,
 )
 
 BACKEND_ERRORS = [
@@ -31,6 +32,7 @@ BACKEND_ERRORS = [
     PolicyModelError,
     QueryStateCacheError,
     RewardModelError,
+    UnusableAdapterError,
 ]
 ONE_OF_EACH = [
     RttcError("a"),

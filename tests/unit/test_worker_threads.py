@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import atexit, sys, threading, time
-from rttc_graph.integrations import worker_threads
+from rttc_graph.integrations.concurrency import worker_threads
 from rttc_graph.integrations.concurrency.worker_threads import leave, wait_at_exit
 
 worker_threads.EXIT_SECONDS = 0.2
