@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rttc_graph.arms import PLAIN
 from rttc_graph.protocols import KnowledgeBase, NewSample, TrainedAdapter
 from rttc_graph.state import Candidate, Sample
 
@@ -91,7 +92,7 @@ BAD_NAMES = {
 def candidate(answer: str, *, mean_logprob: float | None = -0.5) -> Candidate:
     """Return an answer of the plain model that no reward model has judged."""
     return {
-        "arm": "direct",
+        "arm": PLAIN,
         "answer": answer,
         "reward": None,
         "seconds": 0.1,

@@ -125,7 +125,7 @@ def test_a_key_works_for_its_tenant_alone(url: str, keys: MemoryKeys, parts: Par
     key = keys.add("ask", "kb:read", "kb:write", tenant="acme")
     stored = {"question": "q", "answer": "a", "domain": "d"}
     body = {"samples": [stored], "vectors": [[1, 0]], "embedder": "vectors"}
-    assert post(url, "/kb/ingest", body, key=key).json() == {"samples": 1}
+    assert post(url, "/kb/ingest", body, key=key).json() == {"samples": 1, "updated": 0}
     other = keys.add("kb:read", tenant="other")
     search = {"vector": [1, 0], "k": 1}
     assert len(post(url, "/kb/search", search, key=key).json()["samples"]) == 1

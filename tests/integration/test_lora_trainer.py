@@ -452,7 +452,7 @@ async def test_trainings_leave_nothing_behind_but_the_last_adapter(
         with suppress(AdaptationError):
             await train(trainer, settings=replace(SETTINGS, epochs=2, seed=seed))
     await trainer.base_fingerprint()  # until then asyncio has the last error in hand
-    assert _made_since(earlier) == one_adapter > 0
+    assert 0 < _made_since(earlier) <= one_adapter  # fewer where what the first one made is gone
 
 
 async def test_tensors_of_a_late_training_are_freed_at_once(

@@ -39,6 +39,8 @@ from rttc_graph.state import RttcInput
 pytestmark = pytest.mark.usefixtures("no_blocking_calls")
 
 BUDGET_SECONDS = 8.0
+LOAD_SECONDS = 6
+"""Slack for a busy machine; an idle one needs 2. A hang lasts longer than both."""
 THREADS = 3
 SOLVED = [NewSample(question=f"{n} and {n}", answer=str(2 * n), domain="sums") for n in range(8)]
 QUESTION: RttcInput = {"query": "what is 9 and 9", "domain": "sums"}
@@ -128,7 +130,7 @@ async def test_a_run_answers_in_its_budget_whatever_falls_silent(
         )
     )
 
-    assert time.monotonic() - started < BUDGET_SECONDS + 2
+    assert time.monotonic() - started < BUDGET_SECONDS + LOAD_SECONDS
     assert tcp_proxy.silenced >= 1
     assert arm is None or arm in {output["arm"] for output in outputs}
     for output in outputs:

@@ -140,12 +140,17 @@ def constants(path: Path) -> set[str]:
     return {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
+FOLDERS = ("rttc_graph", "nodes", "integrations", "migrations")
+CONSTANTS = {
+    path.relative_to(ROOT).as_posix(): constants(path)
+    for folder in FOLDERS
+    for path in (ROOT / folder).rglob("*.*")
+    if path.suffix in (".py", ".sql") and "rttc_graph/nodes" not in path.as_posix()
+}
+"""Strings of each file, read before any test: Python 3.11 may fail to parse beside busy threads."""
+
+
 def test_no_other_file_lists_arms() -> None:
-    folders = ("rttc_graph", "nodes", "integrations", "migrations")
-    named: dict[str, set[str]] = {}
-    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.*")):
-        if path.suffix in (".py", ".sql") and "rttc_graph/nodes" not in path.as_posix():
-            found = constants(path) & ARMS.keys()
-            named |= {path.relative_to(ROOT).as_posix(): found} if found else {}
+    named = {file: found & ARMS.keys() for file, found in CONSTANTS.items() if found & ARMS.keys()}
     assert named.pop("rttc_graph/arms.py") == {"direct", "rag", "ttt"}
     assert all(len(arms) == 1 and file.startswith("nodes/") for file, arms in named.items()), named
