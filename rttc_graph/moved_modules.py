@@ -138,7 +138,7 @@ MOVED = {
     "serving.app": "serving.http_app",
     "serving.document": "serving.openapi",
     "serving.front": "serving.admission.admission",
-    "serving.gate": "serving.admission.run_queue",
+    "serving.gate": "serving.admission.request_queue",
     "serving.health_routes": "serving.routes.health_routes",
     "serving.kb_routes": "serving.routes.kb_routes",
     "serving.keyring": "serving.admission.authentication",

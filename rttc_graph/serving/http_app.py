@@ -22,11 +22,11 @@ from rttc_graph.errors import RttcError
 from rttc_graph.graph import RttcParts
 from rttc_graph.protocols import Embedder, KnowledgeBase
 from rttc_graph.protocols.api_keys import ApiKeyStore
-from rttc_graph.serving.admission.admission import Front
-from rttc_graph.serving.admission.authentication import Keyring
-from rttc_graph.serving.admission.route_rights import Lane
-from rttc_graph.serving.admission.run_queue import Gate
-from rttc_graph.serving.http_errors import Refusal, first_problem, refusal_of, response_to
+from rttc_graph.serving.admission.admission import Admission
+from rttc_graph.serving.admission.authentication import Authentication
+from rttc_graph.serving.admission.request_queue import RequestQueue
+from rttc_graph.serving.admission.route_rights import QueueName
+from rttc_graph.serving.http_errors import HttpError, as_http_error, first_problem, response_to
 from rttc_graph.serving.metrics import Metrics
 from rttc_graph.serving.openapi import describe
 from rttc_graph.serving.routes.health_routes import health_router
@@ -36,7 +36,7 @@ from rttc_graph.serving.routes.openai_routes import openai_router
 from rttc_graph.serving.runs import Runner
 from rttc_graph.serving.serve_options import ServeOptions
 
-__all__ = ("Offer", "create_app")
+__all__ = ("ServedParts", "create_app")
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _KB_PLACES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class ServedParts:
     """What a server offers; a part that is `None` has no routes."""
 
     parts: RttcParts | None = None
@@ -67,7 +67,7 @@ async def _is_there() -> None:
 
 
 def create_app(
-    offer: Offer,
+    served: ServedParts,
     *,
     options: ServeOptions | None = None,
     keys: ApiKeyStore | None = None,
@@ -78,7 +78,7 @@ def create_app(
     """Return the application.
 
     Args:
-        offer: What is served.
+        served: What is served.
         options: Limits.
         keys: Who may call; `None` lets everybody in, for hosts with an authentication of their own.
         keys_required: Refuse requests without a key even while there are no keys.
@@ -87,31 +87,35 @@ def create_app(
         check: Raises what keeps the server from answering, for `/readyz`.
     """
     options = options or ServeOptions()
-    gates: dict[Lane, Gate] = {
-        "runs": Gate(options.concurrency, options.queue, options.queue_seconds),
-        "kb": Gate(_KB_PLACES, _KB_PLACES * 8, options.queue_seconds),
+    queues: dict[QueueName, RequestQueue] = {
+        "runs": RequestQueue(options.concurrency, options.queue, options.queue_seconds),
+        "kb": RequestQueue(_KB_PLACES, _KB_PLACES * 8, options.queue_seconds),
     }
-    metrics = Metrics(gates)
+    metrics = Metrics(queues)
     app = FastAPI(title="rttc-graph", version=_VERSION, docs_url=None, redoc_url=None)
     app.include_router(health_router(metrics, check))
-    if offer.parts is not None:
+    if served.parts is not None:
         runner = Runner(
-            offer.parts, metrics, threads=options.threads, checkpointer=offer.checkpointer
+            served.parts, metrics, threads=options.threads, checkpointer=served.checkpointer
         )
         app.include_router(openai_router(runner))
         app.include_router(langserve_router(runner, batch=options.batch))
-    if offer.knowledge_base is not None and offer.embedder is not None:
+    if served.knowledge_base is not None and served.embedder is not None:
         app.include_router(
             knowledge_base_router(
-                offer.knowledge_base, offer.embedder, default_tenant=offer.default_tenant
+                served.knowledge_base, served.embedder, default_tenant=served.default_tenant
             )
         )
     _speak_of_errors(app)
     describe(app)
     # The last one added is the outermost.
-    keyring = Keyring(keys, required=keys_required)
+    authentication = Authentication(keys, required=keys_required)
     app.add_middleware(
-        cast("Any", Front), keyring=keyring, gates=gates, options=options, metrics=metrics
+        cast("Any", Admission),
+        authentication=authentication,
+        queues=queues,
+        options=options,
+        metrics=metrics,
     )
     if hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
@@ -130,33 +134,33 @@ def _speak_of_errors(app: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, RttcError)
-        refusal = refusal_of(error)
-        if refusal is not error and refusal.status >= 500:
-            _log.warning("%s: %s", refusal.status, error)  # the client gets less
-        return response_to(refusal, request.url.path)
+        shown = as_http_error(error)
+        if shown is not error and shown.status >= 500:
+            _log.warning("%s: %s", shown.status, error)  # the client gets less
+        return response_to(shown, request.url.path)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return response_to(Refusal(422, first_problem(error.errors())), request.url.path)
+        return response_to(HttpError(422, first_problem(error.errors())), request.url.path)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        refusal = Refusal(
+        shown = HttpError(
             error.status_code, str(error.detail), kind="HTTPException", headers=error.headers
         )
-        return response_to(refusal, request.url.path)
+        return response_to(shown, request.url.path)
 
     async def misfit(request: Request, error: Exception) -> Response:
         """LangServe lets the errors of a batch's inputs out as they are."""
         assert isinstance(error, ValidationError)
         if not request.url.path.startswith(f"{PATH}/"):
             return await unexpected(request, error)
-        return response_to(Refusal(422, first_problem(error.errors())), request.url.path)
+        return response_to(HttpError(422, first_problem(error.errors())), request.url.path)
 
     async def unexpected(request: Request, error: Exception) -> Response:
         kind = type(error).__name__  # its text may hold anything; the log has it
-        refusal = Refusal(500, f"unexpected {kind}; the server's log has it", kind="InternalError")
-        return response_to(refusal, request.url.path)
+        shown = HttpError(500, f"unexpected {kind}; the server's log has it", kind="InternalError")
+        return response_to(shown, request.url.path)
 
     app.add_exception_handler(Exception, unexpected)
     app.add_exception_handler(ValidationError, misfit)

@@ -23,7 +23,7 @@ from rttc_graph.errors import (
 from rttc_graph.serving.redaction import without_places
 from rttc_graph.support.identity import clean
 
-__all__ = ("OpenAIProblem", "Problem", "Refusal", "first_problem", "refusal_of", "response_to")
+__all__ = ("HttpError", "OpenAIProblem", "Problem", "as_http_error", "first_problem", "response_to")
 
 
 class Problem(BaseModel):
@@ -49,7 +49,7 @@ class OpenAIProblem(BaseModel):
     error: OpenAIError
 
 
-class Refusal(RttcError):
+class HttpError(RttcError):
     """A request that ends with another status than 200.
 
     Args:
@@ -85,41 +85,41 @@ _OPENAI_TYPES: Mapping[int, tuple[str, str | None]] = {
 }
 
 
-def response_to(refusal: Refusal, path: str) -> JSONResponse:
+def response_to(http_error: HttpError, path: str) -> JSONResponse:
     """Return the response for a route."""
-    headers = dict(refusal.headers)
-    message = clean(refusal.message)  # which may repeat names of the request
-    if refusal.retry_after_seconds is not None:
-        headers["retry-after"] = str(max(1, math.ceil(refusal.retry_after_seconds)))
+    headers = dict(http_error.headers)
+    message = clean(http_error.message)  # which may repeat names of the request
+    if http_error.retry_after_seconds is not None:
+        headers["retry-after"] = str(max(1, math.ceil(http_error.retry_after_seconds)))
     if path.startswith("/v1/"):
-        status = 400 if refusal.status == 422 else refusal.status
+        status = 400 if http_error.status == 422 else http_error.status
         usual = ("server_error" if status >= 500 else "invalid_request_error", None)
         kind, code = _OPENAI_TYPES.get(status, usual)
         error = OpenAIError(message=message, type=kind, code=code)
         return JSONResponse(OpenAIProblem(error=error).model_dump(), status, headers)
     problem = Problem(
         detail=message,
-        kind=refusal.kind,
-        retryable=refusal.retry_after_seconds is not None,
+        kind=http_error.kind,
+        retryable=http_error.retry_after_seconds is not None,
     )
-    return JSONResponse(problem.model_dump(), refusal.status, headers)
+    return JSONResponse(problem.model_dump(), http_error.status, headers)
 
 
-def refusal_of(error: RttcError) -> Refusal:
+def as_http_error(error: RttcError) -> HttpError:
     """Return how a request ends in which an error of ours was raised.
 
     Its words do not say where the server's parts are.
     """
-    if isinstance(error, Refusal):
+    if isinstance(error, HttpError):
         return error
     kind, words = type(error).__name__, without_places(str(error))
     if isinstance(error, ConfigurationError):
-        return Refusal(422, words, kind=kind)
+        return HttpError(422, words, kind=kind)
     if isinstance(error, BudgetExceeded) or _ran_out(error):
-        return Refusal(422, f"{words}; raise budget_seconds, budget_tokens or budget_arms")
+        return HttpError(422, f"{words}; raise budget_seconds, budget_tokens or budget_arms")
     if isinstance(error, BackendError) and error.retryable:
-        return Refusal(503, words, kind=kind, retry_after_seconds=1)
-    return Refusal(502 if isinstance(error, NoAnswerError) else 500, words, kind=kind)
+        return HttpError(503, words, kind=kind, retry_after_seconds=1)
+    return HttpError(502 if isinstance(error, NoAnswerError) else 500, words, kind=kind)
 
 
 def _ran_out(error: RttcError) -> bool:

@@ -11,8 +11,8 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Scope
 
-from rttc_graph.serving.admission.route_rights import Lane
-from rttc_graph.serving.admission.run_queue import Gate
+from rttc_graph.serving.admission.request_queue import RequestQueue
+from rttc_graph.serving.admission.route_rights import QueueName
 from rttc_graph.state import RttcOutput
 
 __all__ = ("CONTENT_TYPE", "Metrics")
@@ -33,10 +33,10 @@ class Metrics:
     """The figures of one application, in a registry of its own.
 
     Args:
-        gates: The queues to look at.
+        queues: The queues to look at.
     """
 
-    def __init__(self, gates: Mapping[Lane, Gate]) -> None:
+    def __init__(self, queues: Mapping[QueueName, RequestQueue]) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "rttc_requests", "Requests.", ["route", "method", "status"], registry=registry
@@ -63,9 +63,9 @@ class Metrics:
         )
         inside = Gauge("rttc_inside", "Requests being answered.", ["lane"], registry=registry)
         waiting = Gauge("rttc_waiting", "Requests in a queue.", ["lane"], registry=registry)
-        for lane, gate in gates.items():
-            inside.labels(lane).set_function(partial(_inside, gate))
-            waiting.labels(lane).set_function(partial(_waiting, gate))
+        for name, queue in queues.items():
+            inside.labels(name).set_function(partial(_inside, queue))
+            waiting.labels(name).set_function(partial(_waiting, queue))
 
     @contextmanager
     def request(self, scope: Scope, answer: HasStatus) -> Generator[None]:
@@ -99,9 +99,9 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-def _inside(gate: Gate) -> float:
-    return gate.inside
+def _inside(queue: RequestQueue) -> float:
+    return queue.inside
 
 
-def _waiting(gate: Gate) -> float:
-    return gate.waiting
+def _waiting(queue: RequestQueue) -> float:
+    return queue.waiting

@@ -22,7 +22,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.serving.admission.authentication import Caller
-from rttc_graph.serving.http_errors import Refusal
+from rttc_graph.serving.http_errors import HttpError
 from rttc_graph.serving.metrics import Metrics
 from rttc_graph.serving.redaction import without_places_in
 from rttc_graph.settings import RttcSettings
@@ -72,7 +72,7 @@ class Runner:
         Raises:
             ConfigurationError: A name is unknown, a value is out of its bounds, or a person is to
                 be asked.
-            Refusal: The request names a tenant that is not its key's.
+            HttpError: The request names a tenant that is not its key's.
         """
         if unknown := sorted(said.keys() - RttcSettings.model_fields.keys()):
             known = ", ".join(sorted(RttcSettings.model_fields))
@@ -112,7 +112,7 @@ class Runner:
         async with self._turn(settings.tenant, thread):
             left = caller.deadline - time.monotonic()
             if left <= 0:
-                raise Refusal(504, "no time is left for this run", kind="Timeout")
+                raise HttpError(504, "no time is left for this run", kind="Timeout")
             seconds = min(settings.budget_seconds, left)
             settings = settings.model_copy(update={"budget_seconds": seconds})
             output = await self._run(given, settings, thread, config or {}, on_event)

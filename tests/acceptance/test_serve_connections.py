@@ -15,7 +15,7 @@ import pytest
 from http_servers import MemoryKeys, get, post, send, served
 from scripted_parts import Parts
 
-from rttc_graph.serving.http_app import Offer, create_app
+from rttc_graph.serving.http_app import ServedParts, create_app
 from rttc_graph.serving.log_limit import LogLimit
 from rttc_graph.serving.serve_options import ServeOptions
 from rttc_graph.serving.server import server_config
@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 10.0
 def serving(parts: Parts | None = None, *, keys: Any = None, **more: Any) -> Generator[str]:
     options = ServeOptions(drain_seconds=5, **more)
     made = (parts or Parts().rewarding(direct=0.95)).parts()
-    with served(create_app(Offer(parts=made), options=options, keys=keys), options) as url:
+    with served(create_app(ServedParts(parts=made), options=options, keys=keys), options) as url:
         yield url
 
 

@@ -14,7 +14,7 @@ from langserve import RemoteRunnable
 from scripted_parts import Parts
 
 from rttc_graph import RttcSettings
-from rttc_graph.serving.http_app import Offer, create_app
+from rttc_graph.serving.http_app import ServedParts, create_app
 from rttc_graph.serving.serve_options import ServeOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")
@@ -33,7 +33,7 @@ def parts() -> Parts:
 def url(parts: Parts) -> Iterator[str]:
     made = parts.parts()
     made["settings"] = RttcSettings(k=1)
-    app = create_app(Offer(parts=made), options=ServeOptions(batch=3, threads=2))
+    app = create_app(ServedParts(parts=made), options=ServeOptions(batch=3, threads=2))
     with served(app) as url:
         yield url
 

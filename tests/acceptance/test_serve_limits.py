@@ -27,7 +27,7 @@ from http_servers import (
 from scripted_parts import Parts
 
 from rttc_graph.errors import BackendError, KnowledgeBaseError
-from rttc_graph.serving.http_app import Offer, create_app
+from rttc_graph.serving.http_app import ServedParts, create_app
 from rttc_graph.serving.serve_options import ServeOptions
 from rttc_graph.testing import MemoryKnowledgeBase
 
@@ -55,8 +55,10 @@ def keys() -> MemoryKeys:
 
 @contextmanager
 def serving(parts: Parts, **more: Any) -> Generator[str]:
-    offer = Offer(parts=parts.parts(), knowledge_base=MemoryKnowledgeBase(), embedder=Vectors())
-    with served(create_app(offer, **more)) as url:
+    served_parts = ServedParts(
+        parts=parts.parts(), knowledge_base=MemoryKnowledgeBase(), embedder=Vectors()
+    )
+    with served(create_app(served_parts, **more)) as url:
         yield url
 
 

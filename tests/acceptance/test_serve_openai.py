@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from scripted_parts import Parts
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.serving.http_app import Offer, create_app
+from rttc_graph.serving.http_app import ServedParts, create_app
 
 HELLO: Any = [{"role": "user", "content": "what is two and two"}]
 
@@ -26,7 +26,7 @@ def parts() -> Parts:
 
 @pytest.fixture
 def url(parts: Parts) -> Iterator[str]:
-    with served(create_app(Offer(parts=parts.parts()))) as url:
+    with served(create_app(ServedParts(parts=parts.parts()))) as url:
         yield url
 
 

@@ -10,7 +10,7 @@ import pytest
 from http_servers import MemoryKeys, Vectors, served
 from scripted_parts import Parts
 
-from rttc_graph.serving.http_app import Offer, create_app
+from rttc_graph.serving.http_app import ServedParts, create_app
 from rttc_graph.testing import MemoryKnowledgeBase
 
 CHECKS = [
@@ -30,8 +30,10 @@ def test_schemathesis_finds_no_fault(tmp_path: Path) -> None:
     keys = MemoryKeys()
     key = keys.add("ask", "kb:read", "kb:write")
     parts = Parts().rewarding(direct=0.95)
-    offer = Offer(parts=parts.parts(), knowledge_base=MemoryKnowledgeBase(), embedder=Vectors())
-    with served(create_app(offer, keys=keys)) as url:
+    served_parts = ServedParts(
+        parts=parts.parts(), knowledge_base=MemoryKnowledgeBase(), embedder=Vectors()
+    )
+    with served(create_app(served_parts, keys=keys)) as url:
         found = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),

@@ -12,7 +12,7 @@ from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import Pos
 from rttc_graph.integrations.postgres.samples.stored_embedder import StoredEmbedder
 from rttc_graph.integrations.remote.remote_knowledge_base import RemoteKnowledgeBase
 from rttc_graph.protocols import Embedder
-from rttc_graph.serving.http_app import Offer, create_app
+from rttc_graph.serving.http_app import ServedParts, create_app
 from rttc_graph.testing import KnowledgeBaseContract
 
 
@@ -20,8 +20,10 @@ class TestRemoteKnowledgeBase(KnowledgeBaseContract):
     @pytest.fixture
     def url(self, database: Database, embedder: Embedder) -> Iterator[str]:
         stored = StoredEmbedder(database, embedder)
-        offer = Offer(knowledge_base=PostgresKnowledgeBase(database, stored), embedder=stored)
-        with served(create_app(offer)) as url:
+        served_parts = ServedParts(
+            knowledge_base=PostgresKnowledgeBase(database, stored), embedder=stored
+        )
+        with served(create_app(served_parts)) as url:
             yield url
 
     @pytest.fixture

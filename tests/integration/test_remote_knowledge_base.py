@@ -17,7 +17,7 @@ from scripted_parts import Parts
 from rttc_graph import RttcSettings, create_rttc_graph
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
 from rttc_graph.integrations.remote.remote_knowledge_base import RemoteKnowledgeBase
-from rttc_graph.serving.http_app import Offer, create_app
+from rttc_graph.serving.http_app import ServedParts, create_app
 from rttc_graph.testing import MemoryKnowledgeBase, at_angle, new_sample
 
 SECRET = "the patient's name is Ada and her question is private"
@@ -80,8 +80,8 @@ def _copy(source: socket.socket, target: socket.socket, kept: bytearray) -> None
 
 @contextmanager
 def knowledge_server(fingerprint: str = "angles") -> Generator[Listener]:
-    offer = Offer(knowledge_base=MemoryKnowledgeBase(), embedder=Angles(fingerprint))
-    with served(create_app(offer)) as url:
+    served_parts = ServedParts(knowledge_base=MemoryKnowledgeBase(), embedder=Angles(fingerprint))
+    with served(create_app(served_parts)) as url:
         listener = Listener(url)
         yield listener
         listener.close()

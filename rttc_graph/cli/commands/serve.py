@@ -22,7 +22,7 @@ from rttc_graph.protocols import Embedder
 from rttc_graph.support.extras import require
 
 if TYPE_CHECKING:
-    from rttc_graph.serving.http_app import Offer
+    from rttc_graph.serving.http_app import ServedParts
     from rttc_graph.serving.serve_options import ServeOptions
 
 
@@ -80,18 +80,20 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
     }
     options = ServeOptions(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     config = session(context).config()
-    with _offered(config, kb_only=kb_only) as (offer, knowledge):
-        _serve(offer, knowledge, host, port, options, as_json=as_json)
+    with _served_parts(config, kb_only=kb_only) as (served, knowledge):
+        _serve(served, knowledge, host, port, options, as_json=as_json)
 
 
 @contextmanager
-def _offered(config: InstallationConfig, *, kb_only: bool) -> Generator[tuple[Offer, Knowledge]]:
+def _served_parts(
+    config: InstallationConfig, *, kb_only: bool
+) -> Generator[tuple[ServedParts, Knowledge]]:
     """Open what is served, with models and database ready."""
     from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import (
         PostgresKnowledgeBase,
     )
     from rttc_graph.integrations.postgres.samples.stored_embedder import StoredEmbedder
-    from rttc_graph.serving.http_app import Offer
+    from rttc_graph.serving.http_app import ServedParts
 
     if kb_only:
         with open_knowledge(config) as knowledge:
@@ -100,7 +102,7 @@ def _offered(config: InstallationConfig, *, kb_only: bool) -> Generator[tuple[Of
                 asyncio.run(_identify(embedder))
             hosted = PostgresKnowledgeBase(knowledge.database, embedder)
             yield (
-                Offer(knowledge_base=hosted, embedder=embedder, default_tenant=config.tenant),
+                ServedParts(knowledge_base=hosted, embedder=embedder, default_tenant=config.tenant),
                 knowledge,
             )
         return
@@ -111,7 +113,7 @@ def _offered(config: InstallationConfig, *, kb_only: bool) -> Generator[tuple[Of
             asyncio.run(local.warm_up())
         knowledge = local.knowledge
         yield (
-            Offer(
+            ServedParts(
                 parts=local.parts,
                 knowledge_base=knowledge.knowledge_base,
                 embedder=knowledge.embedder,
@@ -127,7 +129,7 @@ async def _identify(embedder: Embedder) -> None:
 
 
 def _serve(
-    offer: Offer,
+    served: ServedParts,
     knowledge: Knowledge,
     host: str,
     port: int,
@@ -147,7 +149,7 @@ def _serve(
             "others out: make one with `rttc keys add`, or leave --host out"
         )
     app = create_app(
-        offer,
+        served,
         options=options,
         keys=keys,
         keys_required=not local_only,

@@ -18,25 +18,25 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rttc_graph.errors import RttcError
-from rttc_graph.serving.admission.authentication import Caller, Keyring, caller_of
-from rttc_graph.serving.admission.route_rights import Access, Lane, access_of
-from rttc_graph.serving.admission.run_queue import Gate
-from rttc_graph.serving.http_errors import Refusal, refusal_of, response_to
+from rttc_graph.serving.admission.authentication import Authentication, Caller, request_caller
+from rttc_graph.serving.admission.request_queue import RequestQueue
+from rttc_graph.serving.admission.route_rights import QueueName, RouteRights, needed_rights
+from rttc_graph.serving.http_errors import HttpError, as_http_error, response_to
 from rttc_graph.serving.metrics import Metrics
 from rttc_graph.serving.serve_options import ServeOptions
 
-__all__ = ("Front",)
+__all__ = ("Admission",)
 
 _log = logging.getLogger(__name__)
 
 
-class Front:
+class Admission:
     """Lets a request through to the application when it may, fits and has a place.
 
     Args:
         app: The routes.
-        keyring: Knows who may enter.
-        gates: The queues.
+        authentication: Knows who may enter.
+        queues: The queues.
         options: The limits.
         metrics: Counts.
     """
@@ -45,14 +45,14 @@ class Front:
         self,
         app: ASGIApp,
         *,
-        keyring: Keyring,
-        gates: Mapping[Lane, Gate],
+        authentication: Authentication,
+        queues: Mapping[QueueName, RequestQueue],
         options: ServeOptions,
         metrics: Metrics,
     ) -> None:
         self._app = app
-        self._keyring = keyring
-        self._gates = gates
+        self._authentication = authentication
+        self._queues = queues
         self._options = options
         self._metrics = metrics
 
@@ -66,12 +66,12 @@ class Front:
             try:
                 await self._admit(scope, receive, answer)
             except RttcError as exc:
-                refusal = refusal_of(exc)
-                if refusal is not exc and refusal.status >= 500:
-                    _log.warning("%s %s: %s", scope["method"], refusal.status, exc)
+                error = as_http_error(exc)
+                if error is not exc and error.status >= 500:
+                    _log.warning("%s %s: %s", scope["method"], error.status, exc)
                 if answer.status is not None:
                     raise  # too late to say it: a cut connection is not taken for an answer
-                await response_to(refusal, scope["path"])(scope, receive, answer)
+                await response_to(error, scope["path"])(scope, receive, answer)
             except _HungUp:
                 self._metrics.hung_up()
             except Exception:
@@ -82,14 +82,14 @@ class Front:
                 await answer({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _admit(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        access = access_of(scope)
+        rights = needed_rights(scope)
         caller = Caller(tenant=None)
-        if access.scope is not None:
-            caller = await self._keyring.caller(Headers(scope=scope), access.scope)
-        body = await self._body(scope, receive, access)
+        if rights.scope is not None:
+            caller = await self._authentication.caller(Headers(scope=scope), rights.scope)
+        body = await self._body(scope, receive, rights)
         deadline = time.monotonic() + self._options.longest_seconds
         scope.setdefault("state", {})["rttc_caller"] = replace(caller, deadline=deadline)
-        work = asyncio.create_task(self._work(scope, _Replay(body), answer, access))
+        work = asyncio.create_task(self._work(scope, _Replay(body), answer, rights))
         leaving = asyncio.create_task(_gone(receive))
         try:
             left = deadline - time.monotonic()
@@ -104,21 +104,23 @@ class Front:
             await asyncio.wait({work, leaving})
         _raise_what_ended(work, has_left=has_left, is_late=is_late, options=self._options)
 
-    async def _work(self, scope: Scope, replay: _Replay, answer: _Answer, access: Access) -> None:
-        if access.lane is None:
+    async def _work(
+        self, scope: Scope, replay: _Replay, answer: _Answer, rights: RouteRights
+    ) -> None:
+        if rights.queue is None:
             await self._app(scope, replay.receive, answer)
             return
-        async with self._gates[access.lane].place():
-            caller = caller_of(scope)
+        async with self._queues[rights.queue].place():
+            caller = request_caller(scope)
             deadline = time.monotonic() + self._options.run_seconds
             scope["state"]["rttc_caller"] = replace(caller, deadline=deadline)
             await self._app(scope, replay.receive, answer)
 
-    async def _body(self, scope: Scope, receive: Receive, access: Access) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive, rights: RouteRights) -> bytes:
         """Read the body, but no more than may be sent, and no longer than it may take."""
-        if access.scope is None:
+        if rights.scope is None:
             return b""  # none of these takes one, so nobody is waited for
-        limit = self._options.ingest_bytes if access.is_ingest else self._options.body_bytes
+        limit = self._options.ingest_bytes if rights.is_ingest else self._options.body_bytes
         headers = Headers(scope=scope)
         told = headers.get("content-length", "")
         if told.isdecimal() and int(told) > limit:
@@ -127,13 +129,13 @@ class Front:
             async with asyncio.timeout(self._options.body_seconds):
                 body = await _read(receive, limit)
         except TimeoutError:
-            raise Refusal(
+            raise HttpError(
                 408,
                 f"the body did not arrive within {self._options.body_seconds:g} s",
                 kind="RequestTimeout",
                 retry_after_seconds=1,
             ) from None
-        if scope["method"] == "POST" and access.lane is not None:
+        if scope["method"] == "POST" and rights.queue is not None:
             _check_json(headers, body)
         return body
 
@@ -198,8 +200,8 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-def _too_large(limit: int) -> Refusal:
-    return Refusal(
+def _too_large(limit: int) -> HttpError:
+    return HttpError(
         413,
         f"the body is longer than {limit} bytes; send less at once",
         headers={"connection": "close"},  # the rest of it is not read
@@ -210,17 +212,17 @@ def _check_json(headers: Headers, body: bytes) -> None:
     """Refuse what is not sent as JSON: a page elsewhere can send anything else without asking."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Refusal(
+        raise HttpError(
             415, f"content-type {kind!r} is not understood; send application/json with JSON in it"
         )
     with suppress(UnicodeDecodeError):
         body.decode()
         if not _is_deep(body):
             return
-        raise Refusal(
+        raise HttpError(
             400, f"the JSON is nested more than {_DEEPEST} deep, or not closed; send it flatter"
         )
-    raise Refusal(400, "the body is not UTF-8; send JSON in UTF-8")
+    raise HttpError(400, "the body is not UTF-8; send JSON in UTF-8")
 
 
 def _is_deep(body: bytes) -> bool:
@@ -259,10 +261,10 @@ def _raise_what_ended(
     if has_left:
         raise _HungUp
     if is_late:
-        raise Refusal(
+        raise HttpError(
             504,
             f"no answer within {options.longest_seconds:g} s; ask for less with budget_seconds",
             kind="Timeout",
             retry_after_seconds=1,
         )
-    raise Refusal(503, "the work was cancelled", kind="Cancelled", retry_after_seconds=1)
+    raise HttpError(503, "the work was cancelled", kind="Cancelled", retry_after_seconds=1)

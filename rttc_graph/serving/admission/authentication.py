@@ -13,9 +13,9 @@ from starlette.types import Scope
 
 from rttc_graph.errors import BackendError
 from rttc_graph.protocols.api_keys import SCOPES, ApiKey, ApiKeyStore, KeyScope, parse_key
-from rttc_graph.serving.http_errors import Refusal
+from rttc_graph.serving.http_errors import HttpError
 
-__all__ = ("Caller", "Keyring", "caller_of")
+__all__ = ("Authentication", "Caller", "request_caller")
 
 _log = logging.getLogger(__name__)
 
@@ -39,12 +39,12 @@ class Caller:
         """Return the tenant to work for.
 
         Raises:
-            Refusal: The request names another one than its key's; with status 403.
+            HttpError: The request names another one than its key's; with status 403.
         """
         if self.tenant is None:
             return asked if asked is not None else default
         if asked not in (None, self.tenant):
-            raise Refusal(
+            raise HttpError(
                 403,
                 f"tenant={asked!r} is not this key's tenant {self.tenant!r}; leave it out",
                 kind="PermissionError",
@@ -52,13 +52,13 @@ class Caller:
         return self.tenant
 
 
-def caller_of(request: Scope) -> Caller:
+def request_caller(request: Scope) -> Caller:
     """Return who sent a request, as the guard in front of the routes has found."""
     caller: Caller = request["state"]["rttc_caller"]
     return caller
 
 
-class Keyring:
+class Authentication:
     """Finds the caller of a request.
 
     Args:
@@ -93,14 +93,14 @@ class Keyring:
         """Return who sends a request.
 
         Raises:
-            Refusal: There is no valid key (401), it lacks the scope (403), or the store of the
+            HttpError: There is no valid key (401), it lacks the scope (403), or the store of the
                 keys failed (503).
         """
         try:
             return await self._caller(headers, needed)
         except BackendError as exc:  # whoever asks is not known yet, and is told nothing
             _log.warning("the keys cannot be looked up: %s", exc)
-            raise Refusal(
+            raise HttpError(
                 503,
                 "the keys cannot be looked up just now",
                 kind="BackendError",
@@ -114,7 +114,7 @@ class Keyring:
         key_id = parse_key(text.strip()) if kind.lower() == "bearer" else None
         stored = None if key_id is None else await self._find(key_id)
         if stored is None or not stored.fits(text.strip()):
-            raise Refusal(
+            raise HttpError(
                 401,
                 "a valid API key is needed: send 'Authorization: Bearer rttc_…', made by "
                 "`rttc keys add`",
@@ -122,7 +122,7 @@ class Keyring:
                 headers={"www-authenticate": "Bearer"},
             )
         if needed not in stored.scopes:
-            raise Refusal(
+            raise HttpError(
                 403,
                 f"this key has the scopes {', '.join(stored.scopes)}, {needed} is needed",
                 kind="PermissionError",

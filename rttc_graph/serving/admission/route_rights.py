@@ -13,19 +13,19 @@ from starlette.types import Scope
 
 from rttc_graph.protocols.api_keys import KeyScope
 
-__all__ = ("Access", "Lane", "access_of")
+__all__ = ("QueueName", "RouteRights", "needed_rights")
 
-Lane = Literal["runs", "kb"]
+QueueName = Literal["runs", "kb"]
 """Which queue a request waits in: that of the models, or that of the knowledge base."""
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class RouteRights:
     """What a request needs."""
 
     scope: KeyScope | None
     """`None`: anybody may."""
-    lane: Lane | None = None
+    queue: QueueName | None = None
     is_ingest: bool = False
 
 
@@ -33,13 +33,13 @@ _OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 _WRITES = frozenset({"/kb/ingest", "/kb/delete"})
 
 
-def access_of(request: Scope) -> Access:
+def needed_rights(request: Scope) -> RouteRights:
     """Return what a request needs, by its path and method."""
     path, works = request["path"], request["method"] == "POST"
     if path in _OPEN:
-        return Access(None)
+        return RouteRights(None)
     if path.startswith("/kb/"):
         scope: KeyScope = "kb:write" if path in _WRITES else "kb:read"
         is_large = path in ("/kb/ingest", "/kb/missing")
-        return Access(scope, "kb" if works else None, is_ingest=is_large)
-    return Access("ask", "runs" if works else None)
+        return RouteRights(scope, "kb" if works else None, is_ingest=is_large)
+    return RouteRights("ask", "runs" if works else None)

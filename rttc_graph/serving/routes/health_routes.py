@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from rttc_graph.errors import RttcError
-from rttc_graph.serving.http_errors import Problem, Refusal
+from rttc_graph.serving.http_errors import HttpError, Problem
 from rttc_graph.serving.metrics import CONTENT_TYPE, Metrics
 
 __all__ = ("health_router",)
@@ -46,7 +46,7 @@ def health_router(metrics: Metrics, check: Callable[[], Awaitable[None]]) -> API
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await check()
         except (RttcError, TimeoutError) as exc:
-            raise Refusal(
+            raise HttpError(
                 503, "the database does not answer", kind="NotReady", retry_after_seconds=1
             ) from exc
         return Health()

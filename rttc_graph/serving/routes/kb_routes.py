@@ -29,8 +29,8 @@ from rttc_graph.samples.wire import (
     Stats,
     StatsRequest,
 )
-from rttc_graph.serving.admission.authentication import caller_of
-from rttc_graph.serving.http_errors import Problem, Refusal
+from rttc_graph.serving.admission.authentication import request_caller
+from rttc_graph.serving.http_errors import HttpError, Problem
 
 __all__ = ("knowledge_base_router",)
 
@@ -131,7 +131,7 @@ class _Routes:
         return Stats(domains=[DomainMessage(**asdict(domain)) for domain in domains])
 
     def _tenant(self, request: Request, asked: str | None) -> str:
-        return caller_of(request.scope).tenant_for(asked, self._default_tenant)
+        return request_caller(request.scope).tenant_for(asked, self._default_tenant)
 
     async def _name_embedder(self, response: Response) -> str:
         fingerprint = await self._embedder.fingerprint()
@@ -148,6 +148,6 @@ class _Routes:
                 )
 
 
-def _conflict(message: str) -> Refusal:
+def _conflict(message: str) -> HttpError:
     """Return the refusal of vectors that cannot be compared with those that are stored."""
-    return Refusal(409, message, kind=KnowledgeBaseError.__name__)
+    return HttpError(409, message, kind=KnowledgeBaseError.__name__)

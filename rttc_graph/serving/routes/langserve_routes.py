@@ -19,9 +19,9 @@ from langserve import add_routes  # pyright: ignore[reportUnknownVariableType]  
 from starlette.requests import Request
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.serving.admission.authentication import Caller, caller_of
-from rttc_graph.serving.http_errors import Refusal
-from rttc_graph.serving.routes.response_models import Answer, Question, given_to_graph
+from rttc_graph.serving.admission.authentication import Caller, request_caller
+from rttc_graph.serving.http_errors import HttpError
+from rttc_graph.serving.routes.response_models import Answer, QuestionBody, given_to_graph
 from rttc_graph.serving.runs import Runner
 from rttc_graph.settings import RttcSettings
 from rttc_graph.support.identity import checked_name
@@ -107,14 +107,14 @@ def langserve_router(runner: Runner, *, batch: int) -> APIRouter:
     def prepare(config: dict[str, Any], request: Request) -> dict[str, Any]:
         """Check a request's settings before anything is streamed, and say whose request it is."""
         configurable = dict(config.get("configurable") or {})
-        caller = caller_of(request.scope)
+        caller = request_caller(request.scope)
         runner.settings(_said(configurable), caller)
         if configurable.get("thread_id"):
             checked_name("thread_id", configurable["thread_id"])
         return {**config, "configurable": {**configurable, _CALLER: caller}}
 
     router = APIRouter(tags=["langserve"])
-    served = ServedGraph(runner, batch).with_types(input_type=Question, output_type=Answer)
+    served = ServedGraph(runner, batch).with_types(input_type=QuestionBody, output_type=Answer)
     add_routes(
         router,
         cast("Runnable[Any, Any]", served),
@@ -136,13 +136,13 @@ async def _check_body(request: Request) -> None:
     try:
         await request.json()
     except (ValueError, RecursionError) as exc:
-        raise Refusal(400, f"the body is not JSON that can be read: {exc}") from exc
+        raise HttpError(400, f"the body is not JSON that can be read: {exc}") from exc
 
 
 def _check_page(request: Request) -> None:
     """Let through names of files that the playground has; LangServe would open any."""
     if request.path_params.get("file_path", "") not in _PAGES:
-        raise Refusal(404, "the playground has no such page", kind="HTTPException")
+        raise HttpError(404, "the playground has no such page", kind="HTTPException")
 
 
 def _pages() -> frozenset[str]:

@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from rttc_graph.errors import RttcError
-from rttc_graph.serving.admission.authentication import Caller, caller_of
-from rttc_graph.serving.http_errors import OpenAIProblem, Refusal, refusal_of, response_to
+from rttc_graph.serving.admission.authentication import Caller, request_caller
+from rttc_graph.serving.http_errors import HttpError, OpenAIProblem, as_http_error, response_to
 from rttc_graph.serving.routes.openai_schema import (
     MODEL,
     AssistantMessage,
@@ -73,8 +73,8 @@ def openai_router(runner: Runner) -> APIRouter:
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Answer the last message of a conversation."""
         if body.model != MODEL:
-            raise Refusal(404, f"model={body.model!r} is not served here; use {MODEL!r}")
-        caller = caller_of(request.scope)
+            raise HttpError(404, f"model={body.model!r} is not served here; use {MODEL!r}")
+        caller = request_caller(request.scope)
         run = _Run(runner, body, runner.settings(body.settings(), caller), caller)
         if body.stream:
             return StreamingResponse(
@@ -172,7 +172,7 @@ class _Run:
         try:
             return self._end(await work)
         except RttcError as exc:
-            return [b"data: " + bytes(response_to(refusal_of(exc), "/v1/").body) + b"\n\n"]
+            return [b"data: " + bytes(response_to(as_http_error(exc), "/v1/").body) + b"\n\n"]
 
     def _end(self, output: RttcOutput) -> list[bytes]:
         report = Report.of(output).model_dump()
@@ -210,7 +210,7 @@ class _Run:
 def _raise_mistake(work: asyncio.Task[RttcOutput]) -> None:
     """Raise how a run has ended already, if that was the client's mistake."""
     error = work.exception() if work.done() else None
-    if isinstance(error, RttcError) and refusal_of(error).status < 500:
+    if isinstance(error, RttcError) and as_http_error(error).status < 500:
         raise error
 
 

@@ -12,7 +12,7 @@ from rttc_graph.nodes.prepare import check_input
 from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcInput, RttcOutput
 from rttc_graph.support.identity import MAX_NAME_CHARACTERS, clean
 
-__all__ = ("Answer", "Question", "Report", "given_to_graph")
+__all__ = ("Answer", "QuestionBody", "Report", "given_to_graph")
 
 
 class RoleMessage(BaseModel):
@@ -62,7 +62,7 @@ GivenMessage = Annotated[
 ]
 
 
-class Question(BaseModel):
+class QuestionBody(BaseModel):
     """A question, by itself or as the end of a conversation."""
 
     query: Annotated[str, AfterValidator(clean)] | None = Field(
@@ -78,7 +78,7 @@ class Question(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _has_something_to_answer(self) -> Question:
+    def _has_something_to_answer(self) -> QuestionBody:
         if not (self.query or "").strip() and not self.messages:
             raise ValueError("give a non-empty `query`, or `messages` that end with a human one")
         check_input(given_to_graph(self))
@@ -127,7 +127,7 @@ class Answer(Report):
 
 
 def given_to_graph(question: Any) -> RttcInput:
-    """Return the input of the graph; `question` is a `Question` or its fields."""
+    """Return the input of the graph; `question` is a `QuestionBody` or its fields."""
     said: dict[str, Any] = dict(question)  # of a model too: its fields as they are
     given: RttcInput = {}
     if said.get("query") is not None:

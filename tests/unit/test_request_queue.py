@@ -7,13 +7,13 @@ import asyncio
 import pytest
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.serving.admission.run_queue import Gate
-from rttc_graph.serving.http_errors import Refusal
+from rttc_graph.serving.admission.request_queue import RequestQueue
+from rttc_graph.serving.http_errors import HttpError
 from rttc_graph.serving.serve_options import ServeOptions, is_loopback
 
 
-async def hold(gate: Gate, release: asyncio.Event, order: list[int], number: int) -> None:
-    async with gate.place():
+async def hold(queue: RequestQueue, release: asyncio.Event, order: list[int], number: int) -> None:
+    async with queue.place():
         order.append(number)
         await release.wait()
 
@@ -24,21 +24,21 @@ async def settle() -> None:
 
 
 async def test_places_are_given_in_the_order_of_coming() -> None:
-    gate, release, order = Gate(2, 10, 60), asyncio.Event(), list[int]()
-    tasks = [asyncio.create_task(hold(gate, release, order, number)) for number in range(6)]
+    queue, release, order = RequestQueue(2, 10, 60), asyncio.Event(), list[int]()
+    tasks = [asyncio.create_task(hold(queue, release, order, number)) for number in range(6)]
     await settle()
-    assert (order, gate.inside, gate.waiting) == ([0, 1], 2, 4)
+    assert (order, queue.inside, queue.waiting) == ([0, 1], 2, 4)
     release.set()
     await asyncio.gather(*tasks)
-    assert (order, gate.inside, gate.waiting) == ([0, 1, 2, 3, 4, 5], 0, 0)
+    assert (order, queue.inside, queue.waiting) == ([0, 1, 2, 3, 4, 5], 0, 0)
 
 
 async def test_a_full_queue_refuses_with_advice() -> None:
-    gate, release = Gate(1, 1, 60), asyncio.Event()
-    tasks = [asyncio.create_task(hold(gate, release, [], number)) for number in range(2)]
+    queue, release = RequestQueue(1, 1, 60), asyncio.Event()
+    tasks = [asyncio.create_task(hold(queue, release, [], number)) for number in range(2)]
     await settle()
-    with pytest.raises(Refusal) as caught:
-        async with gate.place():
+    with pytest.raises(HttpError) as caught:
+        async with queue.place():
             raise AssertionError("there is no place")
     assert caught.value.status == 429
     assert caught.value.retry_after_seconds == 2  # two rounds of a second, as first assumed
@@ -47,22 +47,22 @@ async def test_a_full_queue_refuses_with_advice() -> None:
 
 
 async def test_whoever_waits_too_long_is_refused_and_leaves_the_queue() -> None:
-    gate, release = Gate(1, 5, 0.01), asyncio.Event()
-    task = asyncio.create_task(hold(gate, release, [], 0))
+    queue, release = RequestQueue(1, 5, 0.01), asyncio.Event()
+    task = asyncio.create_task(hold(queue, release, [], 0))
     await settle()
-    with pytest.raises(Refusal, match="no place became free"):
-        async with gate.place():
+    with pytest.raises(HttpError, match="no place became free"):
+        async with queue.place():
             raise AssertionError("there is no place")
-    assert (gate.inside, gate.waiting) == (1, 0)
+    assert (queue.inside, queue.waiting) == (1, 0)
     release.set()
     await task
-    assert gate.inside == 0
+    assert queue.inside == 0
 
 
 @pytest.mark.parametrize("steps", range(4))
 async def test_a_place_that_comes_to_one_who_leaves_goes_on_to_the_next(steps: int) -> None:
-    gate, release, order = Gate(1, 5, 60), asyncio.Event(), list[int]()
-    tasks = [asyncio.create_task(hold(gate, release, order, number)) for number in range(3)]
+    queue, release, order = RequestQueue(1, 5, 60), asyncio.Event(), list[int]()
+    tasks = [asyncio.create_task(hold(queue, release, order, number)) for number in range(3)]
     await settle()
     release.set()
     for _ in range(steps):  # cancelled before, while and after its place comes
@@ -70,7 +70,7 @@ async def test_a_place_that_comes_to_one_who_leaves_goes_on_to_the_next(steps: i
     tasks[1].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order in ([0, 2], [0, 1, 2])
-    assert (gate.inside, gate.waiting) == (0, 0)
+    assert (queue.inside, queue.waiting) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-from rttc_graph.serving.http_errors import Refusal
+from rttc_graph.serving.http_errors import HttpError
 
-__all__ = ("Gate",)
+__all__ = ("RequestQueue",)
 
 _LONGEST_ADVICE_SECONDS = 60.0
 _SMOOTHING = 0.2
 
 
-class Gate:
+class RequestQueue:
     """Lets `places` requests in and `queue` wait, first come, first served.
 
     Args:
@@ -56,7 +56,7 @@ class Gate:
         """Wait for a place, and keep it for the block.
 
         Raises:
-            Refusal: The queue is full, or the wait took too long; with status 429.
+            HttpError: The queue is full, or the wait took too long; with status 429.
         """
         await self._enter()
         started = self._clock()
@@ -72,7 +72,7 @@ class Gate:
             self.inside += 1
             return
         if len(self._waiting) >= self._queue:
-            raise self._refusal(f"{self.inside} requests are being answered, {self.waiting} wait")
+            raise self._too_busy(f"{self.inside} requests are being answered, {self.waiting} wait")
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -81,7 +81,7 @@ class Gate:
         except TimeoutError:
             self._give_up(turn)
             waited = f"no place became free in {self._patience_seconds:.0f} s"
-            raise self._refusal(waited) from None
+            raise self._too_busy(waited) from None
         except asyncio.CancelledError:
             self._give_up(turn)
             raise
@@ -102,9 +102,9 @@ class Gate:
                 return
         self.inside -= 1
 
-    def _refusal(self, why: str) -> Refusal:
+    def _too_busy(self, why: str) -> HttpError:
         rounds = (self.waiting + 1) / self._places
         advice = min(_LONGEST_ADVICE_SECONDS, rounds * self._usual_seconds)
-        return Refusal(
+        return HttpError(
             429, f"{why}; try again later", kind="TooManyRequests", retry_after_seconds=advice
         )
