@@ -111,7 +111,7 @@ def cases(setup: Setup) -> Generator[Iterator[dict[str, Any]]]:
     questions = solved_questions(setup)
     dtype = choose_training_dtype(setup.training_dtype, torch.float32, torch.device("cpu"))
     ours = Ours(setup.model, SETTINGS, setup.training_dtype)
-    layout = asyncio.run(ours.engine.run(lambda loaded: layout_of(loaded.model)))
+    layout = asyncio.run(ours.engine.in_lane(lambda loaded: layout_of(loaded.model)))
     bench = _Bench(setup, dtype, ours, Judge(setup.model, SETTINGS), Shapes.of(setup.model, layout))
     bench.peers = [each(setup.model, SETTINGS, dtype) for each in (TrlPeer, TransformersPeer)]
     try:

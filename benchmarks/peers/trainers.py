@@ -68,7 +68,7 @@ class Ours:
 
     def encode(self, examples: Sequence[TrainingExample]) -> list[EncodedExample]:
         """Return the token ids that everybody trains on."""
-        return asyncio.run(self.engine.run(lambda loaded: encode_examples(loaded, examples)))
+        return asyncio.run(self.engine.in_lane(lambda loaded: encode_examples(loaded, examples)))
 
     def train(self, examples: Sequence[TrainingExample]) -> Run:
         """Train as `ttt_adapt` does; tokenising the examples counts too."""

@@ -31,7 +31,7 @@ class _Job(Generic[ItemT, ResultT]):
 
 @dataclass(eq=False, slots=True)
 class _Desk(Generic[ItemT, ResultT]):
-    """What the worker threads share; it must not keep the `BatchLane` alive."""
+    """What the worker threads share; it must not keep the `BatchQueue` alive."""
 
     work: Callable[[list[ItemT]], Sequence[ResultT]]
     batch_size: int
@@ -39,14 +39,14 @@ class _Desk(Generic[ItemT, ResultT]):
     inbox: SimpleQueue[_Job[ItemT, ResultT] | None]
 
 
-class BatchLane(Generic[ItemT, ResultT]):
+class BatchQueue(Generic[ItemT, ResultT]):
     """A queue before a blocking function of a list.
 
-    The threads start with the first job and end when the lane is collected.
+    The threads start with the first job and end when the queue is collected.
 
     Args:
         work: Called in a worker thread with 1 to `batch_size` items; returns one result for each.
-            It must not refer to the lane or its owner, or neither is ever collected.
+            It must not refer to the queue or its owner, or neither is ever collected.
         name: Of the threads, for people who look at a dump.
         batch_size: Items in one call at most.
         coalesce: Whether items of several callers may share a call.
@@ -72,7 +72,7 @@ class BatchLane(Generic[ItemT, ResultT]):
         forgotten = weakref.finalize(self, _stop, self._desk.inbox, threads)
         forgotten.atexit = False  # then `wait_at_exit` stops the threads, and waits for them
 
-    async def run(self, items: Sequence[ItemT]) -> list[ResultT]:
+    async def submit(self, items: Sequence[ItemT]) -> list[ResultT]:
         """Return one result for each item, in order.
 
         More than a batch is handed in piece by piece, each after the one before, so that another

@@ -32,7 +32,7 @@ class LoopThread:
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+    async def await_on_loop(self, work: Coroutine[Any, Any, T]) -> T:
         """Await a coroutine on the other loop; cancelling this call cancels it there.
 
         Context variables go along, so callbacks and tracing of the caller's graph see the call.

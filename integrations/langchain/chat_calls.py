@@ -82,7 +82,9 @@ class ChatCalls:
         Raises:
             Exception: Whatever the chat model raised.
         """
-        return await self._thread.run(all_or_first_error([self._reply(call) for call in calls]))
+        return await self._thread.await_on_loop(
+            all_or_first_error([self._reply(call) for call in calls])
+        )
 
     async def _reply(self, call: ChatCall) -> ChatReply:
         pieces: list[AIMessage] = []

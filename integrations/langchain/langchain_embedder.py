@@ -18,7 +18,7 @@ from typing import Final, Protocol, runtime_checkable
 from langchain_core.embeddings import Embeddings
 
 from rttc_graph.errors import ConfigurationError, EmbeddingError
-from rttc_graph.integrations.concurrency.batch_queue import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.protocols import Embedded
 from rttc_graph.support.identity import clean
@@ -72,7 +72,7 @@ class LangChainEmbedder:
         self._weights = fingerprint
         self._fingerprint: str | None = None
         self._dimension: int | None = None
-        self._lane = BatchLane(
+        self._queue = BatchQueue(
             _Source(embeddings, name).vectors,
             name=f"rttc-embedder-{name}",
             batch_size=batch_size,
@@ -128,7 +128,7 @@ class LangChainEmbedder:
         """
         cut = [clean(text[: self._max_characters]) if text.strip() else " " for text in texts]
         found: list[Embedded] = []
-        for text, (raw, unread) in zip(texts, await self._lane.run(cut), strict=True):
+        for text, (raw, unread) in zip(texts, await self._queue.submit(cut), strict=True):
             vector = _unit(raw, self._name)
             self._check_dimension(len(vector))
             behind = max(0, len(text) - self._max_characters)

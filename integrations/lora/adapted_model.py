@@ -244,7 +244,7 @@ class AdaptedModel:
     def _layer(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return the forward pass of a layer that a training skips or computes twice."""
 
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def forward_layer(*args: Any, **kwargs: Any) -> Any:
             below = self._below
             if below is not None and number < below.layers:
                 if below.output is not None:
@@ -257,7 +257,7 @@ class AdaptedModel:
                 return self._recomputed(forward, *args, **kwargs)
             return forward(*args, **kwargs)
 
-        return run
+        return forward_layer
 
     def _recomputed(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Keep a layer's input alone; the backward pass computes it again, with this adapter."""
@@ -281,25 +281,25 @@ class AdaptedModel:
     def _at_answers(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Return the head's forward pass, in a training for the chosen places alone."""
 
-        def run(states: Tensor) -> Tensor:
+        def forward_head(states: Tensor) -> Tensor:
             if self._picked is None:
                 return forward(states)
             chosen = states[self._picked].unsqueeze(0)  # of [B, T, H] the chosen ones as [1, N, H]
             head = self._frozen[-1]
             return forward(chosen) if head is None else head(chosen, None, 0.0)
 
-        return run
+        return forward_head
 
     def _with_terms(
         self, index: int, name: str, forward: Callable[[Tensor], Tensor]
     ) -> Callable[[Tensor], Tensor]:
         """Return the forward pass of target number `index` with the terms of the rows."""
 
-        def run(x: Tensor) -> Tensor:
+        def forward_target(x: Tensor) -> Tensor:
             terms = self._terms
             return forward(x) if terms is None else terms.output(index, name, x, forward)
 
-        return run
+        return forward_target
 
 
 def _scale_of(module: nn.Module, target: Target, dtype: torch.dtype) -> float:

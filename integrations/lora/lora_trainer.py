@@ -138,7 +138,7 @@ class LoraTrainer:
 
     async def base_fingerprint(self) -> str:
         """Return a digest of the base model's weights and configuration."""
-        return await self._engine.run(lambda loaded: loaded.fingerprint)
+        return await self._engine.in_lane(lambda loaded: loaded.fingerprint)
 
     async def train(
         self,
@@ -172,7 +172,9 @@ class LoraTrainer:
             is_stopped=lambda: over.is_set() or self._engine.is_closed,
         )
         given = tuple(examples)
-        plan = await self._engine.run(lambda loaded: self._planned(loaded, key, given, settings))
+        plan = await self._engine.in_lane(
+            lambda loaded: self._planned(loaded, key, given, settings)
+        )
 
         def steps(loaded: LoadedModel) -> Generator[None, None, tuple[TrainedAdapter, Adapter]]:
             return self._train(loaded, plan, watch, began)
@@ -198,7 +200,7 @@ class LoraTrainer:
                 room for it.
         """
         await self._keep(
-            adapter.key, await self._engine.run(lambda base: self._read(base, adapter))
+            adapter.key, await self._engine.in_lane(lambda base: self._read(base, adapter))
         )
 
     async def loss(self, adapter: TrainedAdapter, examples: Sequence[TrainingExample]) -> float:

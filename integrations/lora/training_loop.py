@@ -138,7 +138,7 @@ def training_steps(
     weights = [tensor.requires_grad_(True) for pair in adapter.pairs for tensor in pair]
     training = _Training(model, adapter, epoch, settings, watch, works)
     try:
-        losses, tokens = yield from training.run(weights)
+        losses, tokens = yield from training.train(weights)
     finally:
         for tensor in weights:
             tensor.grad = None
@@ -216,7 +216,7 @@ class _Training:
         """How many steps there are at most."""
         return self.settings.steps(len(self.epoch))
 
-    def run(self, weights: list[Tensor]) -> Generator[None, None, tuple[list[float], int]]:
+    def train(self, weights: list[Tensor]) -> Generator[None, None, tuple[list[float], int]]:
         """Return the loss of each step and the tokens of all."""
         device_type = self.model.device.type
         rate = learning_rate_of(self.model, self.settings)

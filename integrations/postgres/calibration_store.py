@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rttc_graph.errors import BackendError
 from rttc_graph.integrations.postgres.database import BRIEF_SECONDS, Database
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_text
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
 from rttc_graph.support.identity import checked_name
@@ -41,20 +41,20 @@ class PostgresCalibrationStore:
             for domain, found in calibration.domains.items()
         ]
 
-        def work(session: Session) -> None:
+        def work(session: DatabaseSession) -> None:
             with session.connection.transaction():
                 session.execute("forget_calibration", **model)
                 for row in rows:
                     session.execute("save_calibration", **row)
 
-        await self._database.run("store a calibration", work, error=BackendError)
+        await self._database.execute_work("store a calibration", work, error=BackendError)
 
     async def load(
         self, reward_model: str, fingerprint: str, *, tenant: str
     ) -> StoredCalibration | None:
         """Return the calibration of a reward model; `None` if it has none."""
         asked = {"reward_model": reward_model, "fingerprint": fingerprint, "tenant": tenant}
-        rows = await self._database.run(
+        rows = await self._database.execute_work(
             "load a calibration",
             lambda session: session.rows("load_calibration", **asked),
             error=BackendError,

@@ -29,7 +29,7 @@ from rttc_graph.integrations.postgres.connecting import (
     connection_class,
     encoding_fault,
 )
-from rttc_graph.integrations.postgres.database_session import CANCEL_SECONDS, Session
+from rttc_graph.integrations.postgres.database_session import CANCEL_SECONDS, DatabaseSession
 from rttc_graph.integrations.postgres.psycopg_errors import (
     LOST,
     UNPREPARED,
@@ -108,10 +108,10 @@ class Database:
         self._pool: ConnectionPool[Any] | None = None
         self._threads: DaemonThreads | None = None
 
-    async def run(
+    async def execute_work(
         self,
         action: str,
-        work: Callable[[Session], T],
+        work: Callable[[DatabaseSession], T],
         *,
         error: type[BackendError],
         within_seconds: float | None = None,
@@ -128,7 +128,7 @@ class Database:
             within_seconds: Longest wait for the result; without it, until the server or the
                 watch ends a statement.
         """
-        session = Session(self._patience_seconds)
+        session = DatabaseSession(self._patience_seconds)
         done = asyncio.wrap_future(self._submit(action, work, error, session))
         limit = asyncio.timeout(within_seconds)
         try:
@@ -148,7 +148,7 @@ class Database:
     def submit(
         self,
         action: str,
-        work: Callable[[Session], T],
+        work: Callable[[DatabaseSession], T],
         *,
         error: type[BackendError],
         silence_seconds: float = BACKGROUND_SECONDS,
@@ -161,18 +161,18 @@ class Database:
             error: What the driver's errors become.
             silence_seconds: Longest time without a sign of life.
         """
-        return self._submit(action, work, error, Session(self._patience(silence_seconds)))
+        return self._submit(action, work, error, DatabaseSession(self._patience(silence_seconds)))
 
-    def run_here(
+    def execute_work_here(
         self,
         action: str,
-        work: Callable[[Session], T],
+        work: Callable[[DatabaseSession], T],
         *,
         error: type[BackendError],
         silence_seconds: float = BACKGROUND_SECONDS,
     ) -> T:
         """Do a piece of work on the calling thread; see `submit`."""
-        return self._do(action, work, error, Session(self._patience(silence_seconds)))
+        return self._do(action, work, error, DatabaseSession(self._patience(silence_seconds)))
 
     def _patience(self, silence_seconds: float) -> float:
         return min(silence_seconds, self._patience_seconds)
@@ -241,9 +241,9 @@ class Database:
     def _submit(
         self,
         action: str,
-        work: Callable[[Session], T],
+        work: Callable[[DatabaseSession], T],
         error: type[BackendError],
-        session: Session,
+        session: DatabaseSession,
     ) -> Future[T]:
         with self._threads_lock:
             if self._closed.is_set():
@@ -255,9 +255,9 @@ class Database:
     def _do(
         self,
         action: str,
-        work: Callable[[Session], T],
+        work: Callable[[DatabaseSession], T],
         error: type[BackendError],
-        session: Session,
+        session: DatabaseSession,
     ) -> T:
         with translated(action, error):
             try:
@@ -275,7 +275,7 @@ class Database:
             session.step()
             return self._once(work, session)
 
-    def _once(self, work: Callable[[Session], T], session: Session) -> T:
+    def _once(self, work: Callable[[DatabaseSession], T], session: DatabaseSession) -> T:
         session.lost = False  # a server that cannot be reached now is not asked a second time
         pool = self._opened()
         session.lost = True  # until there is a connection

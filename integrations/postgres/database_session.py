@@ -25,7 +25,7 @@ from rttc_graph.integrations.postgres.connecting import cut
 from rttc_graph.integrations.postgres.psycopg_errors import DRIVER_ERRORS
 from rttc_graph.integrations.postgres.statements import statement
 
-__all__ = ("CANCEL_SECONDS", "Session", "WorkStopped")
+__all__ = ("CANCEL_SECONDS", "DatabaseSession", "WorkStopped")
 
 CANCEL_SECONDS = 2.0
 """How long a server may take to cancel a statement before its connection is cut."""
@@ -35,7 +35,7 @@ class WorkStopped(RttcError):
     """Nobody waits for the work any more, so it ended before its next statement."""
 
 
-class Session:
+class DatabaseSession:
     """What a piece of work has of the database.
 
     Args:

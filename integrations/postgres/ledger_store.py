@@ -9,7 +9,7 @@ from datetime import date
 
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.database import BRIEF_SECONDS, Database
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.json_values import cleaned, cleaned_jsonb
 from rttc_graph.protocols import RunRecord
 from rttc_graph.support.identity import checked_name
@@ -70,7 +70,7 @@ class PostgresLedgerStore:
             "tenant": checked_name("tenant", run.tenant),
             "entries": cleaned_jsonb(run.entries),
         }
-        await self._database.run(
+        await self._database.execute_work(
             "store a run",
             lambda s: s.execute("append_run", **row),
             error=BackendError,
@@ -103,21 +103,21 @@ class PostgresLedgerStore:
             checked_name("tenant", tenant)
         name = "count_old_runs" if dry_run else "prune_runs"
 
-        def work(session: Session) -> int:
+        def work(session: DatabaseSession) -> int:
             row = session.row(name, days=older_than_days, tenant=tenant)
             return row["runs"] if row else 0
 
-        return await self._database.run("prune old runs", work, error=BackendError)
+        return await self._database.execute_work("prune old runs", work, error=BackendError)
 
     async def recent(self, *, tenant: str, count: int = 20) -> list[RunRecord]:
         """Return the tenant's last runs, newest first."""
         checked_name("tenant", tenant)
 
-        def work(session: Session) -> list[RunRecord]:
+        def work(session: DatabaseSession) -> list[RunRecord]:
             rows = session.rows("recent_runs", tenant=tenant, count=count)
             return [RunRecord(**row) for row in rows]
 
-        return await self._database.run("read the last runs", work, error=BackendError)
+        return await self._database.execute_work("read the last runs", work, error=BackendError)
 
     async def statistics(self, *, tenant: str, days: int | None = None) -> list[RunStatistics]:
         """Return the tenant's runs by domain, day and arm, newest day first.
@@ -128,8 +128,8 @@ class PostgresLedgerStore:
         """
         checked_name("tenant", tenant)
 
-        def work(session: Session) -> list[RunStatistics]:
+        def work(session: DatabaseSession) -> list[RunStatistics]:
             rows = session.rows("run_statistics", tenant=tenant, days=days)
             return [RunStatistics(**row) for row in rows]
 
-        return await self._database.run("add up the runs", work, error=BackendError)
+        return await self._database.execute_work("add up the runs", work, error=BackendError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 
 __all__ = ("Watch",)
 
@@ -22,10 +22,10 @@ class Watch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sessions: set[Session] = set()
+        self._sessions: set[DatabaseSession] = set()
         self._thread: threading.Thread | None = None
 
-    def begin(self, session: Session) -> None:
+    def begin(self, session: DatabaseSession) -> None:
         """Look after a session that is about to use a connection."""
         with self._lock:
             self._sessions.add(session)
@@ -35,13 +35,13 @@ class Watch:
                 )
                 self._thread.start()
 
-    def end(self, session: Session) -> None:
+    def end(self, session: DatabaseSession) -> None:
         """Look after the session no more: its connection is its pool's again."""
         with self._lock:
             self._sessions.discard(session)
         session.left()
 
-    def sessions(self) -> list[Session]:
+    def sessions(self) -> list[DatabaseSession]:
         """Return the sessions that are at work."""
         with self._lock:
             return list(self._sessions)

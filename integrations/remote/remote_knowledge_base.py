@@ -187,7 +187,7 @@ class RemoteKnowledgeBase:
     async def aclose(self) -> None:
         """Close the connections; calls fail from now on."""
         self._closed.set()
-        await self._loop.run(self._disconnect())
+        await self._loop.await_on_loop(self._disconnect())
 
     async def __aenter__(self) -> Self:
         return self
@@ -247,7 +247,7 @@ class RemoteKnowledgeBase:
     ) -> T:
         if self._closed.is_set():
             raise KnowledgeBaseError(f"could not {action}: the remote knowledge base was closed")
-        response = await self._loop.run(self._persist(action, route, asked))
+        response = await self._loop.await_on_loop(self._persist(action, route, asked))
         fingerprint, mine = response.headers.get(EMBEDDER_HEADER), self._mine
         if route == "search" and mine is not None and fingerprint not in (None, mine.fingerprint):
             self._is_checked = False

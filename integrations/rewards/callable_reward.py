@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 from rttc_graph.errors import RewardModelError
-from rttc_graph.integrations.concurrency.batch_queue import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
 from rttc_graph.state import Candidate
 
@@ -30,7 +30,7 @@ class CallableReward:
     def __init__(self, function: ScoreFunction, name: str | None = None) -> None:
         self._function = function
         self._name = name or str(getattr(function, "__name__", type(function).__name__))
-        self._lane = BatchLane(
+        self._queue = BatchQueue(
             _one_by_one(function), name=f"rttc-reward-{self._name}", batch_size=1
         )
 
@@ -70,7 +70,7 @@ class CallableReward:
 
     async def _scores(self, pairs: list[tuple[str, str]]) -> list[object]:
         if not _is_async(self._function):
-            return await self._lane.run(pairs)
+            return await self._queue.submit(pairs)
         function = cast(Callable[[str, str], Awaitable[object]], self._function)
         return [await function(query, answer) for query, answer in pairs]
 

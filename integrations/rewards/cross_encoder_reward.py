@@ -8,7 +8,7 @@ from typing import Literal
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
-from rttc_graph.integrations.concurrency.batch_queue import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
 from rttc_graph.state import Candidate
@@ -49,7 +49,7 @@ class CrossEncoderReward:
             raise ConfigurationError(f"batch_size must be at least 1, got {batch_size!r}")
         self._name = name or type(cross_encoder).__name__
         self._made_from = (type(cross_encoder).__qualname__, activation)
-        self._lane = BatchLane(
+        self._queue = BatchQueue(
             _scorer(cross_encoder, activation, self._name),
             name=f"rttc-reward-{self._name}",
             batch_size=batch_size,
@@ -76,7 +76,7 @@ class CrossEncoderReward:
         """
         query = clean(query)
         pairs = [(query, clean(candidate["answer"])) for candidate in candidates]
-        return await self._lane.run(pairs)
+        return await self._queue.submit(pairs)
 
 
 def _scorer(

@@ -25,7 +25,7 @@ except ImportError as exc:
     raise ImportError("sequence classifiers need the extra 'local': rttc-graph[local]") from exc
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError, RewardModelError
-from rttc_graph.integrations.concurrency.batch_queue import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
@@ -94,12 +94,12 @@ class SequenceClassifierReward:
     ) -> None:
         settings = settings or ClassifierSettings()
         self._name = name or Path(source).name
-        self._lane = BatchLane(
+        self._queue = BatchQueue(
             _Scorer(str(source), settings).rewards,
             name=f"rttc-reward-{self._name}",
             batch_size=settings.batch_size,
         )
-        self._digests = BatchLane(
+        self._digests = BatchQueue(
             _Digest(str(source), settings).of_each, name="rttc-reward-digest", batch_size=1
         )
 
@@ -114,7 +114,7 @@ class SequenceClassifierReward:
         Raises:
             RewardModelError: The weights cannot be found or read.
         """
-        return (await self._digests.run([None]))[0]
+        return (await self._digests.submit([None]))[0]
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the sigmoid of the model's logit for each candidate, in order.
@@ -124,7 +124,7 @@ class SequenceClassifierReward:
         """
         query = clean(query)
         pairs = [(query, clean(candidate["answer"])) for candidate in candidates]
-        scores = await self._lane.run(pairs)
+        scores = await self._queue.submit(pairs)
         return checked_rewards(scores, expected=len(candidates), source=self._name)
 
 

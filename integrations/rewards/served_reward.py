@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 import httpx
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
-from rttc_graph.integrations.concurrency.batch_queue import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, describe
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.shorten import keep_ends
@@ -101,7 +101,7 @@ class ServedReward:
         self._name = name or self._settings.model or url.rstrip("/")
         caller = _Caller(self._url, self._settings)
         self._finalizer = weakref.finalize(self, caller.close)
-        self._lane = BatchLane(
+        self._queue = BatchQueue(
             caller.scores,
             name=f"rttc-reward-{self._name}",
             batch_size=1 if self._settings.route == "classify" else self._settings.batch_size,
@@ -132,7 +132,7 @@ class ServedReward:
         limit = self._settings.max_characters
         question = clean(query)[-limit:]
         pairs = [(question, keep_ends(clean(c["answer"]), limit)) for c in candidates]
-        scores = await self._lane.run(pairs)
+        scores = await self._queue.submit(pairs)
         return checked_rewards(scores, expected=len(candidates), source=self._name)
 
 

@@ -21,7 +21,7 @@ from rttc_graph.integrations.transformers.loading import (
     RowAdapters,
     load_model,
 )
-from rttc_graph.integrations.transformers.model_lane import Lane
+from rttc_graph.integrations.transformers.model_lane import ModelLane
 from rttc_graph.integrations.transformers.torch_threads import ThreadsByLoad
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 
@@ -86,7 +86,7 @@ class LocalEngine:
         self._threads_by_load = ThreadsByLoad()
         self._model: LoadedModel | None = None
         self._make_adapters: Callable[[LoadedModel], RowAdapters] | None = None
-        self._lane = Lane(self.name)
+        self._lane = ModelLane(self.name)
         self._decoder = Decoder(
             self._lane,
             max_rows=max_batch,
@@ -106,9 +106,9 @@ class LocalEngine:
             PolicyModelError: The model could not be loaded, or the engine is closed.
         """
         loaded = self._model
-        return loaded if loaded is not None else await self.run(_itself)
+        return loaded if loaded is not None else await self.in_lane(_itself)
 
-    async def run(self, job: Callable[[LoadedModel], T]) -> T:
+    async def in_lane(self, job: Callable[[LoadedModel], T]) -> T:
         """Run a short job alone in the lane and return its result.
 
         Raises:

@@ -53,7 +53,7 @@ class _Job:
 
 @dataclass(eq=False, slots=True)
 class _Board:
-    """Everything the worker thread needs; it must not keep the `Lane` itself alive."""
+    """Everything the worker thread needs; it must not keep the `ModelLane` itself alive."""
 
     name: str
     clock: Callable[[], float]
@@ -66,7 +66,7 @@ class _Board:
     closed: bool = False
 
 
-class Lane:
+class ModelLane:
     """A thread that runs jobs one at a time, in the order their kind deserves.
 
     Short jobs (`submit`) go before everything; then foreground steps, such as the next token of

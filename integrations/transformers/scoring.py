@@ -64,7 +64,7 @@ async def log_probabilities(
         PolicyModelError: The model failed, a pair is longer than the context, or an adapter is
             not resident.
     """
-    groups = await engine.run(lambda loaded: _grouped(loaded, requests, end=end))
+    groups = await engine.in_lane(lambda loaded: _grouped(loaded, requests, end=end))
     scores = [0.0] * len(requests)
     for group in groups:  # a job each, so that the lane can serve others in between
         for pair, score in zip(group, await _scores(engine, group), strict=True):
@@ -75,11 +75,11 @@ async def log_probabilities(
 async def _scores(engine: LocalEngine, group: Sequence[_Pair]) -> list[float]:
     """Score a group, or each pair by itself where the model cannot take them together."""
     try:
-        return await engine.run(partial(_score, group))
+        return await engine.in_lane(partial(_score, group))
     except PolicyModelError:
         if len(group) == 1:
             raise
-    return [(await engine.run(partial(_score, [pair])))[0] for pair in group]
+    return [(await engine.in_lane(partial(_score, [pair])))[0] for pair in group]
 
 
 def _grouped(

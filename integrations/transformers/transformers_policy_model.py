@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from rttc_graph.integrations.concurrency.batch_queue import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
@@ -33,7 +33,7 @@ class TransformersPolicyModel:
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
         # In a thread of its own, so that a long prompt keeps nobody waiting for the lane.
-        self._counting: BatchLane[_Prompt, int] = BatchLane(
+        self._counting: BatchQueue[_Prompt, int] = BatchQueue(
             _counted, name="rttc-tokenizer", batch_size=1
         )
 
@@ -45,7 +45,7 @@ class TransformersPolicyModel:
     async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
         """Return the length of the prompt in tokens, chat template included."""
         loaded = await self._engine.model()
-        (found,) = await self._counting.run([_Prompt(loaded, tuple(messages))])
+        (found,) = await self._counting.submit([_Prompt(loaded, tuple(messages))])
         return found
 
     async def context_tokens(self) -> int:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from rttc_graph.cli.command_context import Session
+from rttc_graph.cli.command_context import CommandContext
 from rttc_graph.cli.commands import (
     ask,
     cache,
@@ -87,7 +87,7 @@ def read_flags(
     del show_version
     flags = {"home": home, "database_url": database_url, "model": model}
     flags["reward"] = reward_model
-    context.obj = Session(config, flags)
+    context.obj = CommandContext(config, flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

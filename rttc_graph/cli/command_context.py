@@ -12,7 +12,7 @@ from rttc_graph.installation.config import InstallationConfig, load_config
 
 
 @dataclass(slots=True)
-class Session:
+class CommandContext:
     """The flags in front of the command."""
 
     config_file: Path | None = None
@@ -27,7 +27,7 @@ class Session:
         return load_config(self.config_file, **{**self.flags, **more})
 
 
-def session(context: typer.Context) -> Session:
-    """Return the session of this call."""
-    found = context.find_object(Session)
-    return found if found is not None else Session()
+def command_context(context: typer.Context) -> CommandContext:
+    """Return the flags that stood in front of the command."""
+    given = context.find_object(CommandContext)
+    return given if given is not None else CommandContext()

@@ -76,7 +76,7 @@ class LocalRttc:
             RttcError: A model is not to be had, or a database that is needed.
         """
         await asyncio.gather(
-            self.engine.run(lambda _: None),
+            self.engine.in_lane(lambda _: None),
             self.judge.score("warm-up", [_WARM_UP]),
             self.knowledge.embedder.embed(["warm-up"]),
             self._warm_up_database(needs_database),

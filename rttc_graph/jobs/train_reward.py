@@ -124,7 +124,7 @@ async def train_on(
             def in_lane(loaded: LoadedModel) -> TrainResult:
                 return train(policy_base(loaded))
 
-            return await engine.run(in_lane)
+            return await engine.in_lane(in_lane)
     return await asyncio.to_thread(lambda: train(_encoder(config, settings.base)))
 
 

@@ -153,15 +153,15 @@ def two_faced(name: str, node: Node, settings_of: SettingsOfRun) -> TwoFaced:
     """Return a node with both faces; the sync one runs the coroutine on a loop of our own."""
 
     def run_sync(state: RttcState) -> Any:
-        return run_blocking(_run(node, state, open_scope(state, settings_of)))
+        return run_blocking(_call(node, state, open_scope(state, settings_of)))
 
     async def run_async(state: RttcState) -> Any:
-        return await _run(node, state, open_scope(state, settings_of))
+        return await _call(node, state, open_scope(state, settings_of))
 
     return TwoFaced(name, run_sync, run_async)
 
 
-async def _run(node: Node, state: RttcState, scope: RunScope) -> Any:
+async def _call(node: Node, state: RttcState, scope: RunScope) -> Any:
     """Run a node within its scope of reuse, which judges and models behind it read too."""
     before = reuse_scope.set(scope.reuse_scope)
     try:

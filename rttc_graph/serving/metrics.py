@@ -83,7 +83,7 @@ class Metrics:
         """Count a client that left."""
         self._hung_up.inc()
 
-    def run(self, output: RttcOutput) -> None:
+    def count_run(self, output: RttcOutput) -> None:
         """Count a finished run."""
         self._answers.labels(output["arm"]).inc()
         self._run_seconds.labels(output["arm"]).observe(output["seconds"])

@@ -116,7 +116,7 @@ class Runner:
             seconds = min(settings.budget_seconds, left)
             settings = settings.model_copy(update={"budget_seconds": seconds})
             output = await self._run(given, settings, thread, config or {}, on_event)
-        self._metrics.run(output)
+        self._metrics.count_run(output)
         return output
 
     async def _run(

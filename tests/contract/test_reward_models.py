@@ -120,7 +120,7 @@ class TestTrainedOnAnEncoder(RewardModelContract):
 class TestTrainedOnThePolicyModel(RewardModelContract):
     @pytest.fixture
     def reward_model(self, tmp_path: Path, tiny_engine: LocalEngine) -> RewardModel:
-        bases = asyncio.run(tiny_engine.run(policy_base))
+        bases = asyncio.run(tiny_engine.in_lane(policy_base))
         folder = trained_reward_folder(tmp_path / "reward", bases, "causal")
         return PolicyBackboneReward(folder, tiny_engine)
 

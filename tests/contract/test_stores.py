@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeys
+from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.protocols.api_keys import ApiKey
@@ -23,9 +23,9 @@ class TestPostgresCalibrationStore(CalibrationStoreContract):
 @pytest.mark.usefixtures("no_blocking_calls")
 class TestPostgresApiKeys(ApiKeyStoreContract):
     @pytest.fixture
-    def keys(self, database: Database) -> PostgresApiKeys:
-        return PostgresApiKeys(database)
+    def keys(self, database: Database) -> PostgresApiKeyStore:
+        return PostgresApiKeyStore(database)
 
     @pytest.fixture
-    def add_key(self, keys: PostgresApiKeys) -> Callable[[ApiKey], Awaitable[object]]:
+    def add_key(self, keys: PostgresApiKeyStore) -> Callable[[ApiKey], Awaitable[object]]:
         return keys.add

@@ -90,7 +90,7 @@ async def _watch_passes(engine: LocalEngine, passes: list[int], begun: threading
 
         loaded.model.forward = counting
 
-    await engine.run(watch)
+    await engine.in_lane(watch)
 
 
 async def _assert_next_call_is_alone(chat: ChatTransformers, passes: list[int]) -> None:

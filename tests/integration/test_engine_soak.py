@@ -187,8 +187,8 @@ def engine(tiny_model_path: Path) -> Iterator[LocalEngine]:
 async def test_a_crowd_gets_the_answers_of_solo_runs_and_leaves_nothing(
     engine: LocalEngine, count: int, room: int
 ) -> None:
-    store = await engine.run(_stored)
-    one = await engine.run(lambda loaded: _adapter(layout_of(loaded.model), 0).bytes)
+    store = await engine.in_lane(_stored)
+    one = await engine.in_lane(lambda loaded: _adapter(layout_of(loaded.model), 0).bytes)
     trainer = LoraTrainer(engine, max_resident_bytes=room * one)
     crowd = Crowded(trainer, TransformersPolicyModel(engine), store)
 

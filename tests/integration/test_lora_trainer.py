@@ -132,7 +132,9 @@ async def test_trained_tokens_count_every_epoch(
 ) -> None:
     trained = await train(trainer, settings=replace(SETTINGS, epochs=2))
     prompts = [await policy.count_tokens(example.messages) for example in EXAMPLES]
-    answer = await tiny_engine.run(lambda loaded: encode_answer(loaded, "the tin hen", end=True))
+    answer = await tiny_engine.in_lane(
+        lambda loaded: encode_answer(loaded, "the tin hen", end=True)
+    )
     assert trained.trained_tokens == 2 * sum(prompt + len(answer) for prompt in prompts)
 
 
@@ -422,7 +424,7 @@ async def test_the_base_has_no_gradients_afterwards(
     def has_gradients(loaded: LoadedModel) -> bool:
         return any(p.requires_grad or p.grad is not None for p in loaded.model.parameters())
 
-    assert not await tiny_engine.run(has_gradients)
+    assert not await tiny_engine.in_lane(has_gradients)
 
 
 async def test_several_trainings_at_once_do_not_mix(trainer: LoraTrainer) -> None:

@@ -19,7 +19,7 @@ from rttc_graph.cli.app import main
 from rttc_graph.errors import BackendError, ConfigurationError, KnowledgeBaseError
 from rttc_graph.integrations.postgres.connecting import completed, without_secrets
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.migrate import migrate
 
@@ -115,7 +115,7 @@ def test_a_server_of_our_own_does_not_read_libpqs_environment(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    def emoji(session: Session) -> str:
+    def emoji(session: DatabaseSession) -> str:
         row = session.connection.execute("select %s", ("🙂",)).fetchone()
         assert row is not None
         return str(row[0])
@@ -124,7 +124,7 @@ def test_a_server_of_our_own_does_not_read_libpqs_environment(
     assert migrate(postgres_dsn, private=True) == []
     database = Database(postgres_dsn, private=True)
     try:
-        assert asyncio.run(database.run("look", emoji, error=BackendError)) == "🙂"
+        assert asyncio.run(database.execute_work("look", emoji, error=BackendError)) == "🙂"
         with database.connect() as connection:
             assert connection.execute("select 1").fetchone() == (1,)
     finally:
@@ -152,7 +152,9 @@ def test_libpqs_environment_fills_up_an_address_of_the_users(
     database = Database(f"dbname={parts['dbname']} user=postgres")
     try:
         asyncio.run(
-            database.run("look", lambda s: s.connection.execute("select '🙂'"), error=BackendError)
+            database.execute_work(
+                "look", lambda s: s.connection.execute("select '🙂'"), error=BackendError
+            )
         )
     finally:
         database.close()
@@ -174,7 +176,9 @@ def test_a_database_of_another_encoding_is_refused(
                 migrate(dsn)
             database = Database(dsn)
             with pytest.raises(KnowledgeBaseError, match=encoding) as caught:
-                asyncio.run(database.run("look", lambda s: s.step(), error=KnowledgeBaseError))
+                asyncio.run(
+                    database.execute_work("look", lambda s: s.step(), error=KnowledgeBaseError)
+                )
             assert not caught.value.retryable
             database.close()
         finally:
@@ -206,7 +210,7 @@ def _as_another_client(connection: psycopg.Connection[Any]) -> None:
 async def test_a_pooler_that_loses_prepared_statements_ends_their_use(
     database: Database, disturb: Callable[[psycopg.Connection[Any]], None]
 ) -> None:
-    def work(session: Session) -> int:
+    def work(session: DatabaseSession) -> int:
         for _ in range(4):
             assert session.row("server_answers") is not None
         disturb(session.connection)
@@ -215,4 +219,4 @@ async def test_a_pooler_that_loses_prepared_statements_ends_their_use(
             assert found == (number + 1,)
         return len(session.rows("server_answers"))
 
-    assert await database.run("look", work, error=BackendError) == 1
+    assert await database.execute_work("look", work, error=BackendError) == 1

@@ -6,17 +6,17 @@ import psycopg
 import pytest
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeys
+from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.protocols.api_keys import SCOPES, checked_scopes, new_key, parse_key
 
 
 @pytest.fixture
-def keys(database: Database) -> PostgresApiKeys:
-    return PostgresApiKeys(database)
+def keys(database: Database) -> PostgresApiKeyStore:
+    return PostgresApiKeyStore(database)
 
 
-async def test_a_key_is_found_by_its_id_and_fits_itself_alone(keys: PostgresApiKeys) -> None:
+async def test_a_key_is_found_by_its_id_and_fits_itself_alone(keys: PostgresApiKeyStore) -> None:
     assert await keys.is_empty()
     key, made = new_key("acme", ["kb:read", "ask"], name="desk")
     await keys.add(made)
@@ -31,7 +31,7 @@ async def test_a_key_is_found_by_its_id_and_fits_itself_alone(keys: PostgresApiK
     assert not await keys.is_empty()
 
 
-async def test_a_revoked_key_fits_no_more_but_still_counts(keys: PostgresApiKeys) -> None:
+async def test_a_revoked_key_fits_no_more_but_still_counts(keys: PostgresApiKeyStore) -> None:
     key, made = new_key("acme")
     await keys.add(made)
     first = await keys.revoke(made.id)
@@ -45,7 +45,7 @@ async def test_a_revoked_key_fits_no_more_but_still_counts(keys: PostgresApiKeys
 
 
 @pytest.mark.blocking_allowed
-async def test_the_database_never_holds_a_key(keys: PostgresApiKeys, postgres_dsn: str) -> None:
+async def test_the_database_never_holds_a_key(keys: PostgresApiKeyStore, postgres_dsn: str) -> None:
     key, made = new_key("acme", SCOPES)
     await keys.add(made)
     with psycopg.connect(postgres_dsn) as connection:

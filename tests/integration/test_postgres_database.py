@@ -20,25 +20,25 @@ from tcp_proxy import TcpProxy
 
 from rttc_graph.errors import BackendError, ConfigurationError, KnowledgeBaseError
 from rttc_graph.integrations.postgres.database import Database, Source
-from rttc_graph.integrations.postgres.database_session import Session, WorkStopped
+from rttc_graph.integrations.postgres.database_session import DatabaseSession, WorkStopped
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
 from rttc_graph.integrations.postgres.statements import statement
 
 pytestmark = pytest.mark.usefixtures("no_blocking_calls")
 
 
-def one(session: Session) -> int:
+def one(session: DatabaseSession) -> int:
     row = session.connection.execute("select 1").fetchone()
     assert row is not None
     return int(row[0])
 
 
-def backend(session: Session) -> int:
+def backend(session: DatabaseSession) -> int:
     return session.connection.info.backend_pid
 
 
 async def run(database: Database, work: object = one) -> int:
-    return await database.run("count", work, error=KnowledgeBaseError)  # type: ignore[arg-type]  # any work
+    return await database.execute_work("count", work, error=KnowledgeBaseError)  # type: ignore[arg-type]  # any work
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ async def test_work_that_loses_its_connection_is_done_once_more(
 ) -> None:
     tries: list[int] = []
 
-    def work(session: Session) -> int:
+    def work(session: DatabaseSession) -> int:
         tries.append(1)
         if len(tries) == 1:
             tcp_proxy.drop()
@@ -108,7 +108,7 @@ async def test_work_that_always_loses_its_connection_is_done_twice(
 ) -> None:
     tries: list[int] = []
 
-    def work(session: Session) -> int:
+    def work(session: DatabaseSession) -> int:
         tries.append(1)
         tcp_proxy.drop()
         return one(session)
@@ -152,7 +152,7 @@ async def test_a_long_statement_is_ended(
     database = opened(postgres_dsn, statement_timeout_seconds=0.1)
     tries: list[int] = []
 
-    def sleep(session: Session) -> int:
+    def sleep(session: DatabaseSession) -> int:
         tries.append(1)
         session.connection.execute("select pg_sleep(30)")
         return 0
@@ -195,7 +195,7 @@ async def test_a_database_without_our_tables_is_told_to_migrate(
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         connection.execute("create extension vector")
     with pytest.raises(KnowledgeBaseError, match=r"rttc_embedder.*rttc db migrate") as caught:
-        await database.run("look", lambda s: s.row("embedder"), error=KnowledgeBaseError)
+        await database.execute_work("look", lambda s: s.row("embedder"), error=KnowledgeBaseError)
     assert not caught.value.retryable
 
 
@@ -242,7 +242,7 @@ async def test_cancelled_work_stops_before_its_next_statement(database: Database
     started, go_on, ended = threading.Event(), threading.Event(), threading.Event()
     raised: list[type[BaseException]] = []
 
-    def work(session: Session) -> None:
+    def work(session: DatabaseSession) -> None:
         started.set()
         go_on.wait()
         try:
@@ -290,7 +290,7 @@ async def test_a_closed_database_says_so(
 
 
 async def test_errors_that_are_not_the_drivers_pass_through(database: Database) -> None:
-    def work(session: Session) -> int:
+    def work(session: DatabaseSession) -> int:
         del session
         raise BackendError("mine")
 

@@ -23,11 +23,11 @@ from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
     PostgresQueryStateCache,
 )
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
 from rttc_graph.integrations.postgres.samples.sample_index import IndexProgress
-from rttc_graph.integrations.postgres.samples.sample_search import Question, Scope, search
+from rttc_graph.integrations.postgres.samples.sample_search import SampleQuery, SearchScope, search
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.protocols import Embedder, Ingested, NewSample, QueryState, SearchResult
 from rttc_graph.settings import SamplesChoice
@@ -287,9 +287,9 @@ class TestSearch:
         await knowledge_base.build_indexes()
         names: list[str] = []
 
-        def work(session: Session) -> SearchResult:
+        def work(session: DatabaseSession) -> SearchResult:
             # A scope that makes 12 rows look like enough for the index.
-            scope = Scope(
+            scope = SearchScope(
                 domain_ids=[1],
                 revision=1,
                 samples=LARGE,
@@ -310,14 +310,14 @@ class TestSearch:
 
             session.execute = execute  # type: ignore[method-assign]  # to see which were run
             vector = HalfVector(at_angle(0))
-            question = Question(vector=vector, k=8, domain=None, tenant="small")
+            question = SampleQuery(vector=vector, k=8, domain=None, tenant="small")
             try:
                 return search(session, scope, question)
             finally:
                 session.connection.execute("discard all")
                 session.connection.execute("reset enable_sort")
 
-        found = await database.run("search", work, error=KnowledgeBaseError)
+        found = await database.execute_work("search", work, error=KnowledgeBaseError)
         assert len(found.samples) == 8
         assert names == ["search_settings", "search_hnsw", "search_exact"]
 
@@ -333,7 +333,7 @@ class TestSearch:
         ],
     )
     def test_few_rows_are_compared_all(self, samples: int, partition: int, exact: bool) -> None:
-        scope = Scope(
+        scope = SearchScope(
             domain_ids=[1],
             revision=1,
             samples=samples,
@@ -351,8 +351,8 @@ class TestSearch:
         await fill(knowledge_base, 12, tenant="small", around=150, first=9000)
         await knowledge_base.build_indexes()
 
-        def explain(name: str, tenant: str) -> Callable[[Session], str]:
-            def work(session: Session) -> str:
+        def explain(name: str, tenant: str) -> Callable[[DatabaseSession], str]:
+            def work(session: DatabaseSession) -> str:
                 session.connection.execute("analyze rttc_sample")
                 asked = {
                     "domain_ids": [1],
@@ -367,7 +367,9 @@ class TestSearch:
             return work
 
         async def plan(name: str, tenant: str) -> str:
-            return await database.run("explain", explain(name, tenant), error=KnowledgeBaseError)
+            return await database.execute_work(
+                "explain", explain(name, tenant), error=KnowledgeBaseError
+            )
 
         assert "Index Scan using rttc_sample_1_hnsw" in await plan("search_hnsw", "tenant")
         for tenant in ("tenant", "small"):
@@ -383,13 +385,13 @@ class TestSearch:
     ) -> None:
         await fill(knowledge_base, 20)
         trips: list[str] = []
-        together = Session.together
+        together = DatabaseSession.together
 
-        def counted_trip(session: Session) -> AbstractContextManager[None]:
+        def counted_trip(session: DatabaseSession) -> AbstractContextManager[None]:
             trips.append("together")
             return together(session)
 
-        monkeypatch.setattr(Session, "together", counted_trip)
+        monkeypatch.setattr(DatabaseSession, "together", counted_trip)
         first = await self.ids(knowledge_base, at_angle(0), choice)
         assert len(trips) == 2
         assert await self.ids(knowledge_base, at_angle(0), choice) == first
@@ -402,14 +404,14 @@ class TestSearch:
         await knowledge_base.build_indexes()
         await fill(knowledge_base, 100, tenant="small", first=9000)
         fetched: dict[tuple[str, SamplesChoice], list[bool]] = {}
-        chosen = Question.chosen
+        chosen = SampleQuery.chosen
 
-        def seen(question: Question, rows: Sequence[DictRow]) -> Sequence[DictRow]:
+        def seen(question: SampleQuery, rows: Sequence[DictRow]) -> Sequence[DictRow]:
             place = question.tenant, question.choice
             fetched[place] = [row["embedding"] is not None for row in rows]
             return chosen(question, rows)
 
-        monkeypatch.setattr(Question, "chosen", seen)
+        monkeypatch.setattr(SampleQuery, "chosen", seen)
         for tenant in ("tenant", "small"):  # by the index, and exactly
             for choice in CHOICES:
                 found = await knowledge_base.search(
@@ -466,7 +468,7 @@ class TestSearch:
         vectors = [*[at_angle(20)] * 5, at_angle(-25)]
         samples = [new_sample(number) for number in range(6)]
         await knowledge_base.ingest(samples, vectors, tenant="tenant")
-        scope = Scope(
+        scope = SearchScope(
             domain_ids=[1],
             revision=1,
             samples=6,
@@ -474,15 +476,15 @@ class TestSearch:
             wants_index=False,
             index_rows=1,
         )
-        question = Question(
+        question = SampleQuery(
             vector=HalfVector(at_angle(0)), k=2, domain=None, tenant="tenant", choice="sift"
         )
 
-        def work(session: Session) -> SearchResult:
+        def work(session: DatabaseSession) -> SearchResult:
             of_the_index = question.send_exact(session, scope).fetchall()[:3]
             return search(session, scope, question, of_the_index)
 
-        found = await database.run("search", work, error=KnowledgeBaseError)
+        found = await database.execute_work("search", work, error=KnowledgeBaseError)
         assert found.samples[1]["question"] == "question 5"
 
     async def ids(

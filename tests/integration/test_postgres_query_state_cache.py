@@ -24,7 +24,7 @@ from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
     Purged,
 )
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.migrate import migrate, read_migrations
 from rttc_graph.protocols import AdapterLookup, QueryState, RecallRequest, TrainedAdapter
 from rttc_graph.testing import at_angle, trained_adapter
@@ -364,13 +364,13 @@ async def test_a_recall_is_one_statement(
     await keep(cache)
     await cache.remember(state(adapter="key"))
     names: list[str] = []
-    original = Session.execute
+    original = DatabaseSession.execute
 
-    def execute(self: Session, name: str, /, **parameters: Any) -> Any:
+    def execute(self: DatabaseSession, name: str, /, **parameters: Any) -> Any:
         names.append(name)
         return original(self, name, **parameters)
 
-    monkeypatch.setattr(Session, "execute", execute)
+    monkeypatch.setattr(DatabaseSession, "execute", execute)
     found = await cache.recall(REQUEST)
     assert (found.samples, found.adapter) == ([], "key")
     assert names == ["recall"]

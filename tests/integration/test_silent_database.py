@@ -27,7 +27,7 @@ from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
 )
 from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
 from rttc_graph.integrations.postgres.migrate import migrate
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
@@ -54,14 +54,14 @@ def mark(name: str) -> bytes:
     return statement(name).split(b"\n")[0]
 
 
-def one(session: Session) -> int:
+def one(session: DatabaseSession) -> int:
     row = session.connection.execute("select 1").fetchone()
     assert row is not None
     return int(row[0])
 
 
 async def run_one(database: Database) -> int:
-    return await database.run("count", one, error=KnowledgeBaseError)
+    return await database.execute_work("count", one, error=KnowledgeBaseError)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ async def test_every_way_to_work_ends(silent: Database, tcp_proxy: TcpProxy, way
             silent.submit("count", one, error=KnowledgeBaseError)
         ),
         "run_here": lambda: asyncio.to_thread(
-            partial(silent.run_here, "count", one, error=KnowledgeBaseError)
+            partial(silent.execute_work_here, "count", one, error=KnowledgeBaseError)
         ),
     }
     started = time.monotonic()
@@ -215,12 +215,12 @@ async def test_statements_of_callers_that_have_gone_are_cancelled(database: Data
     """The thread and its connection are free at once, and nothing goes on at the server."""
     pids: list[int] = []
 
-    def sleep(session: Session) -> None:
+    def sleep(session: DatabaseSession) -> None:
         pids.append(session.connection.info.backend_pid)
         session.connection.execute("select pg_sleep(40)")
 
     tasks = [
-        asyncio.ensure_future(database.run("sleep", sleep, error=KnowledgeBaseError))
+        asyncio.ensure_future(database.execute_work("sleep", sleep, error=KnowledgeBaseError))
         for _ in range(8)
     ]
     await until(lambda: len(pids) == 8)
@@ -229,7 +229,7 @@ async def test_statements_of_callers_that_have_gone_are_cancelled(database: Data
     async with asyncio.timeout(10):
         assert await asyncio.gather(*(run_one(database) for _ in range(8))) == [1] * 8
 
-    def still_sleeping(session: Session) -> int:
+    def still_sleeping(session: DatabaseSession) -> int:
         query = (
             "select count(*) from pg_stat_activity where pid = any(%s) and state = 'active' "
             "and query like 'select pg_sleep%%'"
@@ -239,7 +239,7 @@ async def test_statements_of_callers_that_have_gone_are_cancelled(database: Data
         return int(row[0])
 
     async with asyncio.timeout(10):
-        while await database.run("look", still_sleeping, error=KnowledgeBaseError):
+        while await database.execute_work("look", still_sleeping, error=KnowledgeBaseError):
             continue
 
 

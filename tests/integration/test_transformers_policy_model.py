@@ -59,7 +59,7 @@ async def test_a_prompt_is_counted_with_its_template(
         text_ids = loaded.tokenizer(text + "<|start|>assistant\n", add_special_tokens=False)
         return len(text_ids["input_ids"])
 
-    assert await model.count_tokens(TURNS) == await tiny_engine.run(count)
+    assert await model.count_tokens(TURNS) == await tiny_engine.in_lane(count)
     assert await model.context_tokens() == 512
 
 
@@ -107,13 +107,13 @@ async def test_a_cancelled_call_leaves_nothing_behind_in_the_lane(
 
         loaded.model.forward = counting
 
-    await tiny_engine.run(watch)
+    await tiny_engine.in_lane(watch)
     call = asyncio.create_task(model.generate([request(max_new_tokens=400)] * 3))
     await asyncio.to_thread(begun.wait)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await tiny_engine.run(lambda _: None)
+    await tiny_engine.in_lane(lambda _: None)
     at_most = len(passes) + 1  # the pass in hand when the call was cancelled
     await model.count_tokens(TURNS)
     await model.count_tokens(TURNS)
@@ -135,7 +135,7 @@ async def test_one_bad_request_fails_the_call(model: PolicyModel) -> None:
 async def test_a_template_that_does_not_serve_says_so(
     model: PolicyModel, tiny_engine: LocalEngine, template: str | None, message: str
 ) -> None:
-    await tiny_engine.run(lambda loaded: setattr(loaded.tokenizer, "chat_template", template))
+    await tiny_engine.in_lane(lambda loaded: setattr(loaded.tokenizer, "chat_template", template))
     with pytest.raises(PolicyModelError, match=message):
         await model.generate([request()])
     with pytest.raises(PolicyModelError, match=message):
@@ -162,9 +162,9 @@ async def test_adapters_are_attached_once_and_after_loading_too(tiny_engine: Loc
         made.append(loaded)
         return NoRows()
 
-    await tiny_engine.run(lambda _: None)
+    await tiny_engine.in_lane(lambda _: None)
     tiny_engine.attach_adapters(make)
-    assert await tiny_engine.run(lambda m: m.adapters is not None and m.adapters.has("known"))
+    assert await tiny_engine.in_lane(lambda m: m.adapters is not None and m.adapters.has("known"))
     assert len(made) == 1
     with pytest.raises(ConfigurationError, match="has adapters already"):
         tiny_engine.attach_adapters(make)
@@ -195,7 +195,7 @@ async def test_an_unknown_device_or_type_is_refused_at_first_use(
 ) -> None:
     engine = LocalEngine(tiny_model_path, **settings)
     with pytest.raises(ConfigurationError, match=message):
-        await engine.run(lambda _: None)
+        await engine.in_lane(lambda _: None)
     engine.close()
 
 
@@ -211,7 +211,7 @@ async def test_a_lane_gives_way_to_the_load_of_others(
     found: list[list[int]] = []
     for others in (0.0, 2.0):
         load = others
-        found.append([await e.run(lambda _: torch.get_num_threads()) for e in engines])
+        found.append([await e.in_lane(lambda _: torch.get_num_threads()) for e in engines])
         seconds += LOOK_AGAIN_SECONDS
     assert found == [[2, 3], [2, 1]]
     for engine in engines:
@@ -222,7 +222,7 @@ async def test_the_fingerprint_tells_models_apart_and_stays(tmp_path: Path) -> N
     found: list[str] = []
     for name, seed in (("a", 0), ("same", 0), ("other", 1)):
         engine = LocalEngine(make_tiny_model(tmp_path / name, seed=seed), device="cpu", threads=1)
-        found.append(await engine.run(lambda loaded: loaded.fingerprint))
+        found.append(await engine.in_lane(lambda loaded: loaded.fingerprint))
         engine.close()
     assert found[0] == found[1] != found[2]
 
@@ -234,7 +234,7 @@ async def test_the_template_is_part_of_the_fingerprint(tmp_path: Path) -> None:
         template = folder / "chat_template.jinja"
         template.write_text(template.read_text() + extra)
         engine = LocalEngine(folder, device="cpu", threads=1)
-        found.append(await engine.run(lambda loaded: loaded.fingerprint))
+        found.append(await engine.in_lane(lambda loaded: loaded.fingerprint))
         engine.close()
     assert found[0] != found[1]
 
@@ -249,7 +249,7 @@ async def test_prompts_are_counted_while_the_lane_is_busy(tiny_engine: LocalEngi
         reached.set()
         assert free.wait(60)
 
-    busy = asyncio.create_task(tiny_engine.run(hold))
+    busy = asyncio.create_task(tiny_engine.in_lane(hold))
     await asyncio.to_thread(reached.wait, 60)
     assert await asyncio.wait_for(policy.count_tokens(turns), 20) == alone
     assert await asyncio.wait_for(policy.context_tokens(), 20) == 512

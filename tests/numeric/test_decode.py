@@ -323,7 +323,7 @@ def test_a_short_job_is_served_between_two_tokens(tiny_engine: LocalEngine) -> N
     async def pieces_meanwhile() -> int:
         tiny_engine.decode([request(on_text=wait_for_the_job)])
         await asyncio.to_thread(begun.wait)
-        job = asyncio.create_task(tiny_engine.run(lambda _: len(pieces)))
+        job = asyncio.create_task(tiny_engine.in_lane(lambda _: len(pieces)))
         await asyncio.sleep(0)  # the task has put its job into the lane
         queued.set()
         return await job

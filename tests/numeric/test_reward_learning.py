@@ -214,14 +214,14 @@ async def test_the_policy_model_stays_as_it_is(tiny_engine: LocalEngine, tmp_pat
         with torch.no_grad():
             return cast(Tensor, loaded.model(torch.tensor([[5, 6, 7]])).logits)
 
-    before, said = await tiny_engine.run(weights), await tiny_engine.run(logits)
-    base = await tiny_engine.run(policy_base)
+    before, said = await tiny_engine.in_lane(weights), await tiny_engine.in_lane(logits)
+    base = await tiny_engine.in_lane(policy_base)
     folder = trained_reward_folder(tmp_path / "reward", base, "causal")
     reward = PolicyBackboneReward(folder, tiny_engine)
     assert len(await reward.score("why?", [candidate("so"), candidate("because")])) == 2
-    after = await tiny_engine.run(weights)
+    after = await tiny_engine.in_lane(weights)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert torch.equal(said, await tiny_engine.run(logits))
+    assert torch.equal(said, await tiny_engine.in_lane(logits))
 
 
 @pytest.mark.blocking_allowed
@@ -235,7 +235,7 @@ async def test_the_policy_models_own_backbone_learns_too(
         hidden=16,
         learn=LearnSettings(epochs=6, learning_rate=1e-2, groups_per_step=4),
     )
-    result = await tiny_engine.run(
+    result = await tiny_engine.in_lane(
         lambda loaded: train_reward(
             policy_base(loaded), learnable(), settings, tmp_path, on_progress=lambda p: None
         )

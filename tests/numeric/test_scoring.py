@@ -46,7 +46,9 @@ def slowly(loaded: LoadedModel, question: str, answer: str, *, end: bool) -> flo
 async def test_scores_are_those_of_a_slow_pass(tiny_engine: LocalEngine, end: bool) -> None:
     scores = await log_probabilities(tiny_engine, [asked(q, a) for q, a in PAIRS], end=end)
     for (question, answer), score in zip(PAIRS, scores, strict=True):
-        expected = await tiny_engine.run(partial(slowly, question=question, answer=answer, end=end))
+        expected = await tiny_engine.in_lane(
+            partial(slowly, question=question, answer=answer, end=end)
+        )
         assert score == pytest.approx(expected, abs=1e-4)
 
 
@@ -87,7 +89,7 @@ async def test_each_pair_is_scored_under_its_own_adapter(tiny_engine: LocalEngin
             yield forward
 
     tiny_engine.attach_adapters(Certain)
-    letter = await tiny_engine.run(lambda loaded: loaded.tokenizer.decode([40]))
+    letter = await tiny_engine.in_lane(lambda loaded: loaded.tokenizer.decode([40]))
     base, adapted, other = await log_probabilities(
         tiny_engine,
         [asked("hi", str(letter)), asked("hi", str(letter), "40"), asked("hi", "zz", "40")],

@@ -67,8 +67,8 @@ async def test_a_batch_says_what_generate_says(engine: LocalEngine) -> None:
     rows = await model.generate(
         [GenerationRequest(messages=turns(q), max_new_tokens=12) for q in QUESTIONS]
     )
-    expected = await engine.run(reference)
-    texts = await engine.run(
+    expected = await engine.in_lane(reference)
+    texts = await engine.in_lane(
         lambda loaded: [loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
     )
     assert [row.text for row in rows] == texts

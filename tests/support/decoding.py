@@ -34,7 +34,7 @@ def decode(engine: LocalEngine, *requests: DecodeRequest) -> list[Decoded]:
 
 
 def in_lane(engine: LocalEngine, job: Callable[[LoadedModel], Any]) -> Any:
-    return asyncio.run(engine.run(job))
+    return asyncio.run(engine.in_lane(job))
 
 
 def generated(engine: LocalEngine, question: str, new_tokens: int) -> list[int]:

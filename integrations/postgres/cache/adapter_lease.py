@@ -41,7 +41,9 @@ def kept_alive(database: Database, claim: Claim) -> Generator[None]:
         while not ended.wait(claim.lease_seconds / 3):
             try:
                 work = partial(renew, claim=claim)
-                if not database.run_here("renew a lease", work, error=QueryStateCacheError):
+                if not database.execute_work_here(
+                    "renew a lease", work, error=QueryStateCacheError
+                ):
                     return
             except RttcError as exc:
                 _LOG.warning("the lease of adapter %s was not renewed: %s", claim.key, exc)

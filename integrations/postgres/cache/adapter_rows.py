@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
-from rttc_graph.integrations.postgres.database_session import Session, WorkStopped
+from rttc_graph.integrations.postgres.database_session import DatabaseSession, WorkStopped
 from rttc_graph.integrations.postgres.json_values import cleaned_jsonb
 from rttc_graph.protocols import TrainedAdapter
 
@@ -31,7 +31,7 @@ class Claim:
     lease_seconds: float
 
 
-def find(session: Session, key: str, base_fingerprint: str) -> TrainedAdapter | None:
+def find(session: DatabaseSession, key: str, base_fingerprint: str) -> TrainedAdapter | None:
     """Return a stored adapter of a base, which counts as used; one that is damaged is discarded."""
     row = session.row("stored_adapter", key=key, base_fingerprint=base_fingerprint)
     if row is None:
@@ -56,7 +56,9 @@ def find(session: Session, key: str, base_fingerprint: str) -> TrainedAdapter | 
     )
 
 
-def find_or_claim(session: Session, claim: Claim) -> TrainedAdapter | Literal["claimed", "busy"]:
+def find_or_claim(
+    session: DatabaseSession, claim: Claim
+) -> TrainedAdapter | Literal["claimed", "busy"]:
     """Return the adapter if it is stored; else try to become the one who trains it."""
     adapter = find(session, claim.key, claim.base_fingerprint)
     if adapter is not None:
@@ -79,20 +81,20 @@ def find_or_claim(session: Session, claim: Claim) -> TrainedAdapter | Literal["c
     return "claimed"
 
 
-def renew(session: Session, claim: Claim) -> bool:
+def renew(session: DatabaseSession, claim: Claim) -> bool:
     """Renew the lease; `False` if it is no longer the owner's."""
     parameters = {"key": claim.key, "owner": claim.owner, "lease_seconds": claim.lease_seconds}
     return session.row("renew_lease", **parameters) is not None
 
 
-def release(session: Session, claim: Claim) -> None:
+def release(session: DatabaseSession, claim: Claim) -> None:
     """Give the lease up without an adapter, and wake those who wait."""
     with session.connection.transaction():
         session.execute("release_lease", key=claim.key, owner=claim.owner)
         session.execute("tell_adapter", key=claim.key)
 
 
-def store(session: Session, claim: Claim, adapter: TrainedAdapter) -> None:
+def store(session: DatabaseSession, claim: Claim, adapter: TrainedAdapter) -> None:
     """Store the adapter, which ends the lease, and wake those who wait."""
     with session.connection.transaction():
         session.execute(

@@ -30,7 +30,7 @@ from rttc_graph.integrations.postgres.cache.adapter_rows import (
     store,
 )
 from rttc_graph.integrations.postgres.database import BRIEF_SECONDS, Database
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.json_values import cleaned
 from rttc_graph.protocols import (
     AdapterLookup,
@@ -161,7 +161,7 @@ class PostgresQueryStateCache:
             "bytes": len(samples) + len(query.encode()) + 2 * len(state.vector),
         }
 
-        def work(session: Session) -> None:
+        def work(session: DatabaseSession) -> None:
             session.execute("remember", **stored)
             self._evict(session)
 
@@ -218,7 +218,7 @@ class PostgresQueryStateCache:
 
     async def stats(self) -> CacheStats:
         """Return the size of the cache, all tenants together."""
-        row = await self._run("measure the cache", lambda s: s.row("cache_stats")) or {}
+        row = await self._execute("measure the cache", lambda s: s.row("cache_stats")) or {}
         return CacheStats(
             states=row["states"],
             adapters=row["adapters"],
@@ -234,14 +234,14 @@ class PostgresQueryStateCache:
         if tenant is not None:
             checked_name("tenant", tenant)
 
-        def work(session: Session) -> Purged:
+        def work(session: DatabaseSession) -> Purged:
             with session.connection.transaction():
                 states = session.row("purge_states", tenant=tenant) or {}
                 keys = None if tenant is None else states["keys"]
                 adapters = session.row("purge_adapters", keys=keys) or {}
             return Purged(states=states["states"], adapters=adapters["adapters"])
 
-        return await self._run("purge the cache", work)
+        return await self._execute("purge the cache", work)
 
     async def _find_or_claim(self, claim: Claim) -> Any:
         try:
@@ -277,7 +277,7 @@ class PostgresQueryStateCache:
             self._give_up(claim)
             return
 
-        def work(session: Session) -> None:
+        def work(session: DatabaseSession) -> None:
             store(session, claim, adapter)
             self._evict(session)
 
@@ -305,17 +305,17 @@ class PostgresQueryStateCache:
         except QueryStateCacheError as exc:  # closed meanwhile: the lease runs out by itself
             _LOG.warning("%s", exc)
 
-    def _evict(self, session: Session) -> None:
+    def _evict(self, session: DatabaseSession) -> None:
         session.execute("evict_old", max_age_seconds=self._max_age_seconds)
         session.execute("evict_least_used", max_bytes=self._max_bytes, max_states=self._max_states)
 
-    async def _briefly(self, action: str, work: Callable[[Session], T]) -> T:
-        return await self._database.run(
+    async def _briefly(self, action: str, work: Callable[[DatabaseSession], T]) -> T:
+        return await self._database.execute_work(
             action, work, error=QueryStateCacheError, within_seconds=BRIEF_SECONDS
         )
 
-    async def _run(self, action: str, work: Callable[[Session], T]) -> T:
-        return await self._database.run(action, work, error=QueryStateCacheError)
+    async def _execute(self, action: str, work: Callable[[DatabaseSession], T]) -> T:
+        return await self._database.execute_work(action, work, error=QueryStateCacheError)
 
 
 def _say_if_not_stored(claim: Claim, storing: Future[None]) -> None:

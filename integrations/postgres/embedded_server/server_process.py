@@ -102,7 +102,7 @@ class ServerProcess:
         # The builtin provider: an upgrade of the C library cannot break indexes.
         arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         arguments += ["--auth-local=trust", "--auth-host=scram-sha-256", self._sync_option()]
-        status, output = self._run("initdb", "-D", str(made), *arguments)
+        status, output = self._run_program("initdb", "-D", str(made), *arguments)
         if status:
             raise BackendError(f"could not create a database in {str(made)!r}: {output}")
         made.rename(self._folder.data)
@@ -139,7 +139,9 @@ class ServerProcess:
         options = " ".join(shlex.quote(f"-c{name}={value}") for name, value in self._conf.items())
         wait = ("-w", "-t", str(max(1, int(left_seconds))))
         data, log = str(self._folder.data), str(self._folder.log)
-        status, output = self._run("pg_ctl", "start", "-D", data, *wait, "-l", log, "-o", options)
+        status, output = self._run_program(
+            "pg_ctl", "start", "-D", data, *wait, "-l", log, "-o", options
+        )
         if not status:
             return
         said = self._log_since(mark)
@@ -160,11 +162,11 @@ class ServerProcess:
             return
         wait = ("-w", "-t", str(int(self._timeout_seconds)))
         data = str(self._folder.data)
-        status, output = self._run("pg_ctl", "stop", "-D", data, *wait, "-m", "fast")
+        status, output = self._run_program("pg_ctl", "stop", "-D", data, *wait, "-m", "fast")
         if status and self.pid() is not None:
             raise BackendError(f"the embedded server did not stop: {output}", retryable=True)
 
-    def _run(self, program: str, *arguments: str) -> tuple[int, str]:
+    def _run_program(self, program: str, *arguments: str) -> tuple[int, str]:
         programs = self._programs.beside(self._folder.store)
         timeout_seconds = self._timeout_seconds + 10  # the program's own limit comes first
         return programs.run(program, *arguments, timeout_seconds=timeout_seconds)

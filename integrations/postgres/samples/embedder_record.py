@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.protocols import Embedder, Vector
 
 __all__ = ("MAX_INDEXED_DIMENSION", "EmbedderIdentity", "claim", "store_inline")
@@ -79,7 +79,7 @@ class EmbedderIdentity:
             )
 
 
-def claim(session: Session, mine: EmbedderIdentity) -> None:
+def claim(session: DatabaseSession, mine: EmbedderIdentity) -> None:
     """Make sure that the database is this embedder's, whose it becomes if it was nobody's.
 
     Raises:
@@ -104,7 +104,7 @@ def claim(session: Session, mine: EmbedderIdentity) -> None:
         mine.check(stored)
 
 
-def store_inline(session: Session, mine: EmbedderIdentity) -> None:
+def store_inline(session: DatabaseSession, mine: EmbedderIdentity) -> None:
     """Keep vectors in their rows: out of line an exact search took 143 ms instead of 23 ms."""
     storage = sql.SQL("alter table rttc_sample alter column embedding set storage {}")
     fits = mine.dimension <= _MAX_INLINE_DIMENSION

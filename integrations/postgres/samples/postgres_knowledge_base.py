@@ -20,7 +20,7 @@ from psycopg.rows import DictRow
 
 from rttc_graph.errors import ConfigurationError, KnowledgeBaseError
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.samples.embedder_record import (
     MAX_INDEXED_DIMENSION,
     EmbedderIdentity,
@@ -41,7 +41,7 @@ from rttc_graph.integrations.postgres.samples.sample_rows import (
 )
 from rttc_graph.integrations.postgres.samples.sample_search import (
     INDEX_ROWS,
-    Question,
+    SampleQuery,
     SampleSearch,
 )
 from rttc_graph.protocols import (
@@ -105,11 +105,11 @@ class PostgresKnowledgeBase:
             checked_name("domain", domain)
         mine = await EmbedderIdentity.of(self._embedder)
         mine.check_vector(vector)
-        question = Question(
+        query = SampleQuery(
             vector=HalfVector(list(vector)), k=k, domain=domain, tenant=tenant, choice=choice
         )
-        work = partial(self._samples.run, question=question, mine=mine)
-        result, scope = await self._run("search the knowledge base", work)
+        work = partial(self._samples.find, query=query, mine=mine)
+        result, scope = await self._execute("search the knowledge base", work)
         wants_index = scope.wants_index and mine.dimension <= MAX_INDEXED_DIMENSION
         if wants_index and self._auto_index:
             self._indexes.build_in_background()
@@ -122,7 +122,7 @@ class PostgresKnowledgeBase:
         ids = ids_of(samples)
         with_ids = named(samples, ids)
 
-        def work(session: Session) -> tuple[set[bytes], set[tuple[bytes, str | None]]]:
+        def work(session: DatabaseSession) -> tuple[set[bytes], set[tuple[bytes, str | None]]]:
             domain_ids = [row["id"] for row in session.rows("domain_ids", names=names)]
             place = {"domain_ids": domain_ids, "tenant": tenant}
             stored = session.rows("stored_ids", ids=ids, **place)
@@ -130,7 +130,7 @@ class PostgresKnowledgeBase:
             replacing = {(row["wanted_id"], row["external_id"]) for row in outdated}
             return {row["id"] for row in stored}, replacing
 
-        stored, replacing = await self._run("look for stored samples", work)
+        stored, replacing = await self._execute("look for stored samples", work)
         return [
             key not in stored or (key, sample.external_id) in replacing
             for sample, key in zip(samples, ids, strict=True)
@@ -161,14 +161,14 @@ class PostgresKnowledgeBase:
         for vector in vectors:
             mine.check_vector(vector)
         work = partial(_ingest, mine=mine, samples=samples, vectors=vectors, tenant=tenant)
-        return await self._run(f"store {len(samples)} samples", work)
+        return await self._execute(f"store {len(samples)} samples", work)
 
     async def delete(self, *, domain: str, tenant: str) -> int:
         """Delete a domain's samples and return how many there were."""
         checked_name("tenant", tenant)
         checked_name("domain", domain)
         work = partial(_delete, domain=domain, tenant=tenant)
-        return await self._run(f"delete domain {domain!r}", work)
+        return await self._execute(f"delete domain {domain!r}", work)
 
     async def stats(self, *, tenant: str) -> list[DomainStats]:
         """Return the size of each domain, by name: of the tenant's own rows, without indexes.
@@ -177,7 +177,7 @@ class PostgresKnowledgeBase:
         """
         checked_name("tenant", tenant)
 
-        def work(session: Session) -> list[DomainStats]:
+        def work(session: DatabaseSession) -> list[DomainStats]:
             return [
                 DomainStats(
                     domain=row["domain"],
@@ -189,7 +189,7 @@ class PostgresKnowledgeBase:
                 for row in session.rows("domain_stats", tenant=tenant, index_rows=self._index_rows)
             ]
 
-        return await self._run("measure the knowledge base", work)
+        return await self._execute("measure the knowledge base", work)
 
     async def build_indexes(
         self, *, on_progress: Callable[[IndexProgress], None] | None = None
@@ -232,10 +232,10 @@ class PostgresKnowledgeBase:
             KnowledgeBaseError: The exchange failed; the old vectors are still in use.
         """
         mine = await EmbedderIdentity.of(self._embedder)
-        return await Reembedding(self._database, self._embedder, mine).run(on_progress)
+        return await Reembedding(self._database, self._embedder, mine).replace_vectors(on_progress)
 
-    async def _run(self, action: str, work: Callable[[Session], T]) -> T:
-        return await self._database.run(action, work, error=KnowledgeBaseError)
+    async def _execute(self, action: str, work: Callable[[DatabaseSession], T]) -> T:
+        return await self._database.execute_work(action, work, error=KnowledgeBaseError)
 
 
 def _domains_of(samples: Sequence[NewSample]) -> list[str]:
@@ -244,7 +244,7 @@ def _domains_of(samples: Sequence[NewSample]) -> list[str]:
 
 
 def _ingest(
-    session: Session,
+    session: DatabaseSession,
     *,
     mine: EmbedderIdentity,
     samples: Sequence[NewSample],
@@ -286,7 +286,9 @@ def _ingest(
     return Ingested(new=len(rows.keys() - known - taken), updated=len(taken))
 
 
-def _remove(session: Session, replaced: Sequence[DictRow], touched: Mapping[str, Any]) -> None:
+def _remove(
+    session: DatabaseSession, replaced: Sequence[DictRow], touched: Mapping[str, Any]
+) -> None:
     """Delete samples whose external ids others get, those that are there already included."""
     if not replaced:
         return
@@ -299,7 +301,7 @@ def _remove(session: Session, replaced: Sequence[DictRow], touched: Mapping[str,
     )
 
 
-def _delete(session: Session, *, domain: str, tenant: str) -> int:
+def _delete(session: DatabaseSession, *, domain: str, tenant: str) -> int:
     with session.connection.transaction():
         found = session.row("lock_domain", domain=domain)
         if found is None:
@@ -316,7 +318,7 @@ def _delete(session: Session, *, domain: str, tenant: str) -> int:
         return int(counts["mine"])
 
 
-def _empty_partition(session: Session, domain_id: int) -> None:
+def _empty_partition(session: DatabaseSession, domain_id: int) -> None:
     """Empty a partition at once, with its index: one that is filled again needs none for long."""
     names = {
         "partition": sql.Identifier(f"rttc_sample_{domain_id}"),

@@ -16,7 +16,7 @@ from psycopg.rows import DictRow
 
 from rttc_graph.errors import KnowledgeBaseError
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.samples.embedder_record import EmbedderIdentity, store_inline
 from rttc_graph.protocols import Embedder
 
@@ -52,18 +52,18 @@ class Reembedding:
         self._embedder = embedder
         self._mine = mine
 
-    async def run(self, on_progress: Callable[[ReembedProgress], None] | None) -> int:
+    async def replace_vectors(self, on_progress: Callable[[ReembedProgress], None] | None) -> int:
         """Embed everything, exchange the vectors and return the number of samples."""
-        total = await self._run(self._begin)
+        total = await self._execute(self._begin)
         if total is None:
-            return (await self._run(_count)) or 0
+            return (await self._execute(_count)) or 0
         done = 0
         while True:
             done += await self._collect(done, total, on_progress)
-            if await self._run(self._exchange):
-                return (await self._run(_count)) or 0
+            if await self._execute(self._exchange):
+                return (await self._execute(_count)) or 0
 
-    def _begin(self, session: Session) -> int | None:
+    def _begin(self, session: DatabaseSession) -> int | None:
         """Return the number of samples, or `None` if there is nothing to do."""
         stored = session.row("embedder")
         if stored is None or stored["fingerprint"] == self._mine.fingerprint:
@@ -76,9 +76,9 @@ class Reembedding:
     ) -> int:
         """Embed what has no new vector yet, and return how many that were."""
         last, done = _BEFORE_ALL, 0
-        while rows := await self._run(_next_rows(last)):
+        while rows := await self._execute(_next_rows(last)):
             vectors = await self._embedder.embed([row["question"] for row in rows])
-            await self._run(self._added(rows, vectors))
+            await self._execute(self._added(rows, vectors))
             last, done = rows[-1], done + len(rows)
             if on_progress is not None:
                 on_progress(ReembedProgress(done=before + done, total=total))
@@ -86,7 +86,7 @@ class Reembedding:
 
     def _added(
         self, rows: Sequence[DictRow], vectors: Sequence[Sequence[float]]
-    ) -> Callable[[Session], None]:
+    ) -> Callable[[DatabaseSession], None]:
         made = {
             "fingerprint": self._mine.fingerprint,
             "domain_ids": [row["domain_id"] for row in rows],
@@ -96,7 +96,7 @@ class Reembedding:
         }
         return lambda session: session.execute("add_reembedded", **made).close()
 
-    def _exchange(self, session: Session) -> bool:
+    def _exchange(self, session: DatabaseSession) -> bool:
         """Exchange all vectors, unless samples came that have no new one yet."""
         with session.connection.transaction():
             session.connection.execute("set local statement_timeout = 0")
@@ -114,7 +114,7 @@ class Reembedding:
             session.execute("empty_reembedding")
         return True
 
-    def _change_column(self, session: Session) -> None:
+    def _change_column(self, session: DatabaseSession) -> None:
         length = sql.Literal(self._mine.dimension)
         for text in (
             "alter table rttc_sample drop column embedding",
@@ -125,17 +125,17 @@ class Reembedding:
         session.execute("put_reembedded")
         session.connection.execute("alter table rttc_sample alter column embedding set not null")
 
-    async def _run(self, work: Callable[[Session], T]) -> T:
-        return await self._database.run(
+    async def _execute(self, work: Callable[[DatabaseSession], T]) -> T:
+        return await self._database.execute_work(
             "embed the knowledge base again", work, error=KnowledgeBaseError
         )
 
 
-def _count(session: Session) -> int:
+def _count(session: DatabaseSession) -> int:
     row = session.row("count_all_samples")
     return row["samples"] if row else 0
 
 
-def _next_rows(last: Mapping[str, Any]) -> Callable[[Session], Sequence[DictRow]]:
+def _next_rows(last: Mapping[str, Any]) -> Callable[[DatabaseSession], Sequence[DictRow]]:
     place = {name: last[name] for name in _BEFORE_ALL}
     return lambda session: session.rows("samples_to_reembed", count=_BATCH_ROWS, **place)

@@ -21,7 +21,7 @@ from rttc_graph.errors import KnowledgeBaseError
 from rttc_graph.integrations.concurrency.daemon_threads import on_daemon
 from rttc_graph.integrations.postgres.connecting import cut
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.psycopg_errors import translated
 from rttc_graph.integrations.postgres.statements import statement
 
@@ -94,11 +94,11 @@ class IndexBuilder:
     def _build_all(
         self, stop: threading.Event, on_progress: Callable[[IndexProgress], None] | None
     ) -> list[str]:
-        def missing(session: Session) -> list[DictRow]:
+        def missing(session: DatabaseSession) -> list[DictRow]:
             return list(session.rows("unindexed_domains", threshold=self._index_rows))
 
         action = "build an index"
-        domains = self._database.run_here(action, missing, error=KnowledgeBaseError)
+        domains = self._database.execute_work_here(action, missing, error=KnowledgeBaseError)
         with translated(action, KnowledgeBaseError):
             return [
                 domain["name"] for domain in domains if self._build_one(domain, stop, on_progress)

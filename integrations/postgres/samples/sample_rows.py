@@ -13,7 +13,7 @@ from pgvector import HalfVector
 from psycopg.types.json import Jsonb
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_text
 from rttc_graph.protocols import NewSample, Vector
 from rttc_graph.support.identity import check_texts, sample_id
@@ -86,7 +86,7 @@ def named(samples: Sequence[NewSample], ids: Sequence[bytes]) -> dict[str, list[
     }
 
 
-def ensure_domains(session: Session, names: Sequence[str]) -> dict[str, int]:
+def ensure_domains(session: DatabaseSession, names: Sequence[str]) -> dict[str, int]:
     """Return the domains' ids by name; new ones are added, each in a transaction of its own.
 
     New domains lie together in one partition: with one for each, a few thousand were more tables
@@ -101,7 +101,7 @@ def ensure_domains(session: Session, names: Sequence[str]) -> dict[str, int]:
 
 
 def copy_rows(
-    session: Session, rows: Iterable[SampleRow], domain_ids: Mapping[str, int], tenant: str
+    session: DatabaseSession, rows: Iterable[SampleRow], domain_ids: Mapping[str, int], tenant: str
 ) -> dict[int, int]:
     """Insert new rows in the running transaction; return how many each domain got.
 

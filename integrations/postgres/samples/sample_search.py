@@ -14,7 +14,7 @@ from pgvector import HalfVector
 from psycopg import Cursor
 from psycopg.rows import DictRow
 
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.psycopg_errors import DRIVER_ERRORS, LOST
 from rttc_graph.integrations.postgres.samples.embedder_record import EmbedderIdentity
 from rttc_graph.protocols import SearchResult
@@ -22,7 +22,7 @@ from rttc_graph.samples.selection import preselected, sift
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
 
-__all__ = ("INDEX_ROWS", "Question", "SampleSearch", "Scope", "search")
+__all__ = ("INDEX_ROWS", "SampleQuery", "SampleSearch", "SearchScope", "search")
 
 INDEX_ROWS = 5000
 """Rows of a partition from which on it has an index; below, an exact search takes some 5 ms."""
@@ -39,7 +39,7 @@ _EF_SEARCH = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
+class SearchScope:
     """What a search goes through."""
 
     domain_ids: list[int]
@@ -54,7 +54,7 @@ class Scope:
     """Rows from which on a partition is large."""
 
     @classmethod
-    def of(cls, rows: Sequence[DictRow], index_rows: int) -> Scope:
+    def of(cls, rows: Sequence[DictRow], index_rows: int) -> SearchScope:
         """Sum up the rows of `search_scope`."""
         return cls(
             domain_ids=sorted(row["domain_id"] for row in rows if row["samples"]),
@@ -67,7 +67,7 @@ class Scope:
             index_rows=index_rows,
         )
 
-    def is_searched_like(self, other: Scope) -> bool:
+    def is_searched_like(self, other: SearchScope) -> bool:
         """Whether a search of either is a search of both."""
         return self.domain_ids == other.domain_ids and self.is_exact == other.is_exact
 
@@ -79,7 +79,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class SampleQuery:
     """What is searched for."""
 
     vector: HalfVector
@@ -93,7 +93,7 @@ class Question:
         """Nearest samples of which `k` are chosen."""
         return preselected(self.choice, self.k)
 
-    def send(self, session: Session, scope: Scope) -> Cursor[DictRow]:
+    def send(self, session: DatabaseSession, scope: SearchScope) -> Cursor[DictRow]:
         """Run the search that fits the scope; the settings hold until the transaction ends."""
         if scope.is_exact:
             return self.send_exact(session, scope)
@@ -101,7 +101,7 @@ class Question:
         session.execute("search_settings", ef_search=str(width))
         return session.execute("search_hnsw", **self._parameters(scope))
 
-    def send_exact(self, session: Session, scope: Scope) -> Cursor[DictRow]:
+    def send_exact(self, session: DatabaseSession, scope: SearchScope) -> Cursor[DictRow]:
         """Run a search that leaves the index aside."""
         return session.execute("search_exact", **self._parameters(scope))
 
@@ -112,7 +112,7 @@ class Question:
         vectors = [row["embedding"].to_numpy() for row in rows]  # a hundredth of to_list's time
         return [rows[index] for index in sorted(sift(self.vector.to_numpy(), vectors, k=self.k))]
 
-    def _parameters(self, scope: Scope) -> dict[str, object]:
+    def _parameters(self, scope: SearchScope) -> dict[str, object]:
         return {
             "domain_ids": scope.domain_ids,
             "tenant": self.tenant,
@@ -134,42 +134,40 @@ class SampleSearch:
 
     def __init__(self, index_rows: int) -> None:
         self._index_rows = index_rows
-        self._seen: dict[tuple[str, str | None], Scope] = {}
+        self._seen: dict[tuple[str, str | None], SearchScope] = {}
 
-    def run(
-        self, session: Session, question: Question, mine: EmbedderIdentity
-    ) -> tuple[SearchResult, Scope]:
+    def find(
+        self, session: DatabaseSession, query: SampleQuery, mine: EmbedderIdentity
+    ) -> tuple[SearchResult, SearchScope]:
         """Return the chosen samples, and what the search went through.
 
         Raises:
             KnowledgeBaseError: The database holds vectors of another embedder.
         """
-        place = (question.tenant, question.domain)
+        place = (query.tenant, query.domain)
         before = self._seen.get(place)
         rows: Sequence[DictRow] = []
         try:
             with session.together():
                 embedder = session.execute("embedder")
-                domains = session.execute(
-                    "search_scope", tenant=question.tenant, domain=question.domain
-                )
-                found = question.send(session, before) if before else None
+                domains = session.execute("search_scope", tenant=query.tenant, domain=query.domain)
+                found = query.send(session, before) if before else None
             rows = found.fetchall() if found else []
         except DRIVER_ERRORS as exc:
             if before is None or isinstance(exc, LOST):
                 raise
             self._seen.pop(place, None)  # the vectors are others now, so look before searching
             session.connection.rollback()
-            return self.run(session, question, mine)
+            return self.find(session, query, mine)
         stored = embedder.fetchone()
         if stored is not None:
             mine.check(stored)
-        scope = Scope.of(domains.fetchall(), self._index_rows)
+        scope = SearchScope.of(domains.fetchall(), self._index_rows)
         self._remember(place, scope)
         guess = rows if before is not None and before.is_searched_like(scope) else None
-        return search(session, scope, question, guess), scope
+        return search(session, scope, query, guess), scope
 
-    def _remember(self, place: tuple[str, str | None], scope: Scope) -> None:
+    def _remember(self, place: tuple[str, str | None], scope: SearchScope) -> None:
         if len(self._seen) >= _MAX_SEEN:
             self._seen.clear()
         if scope.samples:
@@ -179,24 +177,27 @@ class SampleSearch:
 
 
 def search(
-    session: Session, scope: Scope, question: Question, rows: Sequence[DictRow] | None = None
+    session: DatabaseSession,
+    scope: SearchScope,
+    query: SampleQuery,
+    rows: Sequence[DictRow] | None = None,
 ) -> SearchResult:
     """Return the chosen samples of a scope: `k`, or all if there are fewer.
 
     Args:
         session: At work.
         scope: What to go through.
-        question: What to look for.
+        query: What to look for.
         rows: What was found in this scope already.
     """
-    wanted = min(question.candidates, scope.samples)
+    wanted = min(query.candidates, scope.samples)
     if rows is None and wanted:
         with session.together():
-            found = question.send(session, scope)
+            found = query.send(session, scope)
         rows = found.fetchall()
     if len(rows or ()) < wanted and not scope.is_exact:
-        rows = question.send_exact(session, scope).fetchall()
-    chosen = question.chosen(rows or ())
+        rows = query.send_exact(session, scope).fetchall()
+    chosen = query.chosen(rows or ())
     return SearchResult(samples=[_sample(row) for row in chosen], revision=scope.revision)
 
 

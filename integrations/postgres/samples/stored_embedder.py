@@ -51,7 +51,7 @@ class StoredEmbedder:
         return await self._configured.embed(texts)
 
     async def _record(self) -> Mapping[str, Any] | None:
-        record = await self._database.run(
+        record = await self._database.execute_work(
             "read the embedder's record", lambda s: s.row("embedder"), error=KnowledgeBaseError
         )
         self._name = self._configured.name if record is None else record["name"]

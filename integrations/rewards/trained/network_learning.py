@@ -113,7 +113,7 @@ def learn(
             f"{len(groups)} questions to learn from and {len(held_out)} held out: "
             "give a file with more rows"
         )
-    return _Learning(network, settings, on_progress).run(groups, held_out)
+    return _Learning(network, settings, on_progress).learn(groups, held_out)
 
 
 def group_loss(logits: Tensor, right: Tensor, groups: Tensor, loss: Loss) -> Tensor:
@@ -159,7 +159,7 @@ class _Learning:
         self._settings = settings
         self._report = on_progress
 
-    def run(self, groups: Sequence[Group], held_out: Sequence[Group]) -> Learned:
+    def learn(self, groups: Sequence[Group], held_out: Sequence[Group]) -> Learned:
         settings = self._settings
         per_epoch = math.ceil(len(groups) / settings.groups_per_step)
         steps = max(1, round(per_epoch * settings.epochs))

@@ -13,7 +13,7 @@ except ImportError as exc:
     raise ImportError("trained reward models need the extra 'local': rttc-graph[local]") from exc
 
 from rttc_graph.errors import ConfigurationError, RewardModelError, RttcError
-from rttc_graph.integrations.concurrency.batch_queue import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.trained.network import RewardNetwork
@@ -59,7 +59,7 @@ class EncoderReward:
     ) -> None:
         self._folder = folder
         self._spec = _spec_of(folder, ("towers", "encoder"))
-        self._lane = BatchLane(
+        self._queue = BatchQueue(
             _Encoder(folder, self._spec, base, device).logits,
             name=f"rttc-reward-{self._spec.name}",
             batch_size=_BATCH,
@@ -85,7 +85,7 @@ class EncoderReward:
             RewardModelError: The encoder could not be loaded or run.
         """
         pairs = [(query, candidate["answer"]) for candidate in candidates]
-        return _rewards(self._spec, await self._lane.run(pairs), candidates)
+        return _rewards(self._spec, await self._queue.submit(pairs), candidates)
 
 
 class PolicyBackboneReward:
@@ -128,7 +128,7 @@ class PolicyBackboneReward:
         logits: list[float] = []
         for first in range(0, len(pairs), _BATCH):
             piece = pairs[first : first + _BATCH]
-            logits += await self._engine.run(partial(self._logits, pairs=piece))
+            logits += await self._engine.in_lane(partial(self._logits, pairs=piece))
         return _rewards(self._spec, logits, candidates)
 
     def _logits(self, loaded: LoadedModel, pairs: list[tuple[str, str]]) -> list[float]:

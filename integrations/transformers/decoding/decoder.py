@@ -25,7 +25,7 @@ from rttc_graph.integrations.transformers.decoding.prompt_cache import Known, Ow
 from rttc_graph.integrations.transformers.decoding.running_batch import Batch, LoneRow, RunningBatch
 from rttc_graph.integrations.transformers.decoding.token_sampling import Draw, choose
 from rttc_graph.integrations.transformers.loading import LoadedModel
-from rttc_graph.integrations.transformers.model_lane import Lane
+from rttc_graph.integrations.transformers.model_lane import ModelLane
 from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
 from rttc_graph.integrations.transformers.torch_errors import is_out_of_memory, let_go, translated
 from rttc_graph.protocols import GenerationRequest
@@ -191,7 +191,7 @@ class Decoder:
     """
 
     def __init__(
-        self, lane: Lane, *, max_rows: int, max_tokens: int, max_prefix_bytes: int = 0
+        self, lane: ModelLane, *, max_rows: int, max_tokens: int, max_prefix_bytes: int = 0
     ) -> None:
         self._lane = lane
         self._max_rows = max_rows
@@ -238,7 +238,7 @@ class Decoder:
                 self._waiting.append(row)
         if self._waiting and not self._is_running:
             self._is_running = True
-            run = self._lane.submit_steps(lambda: self._run(loaded), background=False)
+            run = self._lane.submit_steps(lambda: self._decode(loaded), background=False)
             run.add_done_callback(self._ended)
 
     def _ended(self, run: Future[None]) -> None:
@@ -250,7 +250,7 @@ class Decoder:
         self._rows = []
         _pass_failure(run, [row.future for row in rows])
 
-    def _run(self, loaded: LoadedModel) -> Generator[None, None, None]:
+    def _decode(self, loaded: LoadedModel) -> Generator[None, None, None]:
         """Compute prompts and tokens until no row is left."""
         self._has_company = loaded.can_batch
         self._batch = RunningBatch(loaded.device) if loaded.can_batch else LoneRow(loaded.device)

@@ -9,7 +9,7 @@ import typer
 from rich.progress import Progress
 from rich.text import Text
 
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import out, print_json, print_table, progress
 from rttc_graph.cli.shared_options import (
     Choice,
@@ -54,7 +54,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
 
     Example: rttc ask 'Why was my card charged twice?' --domain banking --tau 0.6 --json
     """
-    config = session(context).config(
+    config = command_context(context).config(
         policy=policy,
         first_arm=first_arm,
         tau_r=tau,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json, print_pairs, size
 from rttc_graph.cli.shared_options import checked_tenant
 from rttc_graph.installation.knowledge import open_knowledge
@@ -26,7 +26,7 @@ def show_stats(context: typer.Context, as_json: AsJson = False) -> None:
 
     Example: rttc cache stats
     """
-    with open_knowledge(session(context).config()) as knowledge:
+    with open_knowledge(command_context(context).config()) as knowledge:
         stats = asyncio.run(knowledge.cache.stats())
     if as_json:
         print_json(asdict(stats))
@@ -49,7 +49,7 @@ def purge(
     """
     whose = "all tenants" if tenant is None else f"tenant {tenant!r}"
     confirm(f"Forget all query states and adapters of {whose}?", yes=yes)
-    with open_knowledge(session(context).config()) as knowledge:
+    with open_knowledge(command_context(context).config()) as knowledge:
         purged = asyncio.run(knowledge.cache.purge(tenant=tenant))
     if as_json:
         print_json(asdict(purged))

@@ -15,7 +15,7 @@ from rttc_graph.calibration.aims import Aim, GatePoint, overview
 from rttc_graph.calibration.map_fitting import FittedMap
 from rttc_graph.calibration.proposal import Proposal, propose
 from rttc_graph.calibration.threshold_plot import plot_sweep
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import (
     AsJson,
     ScreenWatcher,
@@ -91,7 +91,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
 
     Example: rttc calibrate questions.jsonl --limit 60 --target-accuracy 0.8 --save
     """
-    config = session(context).config(
+    config = command_context(context).config(
         k=k,
         samples_choice=samples_choice,
         max_new_tokens=max_new_tokens,

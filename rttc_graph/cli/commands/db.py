@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json, print_pairs, progress
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
@@ -32,7 +32,7 @@ def start(context: typer.Context, as_json: AsJson = False) -> None:
 
     Example: rttc db up
     """
-    server = _embedded(session(context).config())
+    server = _embedded(command_context(context).config())
     with progress("starting Postgres"):
         server.start(keep=True)
         applied = migrate(server.dsn, private=True)
@@ -52,7 +52,7 @@ def stop(
 
     Example: rttc db down
     """
-    down = _embedded(session(context).config()).stop(force=force)
+    down = _embedded(command_context(context).config()).stop(force=force)
     if as_json:
         print_json({"down": down})
     elif down:
@@ -67,7 +67,7 @@ def show_status(context: typer.Context, as_json: AsJson = False) -> None:
 
     Example: rttc db status --json
     """
-    config = session(context).config()
+    config = command_context(context).config()
     if config.database_url is not None:
         status: dict[str, object] = {
             "server": "given by DSN",
@@ -88,7 +88,7 @@ def apply_migrations(context: typer.Context, as_json: AsJson = False) -> None:
 
     Example: RTTC_DATABASE_URL=postgresql://rttc@db/rttc rttc db migrate
     """
-    config = session(context).config()
+    config = command_context(context).config()
     if config.database_url is not None:
         applied = migrate(config.database_url)
     else:
@@ -121,7 +121,7 @@ def prune_runs(
     whose = "all tenants" if tenant is None else f"tenant {tenant!r}"
     if not dry_run:
         confirm(f"Delete the runs of {whose} that are older than {days:g} days?", yes=yes)
-    with open_knowledge(session(context).config()) as knowledge:
+    with open_knowledge(command_context(context).config()) as knowledge:
         pruning = knowledge.ledger_store.prune(older_than_days=days, tenant=tenant, dry_run=dry_run)
         runs = asyncio.run(pruning)
     if as_json:

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.rule import Rule
 from rich.text import Text
 
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.commands.ask import event_line, print_result
 from rttc_graph.cli.screen import AsJson, err, out, print_json, progress
 from rttc_graph.evaluation.scorers import is_right, normalised
@@ -49,7 +49,7 @@ def run_demo(
 
     Example: rttc demo solved.jsonl --question 'Why was my card declined?'
     """
-    config = session(context).config(tenant=TENANT, max_new_tokens=MAX_NEW_TOKENS)
+    config = command_context(context).config(tenant=TENANT, max_new_tokens=MAX_NEW_TOKENS)
     fetch_models(config)
     from rttc_graph.installation.local import open_local
 

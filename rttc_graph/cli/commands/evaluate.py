@@ -13,7 +13,7 @@ from rich.text import Text
 from rttc_graph.arms import PLANS, arms_of_policies, cascade_arms, policy_names
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import cross_fitted
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.policy_table import print_policies, print_result
 from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, check_outputs, err, out, write_json
 from rttc_graph.cli.shared_options import (
@@ -115,7 +115,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
 
     Example: rttc eval banking/ math/ --models smollm2-135m-instruct,gemma-3-270m --report out
     """
-    config = session(context).config(
+    config = command_context(context).config(
         tau_r=tau,
         first_arm=first_arm,
         k=k,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import (
     AsJson,
     Yes,
@@ -53,7 +53,7 @@ def ingest_file(
 
     Example: rttc kb ingest solved.jsonl --domain banking
     """
-    config = session(context).config(tenant=tenant)
+    config = command_context(context).config(tenant=tenant)
     samples = read_samples(path, domain=domain, skip_bad=skip_bad, unique_ids=True)
     with progress(f"ingest {path}", total=0) as bar, open_knowledge(config) as knowledge:
 
@@ -89,7 +89,7 @@ def show_stats(context: typer.Context, tenant: Tenant = None, as_json: AsJson = 
 
     Example: rttc kb stats --json
     """
-    config = session(context).config(tenant=tenant)
+    config = command_context(context).config(tenant=tenant)
     with open_knowledge(config) as knowledge:
         domains = asyncio.run(knowledge.knowledge_base.stats(tenant=config.tenant))
     if as_json:
@@ -117,7 +117,7 @@ def delete_domain(
 
     Example: rttc kb delete --domain banking --yes
     """
-    config = session(context).config(tenant=tenant)
+    config = command_context(context).config(tenant=tenant)
     confirm(f"Delete all samples of {domain!r} of tenant {config.tenant!r}?", yes=yes)
     with open_knowledge(config) as knowledge:
         deleted = asyncio.run(knowledge.knowledge_base.delete(domain=domain, tenant=config.tenant))
@@ -136,7 +136,7 @@ def reembed(context: typer.Context, as_json: AsJson = False) -> None:
 
     Example: RTTC_EMBEDDER=/models/other-embedder rttc kb reembed
     """
-    config = session(context).config()
+    config = command_context(context).config()
     with progress("embed", total=0) as bar, open_knowledge(config) as knowledge:
 
         def show(done: ReembedProgress) -> None:

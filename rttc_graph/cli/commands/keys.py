@@ -8,11 +8,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
 from rttc_graph.cli.shared_options import words_of
 from rttc_graph.installation.knowledge import open_knowledge
-from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeys
+from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.protocols.api_keys import ApiKey, new_key
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ def add_key(
 
     Example: rttc keys add --tenant acme --scopes ask,kb:read --name 'support desk'
     """
-    config = session(context).config(tenant=tenant)
+    config = command_context(context).config(tenant=tenant)
     wanted = words_of(scopes)
     key, made = new_key(config.tenant, wanted, name=name)
     stored = _with_keys(context, lambda keys: keys.add(made))
@@ -82,12 +82,12 @@ def revoke_key(
         out.print(f"{key_id} revoked")
 
 
-def _with_keys(context: typer.Context, work: Callable[[PostgresApiKeys], Awaitable[T]]) -> T:
-    async def run(keys: PostgresApiKeys) -> T:
+def _with_keys(context: typer.Context, work: Callable[[PostgresApiKeyStore], Awaitable[T]]) -> T:
+    async def run(keys: PostgresApiKeyStore) -> T:
         return await work(keys)
 
-    with open_knowledge(session(context).config()) as knowledge:
-        return asyncio.run(run(PostgresApiKeys(knowledge.database)))
+    with open_knowledge(command_context(context).config()) as knowledge:
+        return asyncio.run(run(PostgresApiKeyStore(knowledge.database)))
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:

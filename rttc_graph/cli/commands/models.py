@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table, progress
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ def pull_models(
     from rttc_graph.installation.needed_models import needed_models
     from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 
-    config = session(context).config()
+    config = command_context(context).config()
     folders: dict[str, str] = {}
     with progress("models") as bar:
         for name in names or needed_models(config):
@@ -56,7 +56,7 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
     """
     from rttc_graph.integrations.transformers.weight_files.resolve import catalog, model_folder
 
-    home = session(context).config().home
+    home = command_context(context).config().home
     rows = [
         {
             "name": entry.name,

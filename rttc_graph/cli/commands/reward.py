@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from rttc_graph.arms import drawn_arms, untrained_arms
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJsonFile, check_outputs, out, print_table, progress, write_json
 from rttc_graph.cli.shared_options import words_of
 from rttc_graph.errors import ConfigurationError
@@ -72,7 +72,7 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
 
     Example: rttc reward draw questions.jsonl --samples samples.jsonl --out candidates.jsonl
     """
-    config = session(context).config()
+    config = command_context(context).config()
     settings = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
     material = _material(files, samples, questions, most_samples, seed)
     check_outputs(logs=[out_file])
@@ -122,7 +122,7 @@ def train(  # noqa: PLR0913 - one parameter for each flag
 
     Example: rttc reward train samples.jsonl --backbone policy --epochs 1 --out my-judge
     """
-    config = session(context).config()
+    config = command_context(context).config()
     settings = _train_settings(
         name or out_folder.name, backbone, base, loss, epochs, learning_rate, rank, seed, config
     )
@@ -152,7 +152,7 @@ def evaluate(
 
     Example: rttc reward eval my-judge candidates.jsonl
     """
-    config = session(context).config(reward=reward)
+    config = command_context(context).config(reward=reward)
 
     from rttc_graph.jobs.train_reward import measure_on
     from rttc_graph.reward_training.candidate_rows import read_candidates

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, progress
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
-from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeys
+from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.protocols import Embedder
 from rttc_graph.support.extras import require
 
@@ -79,7 +79,7 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
         "cors_origins": tuple(cors_origin or ()),
     }
     options = ServeOptions(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    config = session(context).config()
+    config = command_context(context).config()
     with _served_parts(config, kb_only=kb_only) as (served, knowledge):
         _serve(served, knowledge, host, port, options, as_json=as_json)
 
@@ -141,7 +141,7 @@ def _serve(
     from rttc_graph.serving.serve_options import is_loopback
     from rttc_graph.serving.server import listen, run_until_stopped
 
-    keys, local_only = PostgresApiKeys(knowledge.database), is_loopback(host)
+    keys, local_only = PostgresApiKeyStore(knowledge.database), is_loopback(host)
     usable = [key for key in asyncio.run(keys.all()) if key.revoked_at is None]
     if not local_only and not usable:
         raise ConfigurationError(
@@ -170,7 +170,7 @@ def _check(knowledge: Knowledge) -> Callable[[], Awaitable[None]]:
     """Return what raises when the database does not answer."""
 
     async def check() -> None:
-        await knowledge.database.run(
+        await knowledge.database.execute_work(
             "ask the database", lambda s: s.row("server_answers"), error=BackendError
         )
 

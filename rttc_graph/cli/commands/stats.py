@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rttc_graph.arms import ARMS
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.knowledge import open_knowledge
@@ -46,7 +46,7 @@ def show_stats(
     """
     if days is not None and not 1 <= days <= _MOST_DAYS:
         raise ConfigurationError(f"days={days!r} must be from 1 to {_MOST_DAYS}")
-    config = session(context).config(tenant=tenant)
+    config = command_context(context).config(tenant=tenant)
     with open_knowledge(config) as knowledge:
         found = asyncio.run(knowledge.ledger_store.statistics(tenant=config.tenant, days=days))
     total, by_arm = _figures(found), _by_arm(found)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from rttc_graph.cli.command_context import session
+from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, print_json, print_pairs, size
 from rttc_graph.errors import RttcError
 from rttc_graph.installation.config import InstallationConfig
@@ -24,7 +24,7 @@ def show_status(context: typer.Context, as_json: AsJson = False) -> None:
 
     Example: rttc status --json
     """
-    config = session(context).config()
+    config = command_context(context).config()
     status: dict[str, Any] = {
         "version": version("rttc-graph"),
         "home": str(config.home),

@@ -14,7 +14,7 @@ from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.model_lane import (
     FOREGROUND_SECONDS,
     FOREGROUND_SHARE,
-    Lane,
+    ModelLane,
 )
 
 
@@ -34,14 +34,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def lane(clock: Clock) -> Iterator[Lane]:
-    lane = Lane("test", clock=clock)
+def lane(clock: Clock) -> Iterator[ModelLane]:
+    lane = ModelLane("test", clock=clock)
     yield lane
     lane.close()
 
 
 @pytest.fixture
-def gate(lane: Lane) -> Iterator[threading.Event]:
+def gate(lane: ModelLane) -> Iterator[threading.Event]:
     """Holds the lane until it is set, so that a test can queue several jobs at once."""
     gate = threading.Event()
     lane.submit(gate.wait)
@@ -62,13 +62,13 @@ def counting(log: list[str], name: str, steps: int) -> Callable[[], Generator[No
     return job
 
 
-def test_every_job_runs_in_one_thread_of_the_lanes_own(lane: Lane) -> None:
+def test_every_job_runs_in_one_thread_of_the_lanes_own(lane: ModelLane) -> None:
     threads = [lane.submit(threading.current_thread).result() for _ in range(3)]
     assert len(set(threads)) == 1
     assert threads[0] is not threading.current_thread()
 
 
-def test_a_short_job_goes_before_the_next_step(lane: Lane) -> None:
+def test_a_short_job_goes_before_the_next_step(lane: ModelLane) -> None:
     log: list[str] = []
 
     def job() -> Generator[None, None, None]:
@@ -81,7 +81,7 @@ def test_a_short_job_goes_before_the_next_step(lane: Lane) -> None:
     assert log == ["step 0", "short", "step 1"]
 
 
-def test_a_training_ends_before_the_next_one_begins(lane: Lane, gate: threading.Event) -> None:
+def test_a_training_ends_before_the_next_one_begins(lane: ModelLane, gate: threading.Event) -> None:
     log: list[str] = []
     futures = [lane.submit_steps(counting(log, name, 3)) for name in "ab"]
     gate.set()
@@ -89,7 +89,9 @@ def test_a_training_ends_before_the_next_one_begins(lane: Lane, gate: threading.
     assert log == ["a0", "a1", "a2", "a over", "b0", "b1", "b2", "b over"]
 
 
-def test_foreground_steps_go_before_background_steps(lane: Lane, gate: threading.Event) -> None:
+def test_foreground_steps_go_before_background_steps(
+    lane: ModelLane, gate: threading.Event
+) -> None:
     log: list[str] = []
     slow = lane.submit_steps(counting(log, "slow", 2))
     fast = lane.submit_steps(counting(log, "fast", 2), background=False)
@@ -100,7 +102,7 @@ def test_foreground_steps_go_before_background_steps(lane: Lane, gate: threading
 
 
 def test_foreground_steps_that_a_short_job_queues_go_before_the_next_background_step(
-    lane: Lane,
+    lane: ModelLane,
 ) -> None:
     log: list[str] = []
     queued: list[Future[str]] = []
@@ -120,7 +122,7 @@ def test_foreground_steps_that_a_short_job_queues_go_before_the_next_background_
 
 
 def test_a_background_step_is_due_after_its_share_of_foreground_time(
-    lane: Lane, gate: threading.Event, clock: Clock
+    lane: ModelLane, gate: threading.Event, clock: Clock
 ) -> None:
     log: list[str] = []
     step_seconds = 10.0
@@ -157,7 +159,7 @@ def test_a_background_step_is_due_after_its_share_of_foreground_time(
     ],
 )
 def test_a_foreground_step_is_asked_to_end(
-    lane: Lane, clock: Clock, waiting: str, seconds: float, expected: bool
+    lane: ModelLane, clock: Clock, waiting: str, seconds: float, expected: bool
 ) -> None:
     queued: dict[str, Callable[[], object]] = {
         "nothing": lambda: None,
@@ -184,7 +186,7 @@ def test_a_foreground_step_is_asked_to_end(
     assert lane.submit_steps(job, background=False).result() is expected
 
 
-def test_cancelling_closes_the_generator_before_anything_else_runs(lane: Lane) -> None:
+def test_cancelling_closes_the_generator_before_anything_else_runs(lane: ModelLane) -> None:
     log: list[str] = []
     futures: list[Future[str]] = []
 
@@ -215,7 +217,7 @@ def test_cancelling_closes_the_generator_before_anything_else_runs(lane: Lane) -
 
 @pytest.mark.parametrize("stepped", [False, True], ids=["short", "stepped"])
 def test_a_job_cancelled_while_queued_never_starts(
-    lane: Lane, gate: threading.Event, stepped: bool
+    lane: ModelLane, gate: threading.Event, stepped: bool
 ) -> None:
     log: list[str] = []
     future: Future[object]
@@ -238,7 +240,7 @@ def test_a_job_cancelled_while_queued_never_starts(
     ],
 )
 def test_an_error_goes_to_its_own_waiter_and_the_lane_lives_on(
-    lane: Lane, raised: BaseException, seen: type[BaseException]
+    lane: ModelLane, raised: BaseException, seen: type[BaseException]
 ) -> None:
     def fail() -> None:
         raise raised
@@ -248,7 +250,7 @@ def test_an_error_goes_to_its_own_waiter_and_the_lane_lives_on(
     assert lane.submit(lambda: "alive").result() == "alive"
 
 
-def test_an_error_in_a_step_goes_to_its_own_waiter(lane: Lane, gate: threading.Event) -> None:
+def test_an_error_in_a_step_goes_to_its_own_waiter(lane: ModelLane, gate: threading.Event) -> None:
     def fail() -> Generator[None, None, None]:
         yield
         raise ValueError("step 2")
@@ -261,7 +263,7 @@ def test_an_error_in_a_step_goes_to_its_own_waiter(lane: Lane, gate: threading.E
     assert other.result() == "x"
 
 
-def test_loops_in_several_threads_share_a_lane(lane: Lane) -> None:
+def test_loops_in_several_threads_share_a_lane(lane: ModelLane) -> None:
     async def ask(number: int) -> int:
         return await asyncio.wrap_future(lane.submit(lambda: number))
 
@@ -282,13 +284,13 @@ def test_loops_in_several_threads_share_a_lane(lane: Lane) -> None:
 
 
 async def test_waiting_for_the_lane_never_blocks_the_loop(
-    lane: Lane, no_blocking_calls: None
+    lane: ModelLane, no_blocking_calls: None
 ) -> None:
     assert await asyncio.wrap_future(lane.submit(lambda: 1)) == 1
     assert await asyncio.wrap_future(lane.submit_steps(counting([], "x", 2))) == "x"
 
 
-async def test_a_cancelled_task_stops_its_steps(lane: Lane) -> None:
+async def test_a_cancelled_task_stops_its_steps(lane: ModelLane) -> None:
     log: list[str] = []
     started, closed = threading.Event(), threading.Event()
 
@@ -313,7 +315,7 @@ async def test_a_cancelled_task_stops_its_steps(lane: Lane) -> None:
     assert log == ["closed"]
 
 
-def test_closing_fails_what_is_queued_and_half_done(lane: Lane, gate: threading.Event) -> None:
+def test_closing_fails_what_is_queued_and_half_done(lane: ModelLane, gate: threading.Event) -> None:
     log: list[str] = []
     half_done = lane.submit_steps(counting(log, "x", 2))
     closing = lane.submit(lane.close)
@@ -325,7 +327,7 @@ def test_closing_fails_what_is_queued_and_half_done(lane: Lane, gate: threading.
             future.result()
 
 
-def test_closing_closes_a_generator_at_its_step(lane: Lane) -> None:
+def test_closing_closes_a_generator_at_its_step(lane: ModelLane) -> None:
     log: list[str] = []
 
     def job() -> Generator[None, None, None]:
@@ -340,14 +342,14 @@ def test_closing_closes_a_generator_at_its_step(lane: Lane) -> None:
     assert log == ["closed"]
 
 
-def test_a_closed_lane_takes_no_jobs(lane: Lane) -> None:
+def test_a_closed_lane_takes_no_jobs(lane: ModelLane) -> None:
     lane.close()
     with pytest.raises(PolicyModelError, match="is closed"):
         lane.submit(lambda: None)
 
 
 def test_a_forgotten_lane_ends_its_thread() -> None:
-    lane = Lane("forgotten")
+    lane = ModelLane("forgotten")
     thread = lane.submit(threading.current_thread).result()
     del lane
     gc.collect()
@@ -357,7 +359,7 @@ def test_a_forgotten_lane_ends_its_thread() -> None:
 
 def test_a_lane_whose_thread_fails_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
     times = iter([0.0])
-    lane = Lane("broken", clock=lambda: next(times))  # the second look at the clock raises
+    lane = ModelLane("broken", clock=lambda: next(times))  # the second look at the clock raises
 
     def steps() -> Generator[None, None, None]:
         yield

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from blockbuster import blockbuster_ctx
 
-from rttc_graph.integrations.concurrency.batch_queue import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 
 
 class Squares:
@@ -36,14 +36,14 @@ async def entered(squares: Squares) -> None:
     await asyncio.to_thread(squares.entered.acquire)
 
 
-def lane(squares: Squares, **options: int | bool) -> BatchLane[int, int]:
-    return BatchLane(squares, name="test", **{"batch_size": 4, **options})  # type: ignore[arg-type]  # table of options
+def queue(squares: Squares, **options: int | bool) -> BatchQueue[int, int]:
+    return BatchQueue(squares, name="test", **{"batch_size": 4, **options})  # type: ignore[arg-type]  # table of options
 
 
-async def busy(squares: Squares, of: BatchLane[int, int]) -> asyncio.Task[list[int]]:
+async def busy(squares: Squares, of: BatchQueue[int, int]) -> asyncio.Task[list[int]]:
     """Start a call that stays in the worker until the gate opens."""
     squares.gate.clear()
-    task = asyncio.create_task(of.run([0]))
+    task = asyncio.create_task(of.submit([0]))
     await entered(squares)
     return task
 
@@ -59,15 +59,15 @@ async def busy(squares: Squares, of: BatchLane[int, int]) -> asyncio.Task[list[i
 )
 async def test_results_come_in_order(numbers: list[int], batches: list[list[int]]) -> None:
     squares = Squares()
-    assert await lane(squares).run(numbers) == [number * number for number in numbers]
+    assert await queue(squares).submit(numbers) == [number * number for number in numbers]
     assert squares.batches == batches
 
 
 async def test_waiting_callers_share_a_call() -> None:
     squares = Squares()
-    shared = lane(squares)
+    shared = queue(squares)
     first = await busy(squares, shared)
-    others = [asyncio.create_task(shared.run([n, n])) for n in (1, 2, 3)]
+    others = [asyncio.create_task(shared.submit([n, n])) for n in (1, 2, 3)]
     await asyncio.sleep(0)
     squares.gate.set()
     assert await first == [0]
@@ -77,9 +77,9 @@ async def test_waiting_callers_share_a_call() -> None:
 
 async def test_callers_keep_their_own_calls_where_they_must() -> None:
     squares = Squares()
-    own = lane(squares, coalesce=False)
+    own = queue(squares, coalesce=False)
     first = await busy(squares, own)
-    others = [asyncio.create_task(own.run([n])) for n in (1, 2)]
+    others = [asyncio.create_task(own.submit([n])) for n in (1, 2)]
     await asyncio.sleep(0)
     squares.gate.set()
     await asyncio.gather(first, *others)
@@ -88,7 +88,7 @@ async def test_callers_keep_their_own_calls_where_they_must() -> None:
 
 async def test_several_threads_work_at_the_same_time() -> None:
     squares = Squares()
-    wide = lane(squares, threads=2)
+    wide = queue(squares, threads=2)
     first, second = await busy(squares, wide), await busy(squares, wide)
     squares.gate.set()
     assert list(await asyncio.gather(first, second)) == [[0], [0]]
@@ -96,9 +96,9 @@ async def test_several_threads_work_at_the_same_time() -> None:
 
 async def test_a_bad_item_fails_only_its_own_caller() -> None:
     squares = Squares()
-    shared = lane(squares)
+    shared = queue(squares)
     first = await busy(squares, shared)
-    bad, good = (asyncio.create_task(shared.run([n])) for n in (-13, 2))
+    bad, good = (asyncio.create_task(shared.submit([n])) for n in (-13, 2))
     await asyncio.sleep(0)
     squares.gate.set()
     await first
@@ -110,11 +110,11 @@ async def test_a_bad_item_fails_only_its_own_caller() -> None:
 
 async def test_a_lone_item_waits_for_one_batch_of_a_long_call_not_for_all() -> None:
     squares = Squares()
-    shared = lane(squares, batch_size=2)
+    shared = queue(squares, batch_size=2)
     squares.gate.clear()
-    long = asyncio.create_task(shared.run([1, 2, 3, 4, 5, 6]))
+    long = asyncio.create_task(shared.submit([1, 2, 3, 4, 5, 6]))
     await entered(squares)
-    short = asyncio.create_task(shared.run([9]))
+    short = asyncio.create_task(shared.submit([9]))
     await asyncio.sleep(0)
     squares.gate.set()
     assert await short == [81]
@@ -124,12 +124,12 @@ async def test_a_lone_item_waits_for_one_batch_of_a_long_call_not_for_all() -> N
 
 async def test_a_cancelled_call_is_not_worked_on() -> None:
     squares = Squares()
-    shared = lane(squares, coalesce=False)
+    shared = queue(squares, coalesce=False)
     first = await busy(squares, shared)
-    dropped = asyncio.create_task(shared.run([7]))
+    dropped = asyncio.create_task(shared.submit([7]))
     await asyncio.sleep(0)
     dropped.cancel()
-    kept = asyncio.create_task(shared.run([2]))
+    kept = asyncio.create_task(shared.submit([2]))
     await asyncio.gather(dropped, return_exceptions=True)
     squares.gate.set()
     await asyncio.gather(first, kept)
@@ -138,21 +138,21 @@ async def test_a_cancelled_call_is_not_worked_on() -> None:
 
 async def test_a_call_cancelled_in_the_worker_takes_no_further_piece() -> None:
     squares = Squares()
-    shared = lane(squares, batch_size=1)
+    shared = queue(squares, batch_size=1)
     squares.gate.clear()
-    dropped = asyncio.create_task(shared.run([1, 2, 3]))
+    dropped = asyncio.create_task(shared.submit([1, 2, 3]))
     await entered(squares)
     dropped.cancel()
     await asyncio.gather(dropped, return_exceptions=True)
     squares.gate.set()
-    assert await shared.run([5]) == [25]
+    assert await shared.submit([5]) == [25]
     assert squares.batches == [[1], [5]]
 
 
 async def test_a_missing_result_is_an_error_not_a_shift() -> None:
-    short: BatchLane[int, int] = BatchLane(lambda items: items[1:], name="test", batch_size=4)
+    short: BatchQueue[int, int] = BatchQueue(lambda items: items[1:], name="test", batch_size=4)
     with pytest.raises(ValueError, match="1 results for 2 items"):
-        await short.run([1, 2])
+        await short.submit([1, 2])
 
 
 async def test_a_stop_iteration_does_not_hang_the_caller() -> None:
@@ -160,14 +160,14 @@ async def test_a_stop_iteration_does_not_hang_the_caller() -> None:
         raise StopIteration
 
     with pytest.raises(RuntimeError, match="StopIteration"):
-        await BatchLane(end, name="test", batch_size=1).run([1])
+        await BatchQueue(end, name="test", batch_size=1).submit([1])
 
 
 def test_one_lane_serves_event_loops_in_many_threads() -> None:
-    shared = lane(Squares())
+    shared = queue(Squares())
 
     def squares_in_a_loop(n: int) -> list[int]:
-        return asyncio.run(shared.run([n, n + 1]))
+        return asyncio.run(shared.submit([n, n + 1]))
 
     with ThreadPoolExecutor(4) as pool:
         results = pool.map(squares_in_a_loop, range(40))
@@ -180,13 +180,13 @@ async def test_the_event_loop_is_never_blocked() -> None:
         return items
 
     with blockbuster_ctx():
-        blocking: BatchLane[int, int] = BatchLane(slow, name="test", batch_size=2)
-        assert await blocking.run([1, 2, 3]) == [1, 2, 3]
+        blocking: BatchQueue[int, int] = BatchQueue(slow, name="test", batch_size=2)
+        assert await blocking.submit([1, 2, 3]) == [1, 2, 3]
 
 
 async def test_the_threads_end_with_the_lane() -> None:
-    dying: BatchLane[int, int] = BatchLane(Squares(), name="dying", batch_size=1, threads=2)
-    await dying.run([1, 2])
+    dying: BatchQueue[int, int] = BatchQueue(Squares(), name="dying", batch_size=1, threads=2)
+    await dying.submit([1, 2])
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("dying-")]
     assert len(threads) == 2
     del dying
@@ -198,18 +198,18 @@ async def test_the_threads_end_with_the_lane() -> None:
 
 LEAVING = """
 import asyncio, time
-from rttc_graph.integrations.concurrency.batch_queue import BatchLane
+from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 
 def work(items):
     time.sleep(0.5)
     print("ended", flush=True)
     return items
 
-lane = BatchLane(work, name="t", batch_size=1, threads=2)
+queue = BatchQueue(work, name="t", batch_size=1, threads=2)
 
 async def main():
     try:
-        await asyncio.wait_for(lane.run([1]), 0.1)
+        await asyncio.wait_for(queue.submit([1]), 0.1)
     except TimeoutError:
         print("left", flush=True)
 
