@@ -13,7 +13,7 @@ from rttc_graph.run.budget import NOTHING_SPENT
 from rttc_graph.run.ledger import entry
 from rttc_graph.run.policies import decide
 from rttc_graph.run.prompts import split_conversation
-from rttc_graph.run.scope import RunScope, judge_of
+from rttc_graph.run.scope import RunScope
 from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import (
     Adapted,
@@ -109,7 +109,7 @@ class Prepare:
         wanted = scope.settings.tau_r_of
         if not wanted:
             return []
-        judge = judge_of(self.reward_model, scope.settings, task["domain"])
+        judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
         found = await survive(judge.fingerprint(), deadline=scope.deadline)
         if isinstance(found, Failure):
             what = "check what τr was chosen for"

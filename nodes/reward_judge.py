@@ -21,11 +21,12 @@ from rttc_graph.protocols import (
     QueryStateCache,
     RewardModel,
     RunRecord,
+    reward_requests,
 )
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import entry, record
 from rttc_graph.run.policies import Choice, best_candidate, decide
-from rttc_graph.run.scope import RunScope, judge_of
+from rttc_graph.run.scope import RunScope
 from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import (
     Arm,
@@ -131,8 +132,10 @@ class RewardJudge:
     async def _score(
         self, state: RttcState, scope: RunScope, waiting: Sequence[Candidate]
     ) -> list[float]:
-        judge = judge_of(self.reward_model, scope.settings, state["task"]["domain"])
-        rewards = await judge.score(state["task"]["query"], waiting)
+        task = state["task"]
+        judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
+        requests = reward_requests(waiting, of_run=state["candidates"], samples=state["samples"])
+        rewards = await judge.score(task["query"], requests)
         if len(rewards) != len(waiting):
             raise RewardModelError(
                 f"{self.reward_model.name} gave {len(rewards)} rewards for {len(waiting)} answers"

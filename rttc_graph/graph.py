@@ -26,9 +26,11 @@ from rttc_graph.protocols import (
     Embedder,
     KnowledgeBase,
     LedgerStore,
+    PlainRewardModel,
     PolicyModel,
     QueryStateCache,
     RewardModel,
+    as_reward_model,
 )
 from rttc_graph.run.scope import Node, SettingsOfRun, TwoFaced, two_faced
 from rttc_graph.settings import RttcSettings
@@ -43,7 +45,7 @@ class RttcParts(TypedDict, total=False):
 
     policy_model: Required[PolicyModel]
     """Answers."""
-    reward_model: Required[RewardModel]
+    reward_model: Required[RewardModel | PlainRewardModel]
     """Judges the answers."""
     embedder: Embedder | None
     """Needed together with `knowledge_base` for the arms `rag` and `ttt`."""
@@ -138,11 +140,12 @@ def _nodes(
 ) -> dict[str, Node]:
     cache, trainer = parts.get("cache"), parts.get("trainer")
     embedder, knowledge_base = parts.get("embedder"), parts.get("knowledge_base")
+    reward_model = as_reward_model(parts["reward_model"])
     nodes: dict[str, Node] = {
-        "prepare": Prepare(arms=arms, reward_model=parts["reward_model"]),
+        "prepare": Prepare(arms=arms, reward_model=reward_model),
         JUDGE: RewardJudge(
             arms=arms,
-            reward_model=parts["reward_model"],
+            reward_model=reward_model,
             cache=cache,
             ledger_store=parts.get("ledger_store"),
         ),

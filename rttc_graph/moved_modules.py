@@ -130,7 +130,7 @@ MOVED = {
     "reward_training.fitting": "reward_training.probability_fit",
     "reward_training.job": "jobs.train_reward",
     "reward_training.rows": "reward_training.candidate_rows",
-    "rewards": "installation.reward_model",
+    "rewards": "installation.configured_reward",
     "scope": "run.scope",
     "selection": "samples.selection",
     "serving.access": "serving.admission.route_rights",

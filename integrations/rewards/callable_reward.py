@@ -9,13 +9,14 @@ from typing import cast
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
+from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 
 ScoreFunction = Callable[[str, str], float] | Callable[[str, str], Awaitable[float]]
 """Query and answer to a reward in [0, 1]."""
 
 
-class CallableReward:
+class CallableReward(RewardModel):
     """Scores with a function of the caller's, such as a unit test or a format check.
 
     A synchronous function runs in a thread of its own, one call at a time, so it may block and

@@ -24,6 +24,7 @@ from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryab
 from rttc_graph.integrations.rewards.grades import grade_of
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
 from rttc_graph.integrations.rewards.shorten import keep_ends
+from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate, ChatTurn
 from rttc_graph.support.identity import clean
 from rttc_graph.support.thinking import answer_behind
@@ -46,7 +47,7 @@ Reply with one whole number from 0 to 10 and nothing else."""
 REMINDER = "That was not a grade. Reply with one whole number from 0 to 10 and nothing else."
 
 
-class ChatJudge:
+class ChatJudge(RewardModel):
     """Asks a chat model for a grade of each answer; the reward is the grade divided by ten.
 
     An empty answer gets 0 without asking. A reply in which no grade can be read, see

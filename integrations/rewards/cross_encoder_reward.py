@@ -11,6 +11,7 @@ from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
+from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 from rttc_graph.support.identity import clean
 from rttc_graph.support.logistic import sigmoid
@@ -19,7 +20,7 @@ Activation = Literal["sigmoid", "identity"]
 """`sigmoid` for raw scores, `identity` for an encoder that returns [0, 1] itself."""
 
 
-class CrossEncoderReward:
+class CrossEncoderReward(RewardModel):
     """Scores (query, answer) pairs with a cross encoder, in a thread of its own.
 
     Most cross encoders were trained on relevance: they tell whether the answer belongs to the

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
+from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 
 
-class SelfConfidence:
+class SelfConfidence(RewardModel):
     """Scores an answer by how likely its model found it: `exp(mean log-probability per token)`.
 
     It costs nothing, because the log-probabilities come with the answer, and it is the stand-in

@@ -36,6 +36,7 @@ from rttc_graph.integrations.transformers.loading import (
 )
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
+from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 from rttc_graph.support.identity import clean
 from rttc_graph.support.logistic import sigmoid
@@ -76,7 +77,7 @@ class ClassifierSettings:
             raise ConfigurationError(f"scale must be above 0, got {self.scale!r}")
 
 
-class SequenceClassifierReward:
+class SequenceClassifierReward(RewardModel):
     """Scores answers with a reward model that has a one-number classification head.
 
     Args:

@@ -21,6 +21,7 @@ from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, describe
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.shorten import keep_ends
+from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 from rttc_graph.support.identity import clean
 from rttc_graph.support.logistic import sigmoid
@@ -79,7 +80,7 @@ class ServedSettings:
             )
 
 
-class ServedReward:
+class ServedReward(RewardModel):
     """Scores answers with a reward model that a server holds.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 from typing_extensions import TypedDict
 
 from rttc_graph.arms import checked_arm
-from rttc_graph.state import Arm, Candidate
+from rttc_graph.state import Arm, Candidate, Sample
 from rttc_graph.support.json_lines import add_lines, load_lines
 
 
@@ -38,8 +38,8 @@ search and what the graph itself takes; 0 for arms that do not retrieve), `train
 other parts the arms' records name."""
 
 
-class ArmAnswer(TypedDict):
-    """One question answered by one arm."""
+class AnsweredRow(TypedDict):
+    """One question answered by one arm; every row has these fields."""
 
     kind: Literal["answer"]
     digest: str
@@ -60,6 +60,14 @@ class ArmAnswer(TypedDict):
     seconds: PartSeconds
     error: str | None
     """Why there is no answer."""
+
+
+class ArmAnswer(AnsweredRow, total=False):
+    """A row with what its judge was shown."""
+
+    samples: list[Sample]
+    """Samples that the judge of the run was shown, nearest first; empty where the run returned
+    none, missing in files of earlier releases."""
 
 
 class Judgement(TypedDict):

@@ -32,9 +32,9 @@ from rttc_graph.evaluation.arm_rows import (
 )
 from rttc_graph.evaluation.runner import row_keys
 from rttc_graph.evaluation.scorers import check_reference, is_right
-from rttc_graph.protocols import NewSample, RewardModel
+from rttc_graph.protocols import NewSample, RewardModel, reward_requests
 from rttc_graph.samples.rows import DEFAULT_DOMAIN
-from rttc_graph.state import Arm, Candidate
+from rttc_graph.state import Arm, Candidate, Sample
 
 
 class RunArm(Protocol):
@@ -42,6 +42,9 @@ class RunArm(Protocol):
 
     async def __call__(self, question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
         """Return `candidates`, `ledger` and `seconds`, as `rttc ask --json`.
+
+        Where `samples` are returned too, those in hand at the end of the run, a judge that is
+        asked later is shown them.
 
         Raises:
             RttcError: There is no answer.
@@ -203,9 +206,8 @@ class _Collecting:
             return [self._row(key, row, None, error=_why_not(result, key.arm))]
         bare: Candidate = {**candidate, "reward": None}
         judging = sum(e["seconds"] for e in result["ledger"] if e["event"] == "judged")
-        lines: list[Line] = [
-            self._row(key, row, bare, seconds=_parts(result, key.arm, judging=judging))
-        ]
+        seconds, samples = _parts(result, key.arm, judging=judging), result.get("samples", ())
+        lines: list[Line] = [self._row(key, row, bare, seconds=seconds, samples=samples)]
         if candidate["reward"] is not None:
             lines.append(
                 await _judgement(key, self._reward_model, candidate["reward"], seconds=judging)
@@ -219,6 +221,7 @@ class _Collecting:
         candidate: Candidate | None,
         *,
         seconds: PartSeconds | None = None,
+        samples: Sequence[Sample] = (),
         error: str | None = None,
     ) -> ArmAnswer:
         return {
@@ -233,6 +236,7 @@ class _Collecting:
             "right": False,
             "seconds": seconds or dict.fromkeys(_PARTS, 0.0),
             "error": error,
+            "samples": list(samples),
         }
 
     def _keep(self, row: NewSample, lines: list[Line]) -> list[Line]:
@@ -275,7 +279,8 @@ async def judge_missing(
         answer = rows.answers[key]
         assert answer["candidate"] is not None
         began = time.monotonic()
-        [reward] = await reward_model.score(answer["question"], [answer["candidate"]])
+        [request] = reward_requests([answer["candidate"]], samples=answer.get("samples", ()))
+        [reward] = await reward_model.score(answer["question"], [request])
         seconds = time.monotonic() - began
         judgement = await _judgement(key, reward_model, reward, seconds=seconds)
         await asyncio.to_thread(log.add, [judgement])

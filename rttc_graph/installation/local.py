@@ -17,13 +17,13 @@ from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import AskResult, ask
 from rttc_graph.installation.config import InstallationConfig, load_config
+from rttc_graph.installation.configured_reward import open_reward_model
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
-from rttc_graph.installation.reward_model import open_reward_model
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CalibratedReward
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
-from rttc_graph.protocols import RewardModel
+from rttc_graph.protocols import RewardModel, reward_requests
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Candidate
 
@@ -77,7 +77,7 @@ class LocalRttc:
         """
         await asyncio.gather(
             self.engine.in_lane(lambda _: None),
-            self.judge.score("warm-up", [_WARM_UP]),
+            self.judge.score("warm-up", reward_requests([_WARM_UP])),
             self.knowledge.embedder.embed(["warm-up"]),
             self._warm_up_database(needs_database),
         )

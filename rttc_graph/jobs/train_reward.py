@@ -15,7 +15,7 @@ import torch
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.installation.reward_model import open_reward_model
+from rttc_graph.installation.configured_reward import open_reward_model
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.rewards.trained.network_learning import LearnProgress

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS
-from rttc_graph.protocols import RewardModel
+from rttc_graph.protocols import RewardModel, RewardRequest, reward_requests
 from rttc_graph.reward_training.candidate_rows import CandidateRow, candidate_of
 from rttc_graph.reward_training.reward_metrics import Figures, figures
 
@@ -41,11 +41,11 @@ async def measure(
     for row in rows:
         groups.setdefault(row["group"], []).append(row)
     first = next(iter(groups.values()))
-    await reward_model.score(first[0]["question"], [candidate_of(first[0])])  # loads it
+    await reward_model.score(first[0]["question"], _requests(first[:1]))  # loads it
     scores: dict[str, float] = {}
     began = time.monotonic()
     for done, group in enumerate(groups.values(), start=1):
-        rewards = await reward_model.score(group[0]["question"], [candidate_of(r) for r in group])
+        rewards = await reward_model.score(group[0]["question"], _requests(group))
         scores |= {row["key"]: reward for row, reward in zip(group, rewards, strict=True)}
         if on_progress is not None:
             on_progress(done)
@@ -61,6 +61,11 @@ async def measure(
             for domain, members in _by_domain(answered or rows).items()
         },
     }
+
+
+def _requests(rows: Sequence[CandidateRow]) -> list[RewardRequest]:
+    """Return what a judge is shown of candidates, which were collected without evidence."""
+    return reward_requests([candidate_of(row) for row in rows])
 
 
 def _by_domain(rows: Sequence[CandidateRow]) -> dict[str, list[CandidateRow]]:

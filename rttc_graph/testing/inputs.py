@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rttc_graph.arms import PLAIN
-from rttc_graph.protocols import KnowledgeBase, NewSample, TrainedAdapter
-from rttc_graph.state import Candidate, Sample
+from rttc_graph.protocols import KnowledgeBase, NewSample, RewardRequest, TrainedAdapter
+from rttc_graph.state import Sample
 
 __all__ = (
     "BAD_NAMES",
@@ -89,7 +89,7 @@ BAD_NAMES = {
 }
 
 
-def candidate(answer: str, *, mean_logprob: float | None = -0.5) -> Candidate:
+def candidate(answer: str, *, mean_logprob: float | None = -0.5) -> RewardRequest:
     """Return an answer of the plain model that no reward model has judged."""
     return {
         "arm": PLAIN,

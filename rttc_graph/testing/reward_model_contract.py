@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,9 @@ from typing import cast
 
 import pytest
 
-from rttc_graph.protocols import RewardModel
-from rttc_graph.testing.inputs import candidate
+from rttc_graph.protocols import RewardModel, reward_requests
+from rttc_graph.state import Candidate
+from rttc_graph.testing.inputs import TENANT, candidate, recalled_sample
 
 ANSWERS = {
     "empty": "",
@@ -81,6 +83,32 @@ class RewardModelContract:
         """Empty, long and foreign queries are judged too."""
         [reward] = await reward_model.score(query, [candidate("because")])
         assert 0 <= reward <= 1
+
+    async def test_evidence_may_be_read_or_left(self, reward_model: RewardModel) -> None:
+        """Samples in hand and the run's other candidates come with every candidate of a run."""
+        run: list[Candidate] = [candidate("because"), candidate("so"), candidate("")]
+        run[1]["reward"] = 0.25
+        samples = [recalled_sample(number) for number in range(3)]
+        for judged, given in [(run, samples), (run[:1], []), (run[1:], samples[:1])]:
+            requests = reward_requests(judged, of_run=run, samples=given)
+            before = copy.deepcopy(requests)
+            rewards = await reward_model.score("question 1", requests)
+            assert len(rewards) == len(judged)
+            assert all(0 <= reward <= 1 for reward in rewards)
+            assert requests == before, "the caller keeps its candidates and samples unchanged"
+
+    async def test_it_says_whether_it_is_calibrated(self, reward_model: RewardModel) -> None:
+        """A score that is no probability must not be called one."""
+        assert await reward_model.is_calibrated() in (True, False)
+
+    async def test_it_judges_for_a_tenant_and_a_domain(self, reward_model: RewardModel) -> None:
+        """Where it makes no difference, the model may return itself."""
+        for domain in ("math", None):
+            scoped = reward_model.within(tenant=TENANT, domain=domain)
+            assert scoped.name == reward_model.name
+            assert (await scoped.fingerprint()).strip()
+            assert len(await scoped.score("Why?", [candidate("because")])) == 1
+            assert await scoped.is_calibrated() in (True, False)
 
     async def test_candidates_are_left_as_they_are(self, reward_model: RewardModel) -> None:
         """The caller keeps its candidates unchanged."""

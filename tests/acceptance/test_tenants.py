@@ -9,11 +9,10 @@ from graph_runs import Output, ask
 from scripted_parts import Parts, sample
 
 from rttc_graph.graph import RttcParts
-from rttc_graph.protocols import reuse_scope
+from rttc_graph.protocols import RewardRequest, reuse_scope
 from rttc_graph.run.adapter_key import adapter_key
 from rttc_graph.run.prompts import training_examples
 from rttc_graph.settings import TttSettings
-from rttc_graph.state import Candidate
 from rttc_graph.testing.memory_cache import MemoryQueryStateCache
 
 SAMPLES = [sample(1), sample(2)]
@@ -72,7 +71,7 @@ async def test_models_and_judges_are_told_for_whom_they_work(
     judged: list[str] = []
     score = parts.reward_model.score
 
-    async def note(query: str, candidates: Sequence[Candidate]) -> list[float]:
+    async def note(query: str, candidates: Sequence[RewardRequest]) -> list[float]:
         judged.append(reuse_scope.get())
         return await score(query, candidates)
 

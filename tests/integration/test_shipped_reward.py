@@ -10,7 +10,7 @@ import pytest
 from tiny_models import real_model_folder
 
 from rttc_graph.installation.config import load_config
-from rttc_graph.installation.reward_model import open_reward_model
+from rttc_graph.installation.configured_reward import open_reward_model
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.shipped import SHIPPED, shipped_folder
 from rttc_graph.integrations.rewards.trained.network_reward import EncoderReward

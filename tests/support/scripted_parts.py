@@ -18,6 +18,8 @@ from rttc_graph.protocols import (
     QueryState,
     RecalledState,
     RecallRequest,
+    RewardModel,
+    RewardRequest,
     RunRecord,
     SearchResult,
     TrainedAdapter,
@@ -109,21 +111,23 @@ class ScriptedPolicyModel:
 
 
 @dataclass
-class ScriptedRewardModel:
-    """Rewards by answer text."""
+class ScriptedRewardModel(RewardModel):
+    """Rewards by answer text; keeps what it was asked."""
 
     rewards: dict[str, float] = field(default_factory=dict[str, float])
     error: Exception | None = None
     seconds: float = 0.0
     scored: list[str] = field(default_factory=list[str])
+    requests: list[RewardRequest] = field(default_factory=list[RewardRequest])
     name: str = "scripted"
     digest: str = "scripted"
 
     async def fingerprint(self) -> str:
         return self.digest
 
-    async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
+    async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
         del query
+        self.requests.extend(candidates)
         self.scored.extend(c["answer"] for c in candidates)
         await take(self.seconds)
         if self.error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from graph_runs import Face, ask
-from scripted_parts import Parts, ScriptedRewardModel, candidate
+from scripted_parts import Parts, ScriptedRewardModel, candidate, sample
 
 from rttc_graph.errors import BackendError, ConfigurationError, RewardModelError
 from rttc_graph.graph import RttcParts
@@ -17,7 +17,7 @@ from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     calibrated_fingerprint,
 )
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
-from rttc_graph.protocols import DomainCalibration, StoredCalibration
+from rttc_graph.protocols import DomainCalibration, StoredCalibration, reward_requests
 from rttc_graph.settings import RttcSettings
 
 
@@ -63,7 +63,7 @@ async def reward(
     model: CalibratedReward, tenant: str = "default", domain: str | None = None
 ) -> float:
     judge = model.within(tenant=tenant, domain=domain)
-    [found] = await judge.score("q", [candidate("rag")])
+    [found] = await judge.score("q", reward_requests([candidate("rag")]))
     return found
 
 
@@ -81,8 +81,29 @@ async def test_the_domains_map_counts_before_that_of_all(raw: ScriptedRewardMode
     assert await reward(model, domain="math") == 0.9
     assert await reward(model, domain="law") == 0.7
     assert await reward(model, tenant="other", domain="math") == 0.1
-    assert await model.score("q", [candidate("rag")]) == [0.7]
+    assert await model.score("q", reward_requests([candidate("rag")])) == [0.7]
     assert store.loads == 2
+
+
+async def test_the_judge_behind_the_map_sees_the_evidence(raw: ScriptedRewardModel) -> None:
+    store = MemoryStore()
+    await store.save(stored(all=0.7), tenant="default")
+    run = [candidate("direct", 0.1), candidate("rag")]
+    requests = reward_requests(run[1:], of_run=run, samples=[sample(1)])
+    model = CalibratedReward(raw, store)
+    for judge in (model, model.within(tenant="default", domain="math")):
+        assert await judge.score("q", requests) == [0.7]
+    assert raw.requests == [*requests, *requests]
+
+
+async def test_a_calibrated_judge_knows_whether_it_is(raw: ScriptedRewardModel) -> None:
+    store = MemoryStore()
+    await store.save(stored(all=0.7), tenant="known")
+    model = CalibratedReward(raw, store)
+    assert await model.within(tenant="known", domain="math").is_calibrated()
+    assert not await model.within(tenant="another", domain="math").is_calibrated()
+    assert not await model.is_calibrated()
+    assert await CalibratedReward(raw, store, tenant="known").is_calibrated()
 
 
 async def test_other_weights_never_get_anothers_map(raw: ScriptedRewardModel) -> None:

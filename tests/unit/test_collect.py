@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_parts import Parts, ScriptedRewardModel
+from scripted_parts import Parts, ScriptedRewardModel, sample
 
 from rttc_graph.arms import ARMS
 from rttc_graph.calibration.aims import GRID, Aim
@@ -174,6 +174,37 @@ async def test_another_reward_model_judges_without_a_new_answer(tmp_path: Path) 
     by_other = figures(questions_of(stored, keys, "other"), ["cascade"], lambda q: gate)
     assert by_first["policies"]["cascade"]["arms"] == {"ttt": 4}
     assert by_other["policies"]["cascade"]["arms"] == {"rag": 4}
+
+
+async def test_a_judge_that_is_asked_later_sees_the_samples_of_the_run(tmp_path: Path) -> None:
+    arms = Arms()
+
+    async def run_arm(question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
+        result = await arms(question, domain=domain, arm=arm)
+        return {**result, "samples": [sample(1)] if arm == "rag" else []}
+
+    log = ArmLog(tmp_path / "rows.jsonl")
+    await collect(collection(), run_arm, arms.parts.reward_model, log)
+    stored = await asyncio.to_thread(log.load)
+    other = ScriptedRewardModel(digest="other")
+    await judge_missing(stored, list(stored.answers), other, log)
+    seen = {
+        (request["arm"], tuple(s["question"] for s in request.get("samples", ())))
+        for request in other.requests
+    }
+    assert seen == {("direct", ()), ("rag", ("question 1",)), ("ttt", ())}
+
+
+async def test_rows_of_earlier_releases_are_judged_without_samples(tmp_path: Path) -> None:
+    rows = await collected(tmp_path)
+    path = tmp_path / "rows.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line.pop("samples", None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    old, other = await asyncio.to_thread(ArmLog(path).load), ScriptedRewardModel(digest="other")
+    assert await judge_missing(old, list(rows.answers), other, ArmLog(path)) == 12
+    assert {len(request.get("samples", ())) for request in other.requests} == {0}
 
 
 @pytest.mark.parametrize(

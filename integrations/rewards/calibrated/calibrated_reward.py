@@ -11,8 +11,14 @@ from dataclasses import dataclass
 
 from rttc_graph.errors import BackendError, ConfigurationError, RewardModelError
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
-from rttc_graph.protocols import CalibrationStore, RewardModel, StoredCalibration
-from rttc_graph.state import Candidate
+from rttc_graph.protocols import (
+    CalibrationStore,
+    PlainRewardModel,
+    RewardModel,
+    RewardRequest,
+    StoredCalibration,
+    as_reward_model,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,15 +56,16 @@ def calibrated_fingerprint(stored: StoredCalibration) -> str:
     return _read(stored).fingerprint
 
 
-class CalibratedReward:
+class CalibratedReward(RewardModel):
     """Turns the scores of a reward model into P(right), by domain where there is a map for it.
 
     A reward model without a stored calibration keeps its raw scores, and that is said once, in the
-    log, unless the reward model's attribute `is_calibrated` says that they are probabilities. The
-    look-up is by name and fingerprint, so other weights never get another one's map.
+    log, unless the reward model says that they are probabilities. The look-up is by name and
+    fingerprint, so other weights never get another one's map.
 
     Args:
-        raw: Scores.
+        raw: Scores. It is asked without a tenant or a domain, as the rows are that a map is
+            fitted on, and is shown the evidence as it came.
         store: Where its calibrations are.
         tenant: Whose calibration holds where a run names no tenant.
         clock: Seconds, monotonic.
@@ -66,13 +73,13 @@ class CalibratedReward:
 
     def __init__(
         self,
-        raw: RewardModel,
+        raw: PlainRewardModel,
         store: CalibrationStore,
         *,
         tenant: str = "default",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._raw = raw
+        self._raw = as_reward_model(raw)
         self._store = store
         self._tenant = tenant
         self._clock = clock
@@ -88,13 +95,21 @@ class CalibratedReward:
         """Return the digest of reward model and calibration; the model's own without one."""
         return await self.within(tenant=self._tenant, domain=None).fingerprint()
 
-    async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
+    async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
         """Return P(right) of each candidate by the map of all domains, in order.
 
         Raises:
             RewardModelError: The reward model failed, or its calibration could not be loaded.
         """
         return await self.within(tenant=self._tenant, domain=None).score(query, candidates)
+
+    async def is_calibrated(self) -> bool:
+        """Tell whether scores are P(right) where a run names no tenant.
+
+        Raises:
+            RewardModelError: The calibration could not be loaded.
+        """
+        return await self.within(tenant=self._tenant, domain=None).is_calibrated()
 
     def within(self, *, tenant: str, domain: str | None) -> RewardModel:
         """Return the reward model with the maps of a tenant, for the answers of a domain."""
@@ -125,9 +140,9 @@ class CalibratedReward:
         self._loaded[tenant] = (now, maps)
         return maps
 
-    def say_raw(self) -> None:
+    async def say_raw(self) -> None:
         """Say once that raw scores hold."""
-        if not self._has_said and not getattr(self._raw, "is_calibrated", False):
+        if not self._has_said and not await self._raw.is_calibrated():
             self._has_said = True
             _LOG.warning(
                 "reward model %r has no calibration: τr is compared with its raw scores "
@@ -137,7 +152,7 @@ class CalibratedReward:
 
 
 @dataclass(frozen=True, slots=True)
-class _Within:
+class _Within(RewardModel):
     """A calibrated reward model for one tenant and domain."""
 
     _calibrated: CalibratedReward
@@ -153,11 +168,15 @@ class _Within:
         maps = await self._calibrated.maps(self._tenant)
         return await self._raw.fingerprint() if maps is None else maps.fingerprint
 
-    async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
+    async def is_calibrated(self) -> bool:
+        has_maps = await self._calibrated.maps(self._tenant) is not None
+        return has_maps or await self._raw.is_calibrated()
+
+    async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
         maps = await self._calibrated.maps(self._tenant)
         scores = await self._raw.score(query, candidates)
         if maps is None:
-            self._calibrated.say_raw()
+            await self._calibrated.say_raw()
             return scores
         return [maps(score, self._domain) for score in scores]
 

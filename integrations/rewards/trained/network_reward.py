@@ -32,13 +32,14 @@ from rttc_graph.integrations.rewards.trained.reward_spec import (
 from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.integrations.rewards.trained.token_pairs import RewardPairs
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
+from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 
 _BATCH = 16
 """Pairs in one pass; answers to one question are few."""
 
 
-class EncoderReward:
+class EncoderReward(RewardModel):
     """Scores with a reward model trained on a small encoder, in a thread of its own.
 
     The reward is the calibrated probability that the answer is right. It uses the answer's own
@@ -65,9 +66,6 @@ class EncoderReward:
             batch_size=_BATCH,
         )
 
-    is_calibrated = True
-    """Its training ends with a map to P(right)."""
-
     @property
     def name(self) -> str:
         """Name for people and for calibrations."""
@@ -76,6 +74,10 @@ class EncoderReward:
     async def fingerprint(self) -> str:
         """Return a digest that changes when the same answer would get another score."""
         return await _fingerprint(self._folder)
+
+    async def is_calibrated(self) -> bool:
+        """Say that scores are P(right): its training ends with a map to it."""
+        return True
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the probability that each candidate is right, in order.
@@ -88,7 +90,7 @@ class EncoderReward:
         return _rewards(self._spec, await self._queue.submit(pairs), candidates)
 
 
-class PolicyBackboneReward:
+class PolicyBackboneReward(RewardModel):
     """Scores with a LoRA adapter and a head on the policy model's own weights, in its lane.
 
     Args:
@@ -105,9 +107,6 @@ class PolicyBackboneReward:
         self._engine = engine
         self._ready: _Ready | None = None
 
-    is_calibrated = True
-    """Its training ends with a map to P(right)."""
-
     @property
     def name(self) -> str:
         """Name for people and for calibrations."""
@@ -116,6 +115,10 @@ class PolicyBackboneReward:
     async def fingerprint(self) -> str:
         """Return a digest that changes when the same answer would get another score."""
         return await _fingerprint(self._folder)
+
+    async def is_calibrated(self) -> bool:
+        """Say that scores are P(right): its training ends with a map to it."""
+        return True
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the probability that each candidate is right, in order.

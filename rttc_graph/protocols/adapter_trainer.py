@@ -1,0 +1,101 @@
+"""The seam to what trains adapters and makes them usable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rttc_graph.settings import TttSettings
+from rttc_graph.state import ChatTurn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedAdapter:
+    """A LoRA adapter as bytes, with what it cost."""
+
+    key: str
+    weights: bytes
+    """safetensors; keys and metadata as peft saves them."""
+    base_fingerprint: str
+    trained_tokens: int
+    steps: int
+    losses: tuple[float, ...]
+    """Mean loss of each step in nats per answer token."""
+    seconds: float
+    provenance: dict[str, Any]
+    """Sample ids, training settings, seed, name of the base model, peft's configuration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingExample:
+    """A prompt and the answer to learn; the loss counts the answer's tokens only."""
+
+    messages: tuple[ChatTurn, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainStep:
+    """Progress of a training."""
+
+    step: int
+    """1-based."""
+    steps: int
+    """Upper bound; an early stop may come first."""
+    loss: float
+    """Nats per answer token."""
+
+
+class AdapterTrainer(Protocol):
+    """Examples to a LoRA adapter for the policy model beside it."""
+
+    async def base_fingerprint(self) -> str:
+        """Return a digest of the base model's weights and configuration."""
+        ...
+
+    async def train(
+        self,
+        key: str,
+        examples: Sequence[TrainingExample],
+        settings: TttSettings,
+        *,
+        on_step: Callable[[TrainStep], None],
+        deadline: float | None = None,
+    ) -> TrainedAdapter:
+        """Train an adapter, make it resident under `key` and return it.
+
+        The base model and every other request's output stay as they are, on success, error and
+        cancellation alike. `on_step` is called from another thread.
+
+        Raises:
+            BudgetExceeded: The deadline passed before the training ended.
+            AdaptationError: The training failed, for example out of memory or with a loss that is
+                not finite.
+        """
+        ...
+
+    async def is_resident(self, key: str) -> bool:
+        """Tell whether `generate` can use the adapter `key` right away."""
+        ...
+
+    async def load(self, adapter: TrainedAdapter) -> None:
+        """Make a stored adapter resident.
+
+        Raises:
+            AdaptationError: It was made for another base, or its bytes are damaged.
+        """
+        ...
+
+    async def loss(self, adapter: TrainedAdapter, examples: Sequence[TrainingExample]) -> float:
+        """Return what a stored adapter has left to learn of examples.
+
+        Returns:
+            Mean over the examples of the negative log-likelihood of their answers' tokens, end
+            token included, in nats per token.
+
+        Raises:
+            AdaptationError: It was made for another base, its bytes are damaged, or the model
+                failed.
+        """
+        ...

@@ -1,0 +1,103 @@
+"""The seam to the solved questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from rttc_graph.protocols.embedder import Vector
+from rttc_graph.settings import SamplesChoice
+from rttc_graph.state import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSample:
+    """A sample on its way into the knowledge base."""
+
+    question: str
+    answer: str
+    domain: str
+    external_id: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingested:
+    """What a knowledge base did with samples; the others were there already."""
+
+    new: int
+    updated: int = 0
+    """Samples that took the place of others of the domain with their `external_id`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """Samples nearest first, and the revision of the domain they were read from."""
+
+    samples: list[Sample]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainStats:
+    """Size of one domain of the knowledge base."""
+
+    domain: str
+    samples: int
+    revision: int
+    bytes: int
+    """Size of the tenant's rows on disk, indexes not included."""
+    index: Literal["exact", "hnsw"]
+
+
+class KnowledgeBase(Protocol):
+    """Solved questions, searchable by meaning."""
+
+    async def search(
+        self,
+        vector: Vector,
+        *,
+        k: int,
+        domain: str | None,
+        tenant: str,
+        choice: SamplesChoice = "nearest",
+    ) -> SearchResult:
+        """Return `k` samples for `vector`, nearest first, all domains if `domain` is `None`.
+
+        They are the nearest by cosine, or those that `rttc_graph.samples.selection.sift` chooses
+        of the nearest `preselected(choice, k)`; fewer than `k` only where there are fewer.
+
+        The revision is the domain's, or the sum over the tenant's domains; every change raises it.
+
+        Raises:
+            KnowledgeBaseError: The search failed.
+        """
+        ...
+
+    async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
+        """Tell for each sample whether `ingest` would change anything, so that it is embedded."""
+        ...
+
+    async def ingest(
+        self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
+    ) -> Ingested:
+        """Store the samples in one transaction.
+
+        Samples that are there already (same question, answer, domain, tenant) are left alone. One
+        whose `external_id` is that of stored samples of the domain and tenant with another question
+        or answer takes their place.
+
+        Raises:
+            ConfigurationError: Two of the samples have one id in one domain, and other content.
+            KnowledgeBaseError: Nothing of this call was stored.
+        """
+        ...
+
+    async def delete(self, *, domain: str, tenant: str) -> int:
+        """Delete a domain's samples and return how many there were."""
+        ...
+
+    async def stats(self, *, tenant: str) -> list[DomainStats]:
+        """Return the size of each domain, by name."""
+        ...

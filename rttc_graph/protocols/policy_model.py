@@ -1,0 +1,79 @@
+"""The seam to the model that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rttc_graph.state import ChatTurn, FinishReason
+
+reuse_scope: ContextVar[str] = ContextVar("rttc_reuse_scope", default="")
+"""Among whose work something that was computed is used again: opaque, the same for all who may know
+of each other. The graph sets it around each node; empty where no tenant is set, or all share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One prompt for the policy model."""
+
+    messages: tuple[ChatTurn, ...]
+    max_new_tokens: int
+    temperature: float = 0.0
+    """0 is greedy decoding."""
+    top_p: float = 1.0
+    seed: int | None = None
+    """Makes sampling repeatable for this request, whatever it is batched with."""
+    stop: tuple[str, ...] = ()
+    """Generation ends before the first of these strings; they are not part of the text."""
+    adapter: str | None = None
+    """Key of a resident adapter, or `None` for the base model."""
+    drafts: tuple[str, ...] = ()
+    """Texts that the answer may well be, the likeliest first. To check one takes a model that reads
+    several tokens at once less than to write it; a greedy answer is the same with and without them,
+    up to rounding."""
+    reuse_scope: str = field(default_factory=reuse_scope.get)
+    """Whose earlier prompts and answers may make this one faster: those of the same scope."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One answer of the policy model."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    mean_logprob: float | None
+    """Mean log-probability in nats of the generated tokens under the model at temperature 1."""
+    finish_reason: FinishReason
+    """`stop`: end token or stop string; `length`: `max_new_tokens`; `budget`: the deadline."""
+
+
+class PolicyModel(Protocol):
+    """Batches of prompts to answers."""
+
+    @property
+    def name(self) -> str:
+        """Name for people: a hub id, a path, a served model's name."""
+        ...
+
+    async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
+        """Return the length of the prompt in tokens, chat template included."""
+        ...
+
+    async def context_tokens(self) -> int | None:
+        """Return how many tokens prompt and answer may have together; `None` if unknown."""
+        ...
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], *, deadline: float | None = None
+    ) -> list[Generation]:
+        """Return one generation for each request, in order.
+
+        At the deadline, what has been generated so far is returned with `finish_reason="budget"`.
+
+        Raises:
+            PolicyModelError: The model failed, or a prompt leaves no room in the context.
+        """
+        ...

@@ -1,0 +1,153 @@
+"""The seam to the model that judges answers, and what it is shown of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from typing_extensions import TypedDict
+
+from rttc_graph.state import Arm, Candidate, Sample
+
+
+class OtherAnswer(TypedDict):
+    """Another candidate of the run, as a judge sees it."""
+
+    arm: Arm
+    answer: str
+    reward: float | None
+    """Judge's score in [0, 1]; `None` while it is not judged."""
+    mean_logprob: float | None
+    """Mean log-probability of the answer's tokens in nats; `None` when the model reports none."""
+
+
+class RewardRequest(Candidate, total=False):
+    """One candidate that is to be judged, with the evidence at hand.
+
+    It has all fields of a candidate: its own arm, `mean_logprob`, `finish_reason` and so on. The
+    evidence may be left out by whoever asks, so read it with `.get("samples", ())`.
+    """
+
+    samples: tuple[Sample, ...]
+    """Samples in hand when the judge is asked, nearest first, each with its similarity to the
+    query; empty where none were retrieved (yet)."""
+    others: tuple[OtherAnswer, ...]
+    """All other candidates of the run, in the order in which they were made."""
+
+
+class PlainRewardModel(Protocol):
+    """The least that `as_reward_model` makes a reward model of; a `name` is shown where it has one.
+
+    `score` may declare its candidates as `Sequence[Candidate]` if it reads no evidence.
+    """
+
+    async def fingerprint(self) -> str:
+        """Return a digest that changes when the same answer would get another score."""
+        ...
+
+    async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
+        """Return one finite reward in [0, 1] for each candidate, in order.
+
+        Raises:
+            RewardModelError: The reward model failed.
+        """
+        ...
+
+
+@runtime_checkable
+class RewardModel(PlainRewardModel, Protocol):
+    """A judge of (query, answer) pairs, which may look at the evidence too.
+
+    A class that inherits from this one says by default that its scores are no probabilities and
+    the same for everybody.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name for people and for calibrations."""
+        ...
+
+    async def is_calibrated(self) -> bool:
+        """Tell whether a score is the probability that the answer is right.
+
+        Raises:
+            RewardModelError: It depends on something that could not be read.
+        """
+        return False
+
+    def within(self, *, tenant: str, domain: str | None) -> RewardModel:
+        """Return the judge for the questions of a tenant in a domain; `None` is all domains."""
+        del tenant, domain
+        return self
+
+
+def reward_requests(
+    judged: Sequence[Candidate],
+    *,
+    of_run: Sequence[Candidate] = (),
+    samples: Sequence[Sample] = (),
+) -> list[RewardRequest]:
+    """Return what a judge is shown of the candidates `judged`.
+
+    Args:
+        judged: Candidates to judge.
+        of_run: All candidates of the run, these among them; each request leaves out its own.
+        samples: Samples in hand, nearest first.
+    """
+    return [
+        {
+            **candidate,
+            "samples": tuple(samples),
+            "others": tuple(_other(one) for one in of_run if one is not candidate),
+        }
+        for candidate in judged
+    ]
+
+
+def _other(candidate: Candidate) -> OtherAnswer:
+    return {
+        "arm": candidate["arm"],
+        "answer": candidate["answer"],
+        "reward": candidate["reward"],
+        "mean_logprob": candidate["mean_logprob"],
+    }
+
+
+def as_reward_model(model: PlainRewardModel) -> RewardModel:
+    """Return a judge with all of `RewardModel`; one that has it already is returned as it is.
+
+    This is the only place that asks which methods a judge has. What a class leaves out is added:
+    its own name as `name`, scores that are no probabilities, and one scale for everybody.
+    """
+    # Callable: `is_calibrated` may be a plain attribute too.
+    if isinstance(model, RewardModel) and callable(model.is_calibrated):
+        return model
+    return _Completed(model)
+
+
+@dataclass(frozen=True, slots=True)
+class _Completed(RewardModel):
+    """A judge that has less than all of `RewardModel`."""
+
+    _plain: Any
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self._plain, "name", type(self._plain).__name__))
+
+    async def fingerprint(self) -> str:
+        found: str = await self._plain.fingerprint()
+        return found
+
+    async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
+        rewards: list[float] = await self._plain.score(query, candidates)
+        return rewards
+
+    async def is_calibrated(self) -> bool:
+        stated = getattr(self._plain, "is_calibrated", False)
+        return bool(await stated() if callable(stated) else stated)
+
+    def within(self, *, tenant: str, domain: str | None) -> RewardModel:
+        scoped = getattr(self._plain, "within", None)
+        return self if scoped is None else as_reward_model(scoped(tenant=tenant, domain=domain))
