@@ -18,6 +18,7 @@ from rttc_graph.errors import RttcError
 NAMES = (
     "bestofn",
     "concurrent",
+    "decoding",
     "growth",
     "ingest",
     "mixed",

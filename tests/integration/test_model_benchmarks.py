@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,6 +84,21 @@ def test_asks_at_once_are_compared(tiny_model_path: Path, monkeypatch: pytest.Mo
     rows = list(measured("concurrent", small(tiny_model_path)))
     assert [row["case"] for row in rows] == ["1 direct asks at once", "2 direct asks at once"]
     assert all(row["unit"] == "tokens/s" and row["ours"] > 0 < row["peer"] for row in rows)
+
+
+def test_both_decodings_answer_the_same(
+    tiny_model_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Without the last case: continuous batching takes half a minute to set up on any model.
+    rows = list(islice(measured("decoding", replace(small(tiny_model_path), k=2)), 3))
+    assert [row["peer_name"].partition(", ")[2] for row in rows] == [
+        "generate",
+        "prompt lookup of 10 tokens",
+        "generate, padded",
+    ]
+    found = re.search(r"(\d+) of (\d+) answers equal", capsys.readouterr().err)
+    assert found is not None
+    assert int(found[1]) == int(found[2]) > 0
 
 
 @needs("its_hub")
