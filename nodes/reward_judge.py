@@ -25,7 +25,7 @@ from rttc_graph.protocols import (
 )
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import entry, record
-from rttc_graph.run.policies import Choice, best_candidate, decide
+from rttc_graph.run.policies import NextStep, best_candidate, decide
 from rttc_graph.run.scope import RunScope
 from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import (
@@ -152,7 +152,7 @@ class RewardJudge:
         state: RttcState,
         scope: RunScope,
         best: Candidate | None,
-        choice: Choice,
+        choice: NextStep,
         entries: list[LedgerEntry],
     ) -> JudgeUpdate:
         """Remember and record the run; nothing that fails here costs the answer."""

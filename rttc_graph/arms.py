@@ -313,14 +313,14 @@ def arms_of_policies(policies: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in ARMS if name in wanted)
 
 
-def drawn_arms() -> tuple[str, ...]:
+def sampled_arms() -> tuple[str, ...]:
     """Return the arms that candidates for a reward model can be drawn from."""
     return tuple(name for name, arm in ARMS.items() if arm.asked_with is not None)
 
 
 def untrained_arms() -> tuple[str, ...]:
     """Return the arms that candidates can be drawn from without a training."""
-    return tuple(name for name in drawn_arms() if not ARMS[name].trains)
+    return tuple(name for name in sampled_arms() if not ARMS[name].trains)
 
 
 def first_arm_names() -> tuple[str, ...]:

@@ -84,6 +84,7 @@ MOVED = {
     "integrations.postgres.server_process": "integrations.postgres.embedded_server.server_process",
     "integrations.postgres.session": "integrations.postgres.database_session",
     "integrations.postgres.stored_embedder": "integrations.postgres.samples.stored_embedder",
+    "integrations.postgres.watch": "integrations.postgres.silence_watch",
     "integrations.postgres.threads": "integrations.concurrency.daemon_threads",
     "integrations.remote.knowledge_base": "integrations.remote.remote_knowledge_base",
     "integrations.rewards.callable": "integrations.rewards.callable_reward",

@@ -43,7 +43,7 @@ class TttSettings:
     """Share of the layers that are adapted, counted from the top, in (0, 1]. The layers below are
     computed once per training."""
     learning_rate: float = 0.0
-    """Learning rate of AdamW; 0 takes the one that suits the base (`learning_rate_of`)."""
+    """Learning rate of AdamW; 0 takes the one that suits the base (`learning_rate_for`)."""
     epochs: int = 2
     """Maximum number of passes over the samples. A third of the queries need the second one; with
     it accuracy rose by 5 points (docs/experiments.md)."""

@@ -19,7 +19,7 @@ from benchmarks.tools.benchmark_options import Setup, tell
 from benchmarks.tools.matmul import Shapes, needed_flops, peak_flops
 from benchmarks.tools.paired_runs import Case, row_of
 from benchmarks.tools.solved import Solved, solved_questions
-from rttc_graph.integrations.lora.adapter_layout import layout_of
+from rttc_graph.integrations.lora.adapter_layout import adapter_layout
 from rttc_graph.integrations.lora.training_batches import EncodedExample, deal
 from rttc_graph.integrations.transformers.precision import choose_training_dtype
 from rttc_graph.settings import TttSettings
@@ -111,7 +111,7 @@ def cases(setup: Setup) -> Generator[Iterator[dict[str, Any]]]:
     questions = solved_questions(setup)
     dtype = choose_training_dtype(setup.training_dtype, torch.float32, torch.device("cpu"))
     ours = Ours(setup.model, SETTINGS, setup.training_dtype)
-    layout = asyncio.run(ours.engine.in_lane(lambda loaded: layout_of(loaded.model)))
+    layout = asyncio.run(ours.engine.in_lane(lambda loaded: adapter_layout(loaded.model)))
     bench = _Bench(setup, dtype, ours, Judge(setup.model, SETTINGS), Shapes.of(setup.model, layout))
     bench.peers = [each(setup.model, SETTINGS, dtype) for each in (TrlPeer, TransformersPeer)]
     try:

@@ -41,7 +41,11 @@ from rttc_graph.integrations.transformers.transformers_policy_model import Trans
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.protocols import NewSample
 from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, read_candidates
-from rttc_graph.reward_training.candidate_sampling import Drawer, DrawSettings, group_of
+from rttc_graph.reward_training.candidate_sampling import (
+    CandidateSampler,
+    SamplingSettings,
+    question_group,
+)
 from rttc_graph.reward_training.training import TrainSettings, refit, train_reward
 from rttc_graph.samples import read_samples
 
@@ -113,15 +117,17 @@ def draw(
         return read_candidates([out])
     engine = LocalEngine(config.model, cache_dir=config.home, threads=config.threads)
     try:
-        drawer = Drawer(
+        sampler = CandidateSampler(
             policy_model=TransformersPolicyModel(engine) if ask else None,
             embedder=local_embedder(
                 partial(resolve, config.embedder, cache_dir=config.home), name=config.embedder
             ),
         )
-        settings = DrawSettings(temperatures=(0.0,), k=8, max_new_tokens=32, negatives=negatives)
+        settings = SamplingSettings(
+            temperatures=(0.0,), k=8, max_new_tokens=32, negatives=negatives
+        )
         begun = out.with_suffix(".part")
-        found = asyncio.run(drawer.draw(questions, samples, settings, CandidateLog(begun)))
+        found = asyncio.run(sampler.draw(questions, samples, settings, CandidateLog(begun)))
         begun.rename(out)
         return found
     finally:
@@ -158,13 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, asked in ASKED.items()
         if name in parts
     }
-    kept_apart = {group_of(row) for questions, _ in answers.values() for row in questions}
+    kept_apart = {question_group(row) for questions, _ in answers.values() for row in questions}
     for name, part in parts.items():
         solved = list(read_samples(given.data / part.file))
         questions, samples = solved[: part.questions], solved[: part.samples]
         out = given.candidates / f"free-{name}.jsonl"
         drawn = draw(config, questions, samples, out, negatives=part.negatives, ask=False)
-        learned = {group_of(row) for row in questions[:: part.thin]} - kept_apart
+        learned = {question_group(row) for row in questions[:: part.thin]} - kept_apart
         rows += [row for row in drawn if row["group"] in learned]
     settings = TrainSettings(
         name=given.out.name,

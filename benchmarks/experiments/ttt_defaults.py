@@ -29,8 +29,8 @@ from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.adapter_layout import Adapter
 from rttc_graph.integrations.lora.training_batches import StepLimits, encode_examples, pack
 from rttc_graph.integrations.lora.training_loop import (
-    Watch,
-    epoch_of,
+    TrainingWatch,
+    epoch_steps,
     fresh_adapter,
     training_steps,
 )
@@ -109,13 +109,13 @@ def measure(
     """Train once and yield one row for the base and for each number of steps."""
     settings = setting.ttt()
     adapter = fresh_adapter(model.layout, settings, device=model.device)
-    limits = StepLimits.of(
+    limits = StepLimits.from_layout(
         model.layout, vocabulary=int(loaded.model.config.vocab_size), max_bytes=2**30
     )
     examples = encode_examples(loaded, training_examples(question.nearest))
-    epoch = epoch_of(model, examples, limits, settings)
+    epoch = epoch_steps(model, examples, limits, settings)
     losses: list[float] = []
-    watch = Watch(
+    watch = TrainingWatch(
         on_step=lambda step: losses.append(step.loss), clock=time.monotonic, deadline=None
     )
     yield _row(loaded, model, adapter, question, setting, 0, losses, seconds=0.0)

@@ -35,7 +35,7 @@ from benchmarks.peers.libraries import named, peer, quiet_transformers
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.training_batches import EncodedExample, deal, encode_examples
-from rttc_graph.integrations.lora.training_loop import learning_rate_of
+from rttc_graph.integrations.lora.training_loop import learning_rate_for
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.settings import TrainingDtype, TttSettings
@@ -100,7 +100,7 @@ class PeftTrainer(ABC):
         self._dtype = dtype
         self._base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        rate = learning_rate_of(AdaptedModel(self._base), settings)
+        rate = learning_rate_for(AdaptedModel(self._base), settings)
         self._settings = replace(settings, learning_rate=rate)
         self._folder = tempfile.TemporaryDirectory()
 

@@ -26,10 +26,10 @@ from rttc_graph.integrations.lora.adapter_layout import (
     Adapter,
     AdapterLayout,
     Target,
+    adapter_layout,
     copy_sharing,
-    layout_of,
 )
-from rttc_graph.integrations.lora.row_terms import RowTerms, terms_of
+from rttc_graph.integrations.lora.row_terms import RowTerms, combine_adapters
 from rttc_graph.integrations.lora.training_batches import Batch
 from rttc_graph.integrations.lora.training_terms import FrozenLinear, TrainingTerms, frozen_bytes
 from rttc_graph.integrations.transformers.decoding.running_batch import ROUNDING, has_plain_cache
@@ -62,7 +62,7 @@ class AdaptedModel:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.layout: AdapterLayout = layout_of(model)
+        self.layout: AdapterLayout = adapter_layout(model)
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self._twin = copy_sharing(model).train(False)
@@ -90,7 +90,7 @@ class AdaptedModel:
         Args:
             adapters: One for each row; rows of `None` get the base model's output, bit by bit.
         """
-        terms = terms_of(adapters)
+        terms = combine_adapters(adapters)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             with self._using(terms):
@@ -106,7 +106,7 @@ class AdaptedModel:
         """
         self._frozen.clear()  # first let go of the copies before
         other = None if dtype == self.dtype else dtype
-        self._frozen.extend(FrozenLinear.of(module, other) for module in self._linear)
+        self._frozen.extend(FrozenLinear.from_module(module, other) for module in self._linear)
         self.products: torch.dtype = dtype
 
     def copied_bytes(self, dtype: torch.dtype) -> int:

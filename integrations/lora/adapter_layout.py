@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 
-__all__ = ("Adapter", "AdapterLayout", "Target", "copy_sharing", "layout_of")
+__all__ = ("Adapter", "AdapterLayout", "Target", "adapter_layout", "copy_sharing")
 
 _KEY_PREFIX = "base_model.model."
 """What peft puts before a module's name in `adapter_model.safetensors`."""
@@ -97,7 +97,7 @@ class AdapterLayout:
     """Name of each layer and index of its first target, from the lowest up; empty where the model
     does not say which modules are layers."""
 
-    def first_of(self, layers: float) -> int:
+    def first_adapted(self, layers: float) -> int:
         """Return the first target of the upper layers.
 
         Args:
@@ -142,7 +142,7 @@ class AdapterLayout:
         return cast("dict[str, Any]", json.loads(json.dumps(found, sort_keys=True)))
 
 
-def layout_of(model: PreTrainedModel) -> AdapterLayout:
+def adapter_layout(model: PreTrainedModel) -> AdapterLayout:
     """Ask peft which modules of `model` an adapter on all linear layers reaches.
 
     Takes some 0.2 s for 30 layers and a pass over a few tokens, once for each model.

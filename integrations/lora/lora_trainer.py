@@ -36,10 +36,10 @@ from rttc_graph.integrations.lora.training_batches import (
 from rttc_graph.integrations.lora.training_loop import (
     Pace,
     Trained,
-    Watch,
-    epoch_of,
+    TrainingWatch,
+    epoch_steps,
     fresh_adapter,
-    learning_rate_of,
+    learning_rate_for,
     least_steps,
     training_steps,
 )
@@ -164,7 +164,7 @@ class LoraTrainer:
         """
         began = self._clock()
         over = threading.Event()
-        watch = Watch(
+        watch = TrainingWatch(
             on_step=on_step,
             clock=self._clock,
             deadline=deadline,
@@ -263,7 +263,7 @@ class LoraTrainer:
         """Return what a training needs, before it holds anything; in the lane."""
         with _translated(f"train adapter {key!r} on {len(examples)} samples"):
             model = self._adapters().adapted
-            first = model.layout.first_of(settings.layers)
+            first = model.layout.first_adapted(settings.layers)
             numbers = sum(
                 each.in_features + each.out_features for each in model.layout.targets[first:]
             )
@@ -272,7 +272,7 @@ class LoraTrainer:
             encoded = encode_examples(loaded, examples)
             self._choose_products(model)
             limits = self._limits(loaded, model)
-            epoch = epoch_of(model, encoded, limits, settings)
+            epoch = epoch_steps(model, encoded, limits, settings)
             return _Plan(
                 key=key,
                 examples=encoded,
@@ -291,7 +291,7 @@ class LoraTrainer:
             )
 
     @contextmanager
-    def _in_hand(self, plan: _Plan, watch: Watch) -> Generator[None]:
+    def _in_hand(self, plan: _Plan, watch: TrainingWatch) -> Generator[None]:
         """Let a training wait for its turn, if it can end in time.
 
         Raises:
@@ -315,7 +315,7 @@ class LoraTrainer:
                 self._plans.remove(plan)
 
     def _train(
-        self, loaded: LoadedModel, plan: _Plan, watch: Watch, began: float
+        self, loaded: LoadedModel, plan: _Plan, watch: TrainingWatch, began: float
     ) -> Generator[None, None, tuple[TrainedAdapter, Adapter]]:
         model, settings = self._adapters().adapted, plan.settings
         with _translated(f"train adapter {plan.key!r} on {len(plan.examples)} samples"):
@@ -351,7 +351,7 @@ class LoraTrainer:
                 retryable=True,
             )
 
-    def _measure(self, model: AdaptedModel, plan: _Plan, watch: Watch) -> None:
+    def _measure(self, model: AdaptedModel, plan: _Plan, watch: TrainingWatch) -> None:
         """Measure the pace on a beginning, if nothing is known of it and the first pass is large.
 
         Nothing is kept of it.
@@ -382,7 +382,7 @@ class LoraTrainer:
     def _limits(self, loaded: LoadedModel, model: AdaptedModel) -> StepLimits:
         free = free_bytes(model.device)
         default = free / 2 if model.device.type == "cuda" else _PASS_BYTES
-        return StepLimits.of(
+        return StepLimits.from_layout(
             model.layout,
             vocabulary=loaded.vocabulary,
             max_bytes=default if self._max_pass_bytes is None else self._max_pass_bytes,
@@ -408,7 +408,7 @@ def _provenance(model: AdaptedModel, settings: TttSettings, trained: Trained) ->
     return {
         "base_name": layout.base_name,
         "settings": asdict(settings),
-        "learning_rate": learning_rate_of(model, settings),
+        "learning_rate": learning_rate_for(model, settings),
         "seed": settings.seed,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),

@@ -18,7 +18,7 @@ from torch import Tensor
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.adapter_layout import Adapter
 
-__all__ = ("MOST_BYTES", "OneByOne", "RowTerms", "SideBySide", "add_product", "terms_of")
+__all__ = ("MOST_BYTES", "OneByOne", "RowTerms", "SideBySide", "add_product", "combine_adapters")
 
 MOST_BYTES = 256 * 2**20
 """Memory of adapters side by side, beside the resident ones, while a forward pass may use them."""
@@ -44,7 +44,7 @@ class RowTerms(Protocol):
         ...
 
 
-def terms_of(adapters: Sequence[Adapter | None]) -> RowTerms | None:
+def combine_adapters(adapters: Sequence[Adapter | None]) -> RowTerms | None:
     """Return the terms for rows with these adapters; rows of `None` stay bit by bit as they are."""
     spans = _spans_of(adapters)
     if not spans:

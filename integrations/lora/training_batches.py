@@ -89,7 +89,7 @@ class StepLimits:
     """From where on the layers of a single example are computed twice instead of kept."""
 
     @classmethod
-    def of(
+    def from_layout(
         cls,
         layout: AdapterLayout,
         *,

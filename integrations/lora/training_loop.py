@@ -31,10 +31,10 @@ from rttc_graph.settings import TttSettings
 __all__ = (
     "Pace",
     "Trained",
-    "Watch",
-    "epoch_of",
+    "TrainingWatch",
+    "epoch_steps",
     "fresh_adapter",
-    "learning_rate_of",
+    "learning_rate_for",
     "least_steps",
     "training_steps",
 )
@@ -52,7 +52,7 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
+class TrainingWatch:
     """Who looks on while a training runs, and what may end it."""
 
     on_step: Callable[[TrainStep], None]
@@ -114,18 +114,18 @@ def training_steps(
     adapter: Adapter,
     epoch: Sequence[Sequence[Batch]],
     settings: TttSettings,
-    watch: Watch,
+    watch: TrainingWatch,
     works: Sequence[Sequence[float]] = (),
 ) -> Generator[None, None, Trained]:
     """Train an adapter in place; yield after each forward and backward pass and each update.
 
     A step's loss is the mean over its answer tokens, in nats. AdamW without weight decay, at the
-    one rate of `learning_rate_of`.
+    one rate of `learning_rate_for`.
 
     Args:
         model: The base with its targets.
         adapter: Where training starts, for example a `fresh_adapter`.
-        epoch: The steps of one epoch, as of `epoch_of`; of each, one batch for each pass.
+        epoch: The steps of one epoch, as of `epoch_steps`; of each, one batch for each pass.
         settings: Steps, learning rate and early stop; rank, alpha and seed are the adapter's.
         watch: Observer, clock and deadline.
         works: Work of each batch of `epoch`, by which the end of the training is estimated.
@@ -146,7 +146,7 @@ def training_steps(
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
         raise AdaptationError(
             "the trained weights are not finite: lower the learning rate "
-            f"({learning_rate_of(model, settings)!r}) or alpha / rank"
+            f"({learning_rate_for(model, settings)!r}) or alpha / rank"
         )
     return Trained(adapter=adapter, losses=tuple(losses), trained_tokens=tokens)
 
@@ -158,7 +158,7 @@ def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch
     our own, and the numbers are drawn on the CPU whatever the device.
     """
     random = torch.Generator().manual_seed(settings.seed)
-    first = layout.first_of(settings.layers)
+    first = layout.first_adapted(settings.layers)
     pairs: list[tuple[Tensor, Tensor]] = []
     for target in layout.targets[first:]:
         shape_a, shape_b = target.shapes(settings.rank)
@@ -168,7 +168,7 @@ def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch
     return Adapter(rank=settings.rank, alpha=settings.alpha, pairs=tuple(pairs), first=first)
 
 
-def learning_rate_of(model: AdaptedModel, settings: TttSettings) -> float:
+def learning_rate_for(model: AdaptedModel, settings: TttSettings) -> float:
     """Return the settings' learning rate or, if it is 0, one for this base, of two digits.
 
     Whatever the gradient, AdamW moves each number of an adapter by about the learning rate, and so
@@ -181,7 +181,7 @@ def learning_rate_of(model: AdaptedModel, settings: TttSettings) -> float:
     return float(f"{_RATE_BY_SCALE * model.weight_scale:.1e}")
 
 
-def epoch_of(
+def epoch_steps(
     model: AdaptedModel,
     examples: Sequence[EncodedExample],
     limits: StepLimits,
@@ -206,7 +206,7 @@ class _Training:
     adapter: Adapter
     epoch: Sequence[Sequence[Batch]]
     settings: TttSettings
-    watch: Watch
+    watch: TrainingWatch
     works: Sequence[Sequence[float]] = ()
     below: dict[int, Below] = field(default_factory=dict[int, Below])
     """By `id` of the batch."""
@@ -219,7 +219,7 @@ class _Training:
     def train(self, weights: list[Tensor]) -> Generator[None, None, tuple[list[float], int]]:
         """Return the loss of each step and the tokens of all."""
         device_type = self.model.device.type
-        rate = learning_rate_of(self.model, self.settings)
+        rate = learning_rate_for(self.model, self.settings)
         optimizer = torch.optim.AdamW(weights, rate, weight_decay=0.0, fused=device_type in _FUSED)
         losses: list[float] = []
         tokens = 0
@@ -257,7 +257,7 @@ class _Training:
             if not math.isfinite(loss):
                 raise AdaptationError(
                     f"the loss of step {step} is {loss!r}: lower the learning rate "
-                    f"({learning_rate_of(self.model, self.settings)!r}) or alpha / rank"
+                    f"({learning_rate_for(self.model, self.settings)!r}) or alpha / rank"
                 )
         return loss
 

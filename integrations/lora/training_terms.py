@@ -32,7 +32,7 @@ class FrozenLinear:
     """[out], of the layer itself."""
 
     @classmethod
-    def of(cls, module: nn.Module, dtype: torch.dtype | None) -> FrozenLinear | None:
+    def from_module(cls, module: nn.Module, dtype: torch.dtype | None) -> FrozenLinear | None:
         """Return a layer with its weights in a type; `None` for one that is more than a matrix.
 
         Args:

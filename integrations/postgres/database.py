@@ -37,7 +37,7 @@ from rttc_graph.integrations.postgres.psycopg_errors import (
     UnusableDatabase,
     translated,
 )
-from rttc_graph.integrations.postgres.watch import Watch
+from rttc_graph.integrations.postgres.silence_watch import SilenceWatch
 
 __all__ = ("BACKGROUND_SECONDS", "BRIEF_SECONDS", "Database", "Source")
 
@@ -102,7 +102,7 @@ class Database:
         self._prepare_after: int | None = _PREPARE_AFTER
         self._closed = threading.Event()
         self._dsn: str | None = None
-        self._watch = Watch()
+        self._watch = SilenceWatch()
         self._threads_lock = threading.Lock()
         self._pool_lock = threading.Lock()  # held while connecting, so never on an event loop
         self._pool: ConnectionPool[Any] | None = None

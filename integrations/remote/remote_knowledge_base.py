@@ -36,11 +36,11 @@ from rttc_graph.protocols import (
 from rttc_graph.samples.wire import (
     EMBEDDER_HEADER,
     PROTOCOL_VERSION,
-    Changed,
-    Found,
+    ChangeReply,
     KnowledgeBaseInfo,
-    Missing,
-    Stats,
+    MissingReply,
+    SearchReply,
+    StatsReply,
 )
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.support.identity import check_texts, checked_name
@@ -134,13 +134,13 @@ class RemoteKnowledgeBase:
         asked = {"vector": _rounded(vector), "k": k, "domain": domain, "tenant": tenant}
         if choice != "nearest":  # which a server from before there was a choice does not know
             asked["choice"] = choice
-        found = await self._call("search the knowledge base", "search", asked, Found)
+        found = await self._call("search the knowledge base", "search", asked, SearchReply)
         return SearchResult(samples=found.samples, revision=found.revision)
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
         """Tell for each sample whether `ingest` would change anything; the samples go up."""
         asked = {"samples": _messages(samples), "tenant": checked_name("tenant", tenant)}
-        return (await self._call("look for stored samples", "missing", asked, Missing)).missing
+        return (await self._call("look for stored samples", "missing", asked, MissingReply)).missing
 
     async def ingest(
         self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
@@ -163,7 +163,7 @@ class RemoteKnowledgeBase:
             "tenant": tenant,
         }
         action = f"store {len(samples)} samples"
-        done = await self._call(action, "ingest", asked, Changed)
+        done = await self._call(action, "ingest", asked, ChangeReply)
         return Ingested(new=done.samples, updated=done.updated)
 
     async def delete(self, *, domain: str, tenant: str) -> int:
@@ -172,12 +172,12 @@ class RemoteKnowledgeBase:
             "domain": checked_name("domain", domain),
             "tenant": checked_name("tenant", tenant),
         }
-        return (await self._call(f"delete domain {domain!r}", "delete", asked, Changed)).samples
+        return (await self._call(f"delete domain {domain!r}", "delete", asked, ChangeReply)).samples
 
     async def stats(self, *, tenant: str) -> list[DomainStats]:
         """Return the size of each domain, by name."""
         asked = {"tenant": checked_name("tenant", tenant)}
-        found = await self._call("measure the knowledge base", "stats", asked, Stats)
+        found = await self._call("measure the knowledge base", "stats", asked, StatsReply)
         return [domain.to_stats() for domain in found.domains]
 
     async def info(self) -> KnowledgeBaseInfo:

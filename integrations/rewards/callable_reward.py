@@ -8,7 +8,7 @@ from typing import cast
 
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
-from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards, reward_fingerprint
 from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 
@@ -47,7 +47,7 @@ class CallableReward(RewardModel):
         """
         function = inspect.unwrap(self._function)
         code = getattr(function, "__code__", None)
-        return digest_of(
+        return reward_fingerprint(
             self._name,
             getattr(function, "__module__", None),
             getattr(function, "__qualname__", type(function).__qualname__),

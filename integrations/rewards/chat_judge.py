@@ -21,8 +21,8 @@ from rttc_graph.integrations.langchain.chat_calls import (
     model_name,
 )
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
-from rttc_graph.integrations.rewards.grades import grade_of
-from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
+from rttc_graph.integrations.rewards.grades import parse_grade
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards, reward_fingerprint
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate, ChatTurn
@@ -89,7 +89,7 @@ class ChatJudge(RewardModel):
 
         What is served under a name may change unseen: give another `name` when it does.
         """
-        return digest_of(self._name, RUBRIC, REMINDER, self._max_characters, self._options)
+        return reward_fingerprint(self._name, RUBRIC, REMINDER, self._max_characters, self._options)
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the grade of each candidate divided by ten, in order.
@@ -110,7 +110,9 @@ class ChatJudge(RewardModel):
     async def _grades(self, prompts: dict[int, list[ChatTurn]]) -> dict[int, float]:
         first = await self._ask(prompts)
         grades = {
-            index: grade for index, text in first.items() if (grade := grade_of(text)) is not None
+            index: grade
+            for index, text in first.items()
+            if (grade := parse_grade(text)) is not None
         }
         again = {
             index: _reminded(turns, first[index])
@@ -118,7 +120,7 @@ class ChatJudge(RewardModel):
             if index not in grades
         }
         for index, text in (await self._ask(again)).items():
-            grade = grade_of(text)
+            grade = parse_grade(text)
             if grade is None:
                 raise RewardModelError(
                     f"{self._name!r} gave no grade but {keep_ends(text, 80)!r}, twice: use a judge "

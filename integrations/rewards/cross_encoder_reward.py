@@ -10,7 +10,7 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
-from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards, reward_fingerprint
 from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 from rttc_graph.support.identity import clean
@@ -66,7 +66,7 @@ class CrossEncoderReward(RewardModel):
 
         LangChain's interface shows no weights: give another `name` with other weights.
         """
-        return digest_of(self._name, *self._made_from)
+        return reward_fingerprint(self._name, *self._made_from)
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the squashed score of each candidate, in order.

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from rttc_graph.support.thinking import answer_behind
 
-__all__ = ("grade_of",)
+__all__ = ("parse_grade",)
 
 _WORDS: Final = (
     *("zero", "one", "two", "three", "four", "five"),
@@ -59,7 +59,7 @@ _KEYS: Final = frozenset({"grade", "score", "rating", "mark", "reward", "verdict
 _SCALE_KEYS: Final = frozenset({"max", "max_score", "maximum", "out_of", "scale"})
 
 
-def grade_of(reply: str) -> float | None:
+def parse_grade(reply: str) -> float | None:
     """Return the grade that a judge's reply gives, from 0 to 10; `None` if it gives none.
 
     `8`, `eight`, `8/10`, `Score: 4 out of 5`, `80 %`, `**Rating**: 0.8` and `{"grade": 8}` are the

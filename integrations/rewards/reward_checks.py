@@ -31,7 +31,7 @@ def checked_rewards(scores: Sequence[object], *, expected: int, source: str) -> 
     return [_checked(score, source) for score in scores]
 
 
-def digest_of(*made_from: object) -> str:
+def reward_fingerprint(*made_from: object) -> str:
     """Return a digest of what decides a reward model's scores, 32 hexadecimal characters.
 
     Args:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 
 from rttc_graph.errors import RewardModelError
-from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards, reward_fingerprint
 from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 
@@ -47,7 +47,7 @@ class SelfConfidence(RewardModel):
     async def fingerprint(self) -> str:
         """Return a digest of the model whose confidence this is, as far as it is known."""
         whose = await self._policy_fingerprint() if self._policy_fingerprint else None
-        return digest_of(self.name, whose)
+        return reward_fingerprint(self.name, whose)
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the confidence of each candidate, in order; 0 for an empty answer.

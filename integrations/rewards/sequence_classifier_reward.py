@@ -28,11 +28,11 @@ from rttc_graph.errors import ConfigurationError, PolicyModelError, RewardModelE
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
-from rttc_graph.integrations.rewards.reward_checks import checked_rewards, digest_of
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards, reward_fingerprint
 from rttc_graph.integrations.transformers.loading import (
-    fingerprint_of,
     one_load_at_a_time,
     readable_config,
+    weights_fingerprint,
 )
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
@@ -163,7 +163,7 @@ class _Digest:
         text = template.read_text(encoding="utf-8") if template.is_file() else ""
         settings = self._settings
         read = (settings.max_tokens, settings.midpoint, settings.scale, settings.dtype)
-        return digest_of(fingerprint_of(folder, template=text), *read)
+        return reward_fingerprint(weights_fingerprint(folder, template=text), *read)
 
 
 class _Scorer:

@@ -175,7 +175,7 @@ def load_model(
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        fingerprint=fingerprint_of(
+        fingerprint=weights_fingerprint(
             folder,
             template=str(cast("object", tokenizer.chat_template) or "") + _told(thinking),
             quantised_to=NF4 if dtype == NF4 else "",
@@ -212,7 +212,7 @@ def readable_config(source: str | Path, **options: Any) -> PreTrainedConfig:
     return config
 
 
-def fingerprint_of(folder: Path, *, template: str, quantised_to: str = "") -> str:
+def weights_fingerprint(folder: Path, *, template: str, quantised_to: str = "") -> str:
     """Return a digest of a model folder: configuration, chat template, weights.
 
     Args:

@@ -10,7 +10,7 @@ from statistics import fmean
 from rttc_graph.arms import first_arm_names
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.intervals import is_above_zero
-from rttc_graph.evaluation.replay import Arms, Gate, replay, shares_of
+from rttc_graph.evaluation.replay import Arms, Gate, arm_shares, replay
 from rttc_graph.state import Arm
 
 GRID = tuple(round(step / 50, 2) for step in range(51))
@@ -164,7 +164,7 @@ def _point(questions: Sequence[Arms], gate: Gate) -> GatePoint:
         gate=gate,
         rights=tuple(o.right for o in outcomes),
         seconds=fmean(o.seconds for o in outcomes),
-        shares=shares_of(outcomes),
+        shares=arm_shares(outcomes),
         false_accepts=fmean(o.false_accept for o in outcomes),
         false_rejects=fmean(o.false_reject for o in outcomes),
     )

@@ -64,22 +64,22 @@ class FittedMap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
+class FittedCalibration:
     """Maps of one reward model: one for all domains, and some for domains of their own."""
 
     pooled: FittedMap
     domains: Mapping[str, FittedMap]
 
-    def map_of(self, domain: str | None) -> FittedMap:
+    def map_for(self, domain: str | None) -> FittedMap:
         """Return the domain's map, or the pooled one where it has none of its own."""
         return self.domains.get(domain or "", self.pooled)
 
     def reward(self, score: float, domain: str | None) -> float:
         """Return P(right) of a raw score."""
-        return self.map_of(domain).map(score)
+        return self.map_for(domain).map(score)
 
 
-def calibrate(pairs: Mapping[str, Sequence[Labelled]]) -> Calibration:
+def calibrate(pairs: Mapping[str, Sequence[Labelled]]) -> FittedCalibration:
     """Fit a pooled map, and one for each domain with enough answers.
 
     Args:
@@ -100,10 +100,10 @@ def calibrate(pairs: Mapping[str, Sequence[Labelled]]) -> Calibration:
         for domain, found in sorted(pairs.items())
         if domain and _is_enough(found, pairs=MIN_PAIRS)
     }
-    return Calibration(pooled=_fitted(every), domains=own)
+    return FittedCalibration(pooled=_fitted(every), domains=own)
 
 
-def fold_of(group: str) -> int:
+def fold_number(group: str) -> int:
     """Return the fold of a group, the same in every process."""
     return hashlib.sha256(group.encode()).digest()[0] % FOLDS
 
@@ -175,7 +175,7 @@ def _fitted(pairs: Sequence[Labelled]) -> FittedMap:
 
 
 def _cross_fitted(method: Method, pairs: Sequence[Labelled]) -> list[float]:
-    folds = [fold_of(pair.group) for pair in pairs]
+    folds = [fold_number(pair.group) for pair in pairs]
     maps: dict[int, CalibrationMap] = {}
     for fold in set(folds):
         others = [pair for pair, f in zip(pairs, folds, strict=True) if f != fold]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 from rttc_graph.calibration.aims import Aim, GatePoint, choose, sweep
 from rttc_graph.calibration.map_fitting import (
-    Calibration,
+    FittedCalibration,
     FittedMap,
     Labelled,
     calibrate,
-    fold_of,
+    fold_number,
 )
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.policy_figures import Question
+from rttc_graph.evaluation.policy_figures import EvaluatedQuestion
 from rttc_graph.evaluation.replay import Arms, Gate
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
 
@@ -23,8 +23,8 @@ from rttc_graph.protocols import DomainCalibration, StoredCalibration
 class Proposal:
     """A calibration, and what each gate would do with it."""
 
-    calibration: Calibration
-    questions: Sequence[Question]
+    calibration: FittedCalibration
+    questions: Sequence[EvaluatedQuestion]
     """With calibrated rewards, each by a map that was fitted without this question's fold."""
     points: Sequence[GatePoint]
     """Of the cascade, over these rewards; where they tell nothing, only gates without them."""
@@ -43,7 +43,7 @@ class Proposal:
         )
 
 
-def propose(questions: Sequence[Question], aim: Aim) -> Proposal:
+def propose(questions: Sequence[EvaluatedQuestion], aim: Aim) -> Proposal:
     """Calibrate on all judged answers, and choose τr and the first arm of the cascade.
 
     The figures of the gates use cross-fitted rewards: with the maps' own answers they would be too
@@ -67,7 +67,9 @@ def propose(questions: Sequence[Question], aim: Aim) -> Proposal:
     )
 
 
-def _calibrated(questions: Sequence[Question]) -> tuple[Calibration, list[Question]]:
+def _calibrated(
+    questions: Sequence[EvaluatedQuestion],
+) -> tuple[FittedCalibration, list[EvaluatedQuestion]]:
     """Return a calibration, and the questions with its cross-fitted rewards."""
     if not questions:
         raise ConfigurationError("no question has the rows of all arms: collect them first")
@@ -79,11 +81,11 @@ def _calibrated(questions: Sequence[Question]) -> tuple[Calibration, list[Questi
     return calibration, [_with_rewards(question, held_out) for question in questions]
 
 
-def _group_of(question: Question) -> str:
+def _group_of(question: EvaluatedQuestion) -> str:
     return f"{question.data_set}/{question.row}"
 
 
-def _labelled(question: Question) -> list[Labelled]:
+def _labelled(question: EvaluatedQuestion) -> list[Labelled]:
     return [
         Labelled(judged.reward, judged.row["right"], _group_of(question))
         for judged in question.arms.values()
@@ -92,7 +94,7 @@ def _labelled(question: Question) -> list[Labelled]:
 
 
 def _held_out(
-    pairs: dict[str, list[Labelled]], calibration: Calibration
+    pairs: dict[str, list[Labelled]], calibration: FittedCalibration
 ) -> dict[tuple[str, str, float], float]:
     """Return the cross-fitted reward by domain, group and raw score.
 
@@ -108,7 +110,9 @@ def _held_out(
     return rewards
 
 
-def _with_rewards(question: Question, rewards: dict[tuple[str, str, float], float]) -> Question:
+def _with_rewards(
+    question: EvaluatedQuestion, rewards: dict[tuple[str, str, float], float]
+) -> EvaluatedQuestion:
     domain, group = question.domain or "", _group_of(question)
     arms: Arms = {
         arm: judged
@@ -123,7 +127,9 @@ def _kept(found: FittedMap) -> DomainCalibration:
     return DomainCalibration(parameters=found.map.to_json(), pairs=found.pairs)
 
 
-def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question, Gate]]:
+def cross_fitted(
+    questions: Sequence[EvaluatedQuestion], aim: Aim
+) -> list[tuple[EvaluatedQuestion, Gate]]:
     """Return the questions with calibrated rewards and a gate, both found without them.
 
     The questions of each fold are judged by the maps that all other folds give, and pass the gate
@@ -137,7 +143,7 @@ def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question
     Raises:
         ConfigurationError: There are too few answers, or in some fold no gate reaches the aim.
     """
-    folds = [fold_of(_group_of(question)) for question in questions]
+    folds = [fold_number(_group_of(question)) for question in questions]
     placed = list(zip(questions, folds, strict=True))
     others = {fold: _calibrated([q for q, f in placed if f != fold]) for fold in sorted(set(folds))}
     places = dict.fromkeys((fold, question.data_set) for question, fold in placed)
@@ -145,24 +151,28 @@ def cross_fitted(questions: Sequence[Question], aim: Aim) -> list[tuple[Question
     return [(_judged_by(q, others[fold][0]), gates[fold, q.data_set]) for q, fold in placed]
 
 
-def _gate_for(data_set: str, calibration: Calibration, seen: Sequence[Question], aim: Aim) -> Gate:
+def _gate_for(
+    data_set: str, calibration: FittedCalibration, seen: Sequence[EvaluatedQuestion], aim: Aim
+) -> Gate:
     """Return the gate that a data set's own questions give, or all where there are none."""
     same = [question for question in seen if question.data_set == data_set]
     return choose(_gates(same or seen, calibration), aim).gate
 
 
-def _gates(questions: Sequence[Question], calibration: Calibration) -> list[GatePoint]:
+def _gates(
+    questions: Sequence[EvaluatedQuestion], calibration: FittedCalibration
+) -> list[GatePoint]:
     """Return what each gate does; where rewards tell nothing, those that accept any answer.
 
     A gate that pays for further arms by a reward that knows nothing looks good by luck alone.
     """
     arms = [question.arms for question in questions]
-    if all(calibration.map_of(question.domain).tells_nothing for question in questions):
+    if all(calibration.map_for(question.domain).tells_nothing for question in questions):
         return sweep(arms, [0.0])
     return sweep(arms)
 
 
-def _judged_by(question: Question, calibration: Calibration) -> Question:
+def _judged_by(question: EvaluatedQuestion, calibration: FittedCalibration) -> EvaluatedQuestion:
     arms: Arms = {
         arm: judged
         if judged.reward is None

@@ -79,6 +79,6 @@ Best = Annotated[
 """Without any: the cheapest gate within one standard error of the most accurate one."""
 
 
-def words_of(text: str) -> list[str]:
+def split_names(text: str) -> list[str]:
     """Return the words of a list written with commas, without those that are empty."""
     return [word.strip() for word in text.split(",") if word.strip()]

@@ -114,14 +114,14 @@ class ArmRows:
     def add(self, line: Line) -> None:
         """Take in one line."""
         if line["kind"] == "answer":
-            self.answers[key_of(line)] = line
+            self.answers[row_key(line)] = line
         elif line["kind"] == "settings":
             self.settings[line["digest"]] = line["settings"]
         else:
-            self.judgements[key_of(line), line["fingerprint"]] = line
+            self.judgements[row_key(line), line["fingerprint"]] = line
 
 
-def key_of(line: ArmAnswer | Judgement) -> RowKey:
+def row_key(line: ArmAnswer | Judgement) -> RowKey:
     """Return what a line is about."""
     return RowKey(line["digest"], line["data_set"], line["model"], line["row"], line["arm"])
 

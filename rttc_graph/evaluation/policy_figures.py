@@ -18,10 +18,10 @@ from rttc_graph.evaluation.replay import (
     Gate,
     JudgedArm,
     Outcome,
+    arm_shares,
     at_random,
     oracle,
     replay,
-    shares_of,
 )
 from rttc_graph.evaluation.scorers import ScorerName, is_right
 from rttc_graph.protocols import NewSample
@@ -33,7 +33,7 @@ YARDSTICKS: tuple[Yardstick, ...] = ("oracle", "random")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class EvaluatedQuestion:
     """One question with the rows of its arms."""
 
     data_set: str
@@ -78,17 +78,17 @@ class GroupFigures(TypedDict):
     policies: dict[str, PolicyFigures]
 
 
-GateOf = Callable[[Question], Gate]
+GateOf = Callable[[EvaluatedQuestion], Gate]
 
 
-def questions_of(
+def evaluated_questions(
     rows: ArmRows,
     keys: Sequence[RowKey],
     fingerprint: str,
     *,
     calibrate: Callable[[float, str | None], float] | None = None,
     scorer: ScorerName = "auto",
-) -> list[Question]:
+) -> list[EvaluatedQuestion]:
     """Return the questions whose arms are all there, in the order of the keys.
 
     Those of `cascade` must be: rows that were collected before there was another arm still serve.
@@ -120,7 +120,7 @@ def questions_of(
         )
     wanted = set(cascade_arms())
     return [
-        Question(
+        EvaluatedQuestion(
             data_set=data_set,
             model=model,
             row=row,
@@ -133,25 +133,25 @@ def questions_of(
 
 
 def grouped(
-    questions: Sequence[Question], policies: Sequence[PolicyName], gate_of: GateOf
+    questions: Sequence[EvaluatedQuestion], policies: Sequence[PolicyName], gate_of: GateOf
 ) -> list[GroupFigures]:
     """Return the figures of all questions, of each model, and of each model's data sets."""
     models = list(dict.fromkeys(q.model for q in questions))
-    groups = [figures(questions, policies, gate_of)]
+    groups = [policy_figures(questions, policies, gate_of)]
     for model in models:
         mine = [q for q in questions if q.model == model]
         data_sets = list(dict.fromkeys(q.data_set for q in mine))
         if len(models) > 1:
-            groups.append({**figures(mine, policies, gate_of), "model": model})
+            groups.append({**policy_figures(mine, policies, gate_of), "model": model})
         if len(data_sets) > 1:
             for name in data_sets:
-                some = figures([q for q in mine if q.data_set == name], policies, gate_of)
+                some = policy_figures([q for q in mine if q.data_set == name], policies, gate_of)
                 groups.append({**some, "model": model, "data_set": name})
     return groups
 
 
-def figures(
-    questions: Sequence[Question], policies: Sequence[PolicyName], gate_of: GateOf
+def policy_figures(
+    questions: Sequence[EvaluatedQuestion], policies: Sequence[PolicyName], gate_of: GateOf
 ) -> GroupFigures:
     """Return the figures of each policy and of the two yardsticks.
 
@@ -175,7 +175,7 @@ def figures(
     outcomes: dict[str, list[Outcome]] = {
         policy: [replay(q.arms, policy, gate_of(q)) for q in questions] for policy in policies
     }
-    shares = shares_of(cascade)
+    shares = arm_shares(cascade)
     known = set(ARMS).intersection(*(q.arms for q in questions))
     outcomes["oracle"] = [
         oracle({arm: q.arms[arm] for arm in q.arms if arm in known}) for q in questions

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from rttc_graph.arms import ARMS, FINISH, PLAIN, RETRIEVE
 from rttc_graph.evaluation.arm_rows import ArmAnswer
-from rttc_graph.run.policies import Choice, best_candidate, decide
+from rttc_graph.run.policies import NextStep, best_candidate, decide
 from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
 
@@ -116,7 +116,7 @@ def at_random(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
     return _mixed(arms, shares)
 
 
-def _step(run: _Run, choice: Choice, arms: Arms) -> None:
+def _step(run: _Run, choice: NextStep, arms: Arms) -> None:
     """Do what the graph's next node would have done."""
     if choice.decision == RETRIEVE:
         found = any(ARMS[arm].retrieves and judged.row["candidate"] for arm, judged in arms.items())
@@ -175,7 +175,7 @@ def _mixed(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
     )
 
 
-def shares_of(outcomes: Sequence[Outcome]) -> dict[Arm, float]:
+def arm_shares(outcomes: Sequence[Outcome]) -> dict[Arm, float]:
     """Return how often each arm's answer was returned, as shares of the answered questions."""
     sums: dict[Arm, float] = {arm: sum(o.shares.get(arm, 0.0) for o in outcomes) for arm in ARMS}
     total = sum(sums.values())

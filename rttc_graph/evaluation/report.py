@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rttc_graph.arms import ARMS
 from rttc_graph.evaluation.accuracy_plot import plot_accuracy, plot_reliability, plot_shares
-from rttc_graph.evaluation.policy_figures import GroupFigures, PolicyFigures, Question
+from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, GroupFigures, PolicyFigures
 
 FIGURES = "figures.json"
 REPORT = "report.md"
@@ -23,9 +23,9 @@ class ReportInput:
     title: str
     groups: Sequence[GroupFigures]
     """All questions first."""
-    questions: Sequence[Question]
+    questions: Sequence[EvaluatedQuestion]
     """With the rewards that counted."""
-    raw: Sequence[Question]
+    raw: Sequence[EvaluatedQuestion]
     """With raw rewards; the same where there is no calibration."""
     settings: Mapping[str, object]
     """Everything that the figures depend on, for the reader."""
@@ -40,7 +40,7 @@ def write_report(found: ReportInput, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {found.title}", "", *_settings(found.settings), ""]
     for number, group in enumerate(found.groups):
-        name = name_of(group)
+        name = group_name(group)
         lines += [f"## {name[0].upper()}{name[1:]}: {group['rows']} questions", "", *_table(group)]
         if group["data_set"] is None:
             picture = f"accuracy-{number}-{_slug(name)}.png"
@@ -55,7 +55,7 @@ def write_report(found: ReportInput, folder: Path) -> Path:
     return folder / REPORT
 
 
-def name_of(group: GroupFigures) -> str:
+def group_name(group: GroupFigures) -> str:
     """Return what a group is, in words."""
     parts = [part for part in (group["data_set"], group["model"]) if part is not None]
     return ", ".join(parts) or "all questions"
@@ -127,7 +127,7 @@ def _reliability(found: ReportInput, folder: Path) -> list[str]:
     return ["## Reliability", "", f"![Share of right answers against the reward]({picture})", ""]
 
 
-def _pairs(questions: Sequence[Question]) -> list[tuple[float, bool]]:
+def _pairs(questions: Sequence[EvaluatedQuestion]) -> list[tuple[float, bool]]:
     return [
         (judged.reward, judged.row["right"])
         for question in questions
@@ -139,7 +139,7 @@ def _pairs(questions: Sequence[Question]) -> list[tuple[float, bool]]:
 def _shares(groups: Sequence[GroupFigures], folder: Path) -> list[str]:
     sets = [g for g in groups if g["data_set"] is not None] or list(groups[:1])
     bars: dict[str, dict[str, float]] = {
-        name_of(group): {arm: policy["arms"].get(arm, 0.0) for arm in ARMS}
+        group_name(group): {arm: policy["arms"].get(arm, 0.0) for arm in ARMS}
         for group in sets
         if (policy := group["policies"].get("cascade")) is not None
     }

@@ -21,14 +21,14 @@ from rttc_graph.evaluation.collect import (
     collect,
     judge_missing,
 )
-from rttc_graph.evaluation.policy_figures import Question, questions_of
+from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, evaluated_questions
 from rttc_graph.evaluation.records import settings_digest
 from rttc_graph.evaluation.runner import choose_rows
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     calibrated_fingerprint,
-    map_of,
+    probability_map,
 )
 from rttc_graph.jobs.watching import Advance, Watcher
 from rttc_graph.protocols import StoredCalibration
@@ -64,7 +64,7 @@ class RowsWanted:
     """Which arms run."""
 
 
-def data_sets_of(
+def wanted_data_sets(
     paths: Sequence[str], *, limit: int | None, seed: int
 ) -> tuple[list[DataSet], list[Path]]:
     """Return the data sets that paths stand for, and the files of samples beside them.
@@ -99,7 +99,7 @@ def run_name(data_sets: Sequence[DataSet], records: Path | None) -> str:
     return named or (records.stem if records else "rows")
 
 
-def collection_of(config: InstallationConfig, wanted: RowsWanted) -> Collection:
+def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collection:
     """Return what is collected with the policy model of a configuration."""
     settings = config.run_settings().model_dump(exclude=_NO_PART | _UNBOUNDED.keys())
     details = {**settings, "embedder": config.embedder, "domain": wanted.domain}
@@ -158,7 +158,7 @@ def collect_rows(
     rows = log.load()
     found: list[ModelRows] = []
     for config in configs:
-        collection = collection_of(config, wanted)
+        collection = wanted_collection(config, wanted)
         with open_local(config) as local:
             _fill(local, wanted, watcher)
             with watcher.step(f"collect with {config.model}") as advance:
@@ -214,7 +214,7 @@ def judge_rows(
     return found
 
 
-def settings_of(found: Sequence[ModelRows]) -> dict[str, Any]:
+def rows_settings(found: Sequence[ModelRows]) -> dict[str, Any]:
     """Return what the rows were made with; where that differs, all values with a comma."""
     values: dict[str, dict[str, None]] = {}
     for model_rows in found:
@@ -226,17 +226,19 @@ def settings_of(found: Sequence[ModelRows]) -> dict[str, Any]:
 
 def questions_of_models(
     found: Sequence[ModelRows], *, scorer: ScorerName, calibrated: bool = True
-) -> list[Question]:
+) -> list[EvaluatedQuestion]:
     """Return the questions of all models, with calibrated rewards where there is a calibration."""
     return [
         question
         for model_rows in found
-        for question in questions_of(
+        for question in evaluated_questions(
             model_rows.rows,
             model_rows.keys,
             model_rows.fingerprint,
             calibrate=(
-                map_of(model_rows.calibration) if model_rows.calibration and calibrated else None
+                probability_map(model_rows.calibration)
+                if model_rows.calibration and calibrated
+                else None
             ),
             scorer=scorer,
         )

@@ -31,7 +31,11 @@ from rttc_graph.integrations.transformers.transformers_policy_model import Trans
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.protocols import NewSample
 from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow
-from rttc_graph.reward_training.candidate_sampling import Drawer, DrawProgress, DrawSettings
+from rttc_graph.reward_training.candidate_sampling import (
+    CandidateSampler,
+    SamplingProgress,
+    SamplingSettings,
+)
 from rttc_graph.reward_training.measuring import Measured, measure
 from rttc_graph.reward_training.training import TrainResult, TrainSettings, train_reward
 from rttc_graph.samples import read_samples
@@ -73,12 +77,12 @@ class Material:
         return [rows[index] for index in sorted(chosen)]
 
 
-async def draw_candidates(
+async def sample_candidates(
     config: InstallationConfig,
     material: Material,
-    settings: DrawSettings,
+    settings: SamplingSettings,
     log: CandidateLog,
-    on_progress: Callable[[DrawProgress], None],
+    on_progress: Callable[[SamplingProgress], None],
 ) -> list[CandidateRow]:
     """Draw the candidates of a material with the installation's models; resumes what the log has.
 
@@ -88,7 +92,7 @@ async def draw_candidates(
     questions, samples = await asyncio.to_thread(material.read)
     with _engine(config) as engine:
         policy_model = TransformersPolicyModel(engine) if settings.arms else None
-        drawer = Drawer(
+        sampler = CandidateSampler(
             policy_model=policy_model,
             embedder=local_embedder(
                 partial(resolve, config.embedder, cache_dir=config.home), name=config.embedder
@@ -99,7 +103,7 @@ async def draw_candidates(
                 else None
             ),
         )
-        return await drawer.draw(questions, samples, settings, log, on_progress)
+        return await sampler.draw(questions, samples, settings, log, on_progress)
 
 
 async def train_on(

@@ -47,7 +47,7 @@ class ApiKey:
 
     def fits(self, key: str) -> bool:
         """Tell, in constant time, whether this is the key and may still be used."""
-        is_same = hmac.compare_digest(self.digest, digest_of(key))
+        is_same = hmac.compare_digest(self.digest, key_digest(key))
         return is_same and self.revoked_at is None
 
 
@@ -79,7 +79,7 @@ def new_key(
     key = f"rttc_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     stored = ApiKey(
         id=key_id,
-        digest=digest_of(key),
+        digest=key_digest(key),
         tenant=checked_name("tenant", tenant),
         scopes=checked_scopes(scopes),
         name=name and checked_name("name", name),
@@ -93,7 +93,7 @@ def parse_key(text: str) -> str | None:
     return match and match[1]
 
 
-def digest_of(key: str) -> bytes:
+def key_digest(key: str) -> bytes:
     """Return what is stored instead of a key."""
     return hashlib.sha256(key.encode("utf-8", "replace")).digest()
 

@@ -47,7 +47,7 @@ class CandidateRow(TypedDict):
     finish_reason: FinishReason
 
 
-def candidate_of(row: CandidateRow) -> Candidate:
+def graph_candidate(row: CandidateRow) -> Candidate:
     """Return the row as the graph would hand it to a reward model."""
     return {
         "arm": row["source"] if row["source"] in ARMS else PLAIN,
@@ -63,7 +63,7 @@ def candidate_of(row: CandidateRow) -> Candidate:
     }
 
 
-def digest_of(*parts: object) -> str:
+def row_digest(*parts: object) -> str:
     """Return a digest of JSON-ready data, 16 hexadecimal characters."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rttc_graph.arms import ARMS, drawn_arms, untrained_arms
+from rttc_graph.arms import ARMS, sampled_arms, untrained_arms
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import ScorerName, check_reference, is_right
 from rttc_graph.protocols import (
@@ -22,7 +22,7 @@ from rttc_graph.protocols import (
     NewSample,
     PolicyModel,
 )
-from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, digest_of
+from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, row_digest
 from rttc_graph.reward_training.negatives import FreeAnswer, free_answers
 from rttc_graph.reward_training.neighbours import nearest_samples
 from rttc_graph.run.adapter_key import adapter_key
@@ -41,7 +41,7 @@ the "yes" of a copied "Answer yes or no" or the 10 of "grade 10/10" for the answ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawSettings:
+class SamplingSettings:
     """Which candidates are drawn for each question."""
 
     arms: tuple[Arm, ...] = field(default_factory=untrained_arms)
@@ -63,9 +63,9 @@ class DrawSettings:
         Raises:
             ConfigurationError: Says which setting is out of its bounds.
         """
-        if unknown := sorted(set(self.arms) - set(drawn_arms())):
+        if unknown := sorted(set(self.arms) - set(sampled_arms())):
             raise ConfigurationError(
-                f"arms {unknown} cannot be drawn from: take any of {', '.join(drawn_arms())}"
+                f"arms {unknown} cannot be drawn from: take any of {', '.join(sampled_arms())}"
             )
         for name in ("k", "max_new_tokens"):
             if getattr(self, name) < 1:
@@ -79,7 +79,7 @@ class DrawSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawProgress:
+class SamplingProgress:
     """Sent after each batch, and once at the start for what an earlier run had drawn."""
 
     done: int
@@ -99,7 +99,7 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawer:
+class CandidateSampler:
     """What answers are drawn with.
 
     Args:
@@ -116,9 +116,9 @@ class Drawer:
         self,
         questions: Sequence[NewSample],
         samples: Sequence[NewSample],
-        settings: DrawSettings,
+        settings: SamplingSettings,
         log: CandidateLog,
-        on_progress: Callable[[DrawProgress], None] | None = None,
+        on_progress: Callable[[SamplingProgress], None] | None = None,
     ) -> list[CandidateRow]:
         """Return the candidates of all questions, those that the log has already included.
 
@@ -149,21 +149,21 @@ class Drawer:
         rows |= {job.key: known[job.key] for job in jobs if job.key in known}
         done = sum(job.key in known for job in jobs)
         report = on_progress or _ignore
-        report(DrawProgress(done=done, total=len(jobs)))
+        report(SamplingProgress(done=done, total=len(jobs)))
         for batch in _batches([job for job in jobs if job.key not in known]):
             answers = await self._answers(batch, settings)
             drawn = await asyncio.to_thread(_judged, batch, answers, settings)
             await asyncio.to_thread(log.add, drawn)
             rows |= {row["key"]: row for row in drawn}
             done += len(drawn)
-            report(DrawProgress(done=done, total=len(jobs)))
+            report(SamplingProgress(done=done, total=len(jobs)))
         return list(rows.values())
 
     async def _jobs(
         self,
         questions: Sequence[NewSample],
         near: Sequence[Sequence[NewSample]],
-        settings: DrawSettings,
+        settings: SamplingSettings,
     ) -> list[_Job]:
         """Return what to ask, the questions mixed so that a half-drawn file has all domains."""
         if self.policy_model is None:
@@ -186,14 +186,14 @@ class Drawer:
         prompt = await self.policy_model.count_tokens(job.request.messages)
         return prompt + job.request.max_new_tokens <= room
 
-    async def _answers(self, batch: Sequence[_Job], settings: DrawSettings) -> list[Generation]:
+    async def _answers(self, batch: Sequence[_Job], settings: SamplingSettings) -> list[Generation]:
         assert self.policy_model is not None
         for job in batch:
             if job.request.adapter is not None:
                 await self._adapt(job, settings)
         return await self.policy_model.generate([job.request for job in batch])
 
-    async def _adapt(self, job: _Job, settings: DrawSettings) -> None:
+    async def _adapt(self, job: _Job, settings: SamplingSettings) -> None:
         if self.trainer is None:
             raise ConfigurationError(
                 f"the arm {job.arm!r} needs a policy model that can be trained here"
@@ -209,7 +209,7 @@ def _job(
     near: Sequence[NewSample],
     arm: Arm,
     temperature: float,
-    settings: DrawSettings,
+    settings: SamplingSettings,
     base: str,
 ) -> _Job:
     shown = [_sample(s) for s in near]
@@ -222,7 +222,7 @@ def _job(
     adapter = (
         adapter_key(base, training_examples(shown), settings.ttt) if ARMS[arm].trains else None
     )
-    seed = int(digest_of(settings.seed, row.question, arm, temperature), 16) % 2**31
+    seed = int(row_digest(settings.seed, row.question, arm, temperature), 16) % 2**31
     request = GenerationRequest(
         messages=messages,
         max_new_tokens=settings.max_new_tokens,
@@ -231,13 +231,13 @@ def _job(
         adapter=adapter,
     )
     asked = [list(messages), temperature, seed, settings.max_new_tokens, adapter]
-    key = digest_of(base, asked, group_of(row))
+    key = row_digest(base, asked, question_group(row))
     return _Job(key=key, row=row, arm=arm, request=request, near=tuple(near))
 
 
-def group_of(row: NewSample) -> str:
+def question_group(row: NewSample) -> str:
     """Return the digest under which the candidates of a question are kept together."""
-    return digest_of(row.question, row.answer, row.domain)
+    return row_digest(row.question, row.answer, row.domain)
 
 
 def _batches(jobs: Sequence[_Job]) -> Iterable[Sequence[_Job]]:
@@ -255,12 +255,12 @@ def _batches(jobs: Sequence[_Job]) -> Iterable[Sequence[_Job]]:
 
 
 def _judged(
-    batch: Sequence[_Job], answers: Sequence[Generation], settings: DrawSettings
+    batch: Sequence[_Job], answers: Sequence[Generation], settings: SamplingSettings
 ) -> list[CandidateRow]:
     return [
         {
             "key": job.key,
-            "group": group_of(job.row),
+            "group": question_group(job.row),
             "domain": job.row.domain,
             "question": job.row.question,
             "reference": job.row.answer,
@@ -280,11 +280,11 @@ def _free_rows(
     questions: Sequence[NewSample],
     near: Sequence[Sequence[NewSample]],
     samples: Sequence[NewSample],
-    settings: DrawSettings,
+    settings: SamplingSettings,
 ) -> list[CandidateRow]:
     rows: list[CandidateRow] = []
     for row, found in zip(questions, near, strict=True):
-        chance = random.Random(f"{settings.seed} {group_of(row)}")
+        chance = random.Random(f"{settings.seed} {question_group(row)}")
         answers = free_answers(row, found, samples, settings.negatives, chance)
         rows += [_free_row(row, answer, settings.scorer) for answer in answers]
     return rows
@@ -292,8 +292,8 @@ def _free_rows(
 
 def _free_row(row: NewSample, free: FreeAnswer, scorer: ScorerName) -> CandidateRow:
     return {
-        "key": digest_of(group_of(row), free.source, free.text),
-        "group": group_of(row),
+        "key": row_digest(question_group(row), free.source, free.text),
+        "group": question_group(row),
         "domain": row.domain,
         "question": row.question,
         "reference": row.answer,
@@ -310,7 +310,7 @@ def _free_row(row: NewSample, free: FreeAnswer, scorer: ScorerName) -> Candidate
 
 def _sample(row: NewSample) -> Sample:
     return {
-        "id": group_of(row),
+        "id": question_group(row),
         "question": row.question,
         "answer": row.answer,
         "domain": row.domain,

@@ -9,8 +9,8 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS
 from rttc_graph.protocols import RewardModel, RewardRequest, reward_requests
-from rttc_graph.reward_training.candidate_rows import CandidateRow, candidate_of
-from rttc_graph.reward_training.reward_metrics import Figures, figures
+from rttc_graph.reward_training.candidate_rows import CandidateRow, graph_candidate
+from rttc_graph.reward_training.reward_metrics import RewardMetrics, reward_metrics
 
 
 class Measured(TypedDict):
@@ -19,11 +19,11 @@ class Measured(TypedDict):
     reward_model: str
     ms_per_pair: float
     """Wall time, loading left out."""
-    answered: Figures
+    answered: RewardMetrics
     """Answers of the policy model: what it will meet in use."""
-    everything: Figures
+    everything: RewardMetrics
     """These and the answers taken from samples."""
-    domains: dict[str, Figures]
+    domains: dict[str, RewardMetrics]
     """Of the policy model's answers, where a domain has any; else of all."""
 
 
@@ -65,7 +65,7 @@ async def measure(
 
 def _requests(rows: Sequence[CandidateRow]) -> list[RewardRequest]:
     """Return what a judge is shown of candidates, which were collected without evidence."""
-    return reward_requests([candidate_of(row) for row in rows])
+    return reward_requests([graph_candidate(row) for row in rows])
 
 
 def _by_domain(rows: Sequence[CandidateRow]) -> dict[str, list[CandidateRow]]:
@@ -75,8 +75,8 @@ def _by_domain(rows: Sequence[CandidateRow]) -> dict[str, list[CandidateRow]]:
     return dict(sorted(domains.items()))
 
 
-def _figures(rows: Sequence[CandidateRow], scores: Mapping[str, float]) -> Figures:
-    return figures(
+def _figures(rows: Sequence[CandidateRow], scores: Mapping[str, float]) -> RewardMetrics:
+    return reward_metrics(
         [scores[row["key"]] for row in rows],
         [row["right"] for row in rows],
         [row["group"] for row in rows],

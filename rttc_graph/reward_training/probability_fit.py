@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean, pstdev
 
 from rttc_graph.arms import ARMS
-from rttc_graph.integrations.rewards.trained.reward_spec import Calibration
-from rttc_graph.integrations.rewards.trained.signals import SIGNALS, signals_of
+from rttc_graph.integrations.rewards.trained.reward_spec import LogitMap
+from rttc_graph.integrations.rewards.trained.signals import SIGNALS, answer_signals
 from rttc_graph.reward_training.candidate_rows import CandidateRow
 from rttc_graph.support.logistic import fit_logistic
 
@@ -21,9 +21,9 @@ _LEAST_SPREAD = 1e-6
 """Standard deviation below which a feature counts as constant."""
 
 
-def fit_calibrations(
+def fit_logit_maps(
     rows: Sequence[CandidateRow], logits: Sequence[float]
-) -> tuple[Calibration, Calibration]:
+) -> tuple[LogitMap, LogitMap]:
     """Return the calibrations with and without signals.
 
     Fitted on answers of the policy model, as that is what will be judged; where there are too few,
@@ -50,16 +50,16 @@ def _enough(rows: Sequence[CandidateRow]) -> bool:
 
 def _signals(row: CandidateRow) -> tuple[float, ...]:
     assert row["mean_logprob"] is not None
-    return signals_of(row["mean_logprob"], row["finish_reason"])
+    return answer_signals(row["mean_logprob"], row["finish_reason"])
 
 
-def _fit(features: Sequence[Sequence[float]], right: Sequence[bool]) -> Calibration:
+def _fit(features: Sequence[Sequence[float]], right: Sequence[bool]) -> LogitMap:
     """Fit a logistic regression; every feature is scaled, so that the ridge treats all alike.
 
     Answers that are all right or all wrong say nothing about the scale: the logit stays as it is.
     """
     if all(right) or not any(right):
-        return Calibration()
+        return LogitMap()
     columns = list(zip(*features, strict=True))
     means = [fmean(column) for column in columns]
     spreads = [max(pstdev(column), _LEAST_SPREAD) for column in columns]
@@ -72,4 +72,4 @@ def _fit(features: Sequence[Sequence[float]], right: Sequence[bool]) -> Calibrat
     slopes = [slope / spread for slope, spread in zip(fit.slopes, spreads, strict=True)]
     bias = fit.offset - sum(slope * mean for slope, mean in zip(slopes, means, strict=True))
     signals = tuple(slopes[1:]) if len(slopes) == 1 + SIGNALS else ()
-    return Calibration(bias=bias, logit=slopes[0], signals=signals)
+    return LogitMap(bias=bias, logit=slopes[0], signals=signals)

@@ -11,7 +11,7 @@ from rttc_graph.evaluation.reliability import calibration_error
 from rttc_graph.support.extras import require
 
 
-class Figures(TypedDict):
+class RewardMetrics(TypedDict):
     """One set of judged answers."""
 
     answers: int
@@ -56,7 +56,9 @@ def auc_within(
     return wins / pairs if pairs else None
 
 
-def figures(scores: Sequence[float], right: Sequence[bool], groups: Sequence[str]) -> Figures:
+def reward_metrics(
+    scores: Sequence[float], right: Sequence[bool], groups: Sequence[str]
+) -> RewardMetrics:
     """Return all figures of one set."""
     accepted = [is_right for score, is_right in zip(scores, right, strict=True) if score >= 0.8]
     return {

@@ -41,10 +41,10 @@ from rttc_graph.integrations.rewards.trained.reward_spec import (
 )
 from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.integrations.rewards.trained.token_pairs import RewardPairs
-from rttc_graph.reward_training.candidate_rows import CandidateRow, candidate_of
+from rttc_graph.reward_training.candidate_rows import CandidateRow, graph_candidate
 from rttc_graph.reward_training.card import model_card
-from rttc_graph.reward_training.probability_fit import fit_calibrations
-from rttc_graph.reward_training.reward_metrics import Figures, figures
+from rttc_graph.reward_training.probability_fit import fit_logit_maps
+from rttc_graph.reward_training.reward_metrics import RewardMetrics, reward_metrics
 from rttc_graph.reward_training.wordings import reworded
 
 _PASS = 32
@@ -93,7 +93,7 @@ class TrainResult:
     spec: RewardSpec
     learned: Learned
     head: HeadLearned
-    held_out: Figures
+    held_out: RewardMetrics
     """Of the policy model's answers to held-out questions; of all answers where it gave none."""
 
 
@@ -128,7 +128,7 @@ def train_reward(
     head = polish(network, base, train, held, settings, on_progress=on_progress)
     judged = [row for group in held for row in group]
     logits = network_logits(network, base.pairs(settings.max_tokens, spec.backbone), judged)
-    full, plain = fit_calibrations(judged, logits)
+    full, plain = fit_logit_maps(judged, logits)
     spec = replace(spec, with_signals=full, without_signals=plain)
     measured = _held_out_figures(spec, judged, logits)
     training = _training(settings, train, held, learned, head, time.monotonic() - began)
@@ -163,7 +163,7 @@ def polish(
     )
 
 
-def refit(base: RewardBase, rows: Sequence[CandidateRow], folder: Path) -> Figures:
+def refit(base: RewardBase, rows: Sequence[CandidateRow], folder: Path) -> RewardMetrics:
     """Fit the map to P(right) of a reward-model folder anew, on other answers; blocks.
 
     Args:
@@ -178,7 +178,7 @@ def refit(base: RewardBase, rows: Sequence[CandidateRow], folder: Path) -> Figur
     spec = read_spec(folder)
     network = load_network(folder, spec, base)
     logits = network_logits(network, base.pairs(spec.max_tokens, spec.backbone), rows)
-    full, plain = fit_calibrations(rows, logits)
+    full, plain = fit_logit_maps(rows, logits)
     spec = replace(spec, with_signals=full, without_signals=plain)
     measured = _held_out_figures(spec, rows, logits)
     by_domain = _figures_by_domain(spec, rows, logits)
@@ -274,15 +274,15 @@ def _spec(base: RewardBase, settings: TrainSettings) -> RewardSpec:
 
 def _held_out_figures(
     spec: RewardSpec, rows: Sequence[CandidateRow], logits: Sequence[float]
-) -> Figures:
+) -> RewardMetrics:
     judged = [(r, x) for r, x in zip(rows, logits, strict=True) if r["source"] in ARMS]
     judged = judged or list(zip(rows, logits, strict=True))
     scores = [
-        probability(logit, candidate_of(row), spec.with_signals, spec.without_signals)
+        probability(logit, graph_candidate(row), spec.with_signals, spec.without_signals)
         for row, logit in judged
     ]
     kept = [row for row, _ in judged]
-    return figures(scores, [r["right"] for r in kept], [r["group"] for r in kept])
+    return reward_metrics(scores, [r["right"] for r in kept], [r["group"] for r in kept])
 
 
 def _figures_by_domain(

@@ -24,7 +24,7 @@ class Allowance:
     arms: int
 
     @classmethod
-    def of(cls, spent: Spent, settings: RttcSettings) -> Allowance:
+    def from_spent(cls, spent: Spent, settings: RttcSettings) -> Allowance:
         """Subtract what is spent from what the settings allow."""
         return cls(
             seconds=settings.budget_seconds - spent["seconds"],

@@ -90,13 +90,13 @@ PLAN_POLICIES: Mapping[PolicyName, ArmPolicy] = {"cascade": cascade, "compare": 
 """Policies over several arms."""
 
 
-def policy_of(name: PolicyName) -> ArmPolicy:
+def arm_policy(name: PolicyName) -> ArmPolicy:
     """Return the policy of a name; one that is named after an arm answers once with that arm."""
     return PLAN_POLICIES[name] if name in PLAN_POLICIES else partial(_once, ARMS[name])
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class NextStep:
     """The next step of a run and why."""
 
     decision: Decision
@@ -104,7 +104,7 @@ class Choice:
     attempt: Attempt = PLAIN
 
 
-def decide(state: RttcState, settings: RttcSettings, *, arms: frozenset[Attempt]) -> Choice:
+def decide(state: RttcState, settings: RttcSettings, *, arms: frozenset[Attempt]) -> NextStep:
     """Choose the next step from what the state holds.
 
     Args:
@@ -114,15 +114,15 @@ def decide(state: RttcState, settings: RttcSettings, *, arms: frozenset[Attempt]
     """
     candidates = state.get("candidates", [])
     if any(c["reward"] is None for c in candidates):
-        return Choice(FINISH, "an answer could not be judged")
+        return NextStep(FINISH, "an answer could not be judged")
     view = _view(state, settings, arms)
     if (spent := _budget_end(state, settings)) and candidates:
-        return Choice(FINISH, f"budget of {spent} is spent")
-    attempt = policy_of(settings.policy)(view)
+        return NextStep(FINISH, f"budget of {spent} is spent")
+    attempt = arm_policy(settings.policy)(view)
     if attempt is None and not candidates:
         attempt = view.first_open(PLAIN)  # a policy without its arm still owes an answer
     if attempt is None:
-        return Choice(FINISH, "accepted" if view.accepted else "nothing left to try")
+        return NextStep(FINISH, "accepted" if view.accepted else "nothing left to try")
     return _step_to(attempt, retrieved=state.get("retrieved", False))
 
 
@@ -158,11 +158,11 @@ def _view(state: RttcState, settings: RttcSettings, arms: frozenset[Attempt]) ->
 
 
 def _budget_end(state: RttcState, settings: RttcSettings) -> str | None:
-    return Allowance.of(state.get("spent", NOTHING_SPENT), settings).exhausted()
+    return Allowance.from_spent(state.get("spent", NOTHING_SPENT), settings).exhausted()
 
 
-def _step_to(attempt: Attempt, *, retrieved: bool) -> Choice:
+def _step_to(attempt: Attempt, *, retrieved: bool) -> NextStep:
     record = ARMS.attempts[attempt]
     if record.finds is not None and not retrieved:
-        return Choice(RETRIEVE, f"samples are needed for {attempt}", attempt)
-    return Choice(record.node.name, record.reason, attempt)
+        return NextStep(RETRIEVE, f"samples are needed for {attempt}", attempt)
+    return NextStep(record.node.name, record.reason, attempt)

@@ -93,7 +93,7 @@ def open_scope(state: RttcState, settings_of: SettingsOfRun) -> RunScope:
     spent = state.get("spent") or {"seconds": 0.0, "tokens": 0, "arms": 0}
     return RunScope(
         settings=settings,
-        allowance=Allowance.of(spent, settings),
+        allowance=Allowance.from_spent(spent, settings),
         started=time.monotonic(),
         emit=partial(_emit, contextvars.copy_context(), runtime.stream_writer),
         reuse_scope=settings_of.reuse_scope(settings),

@@ -26,17 +26,17 @@ from rttc_graph.support.identity import (
 __all__ = (
     "EMBEDDER_HEADER",
     "PROTOCOL_VERSION",
-    "Changed",
+    "ChangeReply",
     "DeleteRequest",
     "EmbedderInfo",
-    "Found",
     "IngestRequest",
     "KnowledgeBaseInfo",
-    "Missing",
+    "MissingReply",
     "MissingRequest",
     "SampleMessage",
+    "SearchReply",
     "SearchRequest",
-    "Stats",
+    "StatsReply",
     "StatsRequest",
 )
 
@@ -108,7 +108,7 @@ class SearchRequest(Message):
         return _checked_unit(vector)
 
 
-class Found(BaseModel):
+class SearchReply(BaseModel):
     """All that a search returns."""
 
     samples: list[Sample]
@@ -155,7 +155,7 @@ class MissingRequest(Message):
     tenant: Name | None = None
 
 
-class Missing(BaseModel):
+class MissingReply(BaseModel):
     """For each sample, whether it is not stored yet."""
 
     missing: list[bool]
@@ -168,7 +168,7 @@ class DeleteRequest(Message):
     tenant: Name | None = None
 
 
-class Changed(BaseModel):
+class ChangeReply(BaseModel):
     """How many samples were new, or deleted."""
 
     samples: int
@@ -195,7 +195,7 @@ class DomainMessage(BaseModel):
         return DomainStats(**dict(self))
 
 
-class Stats(BaseModel):
+class StatsReply(BaseModel):
     """Size of each domain."""
 
     domains: list[DomainMessage]

@@ -11,7 +11,7 @@ _HEAD_BYTES = 4
 JSON, a CSV header and a settings file all begin with two ASCII characters."""
 
 
-def encoding_of(head: bytes) -> str:
+def detect_encoding(head: bytes) -> str:
     """Return the codec of a text that begins with `head`; it leaves out a byte order mark."""
     return json.detect_encoding(head[:_HEAD_BYTES])
 
@@ -25,7 +25,7 @@ def open_text(path: Path, *, newline: str | None = None) -> TextIO:
         OSError: It cannot be opened.
     """
     with path.open("rb") as file:
-        encoding = encoding_of(file.read(_HEAD_BYTES))
+        encoding = detect_encoding(file.read(_HEAD_BYTES))
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     return path.open(encoding=encoding, errors=errors, newline=newline)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.support.encodings import encoding_of
+from rttc_graph.support.encodings import detect_encoding
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def load_lines(
     if not path.exists():
         return []
     content = path.read_bytes()
-    encoding = encoding_of(content)
+    encoding = detect_encoding(content)
     if not encoding.startswith("utf-8"):
         raise ConfigurationError(
             f"{str(path)!r} is not a file of {what}: it is written as {encoding}; {way_out}"

@@ -17,7 +17,7 @@ import torch
 from live_tensors import live_tensors
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout, layout_of
+from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout, adapter_layout
 from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, to_bytes
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
@@ -97,7 +97,7 @@ def _adapter(layout: AdapterLayout, seed: int) -> Adapter:
 
 
 def _stored(loaded: LoadedModel) -> dict[str, TrainedAdapter]:
-    layout = layout_of(loaded.model)
+    layout = adapter_layout(loaded.model)
     return {
         f"a{seed}": TrainedAdapter(
             key=f"a{seed}",
@@ -188,7 +188,7 @@ async def test_a_crowd_gets_the_answers_of_solo_runs_and_leaves_nothing(
     engine: LocalEngine, count: int, room: int
 ) -> None:
     store = await engine.in_lane(_stored)
-    one = await engine.in_lane(lambda loaded: _adapter(layout_of(loaded.model), 0).bytes)
+    one = await engine.in_lane(lambda loaded: _adapter(adapter_layout(loaded.model), 0).bytes)
     trainer = LoraTrainer(engine, max_resident_bytes=room * one)
     crowd = Crowded(trainer, TransformersPolicyModel(engine), store)
 

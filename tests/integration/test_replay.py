@@ -13,7 +13,7 @@ from postgres_fixtures import NumberEmbedder
 from rttc_graph.arms import policy_names
 from rttc_graph.evaluation.arm_rows import ArmLog
 from rttc_graph.evaluation.collect import Collection, DataSet, collect
-from rttc_graph.evaluation.policy_figures import questions_of
+from rttc_graph.evaluation.policy_figures import evaluated_questions
 from rttc_graph.evaluation.replay import Gate, replay
 from rttc_graph.graph import RttcGraph, create_rttc_graph
 from rttc_graph.installation.ask_question import ask
@@ -66,7 +66,7 @@ async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
     )
     judge = SelfConfidence()
     rows = await collect(collection, run_arm, judge, ArmLog(tmp_path / "rows.jsonl"))
-    questions = questions_of(rows, collection.keys(), await judge.fingerprint())
+    questions = evaluated_questions(rows, collection.keys(), await judge.fingerprint())
     assert len(questions) == len(QUESTIONS)
     rewards = sorted(
         judged.reward for q in questions for judged in q.arms.values() if judged.reward is not None

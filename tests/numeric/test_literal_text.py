@@ -17,7 +17,7 @@ from rttc_graph.integrations.lora.training_batches import encode_examples
 from rttc_graph.integrations.rewards.chat_judge import ChatJudge
 from rttc_graph.integrations.rewards.sequence_classifier_reward import SequenceClassifierReward
 from rttc_graph.integrations.transformers.chat_transformers import ChatTransformers
-from rttc_graph.integrations.transformers.decoding.detokenise import TextStream, opening_of
+from rttc_graph.integrations.transformers.decoding.detokenise import TextStream, prompt_opening
 from rttc_graph.integrations.transformers.literal import control_tokens, encode_chat, encode_text
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
@@ -260,7 +260,7 @@ def test_marks_of_thoughts_stay_in_the_text_also_as_special_tokens() -> None:
     stream = TextStream(tokenizer)
     pieces = [stream.push(one) for one in cast("list[int]", ids)]
     assert "".join([*pieces, stream.finish()]) == stream.text == "[THINK]a[/THINK]b"
-    assert opening_of(tokenizer, cast("list[int]", ids)) == ""
+    assert prompt_opening(tokenizer, cast("list[int]", ids)) == ""
 
 
 async def test_a_judge_over_the_local_engine_reads_an_answer_as_one_message(

@@ -39,9 +39,9 @@ from rttc_graph.integrations.lora.training_batches import EncodedExample, StepLi
 from rttc_graph.integrations.lora.training_loop import (
     Pace,
     Trained,
-    Watch,
+    TrainingWatch,
     fresh_adapter,
-    learning_rate_of,
+    learning_rate_for,
     training_steps,
 )
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
@@ -399,11 +399,11 @@ def test_instead_of_0_the_size_of_the_weights_gives_the_learning_rate(
         if isinstance(layer, torch.nn.Linear):
             layer.weight.data *= 3.0
     model, settings = AdaptedModel(plain), TttSettings()
-    rate = learning_rate_of(model, settings)
+    rate = learning_rate_for(model, settings)
     # The tiny model's weights are normal with a deviation of 0.4, most targets have 32 inputs.
     assert rate == pytest.approx(4.25e-4 * 0.4 * 32**0.5, rel=0.1)
-    assert learning_rate_of(AdaptedModel(larger), settings) == pytest.approx(3 * rate, rel=0.05)
-    assert learning_rate_of(AdaptedModel(larger), SETTINGS) == SETTINGS.learning_rate
+    assert learning_rate_for(AdaptedModel(larger), settings) == pytest.approx(3 * rate, rel=0.05)
+    assert learning_rate_for(AdaptedModel(larger), SETTINGS) == SETTINGS.learning_rate
     found = train(model, replace(SETTINGS, learning_rate=0.0))
     assert found.losses == train(model, replace(SETTINGS, learning_rate=rate)).losses
 
@@ -432,7 +432,7 @@ def test_a_pass_ends_at_the_next_layer_behind_the_deadline(model: AdaptedModel) 
 def test_a_training_that_cannot_end_in_time_is_given_up_at_once(model: AdaptedModel) -> None:
     pace = Pace()
     pace.note(1.0, 10.0)
-    watch = Watch(on_step=lambda _: None, clock=lambda: 0.0, deadline=100.0, pace=pace)
+    watch = TrainingWatch(on_step=lambda _: None, clock=lambda: 0.0, deadline=100.0, pace=pace)
     steps = training_steps(
         model,
         fresh_adapter(model.layout, SETTINGS, device=CPU),

@@ -15,7 +15,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
-from rttc_graph.integrations.lora.training_loop import learning_rate_of
+from rttc_graph.integrations.lora.training_loop import learning_rate_for
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import TrainedAdapter, TrainingExample
@@ -85,10 +85,10 @@ def test_the_learning_rate_is_that_of_the_weights_before(
     four_bits: LoadedModel, tiny_model_path: Path
 ) -> None:
     plain = AdaptedModel(load_model(tiny_model_path, device="cpu", dtype="auto").model)
-    rate = learning_rate_of(AdaptedModel(four_bits.model), TttSettings())
+    rate = learning_rate_for(AdaptedModel(four_bits.model), TttSettings())
     # Four bits round the tiny model's weights by a tenth, noise measures their size to some
     # percent, and which weights it has depends on the CPU's random numbers.
-    assert rate == pytest.approx(learning_rate_of(plain, TttSettings()), rel=0.25)
+    assert rate == pytest.approx(learning_rate_for(plain, TttSettings()), rel=0.25)
 
 
 def test_without_bitsandbytes_the_error_names_the_extra(

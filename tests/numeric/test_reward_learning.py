@@ -33,7 +33,7 @@ from rttc_graph.integrations.rewards.trained.reward_folder import (
 from rttc_graph.integrations.rewards.trained.reward_spec import (
     WEIGHTS_FILE,
     Backbone,
-    Calibration,
+    LogitMap,
     RewardSpec,
     folder_fingerprint,
     read_spec,
@@ -41,7 +41,7 @@ from rttc_graph.integrations.rewards.trained.reward_spec import (
 from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.reward_training.candidate_rows import CandidateRow, Source
-from rttc_graph.reward_training.probability_fit import fit_calibrations
+from rttc_graph.reward_training.probability_fit import fit_logit_maps
 from rttc_graph.reward_training.training import TrainSettings, split_groups, train_reward
 from rttc_graph.testing.inputs import candidate
 
@@ -272,7 +272,7 @@ def test_the_calibration_finds_the_weights_that_made_the_data() -> None:
         right = chance.random() < 1 / (1 + math.exp(-total))
         rows.append(row(number, "a", right=right, source="rag", logprob=logprob))
         logits.append(logit)
-    full, plain = fit_calibrations(rows, logits)
+    full, plain = fit_logit_maps(rows, logits)
     assert full.bias == pytest.approx(-0.5, abs=0.25)
     assert full.logit == pytest.approx(1.2, abs=0.25)
     assert full.signals[0] == pytest.approx(0.8, abs=0.25)
@@ -281,7 +281,7 @@ def test_the_calibration_finds_the_weights_that_made_the_data() -> None:
 
 def test_few_answers_of_the_model_are_calibrated_without_signals() -> None:
     rows = learnable(10)
-    full, plain = fit_calibrations(rows, [3.0 if r["right"] else -3.0 for r in rows])
+    full, plain = fit_logit_maps(rows, [3.0 if r["right"] else -3.0 for r in rows])
     assert full == plain
     assert math.isfinite(full.bias)
     assert full.logit > 0
@@ -289,7 +289,7 @@ def test_few_answers_of_the_model_are_calibrated_without_signals() -> None:
 
 def test_answers_of_one_kind_leave_the_logit_as_it_is() -> None:
     rows = [row(number, "a", right=False) for number in range(5)]
-    assert fit_calibrations(rows, [1.0, 2.0, 3.0, 4.0, 5.0]) == (Calibration(), Calibration())
+    assert fit_logit_maps(rows, [1.0, 2.0, 3.0, 4.0, 5.0]) == (LogitMap(), LogitMap())
 
 
 def test_the_fit_is_that_of_earlier_releases() -> None:
@@ -300,7 +300,7 @@ def test_the_fit_is_that_of_earlier_releases() -> None:
         row(n, "a", right=chance.random() < 1 / (1 + math.exp(-logit)), source="neighbour")
         for n, logit in enumerate(logits)
     ]
-    [found, _] = fit_calibrations(rows, logits)
+    [found, _] = fit_logit_maps(rows, logits)
     assert (found.bias, found.logit) == pytest.approx(
         (1.1480469055580425, 1.6434931518865943), abs=1e-8
     )
@@ -310,9 +310,9 @@ def test_the_fit_is_that_of_earlier_releases() -> None:
 def test_answers_without_log_probabilities_are_judged_by_their_text(
     mean_logprob: float | None,
 ) -> None:
-    with_signals = Calibration(bias=9.0, signals=(1.0, 1.0))
+    with_signals = LogitMap(bias=9.0, signals=(1.0, 1.0))
     one = candidate("a", mean_logprob=mean_logprob)
-    assert probability(0.0, one, with_signals, Calibration()) == 0.5
+    assert probability(0.0, one, with_signals, LogitMap()) == 0.5
 
 
 def test_no_question_is_on_both_sides_and_every_domain_is_on_each() -> None:

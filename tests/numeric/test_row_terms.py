@@ -12,7 +12,7 @@ from tiny_adapters import adapter_of, logits, new_base
 from rttc_graph.integrations.lora import row_terms
 from rttc_graph.integrations.lora.adapter_layout import AdapterLayout
 from rttc_graph.integrations.lora.resident_adapters import ResidentAdapters
-from rttc_graph.integrations.lora.row_terms import OneByOne, SideBySide, terms_of
+from rttc_graph.integrations.lora.row_terms import OneByOne, SideBySide, combine_adapters
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,6 @@ def test_many_adapters_lie_side_by_side(
     for key in "yz":
         adapters[key] = adapter_of(layout, rank=2, alpha=1.0, seed=ord(key), layers=0.5)
     rows = [adapters.get(key) for key in keys]
-    assert isinstance(terms_of(rows), kind)
+    assert isinstance(combine_adapters(rows), kind)
     monkeypatch.setattr(row_terms, "MOST_BYTES", 2 * adapters["y"].bytes - 1)
-    assert not isinstance(terms_of(rows), SideBySide)
+    assert not isinstance(combine_adapters(rows), SideBySide)

@@ -76,9 +76,9 @@ def test_how_much_is_shared(rows: list[tuple[tuple[int, ...], int]], expected: i
 def test_what_is_computed_twice_follows_the_free_memory(
     recompute: bool | None, free: float, expected: list[bool], model: AdaptedModel
 ) -> None:
-    largest = StepLimits.of(model.layout, vocabulary=300, max_bytes=0.0)
+    largest = StepLimits.from_layout(model.layout, vocabulary=300, max_bytes=0.0)
     longest = 30 * largest.token_bytes + 5 * largest.answer_bytes  # the others: 21, 12 and 9 tokens
-    limits = StepLimits.of(
+    limits = StepLimits.from_layout(
         model.layout,
         vocabulary=300,
         max_bytes=0.6 * longest,

@@ -39,7 +39,7 @@ def linear(dtype: torch.dtype, *, bias: bool = True) -> nn.Linear:
 def test_the_gradients_are_those_of_finite_differences(
     bias: bool, has_term: bool, of_x: bool
 ) -> None:
-    layer = FrozenLinear.of(linear(torch.float64, bias=bias), None)
+    layer = FrozenLinear.from_module(linear(torch.float64, bias=bias), None)
     assert layer is not None
     x, a, b = (t.requires_grad_(True) for t in (random(2, 3, 6), random(4, 6), random(5, 4)))
     x.requires_grad_(of_x)
@@ -53,7 +53,7 @@ def test_the_gradients_are_those_of_finite_differences(
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_output_is_the_layer_s_and_the_term_s(bias: bool) -> None:
     module = linear(torch.float32, bias=bias)
-    layer = FrozenLinear.of(module, None)
+    layer = FrozenLinear.from_module(module, None)
     assert layer is not None
     x, a, b = (random(*shape, dtype=torch.float32) for shape in ((2, 3, 6), (4, 6), (5, 4)))
     torch.testing.assert_close(layer(x, (a, b), SCALE), module(x) + SCALE * (x @ a.t() @ b.t()))
@@ -62,7 +62,7 @@ def test_the_output_is_the_layer_s_and_the_term_s(bias: bool) -> None:
 
 def test_only_the_frozen_product_is_rounded() -> None:
     module = linear(torch.float32)
-    layer = FrozenLinear.of(module, torch.bfloat16)
+    layer = FrozenLinear.from_module(module, torch.bfloat16)
     assert layer is not None
     x = random(2, 3, 6, dtype=torch.float32)
     a, b = (random(*shape, dtype=torch.float32) for shape in ((4, 6), (5, 4)))
@@ -76,7 +76,7 @@ def test_only_the_frozen_product_is_rounded() -> None:
 
 def test_weights_in_their_own_type_are_shared(loaded: LoadedModel) -> None:
     module = linear(torch.float32)
-    own, copied = (FrozenLinear.of(module, dtype) for dtype in (None, torch.bfloat16))
+    own, copied = (FrozenLinear.from_module(module, dtype) for dtype in (None, torch.bfloat16))
     assert own is not None
     assert copied is not None
     assert own.weight.data_ptr() == module.weight.data_ptr()

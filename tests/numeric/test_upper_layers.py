@@ -45,11 +45,11 @@ def test_an_adapter_has_the_upper_layers(layers: float, first: int, model: Adapt
 
 def test_layers_that_are_not_known_are_trained_together_or_not_at_all() -> None:
     layout = AdapterLayout(targets=(), base_name="odd", fan_in_fan_out=False)
-    assert layout.first_of(1.0) == 0
+    assert layout.first_adapted(1.0) == 0
     with pytest.raises(
         AdaptationError, match=r"ttt_layers=0\.5: the layers of 'odd'.* set it to 1"
     ):
-        layout.first_of(0.5)
+        layout.first_adapted(0.5)
 
 
 @pytest.mark.parametrize("as_trees", [True, False], ids=["trees", "rows"])

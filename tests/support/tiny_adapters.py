@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout, layout_of
+from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout, adapter_layout
 from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, to_bytes
 from rttc_graph.protocols import TrainedAdapter
 
@@ -29,7 +29,7 @@ def base(tiny_model_path: Path) -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def layout(base: PreTrainedModel) -> AdapterLayout:
-    return layout_of(base)
+    return adapter_layout(base)
 
 
 def adapter_of(
@@ -40,7 +40,7 @@ def adapter_of(
     def drawn(shape: tuple[int, int]) -> Tensor:
         return 0.3 * torch.randn(shape, generator=random)
 
-    first = layout.first_of(layers)
+    first = layout.first_adapted(layers)
     shapes = [target.shapes(rank) for target in layout.targets[first:]]
     pairs = tuple((drawn(shape_a), drawn(shape_b)) for shape_a, shape_b in shapes)
     return Adapter(rank=rank, alpha=alpha, pairs=pairs, first=first)

@@ -26,7 +26,7 @@ from rttc_graph.integrations.rewards.trained.reward_folder import (
     new_network,
     save_weights,
 )
-from rttc_graph.integrations.rewards.trained.reward_spec import Backbone, Calibration, RewardSpec
+from rttc_graph.integrations.rewards.trained.reward_spec import Backbone, LogitMap, RewardSpec
 
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 TEMPLATE = (
@@ -172,7 +172,7 @@ def trained_reward_folder(folder: Path, base: RewardBase, backbone: Backbone) ->
         alpha=4.0,
         hidden=8,
         max_tokens=48,
-        with_signals=Calibration(bias=0.5, logit=1.0, signals=(0.5, -1.0)),
+        with_signals=LogitMap(bias=0.5, logit=1.0, signals=(0.5, -1.0)),
     )
     network = new_network(base, spec)
     with torch.no_grad():

@@ -16,7 +16,12 @@ from transformers import (
 
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.training_batches import EncodedExample, StepLimits, deal, pack
-from rttc_graph.integrations.lora.training_loop import Trained, Watch, fresh_adapter, training_steps
+from rttc_graph.integrations.lora.training_loop import (
+    Trained,
+    TrainingWatch,
+    fresh_adapter,
+    training_steps,
+)
 from rttc_graph.protocols import TrainStep
 from rttc_graph.settings import TttSettings
 
@@ -87,8 +92,8 @@ def observed(
     *,
     clock: Callable[[], float] = lambda: 0.0,
     deadline: float | None = None,
-) -> Watch:
-    return Watch(on_step=on_step, clock=clock, deadline=deadline)
+) -> TrainingWatch:
+    return TrainingWatch(on_step=on_step, clock=clock, deadline=deadline)
 
 
 def start(
@@ -98,7 +103,7 @@ def start(
     limits: StepLimits = ROOMY,
     share_prefix: bool = True,
     tree_tokens: int = 0,
-    watch: Watch | None = None,
+    watch: TrainingWatch | None = None,
 ) -> Generator[None, None, Trained]:
     adapter = fresh_adapter(model.layout, settings, device=CPU)
     epoch = [

@@ -12,12 +12,14 @@ from rttc_graph.settings import RttcSettings
 
 def test_an_allowance_is_what_the_settings_give_less_what_is_spent() -> None:
     settings = RttcSettings(budget_seconds=10, budget_tokens=100, budget_arms=3)
-    left = Allowance.of({"seconds": 2.5, "tokens": 40, "arms": 1}, settings)
+    left = Allowance.from_spent({"seconds": 2.5, "tokens": 40, "arms": 1}, settings)
     assert left == Allowance(seconds=7.5, tokens=60, arms=2)
 
 
 def test_an_overdrawn_budget_is_below_zero() -> None:
-    left = Allowance.of({"seconds": 11.0, "tokens": 0, "arms": 0}, RttcSettings(budget_seconds=10))
+    left = Allowance.from_spent(
+        {"seconds": 11.0, "tokens": 0, "arms": 0}, RttcSettings(budget_seconds=10)
+    )
     assert left.seconds == -1.0
 
 

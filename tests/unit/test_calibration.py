@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rttc_graph.calibration.aims import GRID, Aim, GatePoint, choose, overview
-from rttc_graph.calibration.map_fitting import FOLDS, Labelled, calibrate, fit_map, fold_of
+from rttc_graph.calibration.map_fitting import FOLDS, Labelled, calibrate, fit_map, fold_number
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.replay import Gate
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
@@ -159,7 +159,7 @@ def test_held_out_answers_stand_in_order_and_were_not_seen() -> None:
     pairs = [Labelled(0.5, n < 15, str(n)) for n in range(30)]
     found = calibrate({"d": pairs}).pooled
     for pair, said in zip(pairs, found.held_out, strict=True):
-        others = [p for p in pairs if fold_of(p.group) != fold_of(pair.group)]
+        others = [p for p in pairs if fold_number(p.group) != fold_number(pair.group)]
         assert said == fit_map(found.map.method, others)(0.5)
 
 
@@ -174,7 +174,7 @@ def test_scores_of_noise_tell_nothing_and_good_ones_do() -> None:
 
 
 def test_groups_fall_into_all_folds() -> None:
-    assert {fold_of(str(n)) for n in range(100)} == set(range(FOLDS))
+    assert {fold_number(str(n)) for n in range(100)} == set(range(FOLDS))
 
 
 def test_too_few_answers_are_refused_with_their_number() -> None:

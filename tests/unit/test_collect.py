@@ -15,7 +15,7 @@ from scripted_parts import Parts, ScriptedRewardModel, sample
 
 from rttc_graph.arms import ARMS
 from rttc_graph.calibration.aims import GRID, Aim
-from rttc_graph.calibration.map_fitting import fold_of
+from rttc_graph.calibration.map_fitting import fold_number
 from rttc_graph.calibration.proposal import cross_fitted, propose
 from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.evaluation.arm_rows import ArmLog, ArmRows
@@ -27,14 +27,19 @@ from rttc_graph.evaluation.collect import (
     judge_missing,
 )
 from rttc_graph.evaluation.intervals import paired_difference
-from rttc_graph.evaluation.policy_figures import Question, figures, grouped, questions_of
+from rttc_graph.evaluation.policy_figures import (
+    EvaluatedQuestion,
+    evaluated_questions,
+    grouped,
+    policy_figures,
+)
 from rttc_graph.evaluation.replay import Gate, JudgedArm, at_random, oracle, replay
 from rttc_graph.evaluation.report import ReportInput, write_report
 from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import ask
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.integrations.rewards.calibrated.calibrated_reward import map_of
-from rttc_graph.jobs.collect_rows import RowsWanted, collection_of
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import probability_map
+from rttc_graph.jobs.collect_rows import RowsWanted, wanted_collection
 from rttc_graph.protocols import NewSample
 from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Arm
@@ -138,7 +143,7 @@ async def test_other_settings_and_other_models_have_rows_of_their_own(tmp_path: 
     rows = await collected(tmp_path, wanted=collection(model="other"))
     assert len(rows.answers) == 36
     with pytest.raises(ConfigurationError, match="2 different settings"):
-        questions_of(rows, list(rows.answers), "scripted")
+        evaluated_questions(rows, list(rows.answers), "scripted")
 
 
 async def test_a_failed_arm_counts_as_wrong_and_is_tried_again(tmp_path: Path) -> None:
@@ -150,7 +155,7 @@ async def test_a_failed_arm_counts_as_wrong_and_is_tried_again(tmp_path: Path) -
         ("ttt", False, None)
     }
     assert "out of memory" in str(failed[0]["error"])
-    [question, *_] = questions_of(rows, collection().keys(), "scripted")
+    [question, *_] = evaluated_questions(rows, collection().keys(), "scripted")
     assert replay(question.arms, "cascade", Gate(tau_r=0.95)).ran == ("direct", "rag")
     alone = replay(question.arms, "ttt", Gate(tau_r=0.5))
     assert alone.shares == {"direct": 1.0}  # as in the graph
@@ -170,8 +175,12 @@ async def test_another_reward_model_judges_without_a_new_answer(tmp_path: Path) 
     stored = await asyncio.to_thread(log.load)
     assert (len(stored.answers), len(stored.judgements)) == (12, 24)
     gate = Gate(tau_r=0.8)
-    by_first = figures(questions_of(stored, keys, "scripted"), ["cascade"], lambda q: gate)
-    by_other = figures(questions_of(stored, keys, "other"), ["cascade"], lambda q: gate)
+    by_first = policy_figures(
+        evaluated_questions(stored, keys, "scripted"), ["cascade"], lambda q: gate
+    )
+    by_other = policy_figures(
+        evaluated_questions(stored, keys, "other"), ["cascade"], lambda q: gate
+    )
     assert by_first["policies"]["cascade"]["arms"] == {"ttt": 4}
     assert by_other["policies"]["cascade"]["arms"] == {"rag": 4}
 
@@ -357,7 +366,7 @@ def test_what_is_not_paired_is_refused(ours: list[float], theirs: list[float]) -
 async def test_a_report_has_tables_plots_and_figures(tmp_path: Path) -> None:
     rows = await collected(tmp_path)
     rows = await collected(tmp_path, wanted=collection(model="other|model"))
-    questions = questions_of(rows, list(rows.answers), "scripted")
+    questions = evaluated_questions(rows, list(rows.answers), "scripted")
     groups = grouped(questions, ["direct", "cascade"], lambda q: Gate(tau_r=0.8))
     names = [(group["model"], group["data_set"], group["rows"]) for group in groups]
     assert names[:3] == [(None, None, 8), ("m", None, 4), ("m", "shop", 3)]
@@ -374,7 +383,7 @@ async def test_a_report_has_tables_plots_and_figures(tmp_path: Path) -> None:
     assert json.loads((folder / "figures.json").read_text())["groups"][0]["rows"] == 8
 
 
-def question(number: int, draw: random.Random) -> Question:
+def question(number: int, draw: random.Random) -> EvaluatedQuestion:
     """A hard or an easy question, on which rewards are right 9 times in 10."""
     arms: dict[Arm, JudgedArm] = {}
     for arm, chance in zip(ARMS, (0.3, 0.6, 0.8), strict=True):
@@ -383,7 +392,7 @@ def question(number: int, draw: random.Random) -> Question:
             draw.uniform(0.6, 0.7) if right == (draw.random() < 0.9) else draw.uniform(0.5, 0.6)
         )
         arms[arm] = judged(arm, reward, right=right)
-    return Question(data_set="s", model="m", row=str(number), domain=None, arms=arms)
+    return EvaluatedQuestion(data_set="s", model="m", row=str(number), domain=None, arms=arms)
 
 
 def test_cross_fitting_measures_with_what_the_other_questions_say() -> None:
@@ -391,8 +400,8 @@ def test_cross_fitting_measures_with_what_the_other_questions_say() -> None:
     questions = [question(number, draw) for number in range(60)]
     found = cross_fitted(questions, Aim())
     assert [q.row for q, _ in found] == [q.row for q in questions]
-    mine = [(q, gate) for q, gate in found if fold_of(f"s/{q.row}") == 0]
-    others = [q for q in questions if fold_of(f"s/{q.row}") != 0]
+    mine = [(q, gate) for q, gate in found if fold_number(f"s/{q.row}") == 0]
+    others = [q for q in questions if fold_number(f"s/{q.row}") != 0]
     proposal = propose(others, Aim())
     assert {gate for _, gate in mine} == {proposal.chosen.gate}
     for calibrated, _ in mine:
@@ -403,7 +412,7 @@ def test_cross_fitting_measures_with_what_the_other_questions_say() -> None:
             assert one.reward == proposal.calibration.pooled.map(reward)
 
 
-def blind(known: Question, draw: random.Random) -> Question:
+def blind(known: EvaluatedQuestion, draw: random.Random) -> EvaluatedQuestion:
     """The same answers with rewards that say nothing of them."""
     arms = {arm: replace(one, reward=draw.random()) for arm, one in known.arms.items()}
     return replace(known, data_set="blind", domain="blind", arms=arms)
@@ -429,7 +438,7 @@ def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
     assert rewards == list(proposal.calibration.pooled.held_out)
     stored = proposal.stored("judge", "digest")
     assert (stored.tau_r, stored.aim) == (proposal.chosen.gate.tau_r, "accuracy of at least 50.0%")
-    assert map_of(stored)(0.65, None) > map_of(stored)(0.55, "any")
+    assert probability_map(stored)(0.65, None) > probability_map(stored)(0.55, "any")
     with pytest.raises(ConfigurationError, match="rows of all arms"):
         propose([], Aim())
 
@@ -448,6 +457,6 @@ def test_rows_are_of_the_settings_that_change_answers(
 ) -> None:
     wanted = RowsWanted(data_sets=[SHOP], samples=[], domain=None, log=tmp_path / "rows")
     plain, changed = [
-        collection_of(InstallationConfig(**given), wanted).digest for given in ({}, change)
+        wanted_collection(InstallationConfig(**given), wanted).digest for given in ({}, change)
     ]
     assert (changed != plain) is others

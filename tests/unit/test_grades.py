@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rttc_graph.integrations.rewards.grades import grade_of
+from rttc_graph.integrations.rewards.grades import parse_grade
 
 GRADES = [
     ("8", 8.0),
@@ -89,9 +89,9 @@ NO_GRADES = [
 
 @pytest.mark.parametrize(("reply", "grade"), GRADES)
 def test_a_grade_in_other_words_is_read(reply: str, grade: float) -> None:
-    assert grade_of(reply) == pytest.approx(grade)
+    assert parse_grade(reply) == pytest.approx(grade)
 
 
 @pytest.mark.parametrize("reply", NO_GRADES)
 def test_what_is_not_clear_is_no_grade(reply: str) -> None:
-    assert grade_of(reply) is None
+    assert parse_grade(reply) is None

@@ -6,7 +6,7 @@ import pytest
 from scripted_parts import candidate, sample
 
 from rttc_graph.arms import policy_names
-from rttc_graph.run.policies import Choice, best_candidate, decide
+from rttc_graph.run.policies import NextStep, best_candidate, decide
 from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Adapted, Attempt, Candidate, RttcState, Spent
 
@@ -276,7 +276,7 @@ def test_a_spent_budget_still_owes_an_answer(used: Spent) -> None:
 def test_an_answer_that_could_not_be_judged_ends_the_run(policy: str) -> None:
     settings = RttcSettings(policy=policy)
     state = looked(D, candidate("rag"), tried=("direct", "rag"))
-    assert decide(state, settings, arms=ALL) == Choice("finish", "an answer could not be judged")
+    assert decide(state, settings, arms=ALL) == NextStep("finish", "an answer could not be judged")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,11 @@ from rttc_graph.evaluation.scorers import is_right, normalised
 from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
 from rttc_graph.protocols import NewSample
 from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, read_candidates
-from rttc_graph.reward_training.candidate_sampling import Drawer, DrawProgress, DrawSettings
+from rttc_graph.reward_training.candidate_sampling import (
+    CandidateSampler,
+    SamplingProgress,
+    SamplingSettings,
+)
 from rttc_graph.reward_training.negatives import TRICKS, free_answers
 from rttc_graph.reward_training.neighbours import nearest_samples
 
@@ -47,10 +51,10 @@ class CountingPolicyModel(ScriptedPolicyModel):
 
 
 async def test_every_question_gets_its_candidates(tmp_path: Path) -> None:
-    settings = DrawSettings(temperatures=(0.0, 0.9), k=2, negatives=2)
+    settings = SamplingSettings(temperatures=(0.0, 0.9), k=2, negatives=2)
     model = CountingPolicyModel(texts={"rag": "lost card"})
     log = CandidateLog(tmp_path / "c.jsonl")
-    drawn = await Drawer(policy_model=model, embedder=embedder()).draw(
+    drawn = await CandidateSampler(policy_model=model, embedder=embedder()).draw(
         rows(8), rows(8), settings, log
     )
     by_source = Counter(row["source"] for row in drawn)
@@ -65,8 +69,8 @@ async def test_every_question_gets_its_candidates(tmp_path: Path) -> None:
 
 async def test_no_question_sees_itself(tmp_path: Path) -> None:
     model = CountingPolicyModel()
-    settings = DrawSettings(arms=("rag",), temperatures=(0.0,), k=8, negatives=0)
-    await Drawer(policy_model=model, embedder=embedder()).draw(
+    settings = SamplingSettings(arms=("rag",), temperatures=(0.0,), k=8, negatives=0)
+    await CandidateSampler(policy_model=model, embedder=embedder()).draw(
         rows(4), rows(4), settings, CandidateLog(tmp_path / "c.jsonl")
     )
     for request in model.requests:
@@ -77,23 +81,23 @@ async def test_no_question_sees_itself(tmp_path: Path) -> None:
 
 async def test_a_killed_job_goes_on_where_it_was(tmp_path: Path) -> None:
     log = CandidateLog(tmp_path / "c.jsonl")
-    settings = DrawSettings(temperatures=(0.0, 0.9), k=1, negatives=1)
+    settings = SamplingSettings(temperatures=(0.0, 0.9), k=1, negatives=1)
     questions = rows(30)  # 120 answers, 4 batches
     killed = CountingPolicyModel(fails_after=2)
     with pytest.raises(PolicyModelError, match="killed"):
-        await Drawer(policy_model=killed, embedder=embedder()).draw(
+        await CandidateSampler(policy_model=killed, embedder=embedder()).draw(
             questions, questions, settings, log
         )
     with log.path.open("ab") as file:
         file.write(b'{"key": "cut sho')
     again = CountingPolicyModel()
-    seen: list[DrawProgress] = []
-    drawn = await Drawer(policy_model=again, embedder=embedder()).draw(
+    seen: list[SamplingProgress] = []
+    drawn = await CandidateSampler(policy_model=again, embedder=embedder()).draw(
         questions, questions, settings, log, seen.append
     )
     assert (seen[0].done, seen[0].total) == (64, 120)
     assert sum(again.batches) == 56
-    whole = await Drawer(policy_model=CountingPolicyModel(), embedder=embedder()).draw(
+    whole = await CandidateSampler(policy_model=CountingPolicyModel(), embedder=embedder()).draw(
         questions, questions, settings, CandidateLog(tmp_path / "other.jsonl")
     )
     assert sorted(drawn, key=_key) == sorted(whole, key=_key)
@@ -107,20 +111,22 @@ def _key(row: CandidateRow) -> str:
 
 async def test_a_changed_setting_draws_only_what_it_changes(tmp_path: Path) -> None:
     log = CandidateLog(tmp_path / "c.jsonl")
-    first = DrawSettings(arms=("direct",), temperatures=(0.0,), negatives=1)
-    await Drawer(policy_model=CountingPolicyModel(), embedder=embedder()).draw(
+    first = SamplingSettings(arms=("direct",), temperatures=(0.0,), negatives=1)
+    await CandidateSampler(policy_model=CountingPolicyModel(), embedder=embedder()).draw(
         rows(5), rows(5), first, log
     )
     model = CountingPolicyModel()
-    more = DrawSettings(arms=("direct", "rag"), temperatures=(0.0,), negatives=1)
-    await Drawer(policy_model=model, embedder=embedder()).draw(rows(5), rows(5), more, log)
+    more = SamplingSettings(arms=("direct", "rag"), temperatures=(0.0,), negatives=1)
+    await CandidateSampler(policy_model=model, embedder=embedder()).draw(
+        rows(5), rows(5), more, log
+    )
     assert sum(model.batches) == 5
 
 
 async def test_prompts_beyond_the_context_are_left_out(tmp_path: Path) -> None:
-    model = CountingPolicyModel(context=DrawSettings().max_new_tokens + 8)
-    settings = DrawSettings(temperatures=(0.0,), k=8, negatives=0)
-    drawn = await Drawer(policy_model=model, embedder=embedder()).draw(
+    model = CountingPolicyModel(context=SamplingSettings().max_new_tokens + 8)
+    settings = SamplingSettings(temperatures=(0.0,), k=8, negatives=0)
+    drawn = await CandidateSampler(policy_model=model, embedder=embedder()).draw(
         rows(4), rows(4), settings, CandidateLog(tmp_path / "c.jsonl")
     )
     assert Counter(r["source"] for r in drawn) == {"reference": 4, "direct": 4}
@@ -128,8 +134,8 @@ async def test_prompts_beyond_the_context_are_left_out(tmp_path: Path) -> None:
 
 async def test_the_arm_ttt_needs_a_trainer(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="'ttt' needs a policy model"):
-        await Drawer(policy_model=CountingPolicyModel(), embedder=embedder()).draw(
-            rows(3), rows(3), DrawSettings(arms=("ttt",)), CandidateLog(tmp_path / "c.jsonl")
+        await CandidateSampler(policy_model=CountingPolicyModel(), embedder=embedder()).draw(
+            rows(3), rows(3), SamplingSettings(arms=("ttt",)), CandidateLog(tmp_path / "c.jsonl")
         )
 
 
@@ -144,13 +150,13 @@ async def test_the_arm_ttt_needs_a_trainer(tmp_path: Path) -> None:
 )
 def test_a_wrong_setting_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        DrawSettings(**options)  # type: ignore[arg-type]
+        SamplingSettings(**options)  # type: ignore[arg-type]
 
 
 async def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="the file is empty"):
-        await Drawer(policy_model=None, embedder=embedder()).draw(
-            [], rows(3), DrawSettings(), CandidateLog(tmp_path / "c.jsonl")
+        await CandidateSampler(policy_model=None, embedder=embedder()).draw(
+            [], rows(3), SamplingSettings(), CandidateLog(tmp_path / "c.jsonl")
         )
 
 
@@ -190,8 +196,8 @@ async def test_echoes_and_pleas_are_wrong_whatever_the_scorer_finds(tmp_path: Pa
         for n in range(40)
     ]
     samples = [NewSample(question=f"{n}?", answer="no", domain="d") for n in range(9)]
-    drawn = await Drawer(policy_model=None, embedder=embedder()).draw(
-        questions, samples, DrawSettings(arms=()), CandidateLog(tmp_path / "c.jsonl")
+    drawn = await CandidateSampler(policy_model=None, embedder=embedder()).draw(
+        questions, samples, SamplingSettings(arms=()), CandidateLog(tmp_path / "c.jsonl")
     )
     assert {"echo", "injected"} <= {row["source"] for row in drawn}
     assert {row["source"] for row in drawn if row["right"]} == {"reference"}

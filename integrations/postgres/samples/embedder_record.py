@@ -36,7 +36,7 @@ class EmbedderIdentity:
     dimension: int
 
     @classmethod
-    async def of(cls, embedder: Embedder) -> EmbedderIdentity:
+    async def from_embedder(cls, embedder: Embedder) -> EmbedderIdentity:
         """Ask an embedder, which may have to be loaded for it.
 
         Raises:

@@ -36,8 +36,8 @@ from rttc_graph.integrations.postgres.samples.sample_rows import (
     SampleRow,
     copy_rows,
     ensure_domains,
-    ids_of,
     named,
+    sample_ids,
 )
 from rttc_graph.integrations.postgres.samples.sample_search import (
     INDEX_ROWS,
@@ -103,7 +103,7 @@ class PostgresKnowledgeBase:
         checked_name("tenant", tenant)
         if domain is not None:
             checked_name("domain", domain)
-        mine = await EmbedderIdentity.of(self._embedder)
+        mine = await EmbedderIdentity.from_embedder(self._embedder)
         mine.check_vector(vector)
         query = SampleQuery(
             vector=HalfVector(list(vector)), k=k, domain=domain, tenant=tenant, choice=choice
@@ -119,7 +119,7 @@ class PostgresKnowledgeBase:
         """Tell for each sample whether it is not stored, or would take another's place."""
         checked_name("tenant", tenant)
         names = _domains_of(samples)
-        ids = ids_of(samples)
+        ids = sample_ids(samples)
         with_ids = named(samples, ids)
 
         def work(session: DatabaseSession) -> tuple[set[bytes], set[tuple[bytes, str | None]]]:
@@ -157,7 +157,7 @@ class PostgresKnowledgeBase:
         if not samples:
             return Ingested(new=0)
         check_ids(samples)
-        mine = await EmbedderIdentity.of(self._embedder)
+        mine = await EmbedderIdentity.from_embedder(self._embedder)
         for vector in vectors:
             mine.check_vector(vector)
         work = partial(_ingest, mine=mine, samples=samples, vectors=vectors, tenant=tenant)
@@ -205,7 +205,7 @@ class PostgresKnowledgeBase:
         Raises:
             KnowledgeBaseError: An index could not be built; searches stay exact.
         """
-        mine = await EmbedderIdentity.of(self._embedder)
+        mine = await EmbedderIdentity.from_embedder(self._embedder)
         if mine.dimension > MAX_INDEXED_DIMENSION:
             return []
         stop = threading.Event()
@@ -231,7 +231,7 @@ class PostgresKnowledgeBase:
             EmbeddingError: The embedder failed; the old vectors are still in use.
             KnowledgeBaseError: The exchange failed; the old vectors are still in use.
         """
-        mine = await EmbedderIdentity.of(self._embedder)
+        mine = await EmbedderIdentity.from_embedder(self._embedder)
         return await Reembedding(self._database, self._embedder, mine).replace_vectors(on_progress)
 
     async def _execute(self, action: str, work: Callable[[DatabaseSession], T]) -> T:
@@ -252,7 +252,7 @@ def _ingest(
     tenant: str,
 ) -> Ingested:
     names = _domains_of(samples)
-    ids = ids_of(samples)
+    ids = sample_ids(samples)
     rows = dict(zip(ids, zip(samples, vectors, strict=True), strict=True))
     claim(session, mine)
     domain_ids = ensure_domains(session, names)
@@ -271,7 +271,7 @@ def _ingest(
         gone = {record["id"]: record["domain_id"] for record in replaced}
         known = {record["id"] for record in stored} - gone.keys()
         _remove(session, replaced, touched)
-        fresh = (SampleRow.of(key, *rows[key]) for key in rows if key not in known)
+        fresh = (SampleRow.from_sample(key, *rows[key]) for key in rows if key not in known)
         added = copy_rows(session, fresh, domain_ids, tenant)
         removed = Counter(gone.values())
         with session.together():

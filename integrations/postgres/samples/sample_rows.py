@@ -18,7 +18,7 @@ from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_
 from rttc_graph.protocols import NewSample, Vector
 from rttc_graph.support.identity import check_texts, sample_id
 
-__all__ = ("SampleRow", "copy_rows", "ensure_domains", "ids_of", "named")
+__all__ = ("SampleRow", "copy_rows", "ensure_domains", "named", "sample_ids")
 
 _COPY = """copy rttc_sample
 (domain_id, tenant, id, external_id, question, answer, metadata, embedding)
@@ -39,7 +39,7 @@ class SampleRow:
     embedding: HalfVector
 
     @classmethod
-    def of(cls, digest: bytes, sample: NewSample, vector: Vector) -> SampleRow:
+    def from_sample(cls, digest: bytes, sample: NewSample, vector: Vector) -> SampleRow:
         """Check a sample, whose id this is and whose domain was checked, and convert it.
 
         Raises:
@@ -67,7 +67,7 @@ def _shown(sample: NewSample) -> str:
     return f"of sample {sample.external_id or sample.question[:40]!r}"
 
 
-def ids_of(samples: Sequence[NewSample]) -> list[bytes]:
+def sample_ids(samples: Sequence[NewSample]) -> list[bytes]:
     """Return the samples' digests, in order."""
     return [bytes.fromhex(sample_id(s.question, s.answer, s.domain)) for s in samples]
 

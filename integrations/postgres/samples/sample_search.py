@@ -54,7 +54,7 @@ class SearchScope:
     """Rows from which on a partition is large."""
 
     @classmethod
-    def of(cls, rows: Sequence[DictRow], index_rows: int) -> SearchScope:
+    def from_rows(cls, rows: Sequence[DictRow], index_rows: int) -> SearchScope:
         """Sum up the rows of `search_scope`."""
         return cls(
             domain_ids=sorted(row["domain_id"] for row in rows if row["samples"]),
@@ -162,7 +162,7 @@ class SampleSearch:
         stored = embedder.fetchone()
         if stored is not None:
             mine.check(stored)
-        scope = SearchScope.of(domains.fetchall(), self._index_rows)
+        scope = SearchScope.from_rows(domains.fetchall(), self._index_rows)
         self._remember(place, scope)
         guess = rows if before is not None and before.is_searched_like(scope) else None
         return search(session, scope, query, guess), scope

@@ -25,7 +25,7 @@ _LOG = logging.getLogger(__name__)
 REFRESH_SECONDS = 60.0
 """How old a calibration in memory may be: a new one is used within a minute, without a restart."""
 
-MapOf = Callable[[float, str | None], float]
+ProbabilityMap = Callable[[float, str | None], float]
 """Raw score and domain to P(right)."""
 
 
@@ -42,7 +42,7 @@ class _Maps:
         return found(score)
 
 
-def map_of(stored: StoredCalibration) -> MapOf:
+def probability_map(stored: StoredCalibration) -> ProbabilityMap:
     """Return a stored calibration as a function of raw score and domain.
 
     Raises:

@@ -31,13 +31,13 @@ and is asked at its last token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
+class LogitMap:
     """Logit and signals to P(right): `sigmoid(bias + logit·L + Σ signal·weight)`."""
 
     bias: float = 0.0
     logit: float = 1.0
     signals: tuple[float, ...] = ()
-    """Weights of `signals.signals_of`; empty where they are not used."""
+    """Weights of `signals.answer_signals`; empty where they are not used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +54,9 @@ class RewardSpec:
     hidden: int
     """Width of the head."""
     max_tokens: int
-    with_signals: Calibration = field(default_factory=Calibration)
+    with_signals: LogitMap = field(default_factory=LogitMap)
     """For answers that carry their model's log-probability."""
-    without_signals: Calibration = field(default_factory=Calibration)
+    without_signals: LogitMap = field(default_factory=LogitMap)
     training: dict[str, Any] = field(default_factory=dict[str, Any])
     """Settings, data and figures, for people."""
 
@@ -89,7 +89,7 @@ def read_spec(folder: Path) -> RewardSpec:
         for key in ("with_signals", "without_signals"):
             given = cast(dict[str, Any], content[key])
             given["signals"] = tuple(given["signals"])
-            content[key] = Calibration(**given)
+            content[key] = LogitMap(**given)
         return RewardSpec(**content)
     except OSError as exc:
         raise ConfigurationError(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.decoding.detokenise import TextStream, opening_of
+from rttc_graph.integrations.transformers.decoding.detokenise import TextStream, prompt_opening
 from rttc_graph.integrations.transformers.decoding.drafts import Drafts
 from rttc_graph.integrations.transformers.decoding.prompt_cache import Known, Owner, PrefixCache
 from rttc_graph.integrations.transformers.decoding.running_batch import Batch, LoneRow, RunningBatch
@@ -102,7 +102,7 @@ class _Row:
         self._stream = TextStream(
             loaded.tokenizer,
             (*asked.stop, *loaded.stop),
-            opening=opening_of(loaded.tokenizer, self.prompt),
+            opening=prompt_opening(loaded.tokenizer, self.prompt),
         )
 
     @property

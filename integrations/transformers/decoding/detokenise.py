@@ -103,7 +103,7 @@ class TextStream:
         return piece
 
 
-def opening_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str:
+def prompt_opening(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str:
     """Return the mark with which a prompt begins the model's thoughts, if it ends with one."""
     template = str(cast("object", tokenizer.chat_template) or "")
     marks = [mark for mark in OPENING_MARKS if mark in template]

@@ -45,10 +45,10 @@ from rttc_graph.jobs.collect_rows import (
     ModelRows,
     RowsWanted,
     collect_rows,
-    data_sets_of,
     judge_rows,
     questions_of_models,
     run_name,
+    wanted_data_sets,
 )
 from rttc_graph.protocols import StoredCalibration
 from rttc_graph.support.extras import require_evaluation
@@ -101,7 +101,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     aim = Aim(accuracy=target_accuracy, seconds=target_cost, best=best)
     if not paths and records is None:
         raise ConfigurationError("no questions: name a file, or --records of an earlier run")
-    data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
+    data_sets, samples = wanted_data_sets(paths or [], limit=limit, seed=seed)
     name = run_name(data_sets, records)
     log = records or config.home / "evaluations" / f"{name}.jsonl"
     picture = plot or Path(f"rttc-calibrate-{name}.png")

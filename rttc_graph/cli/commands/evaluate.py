@@ -28,13 +28,13 @@ from rttc_graph.cli.shared_options import (
     TargetAccuracy,
     TargetCost,
     Tau,
-    words_of,
+    split_names,
 )
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.accuracy_plot import plot_accuracy
 from rttc_graph.evaluation.policy_figures import GroupFigures, grouped
 from rttc_graph.evaluation.replay import Gate
-from rttc_graph.evaluation.report import REPORT, ReportInput, name_of, write_report
+from rttc_graph.evaluation.report import REPORT, ReportInput, group_name, write_report
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.evaluation.summary import EvaluationResult
 from rttc_graph.installation.config import InstallationConfig
@@ -42,11 +42,11 @@ from rttc_graph.jobs.collect_rows import (
     ModelRows,
     RowsWanted,
     collect_rows,
-    data_sets_of,
     judge_rows,
     questions_of_models,
+    rows_settings,
     run_name,
-    settings_of,
+    wanted_data_sets,
 )
 from rttc_graph.jobs.run_policies import evaluate_for_real
 from rttc_graph.settings import PolicyName
@@ -130,7 +130,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         raise ConfigurationError("--target-accuracy, --target-cost and --best need --cross-fit")
     if not paths and not rejudge:
         raise ConfigurationError("no questions: name a file or a folder, or give --rejudge")
-    data_sets, samples = data_sets_of(paths or [], limit=limit, seed=seed)
+    data_sets, samples = wanted_data_sets(paths or [], limit=limit, seed=seed)
     name = run_name(data_sets, records)
     log = records or config.home / "evaluations" / f"{name}.jsonl"
     where = _Where(
@@ -170,7 +170,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
             log=log,
             arms=arms_of_policies(chosen),
         )
-        named = words_of(models or config.model)
+        named = split_names(models or config.model)
         configs = [config.model_copy(update={"model": name}) for name in named]
         found = collect_rows(configs, wanted, ScreenWatcher())
     if collect_only:
@@ -234,7 +234,7 @@ def _report(
         "calibrated": calibrated,
         **_shown(gates),
         **({"aim of the gates": str(where.aim)} if where.aim else {}),
-        **settings_of(found),
+        **rows_settings(found),
     }
     plot_accuracy(groups[0]["policies"], where.picture, rows=groups[0]["rows"], title=where.name)
     result = {**groups[0], "groups": groups, "settings": settings}
@@ -268,7 +268,7 @@ def _shown(gates: Sequence[Gate]) -> dict[str, str]:
 
 def _parse(policies: str) -> tuple[PolicyName, ...]:
     known = policy_names()
-    chosen = words_of(policies)
+    chosen = split_names(policies)
     for name in chosen:
         if name not in known:
             raise ConfigurationError(f"policy {name!r} is unknown: take any of {', '.join(known)}")
@@ -276,7 +276,7 @@ def _parse(policies: str) -> tuple[PolicyName, ...]:
 
 
 def _print(group: GroupFigures) -> None:
-    out.print(Text(name_of(group), style="bold"))
+    out.print(Text(group_name(group), style="bold"))
     print_policies(group["policies"])
     failed = sum(policy["failed"] for policy in group["policies"].values())
     out.print(f"{group['rows']} questions" + (f", {failed} answers missing" if failed else ""))

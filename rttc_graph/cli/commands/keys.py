@@ -10,7 +10,7 @@ import typer
 
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
-from rttc_graph.cli.shared_options import words_of
+from rttc_graph.cli.shared_options import split_names
 from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.protocols.api_keys import ApiKey, new_key
@@ -39,7 +39,7 @@ def add_key(
     Example: rttc keys add --tenant acme --scopes ask,kb:read --name 'support desk'
     """
     config = command_context(context).config(tenant=tenant)
-    wanted = words_of(scopes)
+    wanted = split_names(scopes)
     key, made = new_key(config.tenant, wanted, name=name)
     stored = _with_keys(context, lambda keys: keys.add(made))
     if as_json:

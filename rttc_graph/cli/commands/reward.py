@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.text import Text
 
-from rttc_graph.arms import drawn_arms, untrained_arms
+from rttc_graph.arms import sampled_arms, untrained_arms
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJsonFile, check_outputs, out, print_table, progress, write_json
-from rttc_graph.cli.shared_options import words_of
+from rttc_graph.cli.shared_options import split_names
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.state import Arm
 
 if TYPE_CHECKING:
     from rttc_graph.installation.config import InstallationConfig
     from rttc_graph.reward_training.candidate_rows import CandidateRow
-    from rttc_graph.reward_training.candidate_sampling import DrawSettings
+    from rttc_graph.reward_training.candidate_sampling import SamplingSettings
     from rttc_graph.reward_training.measuring import Measured
     from rttc_graph.reward_training.training import TrainResult, TrainSettings
 
@@ -40,7 +40,7 @@ _Samples = Annotated[
 ]
 _Most = Annotated[int, typer.Option(help="Most samples of each file that are searched.")]
 _Arms = Annotated[
-    str, typer.Option(help=f"Of {', '.join(drawn_arms())}, or none; comma-separated.")
+    str, typer.Option(help=f"Of {', '.join(sampled_arms())}, or none; comma-separated.")
 ]
 _ARMS = ",".join(untrained_arms())
 _Temperatures = Annotated[str, typer.Option(help="Of the policy model's answers.")]
@@ -169,10 +169,10 @@ def evaluate(
 
 def _draw_settings(
     arms: str, temperatures: str, k: int, max_new_tokens: int, negatives: int, seed: int
-) -> DrawSettings:
-    from rttc_graph.reward_training.candidate_sampling import DrawSettings
+) -> SamplingSettings:
+    from rttc_graph.reward_training.candidate_sampling import SamplingSettings
 
-    return DrawSettings(
+    return SamplingSettings(
         arms=_arms(arms),
         temperatures=_numbers("temperatures", temperatures),
         k=k,
@@ -231,19 +231,19 @@ def _material(
 
 
 def _drawn(
-    config: InstallationConfig, material: Any, settings: DrawSettings, file: Path
+    config: InstallationConfig, material: Any, settings: SamplingSettings, file: Path
 ) -> list[CandidateRow]:
-    from rttc_graph.jobs.train_reward import draw_candidates
+    from rttc_graph.jobs.train_reward import sample_candidates
     from rttc_graph.reward_training.candidate_rows import CandidateLog
-    from rttc_graph.reward_training.candidate_sampling import DrawProgress
+    from rttc_graph.reward_training.candidate_sampling import SamplingProgress
 
     with progress("draw candidates", total=0) as bar:
 
-        def show(done: DrawProgress) -> None:
+        def show(done: SamplingProgress) -> None:
             bar.update(bar.task_ids[0], completed=done.done, total=done.total)
 
         log = CandidateLog(file)
-        return asyncio.run(draw_candidates(config, material, settings, log, show))
+        return asyncio.run(sample_candidates(config, material, settings, log, show))
 
 
 def _with_more(rows: list[CandidateRow], files: Sequence[Path]) -> list[CandidateRow]:
@@ -276,8 +276,8 @@ def _trained(
 
 
 def _arms(text: str) -> tuple[Arm, ...]:
-    known = drawn_arms()
-    names = words_of(text)
+    known = sampled_arms()
+    names = split_names(text)
     if names == ["none"]:
         return ()
     for part in names:
@@ -288,7 +288,7 @@ def _arms(text: str) -> tuple[Arm, ...]:
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in words_of(text))
+        return tuple(float(part) for part in split_names(text))
     except ValueError as exc:
         raise ConfigurationError(f"{name}={text!r} must be numbers with commas between") from exc
 

@@ -16,17 +16,17 @@ from rttc_graph.protocols import Embedder, KnowledgeBase
 from rttc_graph.samples.wire import (
     EMBEDDER_HEADER,
     PROTOCOL_VERSION,
-    Changed,
+    ChangeReply,
     DeleteRequest,
     DomainMessage,
     EmbedderInfo,
-    Found,
     IngestRequest,
     KnowledgeBaseInfo,
-    Missing,
+    MissingReply,
     MissingRequest,
+    SearchReply,
     SearchRequest,
-    Stats,
+    StatsReply,
     StatsRequest,
 )
 from rttc_graph.serving.admission.authentication import request_caller
@@ -89,7 +89,9 @@ class _Routes:
             ),
         )
 
-    async def search(self, body: SearchRequest, request: Request, response: Response) -> Found:
+    async def search(
+        self, body: SearchRequest, request: Request, response: Response
+    ) -> SearchReply:
         """Return samples for a vector, nearest first."""
         tenant = self._tenant(request, body.tenant)
         await self._check_length([body.vector])
@@ -97,15 +99,15 @@ class _Routes:
         found = await self._knowledge_base.search(
             body.vector, k=body.k, domain=body.domain, tenant=tenant, choice=body.choice
         )
-        return Found(samples=found.samples, revision=found.revision)
+        return SearchReply(samples=found.samples, revision=found.revision)
 
-    async def tell_missing(self, body: MissingRequest, request: Request) -> Missing:
+    async def tell_missing(self, body: MissingRequest, request: Request) -> MissingReply:
         """Tell which samples are not stored yet."""
         tenant = self._tenant(request, body.tenant)
         samples = [sample.to_sample() for sample in body.samples]
-        return Missing(missing=await self._knowledge_base.missing(samples, tenant=tenant))
+        return MissingReply(missing=await self._knowledge_base.missing(samples, tenant=tenant))
 
-    async def ingest(self, body: IngestRequest, request: Request) -> Changed:
+    async def ingest(self, body: IngestRequest, request: Request) -> ChangeReply:
         """Store samples, all or none."""
         tenant = self._tenant(request, body.tenant)
         mine = await self._embedder.fingerprint()
@@ -117,18 +119,18 @@ class _Routes:
         await self._check_length(body.vectors)
         samples = [sample.to_sample() for sample in body.samples]
         done = await self._knowledge_base.ingest(samples, body.vectors, tenant=tenant)
-        return Changed(samples=done.new, updated=done.updated)
+        return ChangeReply(samples=done.new, updated=done.updated)
 
-    async def delete(self, body: DeleteRequest, request: Request) -> Changed:
+    async def delete(self, body: DeleteRequest, request: Request) -> ChangeReply:
         """Delete a domain."""
         tenant = self._tenant(request, body.tenant)
         deleted = await self._knowledge_base.delete(domain=body.domain, tenant=tenant)
-        return Changed(samples=deleted)
+        return ChangeReply(samples=deleted)
 
-    async def measure(self, body: StatsRequest, request: Request) -> Stats:
+    async def measure(self, body: StatsRequest, request: Request) -> StatsReply:
         """Return the size of each domain."""
         domains = await self._knowledge_base.stats(tenant=self._tenant(request, body.tenant))
-        return Stats(domains=[DomainMessage(**asdict(domain)) for domain in domains])
+        return StatsReply(domains=[DomainMessage(**asdict(domain)) for domain in domains])
 
     def _tenant(self, request: Request, asked: str | None) -> str:
         return request_caller(request.scope).tenant_for(asked, self._default_tenant)

@@ -94,7 +94,7 @@ class ServedGraph(RunnableLambda[Any, Answer]):
             config=config,
             on_event=progress,
         )
-        return Answer.of(output)
+        return Answer.from_output(output)
 
 
 def langserve_router(runner: Runner, *, batch: int) -> APIRouter:

@@ -24,10 +24,10 @@ from rttc_graph.serving.http_errors import HttpError, OpenAIProblem, as_http_err
 from rttc_graph.serving.routes.openai_schema import (
     MODEL,
     AssistantMessage,
-    Choice,
     Chunk,
     ChunkChoice,
     Completion,
+    CompletionChoice,
     CompletionRequest,
     Delta,
     ModelList,
@@ -122,11 +122,14 @@ class _Run:
     async def whole(self) -> Completion:
         """Return the completion in one piece."""
         output = await self._answer(None)
-        choice = Choice(
+        choice = CompletionChoice(
             message=AssistantMessage(content=output["answer"]), finish_reason=finish_reason(output)
         )
         return Completion(
-            **self._head, choices=[choice], usage=Usage.of(output), rttc=Report.of(output)
+            **self._head,
+            choices=[choice],
+            usage=Usage.from_output(output),
+            rttc=Report.from_output(output),
         )
 
     async def stream(self) -> AsyncGenerator[bytes]:
@@ -175,14 +178,14 @@ class _Run:
             return [b"data: " + bytes(response_to(as_http_error(exc), "/v1/").body) + b"\n\n"]
 
     def _end(self, output: RttcOutput) -> list[bytes]:
-        report = Report.of(output).model_dump()
+        report = Report.from_output(output).model_dump()
         wants_usage = self._wants_usage
         parts = [
             self._chunk(Delta(content=output["answer"])),
             self._chunk(Delta(), finish_reason=finish_reason(output), rttc=report),
         ]
         if wants_usage:
-            usage = Chunk(**self._head, choices=[], usage=Usage.of(output))
+            usage = Chunk(**self._head, choices=[], usage=Usage.from_output(output))
             parts.append(_event(usage, wants_usage=True))
         return [*parts, _DONE]
 

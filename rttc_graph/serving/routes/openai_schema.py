@@ -174,7 +174,7 @@ class Usage(BaseModel):
     total_tokens: int
 
     @classmethod
-    def of(cls, output: RttcOutput) -> Usage:
+    def from_output(cls, output: RttcOutput) -> Usage:
         """Sum up a run's."""
         prompt = sum(c["prompt_tokens"] for c in output["candidates"])
         completion = sum(c["completion_tokens"] for c in output["candidates"])
@@ -193,7 +193,7 @@ class AssistantMessage(BaseModel):
     content: str
 
 
-class Choice(BaseModel):
+class CompletionChoice(BaseModel):
     """The one choice of a completion."""
 
     index: Literal[0] = 0
@@ -209,7 +209,7 @@ class Completion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
-    choices: list[Choice]
+    choices: list[CompletionChoice]
     usage: Usage
     rttc: Report = Field(description="How the answer came about.")
 

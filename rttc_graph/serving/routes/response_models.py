@@ -96,7 +96,7 @@ class Report(BaseModel):
     seconds: float
 
     @staticmethod
-    def of(output: RttcOutput) -> Report:
+    def from_output(output: RttcOutput) -> Report:
         """Take it from a run's output."""
         return Report(
             arm=output["arm"],
@@ -118,11 +118,13 @@ class Answer(Report):
     )
 
     @staticmethod
-    def of(output: RttcOutput) -> Answer:
+    def from_output(output: RttcOutput) -> Answer:
         """Take it from a run's output."""
         messages = output.get("messages") or []
         return Answer(
-            **Report.of(output).model_dump(), answer=output["answer"], messages=list(messages)
+            **Report.from_output(output).model_dump(),
+            answer=output["answer"],
+            messages=list(messages),
         )
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from rttc_graph.evaluation.reliability import ReliabilityBin, calibration_error, reliability
-from rttc_graph.reward_training.reward_metrics import auc, auc_within, figures
+from rttc_graph.reward_training.reward_metrics import auc, auc_within, reward_metrics
 
 
 def test_auc_against_all_pairs() -> None:
@@ -51,12 +51,12 @@ def test_a_reward_on_an_edge_counts_to_the_bin_above() -> None:
 
 
 def test_figures_of_nothing_are_none() -> None:
-    found = figures([], [], [])
+    found = reward_metrics([], [], [])
     assert found["answers"] == 0
     assert found["auc"] is found["ece"] is found["false_accepts"] is None
 
 
 def test_false_accepts_are_among_the_accepted() -> None:
-    found = figures([0.8, 0.9, 0.79], [False, True, False], ["a", "a", "b"])
+    found = reward_metrics([0.8, 0.9, 0.79], [False, True, False], ["a", "a", "b"])
     assert found["accepted"] == 2
     assert found["false_accepts"] == 0.5

@@ -7,14 +7,14 @@ import time
 
 from rttc_graph.integrations.postgres.database_session import DatabaseSession
 
-__all__ = ("Watch",)
+__all__ = ("SilenceWatch",)
 
 _LOOK_SECONDS = 0.25
 _LOOKS_WITHOUT_WORK = 20
 """After which the thread ends, until there is work again."""
 
 
-class Watch:
+class SilenceWatch:
     """One daemon thread for all sessions of a database, while there are any.
 
     A timer for each session would cost each look-up a thread or a call of the event loop.
