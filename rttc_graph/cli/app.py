@@ -64,23 +64,34 @@ def _show_version(wanted: bool) -> None:
 def read_flags(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="Settings file; ./rttc.toml if there is one.")
+        Path | None, typer.Option(help="Settings file (default: ./rttc.toml, if there is one).")
     ] = None,
     home: Annotated[
-        Path | None, typer.Option(help="Folder of models and data (RTTC_HOME; ~/.rttc).")
+        Path | None,
+        typer.Option(help="Folder for models and data (default: RTTC_HOME, else ~/.rttc)."),
     ] = None,
     database_url: Annotated[
-        str | None, typer.Option(help="DSN of a Postgres; the embedded one if not given.")
+        str | None, typer.Option(help="DSN of a Postgres database (default: an embedded server).")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Policy model: name, hub name or folder.")
+        str | None,
+        typer.Option(
+            help="Policy model: short name, hub name or folder (default: the setting model)."
+        ),
     ] = None,
     reward_model: Annotated[
         str | None,
-        typer.Option("--reward", help="minilm-judge, self-confidence, a folder or an address."),
+        typer.Option(
+            "--reward",
+            help="Reward model: minilm-judge, self-confidence, a hub name, a folder or a URL "
+            "(default: the setting reward).",
+        ),
     ] = None,
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Keep the flags for the command that follows; --debug, for tracebacks, may stand anywhere."""

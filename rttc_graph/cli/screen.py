@@ -25,14 +25,18 @@ from rich.text import Text
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.jobs.watching import Advance
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 AsJsonFile = Annotated[
     str | None,
-    typer.Option("--json", metavar="FILE", help="Write the figures as JSON; - prints them."),
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="File to write the figures to as JSON; - prints them (default: none).",
+    ),
 ]
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 _WIDE = 200
 """Columns of a table that no terminal shows."""

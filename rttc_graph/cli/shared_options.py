@@ -9,6 +9,7 @@ import typer
 
 from rttc_graph.arms import first_arm_names, policy_names
 from rttc_graph.evaluation.scorers import ScorerName
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.support.identity import checked_name
 
@@ -29,8 +30,21 @@ def shown(names: Callable[[], Sequence[str]]) -> str:
     return f"[{'|'.join(names())}]"
 
 
-Limit = Annotated[int | None, typer.Option(help="Questions, drawn by the seed; all.")]
-Scorer = Annotated[ScorerName, typer.Option(help="auto decides row by row.")]
+def with_default(text: str, name: str) -> str:
+    """Return the help of a flag that overrides a setting, with the setting's name and default."""
+    default = InstallationConfig.model_fields[name].get_default(call_default_factory=True)
+    shown = ("off", "on")[default] if isinstance(default, bool) else default
+    return f"{text} (default: the setting {name}, {shown})."
+
+
+Limit = Annotated[
+    int | None,
+    typer.Option(help="Take this many questions, drawn at random with --seed (default: all)."),
+]
+Scorer = Annotated[
+    ScorerName,
+    typer.Option(help="How right answers are told from wrong ones; auto chooses row by row."),
+]
 
 
 def checked_domain(name: str | None) -> str | None:
@@ -44,13 +58,20 @@ def checked_tenant(name: str | None) -> str | None:
 
 
 RowDomain = Annotated[
-    str | None, typer.Option(help="Where samples are; the row's.", callback=checked_domain)
+    str | None,
+    typer.Option(
+        help="Domain to search for samples (default: the domain of each row).",
+        callback=checked_domain,
+    ),
 ]
-Tau = Annotated[float | None, typer.Option(help="Reward that accepts, 0 to 1.")]
+Tau = Annotated[
+    float | None,
+    typer.Option(help=with_default("Accept answers with at least this reward, 0 to 1", "tau_r")),
+]
 First = Annotated[
     str | None,
     typer.Option(
-        help="With which cascade and compare begin.",
+        help=with_default("Arm that cascade and compare try first", "first_arm"),
         parser=one_of(first_arm_names),
         metavar=shown(first_arm_names),
     ),
@@ -58,25 +79,40 @@ First = Annotated[
 Policy = Annotated[
     str | None,
     typer.Option(
-        help="Who decides the next arm.",
+        help=with_default("Rule that chooses the next arm", "policy"),
         parser=one_of(policy_names),
         metavar=shown(policy_names),
     ),
 ]
-K = Annotated[int | None, typer.Option(help="Samples to retrieve.")]
-Choice = Annotated[SamplesChoice | None, typer.Option(help="Which samples to retrieve.")]
-MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer.")]
+K = Annotated[int | None, typer.Option(help=with_default("Number of samples to retrieve", "k"))]
+SamplesChoiceFlag = Annotated[
+    SamplesChoice | None,
+    typer.Option(
+        help=with_default(
+            "Which samples to retrieve: the nearest, or near ones that do not repeat each other "
+            "(sift)",
+            "samples_choice",
+        )
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(help=with_default("Longest answer, in tokens", "max_new_tokens")),
+]
 
 TargetAccuracy = Annotated[
-    float | None, typer.Option(help="Aim: the cheapest gate with this share of right answers.")
+    float | None,
+    typer.Option(help="Aim: the cheapest τr and first arm that reach this accuracy, 0 to 1."),
 ]
 TargetCost = Annotated[
-    float | None, typer.Option(help="Aim: the most accurate gate within these seconds a question.")
+    float | None,
+    typer.Option(help="Aim: the most accurate τr and first arm within these seconds a question."),
 ]
 Best = Annotated[
-    bool, typer.Option("--best", help="Aim: the most accurate gate, whatever it costs.")
+    bool,
+    typer.Option("--best", help="Aim: the most accurate τr and first arm, whatever they cost."),
 ]
-"""Without any: the cheapest gate within one standard error of the most accurate one."""
+"""Without an aim: the cheapest gate within one standard error of the most accurate one."""
 
 
 def split_names(text: str) -> list[str]:

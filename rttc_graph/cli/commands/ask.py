@@ -12,13 +12,14 @@ from rich.text import Text
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import out, print_json, print_table, progress
 from rttc_graph.cli.shared_options import (
-    Choice,
     First,
     K,
     MaxNewTokens,
     Policy,
+    SamplesChoiceFlag,
     Tau,
     checked_domain,
+    with_default,
 )
 from rttc_graph.installation.ask_question import AskResult
 from rttc_graph.installation.config import InstallationConfig
@@ -29,28 +30,51 @@ if TYPE_CHECKING:
 
 def ask_question(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
-    question: Annotated[str, typer.Argument(help="What to answer.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="Question to answer.", show_default=False)],
     domain: Annotated[
-        str | None, typer.Option(help="Domain of the knowledge base; all.", callback=checked_domain)
+        str | None,
+        typer.Option(
+            help="Domain of the knowledge base to search (default: all).", callback=checked_domain
+        ),
     ] = None,
     policy: Policy = None,
     first_arm: First = None,
     tau: Tau = None,
     k: K = None,
-    samples_choice: Choice = None,
-    tenant: Annotated[str | None, typer.Option(help="Whose samples and cache.")] = None,
+    samples_choice: SamplesChoiceFlag = None,
+    tenant: Annotated[
+        str | None, typer.Option(help=with_default("Whose samples and cache to use", "tenant"))
+    ] = None,
     max_new_tokens: MaxNewTokens = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampling and training.")] = None,
-    budget_seconds: Annotated[float | None, typer.Option(help="Wall time of the run.")] = None,
-    budget_tokens: Annotated[int | None, typer.Option(help="Tokens of the run.")] = None,
-    budget_arms: Annotated[int | None, typer.Option(help="Answers that may be made.")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help=with_default("Sampling temperature; 0 is greedy", "temperature")),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help=with_default("Seed for sampling and training", "seed"))
+    ] = None,
+    budget_seconds: Annotated[
+        float | None, typer.Option(help=with_default("Longest run, in seconds", "budget_seconds"))
+    ] = None,
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help=with_default("Most tokens of the run, trained ones included", "budget_tokens")
+        ),
+    ] = None,
+    budget_arms: Annotated[
+        int | None, typer.Option(help=with_default("Most answers to generate", "budget_arms"))
+    ] = None,
     use_cache: Annotated[
-        bool | None, typer.Option("--cache/--no-cache", help="Query-state cache.")
+        bool | None,
+        typer.Option(
+            "--cache/--no-cache",
+            help=with_default("Recall from and store in the query-state cache", "use_cache"),
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Answer a question.
+    """Answer a question, and show the route, the rewards and what each arm cost.
 
     Example: rttc ask 'Why was my card charged twice?' --domain banking --tau 0.6 --json
     """

@@ -38,12 +38,16 @@ def show_stats(context: typer.Context, as_json: AsJson = False) -> None:
 def purge(
     context: typer.Context,
     tenant: Annotated[
-        str | None, typer.Option(help="Only this tenant's; all.", callback=checked_tenant)
+        str | None,
+        typer.Option(
+            help="Tenant whose states and adapters are deleted (default: all).",
+            callback=checked_tenant,
+        ),
     ] = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Forget all query states and adapters; the next queries retrieve and train anew.
+    """Delete all query states and adapters; the next queries retrieve and train again.
 
     Example: rttc cache purge --tenant default --yes
     """

@@ -27,14 +27,15 @@ from rttc_graph.cli.screen import (
 )
 from rttc_graph.cli.shared_options import (
     Best,
-    Choice,
     K,
     Limit,
     MaxNewTokens,
     RowDomain,
+    SamplesChoiceFlag,
     Scorer,
     TargetAccuracy,
     TargetCost,
+    with_default,
 )
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.replay import Gate
@@ -58,36 +59,51 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
     paths: Annotated[
         list[str] | None,
-        typer.Argument(help="Files of questions with answers; none takes --records as they are."),
+        typer.Argument(
+            help="Files of questions with answers (default: none; then --records is needed)."
+        ),
     ] = None,
     target_accuracy: TargetAccuracy = None,
     target_cost: TargetCost = None,
     best: Best = False,
     save: Annotated[
-        bool, typer.Option("--save", help="Keep it: from now on rewards are P(right).")
+        bool,
+        typer.Option(
+            "--save", help="Store the map: from then on this reward model's rewards are P(right)."
+        ),
     ] = False,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Of the draw and of training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for drawing questions and for training.")] = 0,
     scorer: Scorer = "auto",
     domain: RowDomain = None,
     k: K = None,
-    samples_choice: Choice = None,
+    samples_choice: SamplesChoiceFlag = None,
     max_new_tokens: MaxNewTokens = None,
     tenant: Annotated[
-        str | None, typer.Option(help="Whose samples, and whose calibration.")
+        str | None,
+        typer.Option(
+            help=with_default("Whose samples to use, and whose calibration it is", "tenant")
+        ),
     ] = None,
     records: Annotated[
-        Path | None, typer.Option(help="File of every answer, as rttc eval keeps it.")
+        Path | None,
+        typer.Option(
+            help="File that keeps every answer, as for rttc eval (default: in the home folder)."
+        ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG over τr; rttc-calibrate-NAME.png.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="PNG of accuracy and cost over τr (default: rttc-calibrate-NAME.png)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Map the reward model's scores to P(right), and propose τr and the first arm from an aim.
+    """Map the reward model's scores to P(right), and propose τr and the first arm for an aim.
 
-    Every arm runs once on every question (what --records holds already is not run again), the
-    scorer says what was right, and the map is chosen by its log-loss on answers it was not fitted
-    on. Without an aim the gate is the cheapest within one standard error of the most accurate one.
-    With --save, the map is used from the next minute on wherever this reward model judges.
+    Every arm answers every question once; answers that --records holds already are not made again.
+    The scorer tells right from wrong, and the map with the lowest log-loss on held-out answers is
+    chosen. Without an aim, the cheapest τr and first arm within one standard error of the most
+    accurate ones are proposed. With --save, the map is in use within a minute wherever this reward
+    model judges.
 
     Example: rttc calibrate questions.jsonl --limit 60 --target-accuracy 0.8 --save
     """

@@ -28,7 +28,7 @@ app = typer.Typer(
 def start(context: typer.Context, as_json: AsJson = False) -> None:
     """Start the embedded server, migrate its database, and leave it running.
 
-    Other commands start it for themselves; a server that is up saves them the start.
+    Other commands start and stop it themselves; leaving it up saves them the start.
 
     Example: rttc db up
     """
@@ -45,7 +45,9 @@ def start(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command("down")
 def stop(
     context: typer.Context,
-    force: Annotated[bool, typer.Option("--force", help="Even if others use it.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Stop it even while other processes use it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Stop the embedded server; it stays up while another process uses it.
@@ -84,7 +86,7 @@ def show_status(context: typer.Context, as_json: AsJson = False) -> None:
 
 @app.command("migrate")
 def apply_migrations(context: typer.Context, as_json: AsJson = False) -> None:
-    """Bring the database to the schema of this version.
+    """Apply the migrations that the database lacks.
 
     Example: RTTC_DATABASE_URL=postgresql://rttc@db/rttc rttc db migrate
     """
@@ -105,16 +107,23 @@ def apply_migrations(context: typer.Context, as_json: AsJson = False) -> None:
 def prune_runs(
     context: typer.Context,
     days: Annotated[
-        float, typer.Option("--older-than-days", help="Age in days.", show_default=False)
+        float,
+        typer.Option(
+            "--older-than-days",
+            help="Age in days from which on runs are deleted (required).",
+            show_default=False,
+        ),
     ],
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's; all.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Tenant whose runs are deleted (default: all).")
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count them and delete nothing.")
+        bool, typer.Option("--dry-run", help="Count the runs and delete nothing.")
     ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete the ledgers of finished runs that are older than so many days.
+    """Delete ledgers of finished runs that are older than a number of days.
 
     Example: rttc db prune --older-than-days 90 --dry-run
     """

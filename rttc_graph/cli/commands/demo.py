@@ -36,16 +36,19 @@ MAX_NEW_TOKENS = 64
 def run_demo(
     context: typer.Context,
     path: Annotated[
-        str | None, typer.Argument(help="Your own samples, to be ingested beside the demo's.")
+        str | None,
+        typer.Argument(
+            help="File of your own samples, ingested beside the demo's (default: none)."
+        ),
     ] = None,
     question: Annotated[
-        str | None, typer.Option(help="Your own question, asked after the demo's.")
+        str | None, typer.Option(help="Your own question, asked after the demo's (default: none).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ingest a small knowledge base and ask questions that take different routes.
 
-    The first time it fetches the models; everything runs on this machine.
+    The first call downloads the models; everything runs on this machine.
 
     Example: rttc demo solved.jsonl --question 'Why was my card declined?'
     """

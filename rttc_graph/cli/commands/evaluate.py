@@ -18,12 +18,12 @@ from rttc_graph.cli.policy_table import print_policies, print_result
 from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, check_outputs, err, out, write_json
 from rttc_graph.cli.shared_options import (
     Best,
-    Choice,
     First,
     K,
     Limit,
     MaxNewTokens,
     RowDomain,
+    SamplesChoiceFlag,
     Scorer,
     TargetAccuracy,
     TargetCost,
@@ -72,7 +72,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     domain: RowDomain = None,
     tau: Tau = None,
     k: K = None,
-    samples_choice: Choice = None,
+    samples_choice: SamplesChoiceFlag = None,
     max_new_tokens: MaxNewTokens = None,
     tenant: Annotated[str | None, typer.Option(help="Whose samples.")] = None,
     real: Annotated[

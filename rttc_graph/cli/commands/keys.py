@@ -10,7 +10,7 @@ import typer
 
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
-from rttc_graph.cli.shared_options import split_names
+from rttc_graph.cli.shared_options import split_names, with_default
 from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.protocols.api_keys import ApiKey, new_key
@@ -18,7 +18,7 @@ from rttc_graph.protocols.api_keys import ApiKey, new_key
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="API keys of `rttc serve`; from the first one on every request needs one.",
+    help="API keys of `rttc serve`; once there is one, every request needs a key.",
 )
 
 T = TypeVar("T")
@@ -28,13 +28,19 @@ T = TypeVar("T")
 def add_key(
     context: typer.Context,
     scopes: Annotated[
-        str, typer.Option(help="ask, kb:read, kb:write; several with commas.")
+        str, typer.Option(help="What the key may do, comma-separated: ask, kb:read, kb:write.")
     ] = "ask",
-    tenant: Annotated[str | None, typer.Option(help="Whose samples and cache it opens.")] = None,
-    name: Annotated[str, typer.Option(help="Who or what has it, for `rttc keys list`.")] = "",
+    tenant: Annotated[
+        str | None,
+        typer.Option(help=with_default("Whose samples and cache the key opens", "tenant")),
+    ] = None,
+    name: Annotated[
+        str,
+        typer.Option(help="Note on who uses the key, shown by `rttc keys list` (default: none)."),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it, this once: only its digest is kept.
+    """Make a key and print it. It is shown only this once: the database keeps its digest.
 
     Example: rttc keys add --tenant acme --scopes ask,kb:read --name 'support desk'
     """
@@ -50,7 +56,7 @@ def add_key(
 
 @app.command("list")
 def list_keys(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the keys, without what would let one use them.
+    """List the keys: id, tenant, scopes and name, never the secret.
 
     Example: rttc keys list
     """
@@ -68,10 +74,10 @@ def list_keys(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command("revoke")
 def revoke_key(
     context: typer.Context,
-    key_id: Annotated[str, typer.Argument(help="As `rttc keys list` shows it.")],
+    key_id: Annotated[str, typer.Argument(help="Id of the key, as `rttc keys list` shows it.")],
     as_json: AsJson = False,
 ) -> None:
-    """Revoke a key for good; servers that run notice within seconds.
+    """Revoke a key for good; running servers notice within seconds.
 
     Example: rttc keys revoke 3f9c0a6d5e2b7714
     """

@@ -19,7 +19,7 @@ def pull_models(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Short names or hub names; the configured ones if none."),
+        typer.Argument(help="Short names or hub names (default: the configured models)."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -31,30 +31,37 @@ app = typer.Typer(
 BackboneName = Literal["towers", "encoder", "policy"]
 LossName = Literal["pointwise", "pairwise", "both"]
 
-_Files = Annotated[list[Path], typer.Argument(help="JSONL files of solved questions.")]
+_Files = Annotated[list[Path], typer.Argument(help="JSONL files of questions with answers.")]
 _Questions = Annotated[
-    int | None, typer.Option(help="Questions of each file, drawn by the seed; all.")
+    int | None,
+    typer.Option(help="Questions to take from each file, drawn with --seed (default: all)."),
 ]
 _Samples = Annotated[
-    list[Path] | None, typer.Option(help="Files that samples come from; FILE itself.")
+    list[Path] | None,
+    typer.Option(help="Files to take samples from (default: the files of questions)."),
 ]
-_Most = Annotated[int, typer.Option(help="Most samples of each file that are searched.")]
+_Most = Annotated[int, typer.Option(help="Most samples of each file to search.")]
 _Arms = Annotated[
-    str, typer.Option(help=f"Of {', '.join(sampled_arms())}, or none; comma-separated.")
+    str,
+    typer.Option(help=f"Arms that answer, comma-separated: {', '.join(sampled_arms())}, or none."),
 ]
 _ARMS = ",".join(untrained_arms())
-_Temperatures = Annotated[str, typer.Option(help="Of the policy model's answers.")]
-_K = Annotated[int, typer.Option(help="Samples in a prompt, or that an adapter learns.")]
-_Tokens = Annotated[int, typer.Option(help="Longest answer of the policy model.")]
-_Negatives = Annotated[int, typer.Option(help="Wrong answers from near samples.")]
-_Seed = Annotated[int, typer.Option(help="Of draws, sampling and training.")]
+_Temperatures = Annotated[
+    str, typer.Option(help="Sampling temperatures of the answers, comma-separated.")
+]
+_K = Annotated[int, typer.Option(help="Samples in a prompt, or for training an adapter.")]
+_Tokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+_Negatives = Annotated[
+    int, typer.Option(help="Wrong answers to take from near samples, for each question.")
+]
+_Seed = Annotated[int, typer.Option(help="Seed for drawing questions, sampling and training.")]
 
 
 @app.command("draw")
 def draw(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
     files: _Files,
-    out_file: Annotated[Path, typer.Option("--out", help="File of candidates, added to.")],
+    out_file: Annotated[Path, typer.Option("--out", help="File of candidates; rows are appended.")],
     samples: _Samples = None,
     questions: _Questions = None,
     most_samples: _Most = 2_000,
@@ -65,10 +72,10 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
     negatives: _Negatives = 4,
     seed: _Seed = 0,
 ) -> None:
-    """Draw candidate answers, judge them by the references, and keep them in a file.
+    """Generate candidate answers, compare them with the references, and keep them in a file.
 
-    A killed run goes on where it was. Use --samples for questions that are not in the knowledge
-    base, as in a measurement.
+    A killed run resumes where it stopped. Give --samples to measure on questions that are not
+    among the samples.
 
     Example: rttc reward draw questions.jsonl --samples samples.jsonl --out candidates.jsonl
     """
@@ -85,10 +92,13 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
 def train(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
     files: _Files,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the reward model.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the reward model to.")],
     candidates: Annotated[
         list[Path] | None,
-        typer.Option(help="Files of candidates; the first is added to. FOLDER/candidates.jsonl."),
+        typer.Option(
+            help="Files of candidates; rows are appended to the first (default: candidates.jsonl "
+            "in --out)."
+        ),
     ] = None,
     samples: _Samples = None,
     questions: _Questions = None,
@@ -99,22 +109,33 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     max_new_tokens: _Tokens = 96,
     negatives: _Negatives = 4,
     backbone: Annotated[
-        BackboneName, typer.Option(help="Encoder apart or together; policy: its own weights.")
+        BackboneName,
+        typer.Option(
+            help="towers: an encoder reads question and answer apart; encoder: it reads them "
+            "together; policy: the policy model's own weights."
+        ),
     ] = "towers",
-    base: Annotated[str, typer.Option(help="The encoder.")] = "all-minilm-l6-v2",
-    loss: Annotated[LossName, typer.Option(help="What is asked of the answers.")] = "both",
+    base: Annotated[
+        str, typer.Option(help="Encoder to start from, for towers and encoder.")
+    ] = "all-minilm-l6-v2",
+    loss: Annotated[
+        LossName,
+        typer.Option(help="pointwise: right or wrong; pairwise: the better of two; both: the sum."),
+    ] = "both",
     epochs: Annotated[float, typer.Option(help="Passes over the questions.")] = 3.0,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-3,
-    rank: Annotated[int, typer.Option(help="Of the LoRA terms.")] = 16,
-    name: Annotated[str | None, typer.Option(help="Of the model; the folder's.")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
+    rank: Annotated[int, typer.Option(help="Rank of the LoRA terms.")] = 16,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the reward model (default: the name of the folder).")
+    ] = None,
     seed: _Seed = 0,
     json_out: AsJsonFile = None,
 ) -> None:
-    """Draw candidates for solved questions and train a reward model on them.
+    """Generate candidates for questions with known answers, and train a reward model on them.
 
     The answers come from the policy model (arms, temperatures) and from other samples; the scorer
-    of each row tells right from wrong. Candidates are kept in a file, so a killed run goes on where
-    it was. Use the folder with RTTC_REWARD or --reward.
+    of each row tells right from wrong. Candidates are kept in a file, so a killed run resumes where
+    it stopped. Use the folder with RTTC_REWARD or --reward.
 
     Example: rttc reward train samples.jsonl --questions 200 --out my-judge
 
@@ -141,8 +162,12 @@ def train(  # noqa: PLR0913 - one parameter for each flag
 @app.command("eval")
 def evaluate(
     context: typer.Context,
-    reward: Annotated[str, typer.Argument(metavar="REWARD", help="Folder or name.")],
-    files: Annotated[list[Path], typer.Argument(help="Files of 'rttc reward draw'.")],
+    reward: Annotated[
+        str, typer.Argument(metavar="REWARD", help="Reward model: folder, name or URL.")
+    ],
+    files: Annotated[
+        list[Path], typer.Argument(help="Files of candidates, as `rttc reward draw` writes them.")
+    ],
     json_out: AsJsonFile = None,
 ) -> None:
     """Measure a reward model on judged candidates: AUC, calibration error, milliseconds.

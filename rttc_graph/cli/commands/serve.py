@@ -19,66 +19,78 @@ from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.protocols import Embedder
+from rttc_graph.serving.serve_options import ServeOptions
 from rttc_graph.support.extras import require
 
 if TYPE_CHECKING:
     from rttc_graph.serving.http_app import ServedParts
-    from rttc_graph.serving.serve_options import ServeOptions
+
+
+_LIMITS = ServeOptions()
+"""Limits of a server that is given no flags."""
 
 
 def serve(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than loopback need a key.")
+        str, typer.Option(help="Address to listen on; any other than loopback needs an API key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8008,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8008,
     kb_only: Annotated[
-        bool, typer.Option("--kb-only", help="Offer the knowledge base alone, without models.")
+        bool, typer.Option("--kb-only", help="Serve the knowledge base alone, without models.")
     ] = False,
-    concurrency: Annotated[int | None, typer.Option(help="Runs at once (8).")] = None,
-    queue: Annotated[int | None, typer.Option(help="Requests that may wait (32).")] = None,
-    run_seconds: Annotated[float | None, typer.Option(help="Longest run (120).")] = None,
-    body_bytes: Annotated[int | None, typer.Option(help="Largest body (1 MiB).")] = None,
+    concurrency: Annotated[int, typer.Option(help="Runs at once.")] = _LIMITS.concurrency,
+    queue: Annotated[
+        int, typer.Option(help="Requests that may wait for a run to end.")
+    ] = _LIMITS.queue,
+    run_seconds: Annotated[
+        float, typer.Option(help="Longest run, in seconds.")
+    ] = _LIMITS.run_seconds,
+    body_bytes: Annotated[
+        int, typer.Option(help="Largest body of a request, in bytes.")
+    ] = _LIMITS.body_bytes,
     connections: Annotated[
-        int | None, typer.Option(help="Connections at once (1000); the longest silent one goes.")
-    ] = None,
+        int, typer.Option(help="Most connections; beyond it, the one idle longest is closed.")
+    ] = _LIMITS.connections,
     address_connections: Annotated[
-        int | None, typer.Option(help="Connections of one address (250); the same.")
-    ] = None,
+        int, typer.Option(help="Most connections from one address.")
+    ] = _LIMITS.address_connections,
     head_seconds: Annotated[
-        float | None, typer.Option(help="Longest wait for the head of a request (10).")
-    ] = None,
+        float, typer.Option(help="Longest wait for the head of a request, in seconds.")
+    ] = _LIMITS.head_seconds,
     drain_seconds: Annotated[
-        float | None, typer.Option(help="What running requests get at the end (30).")
-    ] = None,
+        float,
+        typer.Option(help="Seconds that running requests get to finish after SIGTERM or Ctrl-C."),
+    ] = _LIMITS.drain_seconds,
     cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Web origin whose pages may call; repeatable.")
+        list[str] | None,
+        typer.Option(help="Web origin whose pages may call (CORS); repeatable (default: none)."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve LangServe's routes at /rttc, OpenAI's at /v1, the knowledge base at /kb.
 
-    Prints its address when it accepts connections; SIGTERM and Ctrl-C let running requests end.
+    Prints its address once it accepts connections. SIGTERM and Ctrl-C let running requests end.
 
     Example: rttc serve --port 8008
+
     Example: rttc keys add --scopes kb:read && rttc serve --kb-only --host 0.0.0.0
     """
     require("fastapi", extra="serve", purpose="servers")
     require("langserve", extra="serve", purpose="servers")
-    from rttc_graph.serving.serve_options import ServeOptions
-
-    given = {
-        "concurrency": concurrency,
-        "queue": queue,
-        "run_seconds": run_seconds,
-        "body_bytes": body_bytes,
-        "connections": connections,
-        "address_connections": address_connections,
-        "head_seconds": head_seconds,
-        "drain_seconds": drain_seconds,
-        "cors_origins": tuple(cors_origin or ()),
-    }
-    options = ServeOptions(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    options = ServeOptions(
+        concurrency=concurrency,
+        queue=queue,
+        run_seconds=run_seconds,
+        body_bytes=body_bytes,
+        connections=connections,
+        address_connections=address_connections,
+        head_seconds=head_seconds,
+        drain_seconds=drain_seconds,
+        cors_origins=tuple(cors_origin or ()),
+    )
     config = command_context(context).config()
     with _served_parts(config, kb_only=kb_only) as (served, knowledge):
         _serve(served, knowledge, host, port, options, as_json=as_json)

@@ -13,6 +13,7 @@ import typer
 from rttc_graph.arms import ARMS
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
+from rttc_graph.cli.shared_options import with_default
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.knowledge import open_knowledge
 
@@ -36,8 +37,10 @@ _COLUMNS = (
 
 def show_stats(
     context: typer.Context,
-    days: Annotated[int | None, typer.Option(help="How far back; all.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Whose runs.")] = None,
+    days: Annotated[int | None, typer.Option(help="Days to look back (default: all).")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help=with_default("Whose runs to show", "tenant"))
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show runs, acceptance, cache hits and seconds saved, by domain, day (UTC) and arm.
