@@ -34,7 +34,7 @@ MAX_QUERY_CHARACTERS = 100_000
 """About 25,000 tokens: longer than the context of every model this is meant to run in process."""
 
 MAX_HISTORY_CHARACTERS = 400_000
-"""Of all earlier turns together: some 100,000 tokens, as long as the context of large models."""
+"""Length limit of all earlier turns together: some 100,000 tokens, the context of large models."""
 
 
 class PrepareUpdate(TypedDict):

@@ -99,7 +99,7 @@ def create_rttc_graph(
     Args:
         checkpointer: None inherits the host's; a graph that is exported to the LangGraph server
             must not carry one.
-        name: Of the run in traces, and of the assistant in Studio.
+        name: Name of the run in traces, and of the assistant in Studio.
         parts: See `RttcParts`.
 
     Raises:

@@ -349,4 +349,4 @@ def _first_problem(exc: ValidationError) -> str:
 
 
 _SHOWN_CHARACTERS = 200
-"""Of a wrong value, in the error about it."""
+"""Longest part of a wrong value that an error shows."""

@@ -47,7 +47,7 @@ class BatchQueue(Generic[ItemT, ResultT]):
     Args:
         work: Called in a worker thread with 1 to `batch_size` items; returns one result for each.
             It must not refer to the queue or its owner, or neither is ever collected.
-        name: Of the threads, for people who look at a dump.
+        name: Name of the threads in dumps.
         batch_size: Items in one call at most.
         coalesce: Whether items of several callers may share a call.
         threads: Calls at the same time; 1 for a model that is not thread-safe.

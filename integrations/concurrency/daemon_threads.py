@@ -31,7 +31,7 @@ class DaemonThreads:
 
     Args:
         count: Started as they are needed.
-        name: Of the threads, for people who look at a dump.
+        name: Name of the threads in dumps.
     """
 
     def __init__(self, count: int, name: str) -> None:

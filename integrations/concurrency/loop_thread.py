@@ -22,7 +22,7 @@ class LoopThread:
     The thread starts at first use and ends when this object is collected.
 
     Args:
-        name: Of the thread, for people who look at a dump.
+        name: Name of the thread in dumps.
         workers: Threads for synchronous code that a coroutine sends to the loop's executor.
     """
 

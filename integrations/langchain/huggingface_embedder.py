@@ -38,7 +38,7 @@ def local_embedder(
             the function is called in the embedder's own thread at the first text.
         name: For people; the folder's name by default. Needed where `source` is a function.
         batch_size: Texts that go through the model at once.
-        device: As in torch; `None` takes a GPU if there is one.
+        device: torch device; `None` takes a GPU if there is one.
 
     Raises:
         ConfigurationError: The folder does not hold such a model or would run code of its own, or

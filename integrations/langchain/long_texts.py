@@ -16,9 +16,9 @@ from langchain_huggingface import HuggingFaceEmbeddings
 __all__ = ("LongTextEmbeddings",)
 
 END_TOKENS: Final = 32
-"""Of a long text at each end. Of 200 questions of banking77 behind 450 tokens of rules that all of
-them share, the nearest other one had the same label for 50 in 100, for 42 with 64 tokens at each
-end; behind five times the same policy for 38 and 42; with the first 254 tokens for 2
+"""Tokens kept at each end of a long text. Among 200 questions of banking77 behind 450 tokens of
+rules that all of them share, the nearest other one had the same label for 50 in 100, for 42 with 64
+tokens at each end; behind five times the same policy for 38 and 42; with the first 254 tokens for 2
 (all-MiniLM-L6-v2)."""
 
 _TAIL_SHARE: Final = 2 / 3

@@ -43,12 +43,12 @@ _PROBES = 33
 
 @dataclass(slots=True, kw_only=True)
 class Below:
-    """What the layers without a term make of a batch, kept for its next pass."""
+    """Output of the layers below the adapter for a batch, kept for the batch's next pass."""
 
     layers: int
-    """How many there are, from the lowest up."""
+    """Number of layers below the adapter, counted from the lowest."""
     output: Any = None
-    """Of the topmost of them, without gradients; `None` before the first pass."""
+    """Output of the topmost of these layers, without gradients; `None` before the first pass."""
 
 
 class AdaptedModel:
@@ -198,8 +198,8 @@ class AdaptedModel:
         Args:
             adapter: Applied to every row.
             batch: B rows of T tokens behind the prefix, N answer tokens.
-            below: Of this batch. What follows the prefix goes through the layers below the adapter
-                at its first use only.
+            below: Kept output for this batch. What follows the prefix goes through the layers below
+                the adapter at its first use only.
             check: Called at each target, forward and backward; raises where the pass is to end.
 
         Returns:

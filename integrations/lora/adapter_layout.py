@@ -63,7 +63,7 @@ class Target:
     """A module that gets a LoRA term."""
 
     name: str
-    """As in the base model's `named_modules`."""
+    """Name of the module in the base model's `named_modules`."""
     in_features: int
     out_features: int
 
@@ -120,8 +120,8 @@ class AdapterLayout:
         """Return the `adapter_config.json` with which peft reads an adapter.
 
         Args:
-            rank: Of the adapter.
-            alpha: Of the adapter.
+            rank: Rank of the adapter.
+            alpha: Alpha of the adapter.
             first: Its first target; names are listed unless the targets are all linear layers.
         """
         names = [target.name for target in self.targets[first:]]

@@ -41,9 +41,9 @@ def from_bytes(
     """Read an adapter for a base model.
 
     Args:
-        weights: As `to_bytes` made them.
+        weights: Bytes from `to_bytes`.
         config: Content of peft's `adapter_config.json`.
-        layout: Of the base model.
+        layout: Layout of the base model.
         device: Where the tensors go.
 
     Raises:

@@ -17,8 +17,8 @@ def free_bytes(device: torch.device, *, root: Path = Path("/")) -> float:
     the kernel could give without swapping, within the limit of the container.
 
     Args:
-        device: Of the model.
-        root: Of the file system with `proc` and `sys`.
+        device: Device of the model.
+        root: Folder that holds `proc` and `sys`.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -65,14 +65,14 @@ _TENSORS_OF_A_WEIGHT = 4
 """Itself, its gradient and AdamW's two moments."""
 
 _PROBE_TOKENS = 128
-"""Of a first pass that measures the pace, where the real one is so large that it may be too long.
+"""Length of a first pass that measures the pace, where the full pass may take too long.
 """
 
 _LARGE = 8
 """Times the probe from which on a first pass is large."""
 
 _PASS_BYTES = 2**30
-"""Of a pass on the CPU, where a larger one is no faster."""
+"""Memory limit of a pass on the CPU, where larger passes are no faster."""
 
 _LOOK_AGAIN_SECONDS = 0.02
 

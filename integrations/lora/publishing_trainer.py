@@ -35,9 +35,9 @@ class PublishingTrainer:
 
     Args:
         trainer: Trains on this machine.
-        url: Of the server, without `/v1`.
+        url: Address of the server, without `/v1`.
         folder: Where adapters are written, one folder each, named by the adapter's key.
-        server_folder: The same folder as the server sees it; `folder` by default.
+        server_folder: Path of `folder` on the server; `folder` by default.
         api_key: Sent as a bearer token.
         max_published: Adapters kept on the server; the least recently used are unloaded and their
             folders deleted. No more than its `--max-cpu-loras`.

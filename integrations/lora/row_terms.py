@@ -33,8 +33,8 @@ class RowTerms(Protocol):
         """Return what target number `index` makes of `x`, its terms included.
 
         Args:
-            index: Of the target in the layout.
-            name: Of the target, for people.
+            index: Index of the target in the layout.
+            name: Name of the target, for messages.
             x: What the target is given; its first dimension counts the rows of the batch.
             forward: The target without terms; its result is fresh.
 
@@ -93,7 +93,7 @@ class OneByOne:
     def output(
         self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """As `RowTerms.output`."""
+        """Return the target's output with each row's term; see `RowTerms.output`."""
         out = forward(x)
         for span in self.spans:
             pair = span.adapter.pair(index)
@@ -131,7 +131,7 @@ class SideBySide:
     def output(
         self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """As `RowTerms.output`."""
+        """Return the target's output with each row's term; see `RowTerms.output`."""
         out = forward(x)
         if index < self._first:
             return out

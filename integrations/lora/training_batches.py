@@ -66,9 +66,9 @@ class Batch:
     tokens: int
     """Tokens of all examples, padding left out, a shared prefix counted for each of them."""
     places: Tensor | None = None
-    """Of a tree: each token's position in its own example, int64 [1, T]."""
+    """Position of each token in its own example, for a tree, int64 [1, T]."""
     sees: Tensor | None = None
-    """Of a tree: whether a token (row) sees another (column), bool [1, 1, T, T]."""
+    """Whether a token (row) sees another (column), for a tree, bool [1, 1, T, T]."""
     recompute: bool = False
     """Whether each layer keeps its input alone and is computed again for the gradients."""
 
@@ -86,7 +86,7 @@ class StepLimits:
     max_bytes: float
     """Limit of a pass; a single example is always tried."""
     recompute_bytes: float = math.inf
-    """From where on the layers of a single example are computed twice instead of kept."""
+    """Estimate above which a single example uses gradient checkpointing."""
 
     @classmethod
     def from_layout(
@@ -101,7 +101,7 @@ class StepLimits:
         """Estimate the memory of a pass from the sizes of the layers.
 
         Args:
-            layout: Of the model.
+            layout: Layout of the model.
             vocabulary: Length of a row of logits.
             max_bytes: Limit of a pass.
             free_bytes: What is free on the device.

@@ -46,7 +46,7 @@ class Trained:
 
     adapter: Adapter
     losses: tuple[float, ...]
-    """Of each step, before its update."""
+    """Loss of each step, before its update."""
     trained_tokens: int
     """Tokens of all steps, padding left out."""
 
@@ -209,7 +209,7 @@ class _Training:
     watch: TrainingWatch
     works: Sequence[Sequence[float]] = ()
     below: dict[int, Below] = field(default_factory=dict[int, Below])
-    """By `id` of the batch."""
+    """Kept output of the layers below the adapter, by `id` of the batch."""
 
     @property
     def steps(self) -> int:

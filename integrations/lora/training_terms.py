@@ -55,7 +55,7 @@ class FrozenLinear:
         Args:
             x: [..., in].
             pair: `A` and `B`, if the layer has a term.
-            scale: Of the term.
+            scale: Factor of the term, `alpha / rank`.
             check: Called as the backward pass gets here.
         """
         a, b = pair or (None, None)
@@ -77,7 +77,7 @@ class TrainingTerms:
 
     Args:
         adapter: In training.
-        layers: Of each target in the layout, its layer, if it is a plain one.
+        layers: Layer of each target in the layout; `None` where it is no plain linear layer.
         check: Called at each target, forward and backward; raises where the pass is to end now.
     """
 
@@ -94,7 +94,7 @@ class TrainingTerms:
     def output(
         self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """As `RowTerms.output`."""
+        """Return the target's output with the trained term; see `RowTerms.output`."""
         self._check()
         pair, layer = self._adapter.pair(index), self._layers[index]
         if layer is not None:

@@ -36,7 +36,7 @@ class RunStatistics:
     accepted: int
     """Runs whose answer reached τr."""
     seconds: float
-    """Of all runs together."""
+    """Seconds of all runs together."""
     tokens: int
     look_ups: int
     """Times that the query-state cache was asked."""
@@ -88,7 +88,7 @@ class PostgresLedgerStore:
 
         Args:
             older_than_days: Age from which on they go, above 0.
-            tenant: Whose; `None` for all tenants'.
+            tenant: Tenant whose runs are deleted; `None` for all tenants.
             dry_run: Only count them.
 
         Raises:
@@ -123,7 +123,7 @@ class PostgresLedgerStore:
         """Return the tenant's runs by domain, day and arm, newest day first.
 
         Args:
-            tenant: Whose runs.
+            tenant: Tenant whose runs count.
             days: How far back; `None` for all.
         """
         checked_name("tenant", tenant)

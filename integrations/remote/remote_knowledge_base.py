@@ -72,7 +72,7 @@ class RemoteKnowledgeBase:
     twice. Close it when it is not needed any more.
 
     Args:
-        url: Of the server, without `/kb`.
+        url: Address of the server, without `/kb`.
         embedder: Makes the vectors here. It must be the one that the server's samples were
             embedded with, which is checked before the first call and with each answer.
         api_key: Made by `rttc keys add` on the server, with the scope `kb:read`, and `kb:write`

@@ -60,7 +60,7 @@ class ClassifierSettings:
     batch_size: int = 8
     """Pairs that go through the model at once."""
     device: str | None = None
-    """As in torch; `None` takes a GPU if there is one."""
+    """torch device; `None` takes a GPU if there is one."""
     dtype: Dtype = "auto"
     """`auto` is that of the weights, but float32 on a processor, where halves are slow."""
     midpoint: float = 0.0

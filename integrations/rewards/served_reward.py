@@ -45,7 +45,7 @@ class ServedSettings:
     """Name under which vLLM serves it; TEI serves one model and needs none."""
     activation: Activation = "identity"
     timeout_seconds: float = 30.0
-    """Of one call; a call that fails for a passing reason is made once more."""
+    """Time limit of one call, in seconds. A call with a retryable failure is made once more."""
     batch_size: int = 32
     """Pairs in one call; TEI's own limit is 32 by default. `classify` takes one each."""
     concurrency: int = 4
@@ -84,7 +84,7 @@ class ServedReward(RewardModel):
     """Scores answers with a reward model that a server holds.
 
     Args:
-        url: Of the server, for example `http://localhost:8000`; the route is added to it.
+        url: Address of the server, for example `http://localhost:8000`; the route is added to it.
         settings: How it is called.
         name: For people and for calibrations; the served model's, else the URL, by default.
 

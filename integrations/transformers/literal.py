@@ -56,8 +56,8 @@ def encode_chat(
 
     Raises:
         TemplateError: The template takes the conversation in no form.
-        ValueError: Likewise.
-        TypeError: Likewise.
+        ValueError: See above.
+        TypeError: See above.
     """
     mark = _unused_mark([turn["content"] for turn in turns])
     controls = _controls_of(tokenizer)

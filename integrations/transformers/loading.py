@@ -144,7 +144,7 @@ def load_model(
     """Load a model folder for inference, without gradients.
 
     Args:
-        folder: As `save_pretrained` writes it.
+        folder: Folder written by `save_pretrained`.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), a torch name such as `float16`, or
             `nf4` for weights of four bits.
@@ -202,7 +202,7 @@ def readable_config(source: str | Path, **options: Any) -> PreTrainedConfig:
 
     Args:
         source: Folder, or hub id.
-        options: Of `from_pretrained`.
+        options: Options of `from_pretrained`.
     """
     config = cast("PreTrainedConfig", AutoConfig.from_pretrained(source, **NO_CODE, **options))
     text = cast("Any", config.get_text_config())
@@ -216,7 +216,7 @@ def weights_fingerprint(folder: Path, *, template: str, quantised_to: str = "") 
     """Return a digest of a model folder: configuration, chat template, weights.
 
     Args:
-        folder: As `save_pretrained` writes it.
+        folder: Folder written by `save_pretrained`.
         template: Chat template.
         quantised_to: What became of the weights as they were loaded; empty for a rounding that
             does not make another model of it.

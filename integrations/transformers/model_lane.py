@@ -73,7 +73,7 @@ class ModelLane:
     a batch; then background steps, such as training, one job after the other.
 
     Args:
-        name: Of the thread, for people who look at a dump.
+        name: Name of the thread in dumps.
         clock: Seconds, monotonic.
     """
 

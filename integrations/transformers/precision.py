@@ -25,8 +25,8 @@ NF4 = "nf4"
 """4-bit NormalFloat weights (QLoRA, arXiv 2305.14314), computed with in the device's own type."""
 
 _BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16")
-"""Of a CPU, as torch names them; with the first, products of 16 to 200 rows run 1.7 to 3 times as
-fast as in float32. The second was not measured."""
+"""CPU features, as torch names them. With the first, products of 16 to 200 rows run 1.7 to 3 times
+as fast as in float32; the second was not measured."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -72,7 +72,7 @@ def choose_training_dtype(
     Args:
         name: `auto` takes bfloat16 for float32 weights on a CPU with units for it.
         model: Type in which the model computes.
-        device: Of the model.
+        device: Device of the model.
     """
     if name != "auto":
         return choose_dtype(name, device)

@@ -27,7 +27,8 @@ class Proposal:
     questions: Sequence[EvaluatedQuestion]
     """With calibrated rewards, each by a map that was fitted without this question's fold."""
     points: Sequence[GatePoint]
-    """Of the cascade, over these rewards; where they tell nothing, only gates without them."""
+    """Gates of the cascade over these rewards; where rewards tell nothing, only gates that ignore
+    them."""
     chosen: GatePoint
     aim: Aim
 
@@ -137,7 +138,7 @@ def cross_fitted(
     and the figures are not flattered.
 
     Args:
-        questions: Of one policy model, with raw rewards.
+        questions: Questions of one policy model, with raw rewards.
         aim: What the gate is to reach.
 
     Raises:

@@ -23,7 +23,7 @@ class RowKey(NamedTuple):
     """What one answer is known by."""
 
     digest: str
-    """Of the settings under which it was made."""
+    """Digest of the settings that the answer was made with."""
     data_set: str
     model: str
     """Name of the policy model."""
@@ -53,9 +53,9 @@ class AnsweredRow(TypedDict):
     question: str
     reference: str
     metadata: dict[str, Any]
-    """Of the row, for scorers that need more than the reference answer."""
+    """Metadata of the row, for scorers that need more than the reference answer."""
     candidate: Candidate | None
-    """As the graph made it, without a reward; `None` when the arm gave no answer."""
+    """Candidate as the graph made it, without a reward; `None` when the arm gave no answer."""
     right: bool
     seconds: PartSeconds
     error: str | None
@@ -81,7 +81,7 @@ class Judgement(TypedDict):
     arm: Arm
     reward_model: str
     fingerprint: str
-    """Of the reward model."""
+    """Fingerprint of the reward model."""
     reward: float
     """Raw, whatever calibrations there are."""
     seconds: float
@@ -107,9 +107,9 @@ class ArmRows:
     judgements: dict[tuple[RowKey, str], Judgement] = field(
         default_factory=dict[tuple[RowKey, str], Judgement]
     )
-    """By row and fingerprint of the reward model."""
+    """Judgements by row and fingerprint of the reward model."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    """By digest."""
+    """Settings by digest."""
 
     def add(self, line: Line) -> None:
         """Take in one line."""

@@ -12,7 +12,7 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.support.extras import require
 
 CONFIDENCE = 0.95
-"""Of all intervals of an evaluation."""
+"""Confidence level of all intervals of an evaluation."""
 
 RESAMPLES = 2000
 """Draws of the bootstrap: an end of the interval moves by a few hundredths of its width by seed."""
@@ -56,8 +56,8 @@ def paired_difference(
 
     Args:
         ours: One value for each question.
-        theirs: The same questions in the same order; their mean is subtracted.
-        seed: Of the draws.
+        theirs: Values for the same questions in the same order; their mean is subtracted.
+        seed: Seed of the resampling.
 
     Returns:
         Mean difference, low end, high end.

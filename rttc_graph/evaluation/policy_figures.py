@@ -96,7 +96,7 @@ def evaluated_questions(
     Args:
         rows: Answers and judgements.
         keys: Which of them.
-        fingerprint: Whose judgements count.
+        fingerprint: Reward model whose judgements count.
         calibrate: Raw reward and domain to the reward that counts; `None` for raw ones.
         scorer: Says what is right; by row, unless named.
 

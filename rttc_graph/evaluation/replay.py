@@ -70,7 +70,7 @@ class Gate:
     tau_r: float
     """In the units of the rewards."""
     first_arm: FirstArm = PLAIN
-    """Of cascade and compare."""
+    """First arm of cascade and compare."""
 
 
 @dataclass(slots=True)

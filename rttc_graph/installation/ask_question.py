@@ -38,8 +38,8 @@ async def ask(
     Args:
         graph: From `create_rttc_graph`.
         question: What to answer.
-        domain: Of the knowledge base; `None` searches all.
-        settings: Of this run; by default those that the graph was made with.
+        domain: Domain of the knowledge base to search; `None` searches all.
+        settings: Settings of this run; by default those of the graph.
         on_event: Called with each custom event: ledger entries and training steps.
 
     Raises:

@@ -67,9 +67,11 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         default="minilm-judge",
         min_length=1,
         description="Reward model: `minilm-judge` (ships), `self-confidence`, a folder of `rttc "
-        "reward train`, the address of a server, or a sequence classifier.",
+        "reward train`, the URL of a server, or a sequence classifier (hub name or folder).",
     )
-    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda`, …")
+    device: str = Field(
+        default="auto", description="Device of the models: `auto`, `cpu`, `cuda`, …"
+    )
     dtype: str = Field(
         default="auto",
         description="Type of the policy model's weights: `auto` (float32 on the CPU, bfloat16 "

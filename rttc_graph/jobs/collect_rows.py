@@ -73,7 +73,7 @@ def wanted_data_sets(
         paths: Files of questions, or folders with `questions.jsonl` and perhaps `samples.jsonl`;
             the name of the file or folder is that of the data set.
         limit: Questions of each, drawn by `seed`; `None` for all.
-        seed: Of the draw.
+        seed: Seed for drawing questions.
 
     Raises:
         ConfigurationError: A folder has no questions.
@@ -124,7 +124,7 @@ class ModelRows:
     """Rows of `model`."""
     reward_model: str
     fingerprint: str
-    """Of the reward model with its raw scores."""
+    """Fingerprint of the reward model with its raw scores."""
     calibration: StoredCalibration | None
 
     def check_threshold(self, config: InstallationConfig) -> None:

@@ -47,11 +47,11 @@ class Material:
 
     files: tuple[Path, ...]
     samples: tuple[Path, ...] = ()
-    """Where samples come from; the files themselves if empty."""
+    """Files to take samples from; the files of questions if empty."""
     questions: int | None = None
-    """Of each file, drawn by the seed; `None` for all."""
+    """Number of questions to draw from each file; `None` takes all."""
     most_samples: int = 2_000
-    """Of each file; searching is exact and embedding takes a few milliseconds for each."""
+    """Most samples of each file. Search is exact; embedding takes a few milliseconds a sample."""
     seed: int = 0
 
     def read(self) -> tuple[list[NewSample], list[NewSample]]:

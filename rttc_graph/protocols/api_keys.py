@@ -38,7 +38,7 @@ class ApiKey:
     digest: bytes
     """SHA-256 of the key."""
     tenant: str
-    """Whose samples and cache its bearer works with."""
+    """Tenant whose samples and cache the bearer works with."""
     scopes: tuple[KeyScope, ...]
     name: str
     """For people: who or what has it."""

@@ -24,7 +24,7 @@ class Measured(TypedDict):
     everything: RewardMetrics
     """These and the answers taken from samples."""
     domains: dict[str, RewardMetrics]
-    """Of the policy model's answers, where a domain has any; else of all."""
+    """Metrics by domain: over the policy model's answers, or over all answers if it gave none."""
 
 
 async def measure(

@@ -17,9 +17,10 @@ class RewardMetrics(TypedDict):
     answers: int
     right: int
     auc: float | None
-    """How often a right answer is above a wrong one, ties half; `None` without both."""
+    """Share of right-wrong pairs in which the right answer scores higher, ties half; `None` without
+    both kinds."""
     auc_same_question: float | None
-    """The same over right and wrong answers to one question."""
+    """AUC over pairs of right and wrong answers to the same question."""
     ece: float | None
     """Mean distance of reward and share of right answers over tenths of the reward."""
     false_accepts: float | None

@@ -67,7 +67,8 @@ class TrainSettings:
     held_out: float = 0.1
     """Share of the questions that decide when to stop."""
     held_out_answered: float = 0.3
-    """The same among questions that the policy model answered: they also fit the calibration."""
+    """Share held out of the questions that the policy model answered; they also fit the
+    calibration."""
     learn: LearnSettings = field(default_factory=LearnSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
 
@@ -94,7 +95,8 @@ class TrainResult:
     learned: Learned
     head: HeadLearned
     held_out: RewardMetrics
-    """Of the policy model's answers to held-out questions; of all answers where it gave none."""
+    """Metrics of the policy model's answers to held-out questions, or of all answers if it gave
+    none."""
 
 
 def train_reward(

@@ -1,4 +1,4 @@
-"""The same answer in other words, which say nothing of whether it is right.
+"""Rewordings of an answer that do not change whether it is right.
 
 An answer may be said in a sentence, stand beside an echo of its question, or speak to its judge.
 Parts are combined at random, so that what is learned is the kind of text and not a list of lines.

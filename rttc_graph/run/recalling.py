@@ -66,7 +66,7 @@ async def checked_adapter(
 
     Args:
         cache: Is asked once, and once more for the adapter.
-        trainer: Of the adapter's base.
+        trainer: Trainer for the adapter's base model.
         request: With the lowest similarity that is worth a check.
         examples: The nearest to the query first.
 

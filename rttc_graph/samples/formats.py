@@ -111,7 +111,7 @@ class _Records:
         self._file = file
         self._source = source
         self._characters = 0
-        """Of the record in hand."""
+        """Length of the record in hand."""
         first = file.readline(MAX_RECORD_CHARACTERS)
         named = _SEPARATOR_LINE.fullmatch(first)
         self._lines_before = 1 if named else 0

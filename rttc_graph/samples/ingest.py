@@ -71,7 +71,7 @@ async def ingest(
         samples: Something that can be iterated twice.
         knowledge_base: Where they are stored.
         embedder: Makes the vectors; the one that the knowledge base was filled with before.
-        tenant: Whose samples they become.
+        tenant: Tenant to store the samples for.
         batch_size: Rows that are embedded together and stored in one transaction, at least 1.
         on_progress: Called on the event loop; must not block.
 

@@ -41,7 +41,7 @@ __all__ = (
 )
 
 PROTOCOL_VERSION = 1
-"""Of these messages; client and server must have the same."""
+"""Version of these messages; client and server must have the same."""
 
 EMBEDDER_HEADER = "rttc-embedder"
 """Fingerprint of the embedder whose vectors the knowledge base holds."""
@@ -69,7 +69,7 @@ class Message(BaseModel):
 
 
 class EmbedderInfo(BaseModel):
-    """Whose vectors a knowledge base holds."""
+    """Identity of the embedder whose vectors a knowledge base holds."""
 
     name: str
     fingerprint: str
@@ -176,7 +176,7 @@ class ChangeReply(BaseModel):
 
 
 class StatsRequest(Message):
-    """Whose domains to measure."""
+    """Request for the sizes of a tenant's domains."""
 
     tenant: Name | None = None
 

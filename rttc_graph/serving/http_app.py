@@ -51,13 +51,13 @@ class ServedParts:
     """What a server offers; a part that is `None` has no routes."""
 
     parts: RttcParts | None = None
-    """The graph, at `/rttc` and `/v1`."""
+    """Parts of the graph, at `/rttc` and `/v1`."""
     knowledge_base: KnowledgeBase | None = None
-    """At `/kb`, together with `embedder`."""
+    """Knowledge base, at `/kb`; needs `embedder` too."""
     embedder: Embedder | None = None
-    """Whose vectors the knowledge base holds."""
+    """Embedder whose vectors the knowledge base holds."""
     default_tenant: str = "default"
-    """Whose knowledge base it is for callers without a key."""
+    """Tenant of callers without a key."""
     checkpointer: BaseCheckpointSaver[Any] | None = None
     """Keeps conversations; by default the server does, in memory."""
 
@@ -83,7 +83,7 @@ def create_app(
         keys: Who may call; `None` lets everybody in, for hosts with an authentication of their own.
         keys_required: Refuse requests without a key even while there are no keys.
         hosts: Names in the `Host` header that are answered; all if there are none. Without keys
-            this is what keeps a web page's own name from leading to this server.
+            this is the protection against DNS rebinding.
         check: Raises what keeps the server from answering, for `/readyz`.
     """
     options = options or ServeOptions()

@@ -27,7 +27,7 @@ class LogLimit(logging.Filter):
     """Lets some lines of each place in the code through, then says how many were left out.
 
     Args:
-        lines: Of one place, in `seconds`.
+        lines: Most lines from one place within `seconds`.
         seconds: After which it may speak again.
         clock: Time in seconds.
     """

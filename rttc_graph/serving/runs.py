@@ -101,7 +101,7 @@ class Runner:
         Args:
             given: The question.
             settings: From `settings`; the budget is cut to what is left of the request's time.
-            caller: Whose request it is.
+            caller: Sender of the request.
             thread: Conversation that the run continues; runs of one conversation wait in turn.
             config: LangChain's, for tracing.
             on_event: Awaited with each ledger entry and training step.

@@ -31,19 +31,18 @@ class ServeOptions:
     head_seconds: float = 10.0
     """Longest wait for a request's head, from the connection or its first byte on."""
     idle_seconds: float = 75.0
-    """How long a connection is kept for the next request, and for a client to take more of its
-    answer."""
+    """Longest time that a connection waits for the next request, or for the client to read on."""
     connections: int = 1000
     """Connections at once, fewer where the process may not have so many files. A new one takes the
     place of the one that has waited longest for a whole request."""
     address_connections: int = 250
-    """The same of one address; behind a proxy that is all of its clients."""
+    """Connections from one address; behind a proxy, all clients share one."""
     batch: int = 16
     """Questions in one batch request; they run one after the other, in one place of the queue."""
     threads: int = 1000
     """Conversations that are remembered, in memory; the one used longest ago is forgotten."""
     drain_seconds: float = 30.0
-    """What running requests get to end in when the server is asked to stop."""
+    """Time that running requests get to finish when the server is asked to stop."""
     cors_origins: tuple[str, ...] = ()
     """Web origins whose pages may call; none by default."""
 

@@ -19,13 +19,14 @@ __all__ = (
 )
 
 MAX_NAME_CHARACTERS = 200
-"""Of a domain, a tenant or an adapter's key; 800 bytes at most, well within an index's 2,704."""
+"""Longest name of a domain, a tenant or an adapter's key; at most 800 bytes, well within the 2,704
+of an index."""
 
 MAX_TEXT_CHARACTERS = 100_000
 """Longest question, answer or metadata (as JSON); well above the context of any model at hand."""
 
 _as_json = json.JSONEncoder().encode
-"""Of one string at a time: a list takes the encoder seven times as long."""
+"""Encoder for one string at a time: a list takes it seven times as long."""
 
 
 def sample_id(question: str, answer: str, domain: str) -> str:

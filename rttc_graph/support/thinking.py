@@ -69,7 +69,7 @@ _QUOTE = "`'\""
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call)\|>")
 _BARE_CHANNELS = re.compile(r"\s*analysis(?=[A-Z\W]).*?assistant\s*final(?P<answer>.*)", re.DOTALL)
-"""The same with its control tokens left out, as some servers send it."""
+"""Channels without their control tokens, as some servers send them."""
 
 _WRAPPED = (
     re.compile(r"\s*<answer>(?P<answer>.*)</answer>\s*", _FLAGS),

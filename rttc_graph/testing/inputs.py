@@ -24,7 +24,7 @@ __all__ = (
 )
 
 TENANT = "tenant"
-"""Whose samples they are."""
+"""Tenant of these samples."""
 
 
 def at_angle(degrees: float) -> list[float]:

@@ -49,8 +49,8 @@ class MemoryQueryStateCache:
     Args:
         knowledge_base: Knows the current revisions; without it the newest that was remembered is
             taken for the current one.
-        max_bytes: Of states and adapters; the least recently used go first.
-        max_states: Likewise, of states alone.
+        max_bytes: Limit for states and adapters; the least recently used are dropped first.
+        max_states: Limit for the number of states; the least recently used are dropped first.
         max_age_seconds: How long something may stay unused.
         clock: Seconds, for tests of the age.
     """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -14,7 +14,7 @@ from rttc_graph.cli.shared_options import with_default
 FRAGMENTS = ("Of ", "By ", "The same", "Likewise", "With which", "As ", "Only ", "Even ")
 
 
-def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     yield path, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from commands(inner, f"{path} {name}")
@@ -30,14 +30,14 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[path for path, _ in COMMANDS])
-def test_a_command_begins_with_a_sentence(path: str, command: click.Command) -> None:
+def test_a_command_begins_with_a_sentence(path: str, command: Any) -> None:
     first = (command.help or "").split("\n\n")[0].strip()
     assert first[:1].isupper(), path
     assert first.endswith("."), path
 
 
 @pytest.mark.parametrize("parameter", PARAMETERS)
-def test_an_option_is_described_in_a_sentence(parameter: click.Parameter) -> None:
+def test_an_option_is_described_in_a_sentence(parameter: Any) -> None:
     text: str = getattr(parameter, "help", None) or ""
     assert text.endswith("."), text
     assert len(text.split()) > 1, text
@@ -45,7 +45,7 @@ def test_an_option_is_described_in_a_sentence(parameter: click.Parameter) -> Non
 
 
 @pytest.mark.parametrize("parameter", PARAMETERS)
-def test_an_option_names_its_default(parameter: click.Parameter) -> None:
+def test_an_option_names_its_default(parameter: Any) -> None:
     text: str = getattr(parameter, "help", None) or ""
     is_switch = getattr(parameter, "is_flag", False) and parameter.default in (False, None)
     shows = parameter.default is not None and getattr(parameter, "show_default", False)

@@ -27,7 +27,7 @@ class Claim:
     key: str
     base_fingerprint: str
     owner: str
-    """Of the lease; another one for each call."""
+    """Owner of the lease; each call has its own."""
     lease_seconds: float
 
 

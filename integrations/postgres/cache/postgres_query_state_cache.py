@@ -66,7 +66,7 @@ class CacheStats:
     training: int
     """Adapters that are being trained now."""
     bytes: int
-    """Of states and adapters, as eviction counts them."""
+    """Size of states and adapters, as eviction counts it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,8 @@ class PostgresQueryStateCache:
 
     Args:
         database: Where it is; it stays its caller's to close.
-        max_bytes: Of states and adapters; the least recently used go first. An adapter of rank 8
-            for a model of 135 million weights has 1 to 5 MB.
+        max_bytes: Limit for states and adapters; the least recently used are dropped first. An
+            adapter of rank 8 for a model of 135 million weights has 1 to 5 MB.
         max_states: All vectors of a domain are compared at a recall: 10,000 take some 11 ms.
         max_age_seconds: How long something may stay unused.
         lease_seconds: After how long a dead process's training is taken over; a living one renews

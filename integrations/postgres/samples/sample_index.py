@@ -56,7 +56,7 @@ class IndexProgress:
     phase: str
     """In the server's words."""
     done: int
-    """Of `total`, in the phase's own unit."""
+    """Progress towards `total`, in the phase's own unit."""
     total: int
 
 

@@ -45,9 +45,9 @@ class SearchScope:
     domain_ids: list[int]
     revision: int
     samples: int
-    """Of the tenant."""
+    """Samples of the tenant."""
     partition_samples: int
-    """Of all tenants, in the same partitions."""
+    """Samples of all tenants in the same partitions."""
     wants_index: bool
     """Whether a partition is large and has no index."""
     index_rows: int

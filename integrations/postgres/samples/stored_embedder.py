@@ -23,7 +23,7 @@ class StoredEmbedder:
 
     Args:
         database: Where the record is; it stays its caller's to close.
-        configured: Whose identity it is while the database is empty.
+        configured: Embedder that counts while the database is empty.
     """
 
     def __init__(self, database: Database, configured: Embedder) -> None:

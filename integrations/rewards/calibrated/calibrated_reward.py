@@ -26,7 +26,7 @@ REFRESH_SECONDS = 60.0
 """How old a calibration in memory may be: a new one is used within a minute, without a restart."""
 
 ProbabilityMap = Callable[[float, str | None], float]
-"""Raw score and domain to P(right)."""
+"""Function of raw score and domain that returns P(right)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class _Maps:
 
     by_domain: Mapping[str, CalibrationMap]
     fingerprint: str
-    """Of the reward model and its maps together."""
+    """Fingerprint of the reward model and its maps together."""
 
     def __call__(self, score: float, domain: str | None) -> float:
         found = self.by_domain.get(domain or "") or self.by_domain[""]
@@ -67,7 +67,7 @@ class CalibratedReward(RewardModel):
         raw: Scores. It is asked without a tenant or a domain, as the rows are that a map is
             fitted on, and is shown the evidence as it came.
         store: Where its calibrations are.
-        tenant: Whose calibration holds where a run names no tenant.
+        tenant: Tenant whose calibration is used where a run names none.
         clock: Seconds, monotonic.
     """
 

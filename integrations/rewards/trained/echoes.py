@@ -23,8 +23,8 @@ _SHARE = 2 / 3
 of them ("The intent of this request to a voice assistant is"), a copy with gaps more."""
 
 _SHARE_FROM_EDGE = 0.2
-"""The same of copies that reach the question's beginning or end (its message alone, or half), where
-the answer goes on behind them. At an answer's end, a part of the question mostly is what is
+"""That share for copies that reach the question's beginning or end (its message alone, or half) and
+are followed by more of the answer. At an answer's end, a part of the question mostly is what is
 answered, as in "It is the second one that you named"."""
 
 _NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -117,8 +117,8 @@ def _is_echo(copied: Sequence[bool], repeated: Sequence[bool]) -> bool:
     """Tell whether copies are large enough, by the words that both sides share.
 
     Args:
-        copied: Of the answer's words; some are.
-        repeated: Of the question's words.
+        copied: Number of the answer's words that are copied; at least one.
+        repeated: Number of the question's words that are repeated.
     """
     share = min(sum(copied), sum(repeated)) / len(repeated)
     reaches_edge = repeated[0] or repeated[-1]

@@ -77,9 +77,9 @@ class _Features:
     """Groups as the head sees them."""
 
     seen: list[Tensor]
-    """Of each group [A, F]."""
+    """Features of each group's A answers, [A, F]."""
     right: list[Tensor]
-    """Of each group [A]."""
+    """Whether each group's A answers are right, [A]."""
 
     def __len__(self) -> int:
         return len(self.seen)

@@ -59,7 +59,7 @@ class RewardNetwork(nn.Module):
         base: The backbone without a head; it is changed in place, so give a copy that shares the
             weights where the original must stay as it is.
         backbone: How it is read.
-        rank: Of the LoRA terms; 0 for none.
+        rank: Rank of the LoRA terms; 0 for none.
         alpha: The terms are scaled by `alpha / rank`.
         hidden: Width of the head.
         pad_id: Token that fills up short rows; it is masked.

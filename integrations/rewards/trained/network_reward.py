@@ -46,10 +46,10 @@ class EncoderReward(RewardModel):
     mean log-probability where the candidate carries one.
 
     Args:
-        folder: As `rttc reward train` writes it.
+        folder: Folder written by `rttc reward train`.
         base: Folder of the encoder, or a function that finds or fetches it, which is called in
             the worker thread at the first answer.
-        device: As in torch; the processor by default, where the model is quick.
+        device: torch device; the CPU by default, where the model is fast enough.
 
     Raises:
         ConfigurationError: The folder holds no reward model of this kind.
@@ -94,7 +94,7 @@ class PolicyBackboneReward(RewardModel):
     """Scores with a LoRA adapter and a head on the policy model's own weights, in its lane.
 
     Args:
-        folder: As `rttc reward train --backbone policy` writes it.
+        folder: Folder written by `rttc reward train --backbone policy`.
         engine: The engine of the policy model that it was trained on; stays the caller's.
 
     Raises:

@@ -63,7 +63,7 @@ class Decoded:
     """Chosen tokens, a final end token and those of a stop string included."""
     token_texts: tuple[str, ...]
     logprobs: tuple[float, ...]
-    """Of each chosen token in nats, at temperature 1."""
+    """Log-probability of each chosen token in nats, at temperature 1."""
     finish_reason: FinishReason
 
     @property
@@ -83,7 +83,7 @@ class _Row:
         self.adapter = asked.adapter
         self.reuse_scope = asked.reuse_scope
         self.owner: Owner = (asked.reuse_scope, None, -1)
-        """Of what is known of the prompt, as of the last look."""
+        """Owner of the known part of the prompt, as of the last look."""
         self.prompt = encode_prompt(loaded, asked.messages)
         self.room = min(asked.max_new_tokens, loaded.context_tokens - len(self.prompt))
         """Tokens that may be chosen."""
@@ -397,7 +397,7 @@ class Decoder:
         """Give each row its next token, and to a row alone those of a draft that it chooses too.
 
         Args:
-            rows: Of the pass.
+            rows: Rows of the pass.
             logits: Behind the last token and each of the draft's [B, 1 + D, V].
             draft: D tokens, which are in the batch already.
         """
@@ -420,7 +420,7 @@ class Decoder:
         """Find the row that a pass failed for: it gets the error, the others another try.
 
         Args:
-            rows: Of the pass.
+            rows: Rows of the pass.
         """
         running = list(self._rows)
         try:

@@ -24,7 +24,7 @@ class TextStream:
     """The text of one answer, growing.
 
     Args:
-        tokenizer: Of the model.
+        tokenizer: Tokenizer of the model.
         stop: Strings before the first of which the text ends.
         opening: What the prompt has begun to say for the model; the text starts with it.
     """

@@ -13,10 +13,10 @@ from functools import cached_property
 __all__ = ("Drafts",)
 
 _MOST_TOKENS = 8
-"""Of a guess in one pass."""
+"""Most tokens of a draft that are checked in one pass."""
 
 _MOST_REPEATED = 32
-"""The same, of the last answer to the very prompt, which is most likely right."""
+"""That limit for the previous answer to this exact prompt, which is most likely right."""
 
 _MOST_MISSES = 2
 """Guesses without a right token; behind them a row is written, as an answer that reasons is."""
@@ -42,7 +42,7 @@ class Drafts:
         """Return how the answer may go on; nothing if no guess begins as it does.
 
         Args:
-            tokens: Of the answer so far.
+            tokens: Tokens of the answer so far.
             room: Most tokens to return.
         """
         if self._misses >= _MOST_MISSES or room < 1:

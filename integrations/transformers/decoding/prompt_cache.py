@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Owner = tuple[str, str | None, int]
-"""Whose a prompt is (`GenerationRequest.reuse_scope`), and key and version of the adapter that it
-was computed with; `None` and -1 for the base model."""
+"""Scope of a prompt (`GenerationRequest.reuse_scope`), and key and version of the adapter it was
+computed with; `None` and -1 for the base model."""
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of each layer, both [H, P, D]."""

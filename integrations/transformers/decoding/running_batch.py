@@ -25,7 +25,8 @@ Forward = Callable[..., Any]
 
 
 ROUNDING = 0.05
-"""Of the logits' spread; bfloat16 is off by a hundredth, a mask that is ignored by more than half.
+"""Largest allowed deviation, as a share of the logits' standard deviation. bfloat16 gives 0.01, an
+ignored mask more than 0.5.
 """
 
 
@@ -77,7 +78,7 @@ class RunningBatch:
     """The cache of the rows in work; it knows tokens and positions, not requests.
 
     Args:
-        device: Of the model.
+        device: Device of the model.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -240,7 +241,7 @@ class LoneRow:
     """A batch of one row at most, with whatever cache its model makes.
 
     Args:
-        device: Of the model.
+        device: Device of the model.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -346,7 +347,7 @@ def has_plain_cache(model: PreTrainedModel, output: Any) -> bool:
     Args:
         model: Its configuration says whether attention is cut into chunks, whose borders padding
             would move.
-        output: Of a pass with `use_cache`.
+        output: Output of a pass with `use_cache`.
     """
     cache = getattr(output, "past_key_values", None)
     layers = cast("list[object]", cache.layers) if isinstance(cache, DynamicCache) else []

@@ -20,7 +20,7 @@ __all__ = ("Authentication", "Caller", "request_caller")
 _log = logging.getLogger(__name__)
 
 _MEMORY_SECONDS = 5.0
-"""How long a revoked key may still work."""
+"""Longest time that a revoked key still works."""
 
 _MOST_REMEMBERED = 1024
 
@@ -30,7 +30,8 @@ class Caller:
     """Who sent a request."""
 
     tenant: str | None
-    """Whose samples and cache it may use; `None` for those of any tenant, without keys."""
+    """Tenant whose samples and cache the caller may use; `None` allows any, on a server without
+    keys."""
     scopes: tuple[KeyScope, ...] = SCOPES
     deadline: float = float("inf")
     """Reading of `time.monotonic()` at which the request is given up."""
@@ -62,7 +63,7 @@ class Authentication:
     """Finds the caller of a request.
 
     Args:
-        store: Of the keys; `None` for a server that knows none and is open.
+        store: Store of the keys; `None` for an open server without keys.
         required: Whether nobody is let in without a key even while the store has none.
         clock: Time in seconds.
     """

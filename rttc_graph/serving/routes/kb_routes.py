@@ -45,7 +45,7 @@ def knowledge_base_router(
 
     Args:
         knowledge_base: What they lead to.
-        embedder: Whose vectors it holds; asked for its identity, never to embed.
+        embedder: Embedder whose vectors it holds; asked for its identity, never to embed.
         default_tenant: For callers that name none and have no key that does.
     """
     router = APIRouter(
