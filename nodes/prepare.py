@@ -119,7 +119,7 @@ class Prepare:
                 f"tau_r={scope.settings.tau_r!r} was chosen for a reward model with the "
                 f"fingerprint {wanted!r}, but {judge.name!r} with its present calibration has "
                 f"{found!r}: choose τr for it with 'rttc calibrate FILE.jsonl --save', or leave "
-                "out tau_r_of if you mean this number whoever judges"
+                "out tau_r_of to use this number with any reward model"
             )
         return []
 
@@ -165,7 +165,7 @@ def _task(state: RttcInput) -> Task:
 
 
 def _text(value: object, name: str) -> str:
-    """Return a text of the input; nothing where there is none.
+    """Return a text of the input, or `None` if it has none.
 
     Raises:
         ConfigurationError: It is something else, which a form or a script may send.

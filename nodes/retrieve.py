@@ -38,7 +38,7 @@ from rttc_graph.state import (
 
 
 class RetrieveUpdate(TypedDict):
-    """What `retrieve` writes."""
+    """State update of `retrieve`."""
 
     vector: list[float]
     samples: list[Sample]
@@ -54,7 +54,7 @@ class RetrieveUpdate(TypedDict):
 
 @dataclass(slots=True, kw_only=True)
 class _Found:
-    """What one retrieval has gathered so far."""
+    """Results of one retrieval so far."""
 
     vector: list[float] = field(default_factory=list[float])
     unread: int = 0

@@ -27,7 +27,7 @@ PLAIN = "direct"
 """Arm that needs nothing but the policy model: it answers where a policy's own arm cannot."""
 
 Found = Literal["samples", "adapter"]
-"""What `retrieve` must have found: samples, or an adapter recalled from the query-state cache."""
+"""Kinds of results of `retrieve`: samples, or an adapter recalled from the query-state cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class AttemptRecord:
     parts: frozenset[str]
     """Parts that a graph must have for this attempt."""
     finds: Found | None = None
-    """What `retrieve` must have found; `None` for an attempt that goes without retrieval."""
+    """Result of `retrieve` that the attempt needs; `None` if it needs no retrieval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +72,8 @@ class ArmRecord:
     may_begin: bool = False
     """Whether it may be the `first_arm` of `cascade` and `compare`."""
     asked_with: Literal["question", "samples", "adapter"] | None = None
-    """What one request to the policy model has beside the question when candidates for a reward
-    model are drawn from this arm; `None` for an arm that is not drawn from."""
+    """Input beside the question when this arm generates candidates for training a reward model;
+    `None` if it generates none."""
     seconds: Mapping[str, tuple[str, ...]] = field(
         default_factory=lambda: {"generation": ("answered",)}
     )
@@ -314,12 +314,12 @@ def arms_of_policies(policies: Iterable[str]) -> tuple[str, ...]:
 
 
 def sampled_arms() -> tuple[str, ...]:
-    """Return the arms that candidates for a reward model can be drawn from."""
+    """Return the arms that can generate candidates for a reward model."""
     return tuple(name for name, arm in ARMS.items() if arm.asked_with is not None)
 
 
 def untrained_arms() -> tuple[str, ...]:
-    """Return the arms that candidates can be drawn from without a training."""
+    """Return the arms that generate candidates without a training."""
     return tuple(name for name in sampled_arms() if not ARMS[name].trains)
 
 
@@ -361,7 +361,7 @@ Attempt = Annotated[str, OneOf(lambda: ARMS.attempts)]
 """Name of an attempt: a way to get one candidate of an arm."""
 
 Decision = Annotated[str, OneOf(decision_names)]
-"""Name of the next node, or `finish`: written by a node, read by the conditional edge behind it."""
+"""Name of the next node, or `finish`: written by a node, read by the conditional edge after it."""
 
 PolicyName = Annotated[str, OneOf(policy_names)]
 """Name of a policy: who decides the next arm."""

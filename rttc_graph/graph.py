@@ -41,7 +41,7 @@ RttcGraph = CompiledStateGraph[RttcState, RttcSettings, RttcInput, RttcOutput]
 
 
 class RttcParts(TypedDict, total=False):
-    """What a graph is made of; the parts that are given decide which arms it has."""
+    """Parts of a graph; the given ones decide which arms it has."""
 
     policy_model: Required[PolicyModel]
     """Answers."""
@@ -56,9 +56,9 @@ class RttcParts(TypedDict, total=False):
     cache: QueryStateCache | None
     """Query-state cache; without it nothing is recalled or remembered."""
     ledger_store: LedgerStore | None
-    """Where finished runs are recorded, if anywhere."""
+    """Store that records finished runs; `None` records none."""
     settings: RttcSettings | None
-    """What holds where a run's context says nothing."""
+    """Settings of a run where its context sets nothing."""
     share_between_tenants: bool
     """Whether tenants use each other's adapters and kept prompts again; by default they do not. Who
     guesses another tenant's text then learns from the ledger, or the time, that it was there."""

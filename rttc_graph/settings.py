@@ -34,7 +34,7 @@ def _on(*nodes: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TttSettings:
-    """How an adapter is trained; everything here is part of the adapter's key."""
+    """Settings of training an adapter; all of them are part of the adapter's key."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -58,11 +58,11 @@ class TttSettings:
     seed: int = 0
 
     def steps_of_epoch(self, samples: int) -> int:
-        """Return how many steps one pass over so many samples has."""
+        """Return the number of steps in one pass over the samples."""
         return math.ceil(samples / self.samples_per_step)
 
     def steps(self, steps_of_epoch: int) -> int:
-        """Return how many steps a training has at most."""
+        """Return the most steps that a training has."""
         return max(self.epochs * steps_of_epoch, self.min_steps)
 
     def fingerprint(self) -> str:
@@ -77,7 +77,7 @@ class TttSettings:
 
 
 class RttcSettings(BaseModel):
-    """What one run may do; every field has a default, a bound and a description."""
+    """Settings of one run; every field has a default, a bound and a description."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -145,13 +145,13 @@ class RttcSettings(BaseModel):
         default=120.0,
         gt=0,
         le=86_400,
-        description="Wall time of the whole run in seconds.",
+        description="Longest wall time of the whole run, in seconds.",
         json_schema_extra=_on("generate"),
     )
     budget_tokens: int = Field(
         default=200_000,
         ge=1,
-        description="Prompt, completion and trained tokens of the whole run.",
+        description="Most tokens of the whole run: prompts, completions and training together.",
         json_schema_extra=_on("generate"),
     )
     budget_arms: int = Field(
@@ -282,10 +282,10 @@ class RttcSettings(BaseModel):
 
     @property
     def training_fingerprint(self) -> str:
-        """Digest of the training's settings, and with it how samples are chosen, unless nearest.
+        """Digest of the training's settings and, unless it is `nearest`, of `samples_choice`.
 
-        An adapter of the query-state cache is recalled only under its own fingerprint. That of the
-        nearest samples is the digest alone, as it was before there was a choice.
+        An adapter of the query-state cache is recalled only under its own fingerprint. With the
+        nearest samples it is the digest alone, so fingerprints of earlier releases stay valid.
         """
         digest = self.ttt.fingerprint()
         return digest if self.samples_choice == "nearest" else f"{digest}-{self.samples_choice}"

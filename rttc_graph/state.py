@@ -22,7 +22,7 @@ FinishReason = Literal["stop", "length", "budget"]
 
 
 def with_messages(left: Messages | None, right: Messages | None) -> Messages:
-    """Return a thread's messages with new ones behind them, as LangGraph's `add_messages` does.
+    """Return a thread's messages with new ones appended, as LangGraph's `add_messages` does.
 
     Raises:
         ConfigurationError: The new ones are none in any form that LangChain takes.
@@ -93,7 +93,7 @@ class CacheReport(TypedDict):
 
 
 class Spent(TypedDict):
-    """What the run has used of its budget so far."""
+    """Part of the budget that the run has used so far."""
 
     seconds: float
     tokens: int
@@ -114,7 +114,7 @@ class RttcInput(TypedDict, total=False):
 
 
 class RttcOutput(TypedDict, total=False):
-    """What the run returns."""
+    """Output of a run."""
 
     answer: str
     arm: Arm
@@ -124,7 +124,7 @@ class RttcOutput(TypedDict, total=False):
     cache: CacheReport
     seconds: float
     messages: Annotated[list[AnyMessage], with_messages]
-    """The input's messages with the answer behind them, when the question came as messages."""
+    """The input's messages with the answer appended, when the question came as messages."""
 
 
 class Task(TypedDict):
@@ -164,6 +164,6 @@ class RttcState(RttcInput, RttcOutput, total=False):
     adapted: Adapted | None
     tried: list[Attempt]
     attempt: Attempt
-    """What the next answering node is to do, written together with `decision`."""
+    """Attempt for the next answering node, written together with `decision`."""
     decision: Decision
     spent: Spent

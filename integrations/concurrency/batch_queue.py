@@ -31,7 +31,7 @@ class _Job(Generic[ItemT, ResultT]):
 
 @dataclass(eq=False, slots=True)
 class _Desk(Generic[ItemT, ResultT]):
-    """What the worker threads share; it must not keep the `BatchQueue` alive."""
+    """State that the worker threads share; it must not keep the `BatchQueue` alive."""
 
     work: Callable[[list[ItemT]], Sequence[ResultT]]
     batch_size: int

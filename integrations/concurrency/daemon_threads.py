@@ -81,7 +81,7 @@ def _do(future: Future[T], work: Callable[[], T]) -> None:
         return
     try:
         result = work()
-    except BaseException as exc:  # noqa: BLE001 - handed over to whoever asks for the result
+    except BaseException as exc:  # noqa: BLE001 - raised again where the result is awaited
         future.set_exception(exc)
     else:
         future.set_result(result)

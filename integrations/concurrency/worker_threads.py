@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 from weakref import WeakKeyDictionary
 
 EXIT_SECONDS = 5.0
-"""How long the interpreter waits for all of them together."""
+"""Longest time that the interpreter waits at exit, for all threads together."""
 
 _running: WeakKeyDictionary[threading.Thread, Callable[[], None]] = WeakKeyDictionary()
 

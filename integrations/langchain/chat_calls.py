@@ -50,7 +50,7 @@ class ChatCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatReply:
-    """What came back."""
+    """Reply to one call."""
 
     message: AIMessage
     cut: str | None = None

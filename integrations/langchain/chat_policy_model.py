@@ -36,7 +36,7 @@ LIMIT_NAMES: Final = (
     "max_output_tokens",
     "num_predict",
 )
-"""What vendors call the longest answer; the first that the model knows is used."""
+"""Vendors' names for the length limit of an answer; the first that the model has is used."""
 
 _LENGTH_REASONS: Final = ("length", "max_tokens", "max_output_tokens")
 
@@ -108,7 +108,7 @@ class ChatPolicyModel:
         calls = [self._call(request, deadline) for request in requests]
         try:
             replies = await self._calls.replies(calls)
-        except Exception as exc:  # vendors share no base class, and any of them may be behind this
+        except Exception as exc:  # vendors' errors share no base class
             raise PolicyModelError(
                 f"{self._name!r} could not generate: {describe(exc)}", retryable=is_retryable(exc)
             ) from exc

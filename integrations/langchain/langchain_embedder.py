@@ -48,7 +48,7 @@ class LangChainEmbedder:
         is_local: Whether the vectors are computed in this process: then one thread owns the model
             and the texts of concurrent callers share a call. Otherwise each caller gets calls of
             its own, four at a time.
-        max_characters: What is behind this many characters of a text is not embedded.
+        max_characters: Longer texts are truncated to this many characters.
         fingerprint: Digest of the weights, or a function that computes it, called in a thread.
             Without it the fingerprint is made from the vectors of a few fixed texts.
     """
@@ -188,7 +188,7 @@ class _Source:
                 if isinstance(made, _Measuring)
                 else [0] * len(texts)
             )
-        except Exception as exc:  # vendors share no base class, and any of them may be behind this
+        except Exception as exc:  # vendors' errors share no base class
             raise EmbeddingError(
                 f"could not embed {len(texts)} texts with {self._name!r}: {describe(exc)}",
                 retryable=is_retryable(exc),

@@ -22,7 +22,7 @@ tokens at each end; behind five times the same policy for 38 and 42; with the fi
 (all-MiniLM-L6-v2)."""
 
 _TAIL_SHARE: Final = 2 / 3
-"""What is asked mostly stands at the end."""
+"""Share of the kept tokens that comes from the end of a text, where the question mostly stands."""
 
 
 class LongTextEmbeddings(HuggingFaceEmbeddings):

@@ -197,7 +197,7 @@ class AdaptedModel:
 
         Args:
             adapter: Applied to every row.
-            batch: B rows of T tokens behind the prefix, N answer tokens.
+            batch: B rows of T tokens after the prefix, with N answer tokens in all.
             below: Kept output for this batch. What follows the prefix goes through the layers below
                 the adapter at its first use only.
             check: Called at each target, forward and backward; raises where the pass is to end.

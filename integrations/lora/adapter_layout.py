@@ -28,7 +28,7 @@ from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 __all__ = ("Adapter", "AdapterLayout", "Target", "adapter_layout", "copy_sharing")
 
 _KEY_PREFIX = "base_model.model."
-"""What peft puts before a module's name in `adapter_model.safetensors`."""
+"""Prefix that peft puts before a module's name in `adapter_model.safetensors`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

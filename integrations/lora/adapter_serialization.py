@@ -24,7 +24,7 @@ from rttc_graph.protocols import TrainedAdapter
 __all__ = ("PEFT_CONFIG", "from_bytes", "to_bytes", "write_peft_folder")
 
 PEFT_CONFIG = "peft_config"
-"""Where an adapter's provenance holds the content of peft's `adapter_config.json`."""
+"""Key of an adapter's provenance that holds the content of peft's `adapter_config.json`."""
 
 
 def to_bytes(adapter: Adapter, layout: AdapterLayout) -> bytes:

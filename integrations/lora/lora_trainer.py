@@ -53,10 +53,10 @@ from rttc_graph.settings import TrainingDtype, TttSettings
 __all__ = ("LoraTrainer",)
 
 FIRST_USE_SECONDS = 2.0
-"""How long an adapter that was just trained or loaded waits for the request it was meant for."""
+"""Time that a newly trained or loaded adapter is kept for the request it was made for."""
 
 ROOM_SECONDS = 30.0
-"""How long a training or a load waits for room while all resident adapters are in use."""
+"""Longest time that a training or a load waits while all resident adapters are in use."""
 
 _TRAINING_BYTES = 2 * 2**30
 """Default of `max_training_bytes`: one training of rank 256 for SmolLM2-135M takes 1.25 GB."""
@@ -295,7 +295,7 @@ class LoraTrainer:
         """Let a training wait for its turn, if it can end in time.
 
         Raises:
-            BudgetExceeded: It cannot, behind the trainings that came before.
+            BudgetExceeded: It cannot, after the trainings that wait before it.
         """
         with self._lock:
             before = sum(other.least_work for other in self._plans if not other.is_trained)

@@ -126,7 +126,7 @@ class PublishingTrainer:
         await self._unload_oldest()
 
     async def loss(self, adapter: TrainedAdapter, examples: Sequence[TrainingExample]) -> float:
-        """Return what the adapter has left to learn, as the trainer behind this one has it."""
+        """Return the adapter's loss on the examples, from the wrapped trainer."""
         return await self._trainer.loss(adapter, examples)
 
     def _write(self, adapter: TrainedAdapter) -> str:

@@ -25,7 +25,7 @@ MOST_BYTES = 256 * 2**20
 
 
 class RowTerms(Protocol):
-    """What a model's targets give with adapters."""
+    """Outputs of a model's targets with adapters."""
 
     def output(
         self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]

@@ -41,7 +41,7 @@ class EncodedExample:
     ids: tuple[int, ...]
     """Prompt and answer."""
     answer_tokens: int
-    """How many at the end are the answer, end token included."""
+    """Number of tokens at the end that are the answer, end token included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class Batch:
     prefix: Tensor
     """Tokens that all rows start with, int64 [1, P]; P is 0 where nothing is shared."""
     input_ids: Tensor
-    """What follows the prefix in each row, int64 [B, T]."""
+    """Tokens that follow the prefix in each row, int64 [B, T]."""
     rows: Tensor
     """Row of each answer token, int64 [N]."""
     positions: Tensor
@@ -75,14 +75,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLimits:
-    """What one forward and backward pass may cost."""
+    """Memory limits of one forward and backward pass."""
 
     token_bytes: float
     """Memory for each token, padding included."""
     answer_bytes: float
     """Memory for each answer token, for its logits."""
     pair_tokens: float = 0.0
-    """What attention to one token costs, as a share of a token's linear layers."""
+    """Cost of attention to one token, as a share of the cost of a token's linear layers."""
     max_bytes: float
     """Limit of a pass; a single example is always tried."""
     recompute_bytes: float = math.inf
@@ -290,7 +290,7 @@ def _shared_tokens(examples: Sequence[EncodedExample]) -> int:
 
 
 def _tree(examples: Sequence[EncodedExample], shared: int, device: torch.device) -> Batch:
-    """Put the rests behind the prefix, each seeing the prefix and itself."""
+    """Append the rests to the prefix; each one attends to the prefix and itself."""
     ids, places, owners = list(examples[0].ids[:shared]), list(range(shared)), [0] * shared
     columns: list[int] = []
     targets: list[int] = []

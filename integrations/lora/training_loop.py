@@ -42,7 +42,7 @@ __all__ = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What a training made."""
+    """Result of a training."""
 
     adapter: Adapter
     losses: tuple[float, ...]
@@ -53,14 +53,14 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingWatch:
-    """Who looks on while a training runs, and what may end it."""
+    """Callbacks and limits of a running training."""
 
     on_step: Callable[[TrainStep], None]
     clock: Callable[[], float]
     """Seconds, of the same kind as `deadline`."""
     deadline: float | None
     pace: Pace = field(default_factory=lambda: Pace())
-    """How fast passes are; shared by the trainings of a model."""
+    """Measured speed of passes; shared by the trainings of a model."""
     is_stopped: Callable[[], bool] = lambda: False
     """Whether nobody wants the adapter any more, or the process ends; from any thread."""
 
@@ -172,8 +172,8 @@ def learning_rate_for(model: AdaptedModel, settings: TttSettings) -> float:
     """Return the settings' learning rate or, if it is 0, one for this base, of two digits.
 
     Whatever the gradient, AdamW moves each number of an adapter by about the learning rate, and so
-    the adapter's part of an output; what is left of it beside the base's part is the less, the
-    larger the base's weights are. The rate follows them: 2e-3 for SmolLM2-135M, 4.3e-4 for
+    the adapter's part of an output: the larger the base weights, the smaller the adapter's relative
+    effect. So the rate grows with the base's weights: 2e-3 for SmolLM2-135M, 4.3e-4 for
     Gemma-3-270M, where 2e-3 overshoots (docs/experiments.md, "A learning rate for each base").
     """
     if settings.learning_rate > 0:
@@ -276,7 +276,7 @@ class _Training:
         """Stop where the deadline has passed, or will have before the training can end.
 
         Args:
-            step: That is to be computed.
+            step: Step to compute.
             of_step: Work that is left of it.
         """
         if self.watch.is_stopped():

@@ -41,14 +41,14 @@ _DEFAULTS: dict[str, Any] = {
     "application_name": "rttc-graph",
     "client_encoding": "UTF8",  # not PGCLIENTENCODING's: texts may hold any character
 }
-"""What an address need not say: a peer that is gone is noticed within a minute."""
+"""Connection options unless the address sets them: a dead peer is noticed within a minute."""
 
 _SECRETS = frozenset(
     {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
 )
 
 _DRIVER = re.compile(r"^\s*postgres(?:ql)?\+\w+://")
-"""How SQLAlchemy names a driver in an address."""
+"""Driver name that SQLAlchemy puts into an address."""
 
 _URI = re.compile(r"^\s*postgres(?:ql)?://")
 

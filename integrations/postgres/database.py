@@ -55,7 +55,7 @@ BACKGROUND_SECONDS = 10.0
 """Longest silence in work that nobody waits for, such as storing an adapter."""
 
 _CLOSE_SECONDS = 5.0
-"""How long `close` waits for statements in hand before it cancels them."""
+"""Longest time that `close` waits for running statements before it cancels them."""
 
 _PREPARE_AFTER = 2
 """Executions after which a statement is prepared."""

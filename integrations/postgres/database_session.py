@@ -28,7 +28,7 @@ from rttc_graph.integrations.postgres.statements import statement
 __all__ = ("CANCEL_SECONDS", "DatabaseSession", "WorkStopped")
 
 CANCEL_SECONDS = 2.0
-"""How long a server may take to cancel a statement before its connection is cut."""
+"""Longest time for cancelling a statement; after it the connection is cut."""
 
 
 class WorkStopped(RttcError):
@@ -36,7 +36,7 @@ class WorkStopped(RttcError):
 
 
 class DatabaseSession:
-    """What a piece of work has of the database.
+    """Access of one piece of work to the database.
 
     Args:
         patience_seconds: How long it may show no sign of life.

@@ -17,7 +17,7 @@ from rttc_graph.support.identity import checked_name
 __all__ = ("PostgresLedgerStore", "RunStatistics")
 
 _PRUNE_SECONDS = 3600.0
-"""How often runs that are too old are looked for."""
+"""Interval of deleting old runs, in seconds."""
 
 _MOST_DAYS = 36_500
 """A hundred years."""
@@ -25,7 +25,7 @@ _MOST_DAYS = 36_500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatistics:
-    """What the runs of one domain that one arm answered did on one day, by UTC."""
+    """Figures of the runs of one domain that one arm answered on one day (UTC)."""
 
     domain: str
     """Empty for runs that named none."""

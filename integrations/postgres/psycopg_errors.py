@@ -23,15 +23,15 @@ DRIVER_ERRORS = psycopg.Error
 """Whatever the driver raises."""
 
 LOST = (psycopg.OperationalError, psycopg.InterfaceError)
-"""What a lost connection raises: the server's words, or the driver's when it notices first."""
+"""Errors of a lost connection, from the server or from the driver if it notices first."""
 
 UNPREPARED = (
     sqlstate.InvalidSqlStatementName,
     sqlstate.DuplicatePreparedStatement,
     sqlstate.ProtocolViolation,
 )
-"""What prepared statements meet behind a pooler that gives each transaction another session: they
-are not there, or those of another client are."""
+"""Errors of prepared statements behind a pooler that gives each transaction another session: the
+statement is missing, or another client's has its name."""
 
 _POOLER = (
     "a pooler in transaction mode is in between: give your own pool with "
@@ -41,7 +41,7 @@ _POOLER = (
 
 
 class UnusableDatabase(psycopg.NotSupportedError):
-    """A database that cannot hold what is to be stored in it, or a server that does not start."""
+    """A database with a wrong encoding or version, or a server that does not start."""
 
 
 class UnreachableDatabase(psycopg.OperationalError):
@@ -63,7 +63,7 @@ _HINTS_BY_WORDS = {
     "vector type not found": "run `rttc db migrate`",
     "unsupported startup parameter": "name it in PgBouncer's ignore_startup_parameters",
 }
-"""For errors without a class of their own."""
+"""Hints for errors without a class of their own."""
 
 _LASTING = (sqlstate.DiskFull,)
 """Operational errors that the next try will meet again, unlike lost connections and time-outs."""

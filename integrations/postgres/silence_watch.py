@@ -1,4 +1,4 @@
-"""Looks after all work on one database: what shows no sign of life loses its connection."""
+"""Watch over all work on one database: a session that stays silent loses its connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("SilenceWatch",)
 
 _LOOK_SECONDS = 0.25
 _LOOKS_WITHOUT_WORK = 20
-"""After which the thread ends, until there is work again."""
+"""Checks without work after which the thread ends; new work starts another."""
 
 
 class SilenceWatch:

@@ -135,7 +135,7 @@ class ChatJudge(RewardModel):
         calls = [ChatCall(turns=turns, options=self._options) for turns in prompts.values()]
         try:
             replies = await self._calls.replies(calls)
-        except Exception as exc:  # vendors share no base class, and any of them may be behind this
+        except Exception as exc:  # vendors' errors share no base class
             raise RewardModelError(
                 f"judge {self._name!r} failed: {describe(exc)}", retryable=is_retryable(exc)
             ) from exc

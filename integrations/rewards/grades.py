@@ -21,7 +21,7 @@ _WORDS: Final = (
     *("six", "seven", "eight", "nine", "ten"),
 )
 _SCALES: Final = (1, 5, 10, 20, 100)
-"""What judges count to; in `3/4` the 4 is none of them, so that is no grade."""
+"""Top marks of the usual scales; 4 is none of them, so `3/4` is no grade."""
 
 _HIGHEST: Final = 10.0
 
@@ -40,12 +40,12 @@ _GRADE = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _ENDS = re.compile(r"\s*(?:[.!,;]?\s*|\([^()\d]*\)\s*\.?)")
-"""What may stand behind a grade on its line."""
+"""Text that may follow a grade on its line."""
 
 _REASONS = re.compile(
     r"(?:\.|,|;|:|\s[-\u2013\u2014]|\s\(|\s+because\b|\s+since\b)(?!\d)\D*", re.IGNORECASE
 )
-"""What may stand behind a grade with a label: words about it, without another number."""
+"""Text that may follow a labelled grade: words about it, without another number."""
 
 _FINAL = re.compile(r"\b(?:final|overall|total)\b", re.IGNORECASE)
 _MARKUP = re.compile(r"[*_`\"'#>|]|\\boxed|[{}$\\]")

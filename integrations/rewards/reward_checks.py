@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rttc_graph.errors import RewardModelError
 
 _ROUNDING = 1e-6
-"""How far outside [0, 1] a score may be for float32 to be the reason."""
+"""Distance from [0, 1] that float32 rounding explains; such scores are clipped."""
 
 
 def checked_rewards(scores: Sequence[object], *, expected: int, source: str) -> list[float]:

@@ -47,12 +47,12 @@ _VENDOR_ERRORS = (
     *(OSError, ValueError, KeyError, ImportError, RuntimeError),
     *(SafetensorError, UnpicklingError),
 )
-"""What torch, transformers and safetensors raise; they share no base class."""
+"""Errors of torch, transformers and safetensors; they share no base class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifierSettings:
-    """How a sequence classifier is loaded and read."""
+    """Settings for loading a sequence classifier and reading its output."""
 
     max_tokens: int = 4096
     """Longest input; a model with a shorter context is given that. Reward models are mostly

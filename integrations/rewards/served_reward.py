@@ -38,7 +38,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedSettings:
-    """How a served reward model is called."""
+    """Settings for calling a served reward model."""
 
     route: Route = "classify"
     model: str | None = None
@@ -53,7 +53,7 @@ class ServedSettings:
     """Longer questions keep their end, longer answers both ends; the server's context is its own
     affair and is told to cut on the left, where the question stands."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    """For example `Authorization`."""
+    """HTTP headers of each call, for example `Authorization`."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
@@ -89,7 +89,7 @@ class ServedReward(RewardModel):
         name: For people and for calibrations; the served model's, else the URL, by default.
 
     Raises:
-        ConfigurationError: The URL is none.
+        ConfigurationError: Not a URL.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class _Caller:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What one route is asked, and how its answer is read."""
+    """Request and response format of one route."""
 
     body: Callable[[Sequence[Pair]], dict[str, Any]]
     scores: Callable[[Any, int], list[float]]
@@ -240,7 +240,7 @@ def _in_order(rows: Any, count: int) -> list[Any]:
 
 
 def _number(value: Any) -> float:
-    """Return a score as it was sent: yes, a text or what is not finite is none."""
+    """Return a score as it was sent; booleans, texts and infinite numbers are refused."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise TypeError(type(value).__name__)
     return float(value)

@@ -35,7 +35,7 @@ from rttc_graph.state import ChatTurn
 
 
 class CallOptions(BaseModel):
-    """What a call may set, over the model's own fields of the same names."""
+    """Options that a call may set; they override the model's fields of the same names."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

@@ -82,7 +82,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
     """Return the strings that mean something else than their letters to a model.
 
     These are the special tokens, and of the other added tokens those that the chat template writes:
-    `<think>` is one, the runs of spaces of a model for code are none.
+    `<think>` is one; runs of spaces in models for code are not.
     """
     template = str(cast("object", tokenizer.chat_template) or "")
     added = cast("Mapping[int, Any]", tokenizer.added_tokens_decoder)
@@ -99,7 +99,7 @@ class _Controls:
     pattern: re.Pattern[str]
 
     def cut(self, text: str, mark: str) -> str:
-        """Return the text with a mark behind the first character of each control token."""
+        """Return the text with a mark after the first character of each control token."""
         if not any(string in text for string in self.strings):
             return text
         # Looked for at each place, since control tokens may overlap.

@@ -39,7 +39,8 @@ from rttc_graph.integrations.transformers.precision import (
 from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
-"""In the order in which transformers prefers them; only the first kind present is digested."""
+"""Kinds of weight files in transformers' order of preference; only the first present is
+digested."""
 
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
 """Keys of a config.json that say nothing about what the model computes."""
@@ -86,7 +87,7 @@ class LoadedModel:
     adapters: RowAdapters | None = None
     """`None` while no adapters are possible."""
     thinking: bool | None = None
-    """What the chat template is told as `enable_thinking`; `None` leaves it to the template."""
+    """Value of `enable_thinking` for the chat template; `None` leaves it to the template."""
 
     @property
     def end_id(self) -> int | None:
@@ -116,7 +117,7 @@ class LoadedModel:
             yield forward
 
     def owner(self, key: str | None, reuse_scope: str = "") -> Owner:
-        """Return whose the keys and values are that an adapter, or the base, computes."""
+        """Return the cache owner for keys and values of this adapter, or of the base."""
         if key is None or self.adapters is None:
             return reuse_scope, None, -1
         return reuse_scope, key, self.adapters.version(key)
@@ -197,7 +198,7 @@ def _told(thinking: bool | None) -> str:
 def readable_config(source: str | Path, **options: Any) -> PreTrainedConfig:
     """Return a model's configuration, without a padding token that its vocabulary does not have.
 
-    Some configurations say -1, or the first number behind the vocabulary, for no such token; the
+    Some configurations say -1, or the size of the vocabulary, for no such token; the
     first is taken for the token of every place, and a model with the second cannot be made.
 
     Args:

@@ -37,7 +37,7 @@ So training keeps a quarter of a lane that is never idle, and slows generation b
 """
 
 FOREGROUND_SECONDS = 0.2
-"""What foreground steps may take at least between two background steps."""
+"""Least time that foreground steps get between two background steps."""
 
 
 @dataclass(eq=False, slots=True)

@@ -31,6 +31,6 @@ def encode_prompt(loaded: LoadedModel, messages: Sequence[ChatTurn]) -> list[int
 
 
 def encode_answer(loaded: LoadedModel, answer: str, *, end: bool) -> list[int]:
-    """Return an answer's ids, with the end token behind them if `end` and the model has one."""
+    """Return an answer's ids, followed by the end token if `end` and the model has one."""
     ids = encode_text(loaded.tokenizer, answer)
     return [*ids, loaded.end_id] if end and loaded.end_id is not None else ids

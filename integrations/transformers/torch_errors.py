@@ -12,7 +12,7 @@ import torch
 from rttc_graph.errors import PolicyModelError, RttcError
 
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-"""How torch's allocators say it in a plain `RuntimeError`."""
+"""Words of torch's allocators in a plain `RuntimeError` for memory that ran out."""
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def translated(action: str) -> Generator[None]:
     """Re-raise errors of the model's code as PolicyModelError, saying what was being done.
 
     Any `Exception` is meant: a model's own code asserts, reads files and runs out of memory, and
-    whoever waits for the row has to be told in each case.
+    the caller that waits for the row must be told in each case.
     """
     try:
         yield

@@ -17,13 +17,13 @@ import torch
 __all__ = ("ThreadsByLoad",)
 
 _MOST = torch.get_num_threads()
-"""What torch was given: a lane that takes fewer lowers what torch says from then on."""
+"""torch's thread count at start; read once, because `set_num_threads` changes it."""
 
 _LOAD_SECONDS = 60.0
 """Time constant of the load average that is read, the first of the system's three."""
 
 LOOK_AGAIN_SECONDS = 5.0
-"""How often the system renews its load average."""
+"""Interval at which the system renews its load average."""
 
 
 def _load() -> float:

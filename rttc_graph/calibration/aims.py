@@ -19,7 +19,7 @@ GRID = tuple(round(step / 50, 2) for step in range(51))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aim:
-    """What a gate is to reach; at most one of the three.
+    """Aim of choosing a gate; at most one of the three.
 
     With none, the cheapest gate that is not reliably worse than the most accurate one: the
     difference, question by question, is within one standard error. The very highest accuracy is
@@ -58,7 +58,7 @@ class Aim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatePoint:
-    """What cascade does with one gate."""
+    """Accuracy and cost of cascade with one gate."""
 
     gate: Gate
     rights: tuple[float, ...]

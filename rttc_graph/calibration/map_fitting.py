@@ -53,7 +53,7 @@ class FittedMap:
     """Mean log-loss of always predicting the base rate, in nats."""
     pairs: int
     held_out: tuple[float, ...]
-    """For each answer P(right) by the map that was fitted without its fold, in order."""
+    """P(right) of each answer, in order, by the map that was fitted without its fold."""
     ece: float
     """Expected calibration error of `held_out`: mean distance of said and found in ten bins."""
     tells_nothing: bool

@@ -25,7 +25,7 @@ class Proposal:
 
     calibration: FittedCalibration
     questions: Sequence[EvaluatedQuestion]
-    """With calibrated rewards, each by a map that was fitted without this question's fold."""
+    """Questions with calibrated rewards, each by a map fitted without the question's fold."""
     points: Sequence[GatePoint]
     """Gates of the cascade over these rewards; where rewards tell nothing, only gates that ignore
     them."""
@@ -155,7 +155,7 @@ def cross_fitted(
 def _gate_for(
     data_set: str, calibration: FittedCalibration, seen: Sequence[EvaluatedQuestion], aim: Aim
 ) -> Gate:
-    """Return the gate that a data set's own questions give, or all where there are none."""
+    """Return the gate from a data set's own questions, or from all questions if it has none."""
     same = [question for question in seen if question.data_set == data_set]
     return choose(_gates(same or seen, calibration), aim).gate
 

@@ -54,7 +54,7 @@ def check_outputs(*files: Path | str | None, logs: Sequence[Path] = ()) -> None:
     """Refuse files that cannot be written, before the work whose figures go there.
 
     Args:
-        files: Written at the end; `-` and `None` are none.
+        files: Files to write at the end; `-` and `None` name no file.
         logs: Added to as the work goes on; their folders are made.
 
     Raises:

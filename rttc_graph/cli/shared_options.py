@@ -15,7 +15,7 @@ from rttc_graph.support.identity import checked_name
 
 
 def one_of(names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
-    """Return the parser of a flag whose value is one of some names, asked for when it is read."""
+    """Return a parser for a flag that takes one of some names, looked up when it is parsed."""
 
     def parse(value: str) -> str:
         if value not in names():
@@ -26,7 +26,7 @@ def one_of(names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
 
 
 def shown(names: Callable[[], Sequence[str]]) -> str:
-    """Return how `--help` shows the names."""
+    """Return the names as `--help` shows them."""
     return f"[{'|'.join(names())}]"
 
 
@@ -48,12 +48,12 @@ Scorer = Annotated[
 
 
 def checked_domain(name: str | None) -> str | None:
-    """Return a domain as a flag gives it, checked before any work; a blank one is none."""
+    """Return the domain of a flag, checked before any work; a blank one passes unchecked."""
     return checked_name("domain", name) if name and name.strip() else name
 
 
 def checked_tenant(name: str | None) -> str | None:
-    """Return a tenant as a flag gives it, checked before any work."""
+    """Return the tenant of a flag, checked before any work."""
     return None if name is None else checked_name("tenant", name)
 
 
@@ -116,5 +116,5 @@ Best = Annotated[
 
 
 def split_names(text: str) -> list[str]:
-    """Return the words of a list written with commas, without those that are empty."""
+    """Return the names of a comma-separated list, without empty ones."""
     return [word.strip() for word in text.split(",") if word.strip()]

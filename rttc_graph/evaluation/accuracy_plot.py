@@ -18,7 +18,7 @@ _MARKERS = "osD^vPX*"
 
 
 class AccuracyPoint(TypedDict):
-    """What a plot of accuracy against cost needs of a policy."""
+    """Data of one policy for a plot of accuracy against cost."""
 
     accuracy: float
     interval: list[float]

@@ -20,7 +20,7 @@ from rttc_graph.support.json_lines import add_lines, load_lines
 
 
 class RowKey(NamedTuple):
-    """What one answer is known by."""
+    """Key of one answer in the file."""
 
     digest: str
     """Digest of the settings that the answer was made with."""
@@ -49,7 +49,7 @@ class AnsweredRow(TypedDict):
     arm: Arm
     id: str | None
     domain: str | None
-    """In which samples were looked for; `None` for all."""
+    """Domain that was searched for samples; `None` for all."""
     question: str
     reference: str
     metadata: dict[str, Any]
@@ -71,7 +71,7 @@ class ArmAnswer(AnsweredRow, total=False):
 
 
 class Judgement(TypedDict):
-    """What one reward model said of one answer."""
+    """Reward that one reward model gave to one answer."""
 
     kind: Literal["judgement"]
     digest: str
@@ -88,7 +88,7 @@ class Judgement(TypedDict):
 
 
 class SettingsLine(TypedDict):
-    """What a digest stands for, for people who read the file later."""
+    """Settings behind a digest, for people who read the file later."""
 
     kind: Literal["settings"]
     digest: str

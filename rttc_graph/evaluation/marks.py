@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 FINAL_MARK = "####"
-"""What the answers of GSM8K write before the final number."""
+"""Mark before the final number in the answers of GSM8K."""
 
 _MARK = re.compile(r"####|\\f?boxed\s*\{|<answer>", re.IGNORECASE)
 _END_TAG = re.compile(r"</answer>", re.IGNORECASE)

@@ -65,10 +65,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What a run accepts, and with which arm it begins."""
+    """τr and first arm: the rule by which a run accepts an answer or goes on."""
 
     tau_r: float
-    """In the units of the rewards."""
+    """Least reward of an accepted answer, in the units of the rewards."""
     first_arm: FirstArm = PLAIN
     """First arm of cascade and compare."""
 

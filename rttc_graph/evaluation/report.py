@@ -18,15 +18,15 @@ REPORT = "report.md"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportInput:
-    """What a report is made of."""
+    """Input of a report."""
 
     title: str
     groups: Sequence[GroupFigures]
     """All questions first."""
     questions: Sequence[EvaluatedQuestion]
-    """With the rewards that counted."""
+    """Questions with the rewards that were used."""
     raw: Sequence[EvaluatedQuestion]
-    """With raw rewards; the same where there is no calibration."""
+    """Questions with raw rewards; equal to `questions` where there is no calibration."""
     settings: Mapping[str, object]
     """Everything that the figures depend on, for the reader."""
 

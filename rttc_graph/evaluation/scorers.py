@@ -35,7 +35,8 @@ _STATED_WORD = (
 )
 _CLAUSE = "as|because|and|but|for|if|in|is|it|not|or|since|so|which|while"
 _NOT_BEFORE_A_WORD = rf"(?![\w'\u2019])(?!\s+(?!(?:{_CLAUSE})\b)[a-z])"
-"""An article or a pronoun has a word behind it; a letter that is chosen has another clause."""
+"""Words after a single letter: an article or pronoun is followed by a word, a chosen letter by a
+new clause."""
 _STATED_LETTER = re.compile(
     rf"(?i:{_STATING}(?:{_LINK})?(?:(?:choice|option|letter)\s+)?{_MARKUP})"
     rf"(?P<letter>[B-HJ-Z](?![\w'\u2019])|[Aa-z]{_NOT_BEFORE_A_WORD}|I(?![\w'\u2019])(?!\s+[a-z]))"

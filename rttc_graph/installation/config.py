@@ -38,7 +38,7 @@ class _TomlFile(TomlConfigSettingsSource):
 
 
 class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportIncompatibleVariableOverride]  # a superset
-    """Where everything lies, which models are used, and the defaults of a run."""
+    """Settings of an installation: folders, database, models, and the defaults of a run."""
 
     model_config = SettingsConfigDict(
         env_prefix="RTTC_", env_ignore_empty=True, extra="forbid", frozen=True

@@ -37,7 +37,7 @@ _DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knowledge:
-    """What lies in the database, and the embedder that its vectors are made with."""
+    """Contents of the database, and the embedder that makes its vectors."""
 
     embedder: LangChainEmbedder
     database: Database

@@ -51,7 +51,7 @@ class LocalRttc:
     judge: RewardModel
     """The reward model with its raw scores."""
     parts: RttcParts
-    """What `graph` is made of, for hosts that build it with other parts or a checkpointer."""
+    """Parts of `graph`, for hosts that build it with other parts or a checkpointer."""
     graph: RttcGraph
 
     async def ask(
@@ -73,7 +73,7 @@ class LocalRttc:
                 left, and its ledger says what failed.
 
         Raises:
-            RttcError: A model is not to be had, or a database that is needed.
+            RttcError: A model or the database is unavailable.
         """
         await asyncio.gather(
             self.engine.in_lane(lambda _: None),

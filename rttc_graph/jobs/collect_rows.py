@@ -61,7 +61,7 @@ class RowsWanted:
     domain: str | None
     log: Path
     arms: Sequence[Arm] = field(default_factory=cascade_arms)
-    """Which arms run."""
+    """Arms to run."""
 
 
 def wanted_data_sets(

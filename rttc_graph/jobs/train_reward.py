@@ -87,7 +87,7 @@ async def sample_candidates(
     """Draw the candidates of a material with the installation's models; resumes what the log has.
 
     Raises:
-        RttcError: A file or a model is not to be had, or a setting is wrong.
+        RttcError: A file or a model is unavailable, or a setting is wrong.
     """
     questions, samples = await asyncio.to_thread(material.read)
     with _engine(config) as engine:
@@ -116,7 +116,7 @@ async def train_on(
     """Train on candidates with the installation's backbone, off the event loop.
 
     Raises:
-        RttcError: The backbone is not to be had, or there is too little to learn from.
+        RttcError: The backbone is unavailable, or there are too few candidates.
     """
 
     def train(base: RewardBase) -> TrainResult:
@@ -161,7 +161,7 @@ async def measure_on(
     """Measure the installation's reward model on candidates.
 
     Raises:
-        RttcError: It is not to be had, or failed.
+        RttcError: The reward model is unavailable, or failed.
     """
     with _engine(config) as engine:
         judge = open_reward_model(config, engine, LoraTrainer(engine).base_fingerprint)

@@ -1,4 +1,4 @@
-"""How a job tells whoever started it what it is doing, without knowing how that is shown."""
+"""Progress of a job, reported without knowing how it is shown."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _KEY = re.compile(r"rttc_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """What is stored of a key; the key itself is not."""
+    """Stored record of a key; the key itself is not stored."""
 
     id: str
     """16 hexadecimal characters, part of the key, for lists and for revoking it."""
@@ -41,7 +41,7 @@ class ApiKey:
     """Tenant whose samples and cache the bearer works with."""
     scopes: tuple[KeyScope, ...]
     name: str
-    """For people: who or what has it."""
+    """Note on who or what uses the key."""
     created_at: datetime | None = None
     revoked_at: datetime | None = None
 
@@ -52,7 +52,7 @@ class ApiKey:
 
 
 class ApiKeyStore(Protocol):
-    """Where keys are kept."""
+    """Store of API keys."""
 
     async def find(self, key_id: str) -> ApiKey | None:
         """Return a key, revoked or not.
@@ -94,7 +94,7 @@ def parse_key(text: str) -> str | None:
 
 
 def key_digest(key: str) -> bytes:
-    """Return what is stored instead of a key."""
+    """Return the digest that is stored instead of a key."""
     return hashlib.sha256(key.encode("utf-8", "replace")).digest()
 
 
@@ -102,7 +102,7 @@ def checked_scopes(scopes: Collection[str]) -> tuple[KeyScope, ...]:
     """Return the scopes in their usual order.
 
     Raises:
-        ConfigurationError: One is unknown, or there is none.
+        ConfigurationError: A scope is unknown, or there is none.
     """
     if unknown := sorted(set(scopes) - set(SCOPES)):
         raise ConfigurationError(f"unknown scopes {unknown!r}; there are {', '.join(SCOPES)}")

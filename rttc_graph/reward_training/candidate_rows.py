@@ -20,12 +20,12 @@ from rttc_graph.state import Arm, Candidate, FinishReason
 from rttc_graph.support.json_lines import add_lines, load_lines
 
 FreeSource = Literal["reference", "neighbour", "other", "echo", "empty", "injected"]
-"""Where an answer comes from that costs nothing: the row itself, a near sample with another answer,
-a sample drawn at random, the question said back (perhaps with a wrong answer behind), nothing, an
-answer that speaks to the judge."""
+"""Sources of answers that need no generation: the row itself, a near sample with another answer, a
+sample drawn at random, the question repeated (perhaps with a wrong answer after it), an empty
+answer, an answer that speaks to the judge."""
 
 Source = FreeSource | Arm
-"""Where an answer comes from; those of arms are the policy model's."""
+"""Source of an answer; an arm's name means the policy model."""
 
 
 class CandidateRow(TypedDict):

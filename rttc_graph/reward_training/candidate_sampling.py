@@ -100,7 +100,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateSampler:
-    """What answers are drawn with.
+    """Makes candidate answers with a policy model, and from near samples.
 
     Args:
         policy_model: Gives the answers of the arms; `None` for none but those of samples.

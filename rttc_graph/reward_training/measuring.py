@@ -14,7 +14,7 @@ from rttc_graph.reward_training.reward_metrics import RewardMetrics, reward_metr
 
 
 class Measured(TypedDict):
-    """What a reward model is worth on a file of candidates."""
+    """Metrics of a reward model on a file of candidates."""
 
     reward_model: str
     ms_per_pair: float

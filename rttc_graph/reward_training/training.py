@@ -53,7 +53,7 @@ _PASS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """What is trained, on what, and how."""
+    """Settings of training a reward model."""
 
     name: str
     backbone: Backbone = "towers"

@@ -178,7 +178,7 @@ def _echo(question: str, chance: random.Random) -> str:
 
 
 def with_plea(answer: str, chance: random.Random) -> str:
-    """Return an answer with a plea to its judge before or behind it; an empty one is plea alone."""
+    """Return an answer with a plea to its judge before or after it."""
     plea = _plea(chance)
     if not answer:
         return plea

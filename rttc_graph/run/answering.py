@@ -26,7 +26,7 @@ from rttc_graph.support.thinking import answer_behind, spoken
 
 
 class AnswerUpdate(TypedDict):
-    """What `generate` and `rag_generate` write."""
+    """State update of `generate` and `rag_generate`."""
 
     candidates: list[Candidate]
     tried: list[Attempt]

@@ -17,7 +17,7 @@ from rttc_graph.state import Attempt, RttcState
 
 
 class TrainingAnswer(BaseModel):
-    """What a person says to a training."""
+    """Answer of a person who was asked before a training."""
 
     choice: Literal["train", "skip", "accept"] = Field(
         description="Train the adapter, go on without it, or take the best answer so far."

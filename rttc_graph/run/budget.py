@@ -17,7 +17,7 @@ NOTHING_SPENT: Spent = {"seconds": 0.0, "tokens": 0, "arms": 0}
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What is left of a run's budget; values may be below zero."""
+    """Rest of a run's budget; values may be below zero."""
 
     seconds: float
     tokens: int

@@ -28,7 +28,7 @@ def entry(node: str, event: str, *, since: float, **detail: Any) -> LedgerEntry:
 
 
 def record(state: RttcState, scope: RunScope, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
-    """Return the ledger with `entries` behind it, and stream each of them as a custom event."""
+    """Return the ledger with `entries` appended, and stream each of them as a custom event."""
     for one in entries:
         scope.emit({"event": "ledger", "entry": one})
     return [*state.get("ledger", []), *entries]

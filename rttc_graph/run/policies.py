@@ -19,15 +19,16 @@ from rttc_graph.state import Attempt, Candidate, Decision, RttcState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """What a policy may look at."""
+    """View of a run that a policy decides on."""
 
     tried: frozenset[Attempt]
     possible: frozenset[Attempt]
-    """What the graph and the samples found allow; before `retrieve` has run, all that might."""
+    """Attempts that the graph and the retrieved samples allow; before `retrieve`, all that might
+    be."""
     best_reward: float | None
     tau_r: float
     first_arm: FirstArm = PLAIN
-    """With which cascade and compare begin."""
+    """First arm of cascade and compare."""
 
     @property
     def accepted(self) -> bool:

@@ -44,7 +44,7 @@ def direct_messages(query: str, history: Sequence[ChatTurn] = ()) -> tuple[ChatT
 def rag_messages(
     query: str, samples: Sequence[Sample], history: Sequence[ChatTurn] = ()
 ) -> tuple[ChatTurn, ...]:
-    """Return the prompt with samples as solved turns behind the system prompt.
+    """Return the prompt with samples as solved turns after the system prompt.
 
     Args:
         query: The question to answer.
@@ -103,7 +103,7 @@ def _turn(message: AnyMessage, place: int) -> ChatTurn | None:
 
 
 _MEDIA = ("image", "audio", "video", "file", "media", "input_", "document")
-"""How the types of parts begin that say something to a person."""
+"""Prefixes of the types of message parts that a person sees or hears."""
 
 
 def _text_of(message: BaseMessage, place: int) -> str:

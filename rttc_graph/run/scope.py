@@ -33,11 +33,11 @@ class RunScope:
 
     settings: RttcSettings
     allowance: Allowance
-    """What was left of the budget when the step began."""
+    """Rest of the budget when the step began."""
     started: float
     """Reading of `time.monotonic()` when the step began."""
     emit: Callable[[dict[str, Any]], None]
-    """Send a custom event to whoever streams the run; may be called from any thread."""
+    """Send a custom event to the run's stream; may be called from any thread."""
     reuse_scope: str = ""
     """Among whose runs work is used again: `rttc_graph.protocols.reuse_scope`."""
 
@@ -168,7 +168,7 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     An interrupt of the waiting thread cancels the coroutine.
 
     Raises:
-        RuntimeError: It was called from the very loop that would have to do the work.
+        RuntimeError: Called from the loop that would have to do the work.
     """
     loop = _own_loop(os.getpid())
     if threading.current_thread().name == _THREAD_NAME:

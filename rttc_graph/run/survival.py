@@ -15,7 +15,7 @@ from rttc_graph.errors import BackendError, BudgetExceeded
 T = TypeVar("T")
 
 GRACE_SECONDS = 2.0
-"""How long past its deadline a component that knows the deadline may take to return what it has."""
+"""Time past the deadline in which a component that knows the deadline may return what it has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ as a 12-character escape pair, fit twice; a file without line ends is not read i
 _BATCH_ROWS = 1024
 _SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
-"""What Excel puts before the header to name the separator."""
+"""Line that Excel puts before the header to name the separator."""
 
 
 def jsonl_rows(path: Path) -> Iterator[RawRow]:

@@ -26,7 +26,7 @@ DEFAULT_BATCH_SIZE = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestProgress:
-    """How far an ingest is, after each batch and once before the first."""
+    """Progress of an ingest, sent after each batch and once before the first."""
 
     rows: int
     """Usable rows dealt with so far."""
@@ -37,7 +37,7 @@ class IngestProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestReport:
-    """What an ingest did."""
+    """Result of an ingest."""
 
     rows: int
     """Usable rows; `stored + updated + already`."""

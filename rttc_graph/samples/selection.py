@@ -28,7 +28,8 @@ PRESELECTED = 8
 """Nearest samples for each that is chosen: 64 for `k=8`, as was measured (docs/experiments.md)."""
 
 MOST_PRESELECTED = 512
-"""For the largest `k` of a run, 64. Time and memory grow with the square of this."""
+"""Most nearest samples to choose among, for the largest `k` of a run, 64. Time and memory grow with
+the square of this."""
 
 
 def preselected(choice: SamplesChoice, k: int) -> int:

@@ -47,11 +47,11 @@ EMBEDDER_HEADER = "rttc-embedder"
 """Fingerprint of the embedder whose vectors the knowledge base holds."""
 
 MOST_SAMPLES = 10_000
-"""In one message."""
+"""Most samples in one message."""
 
 _LARGEST_HALF = 65_504.0
 _UNIT_TOLERANCE = 0.02
-"""How far from 1 a vector's length may be: half precision keeps three decimals."""
+"""Largest distance of a vector's length from 1: half precision keeps three decimals."""
 
 Name = Annotated[
     str,
@@ -77,7 +77,7 @@ class EmbedderInfo(BaseModel):
 
 
 class KnowledgeBaseInfo(BaseModel):
-    """What a client checks before its first search."""
+    """Facts that a client checks before its first search."""
 
     protocol: int
     server: str = Field(description="Version of rttc-graph.")
@@ -169,7 +169,7 @@ class DeleteRequest(Message):
 
 
 class ChangeReply(BaseModel):
-    """How many samples were new, or deleted."""
+    """Number of samples that were new, or deleted."""
 
     samples: int
     updated: int = 0

@@ -48,7 +48,7 @@ _KB_PLACES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedParts:
-    """What a server offers; a part that is `None` has no routes."""
+    """Parts that a server offers; a part that is `None` has no routes."""
 
     parts: RttcParts | None = None
     """Parts of the graph, at `/rttc` and `/v1`."""

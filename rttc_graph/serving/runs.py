@@ -100,7 +100,8 @@ class Runner:
 
         Args:
             given: The question.
-            settings: From `settings`; the budget is cut to what is left of the request's time.
+            settings: Settings from `settings`; the budget is limited to the request's remaining
+                time.
             caller: Sender of the request.
             thread: Conversation that the run continues; runs of one conversation wait in turn.
             config: LangChain's, for tracing.

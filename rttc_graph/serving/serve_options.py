@@ -1,4 +1,4 @@
-"""What a server takes on: sizes, numbers and times, each with its limit."""
+"""Limits of a server: sizes, numbers and times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("ServeOptions", "is_loopback")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """Limits of a server; what is over them is refused, never cut."""
+    """Limits of a server; a request beyond them is refused, never truncated."""
 
     concurrency: int = 8
     """Runs at once, as many as the database has connections; the models' lanes batch them."""
@@ -33,8 +33,8 @@ class ServeOptions:
     idle_seconds: float = 75.0
     """Longest time that a connection waits for the next request, or for the client to read on."""
     connections: int = 1000
-    """Connections at once, fewer where the process may not have so many files. A new one takes the
-    place of the one that has waited longest for a whole request."""
+    """Most connections at once; fewer if the process's limit of open files is lower. A new one
+    replaces the one that has waited longest for a whole request."""
     address_connections: int = 250
     """Connections from one address; behind a proxy, all clients share one."""
     batch: int = 16
@@ -59,7 +59,7 @@ class ServeOptions:
 
     @property
     def longest_seconds(self) -> float:
-        """Longest a request may take once its body is here; past it something is stuck."""
+        """Longest time of a request after its body has arrived; after it something is stuck."""
         return self.queue_seconds + self.run_seconds + 10.0
 
 

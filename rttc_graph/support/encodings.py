@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 _HEAD_BYTES = 4
-"""What RFC 4627 needs to tell UTF-8, UTF-16 and UTF-32 apart, with a byte order mark or without:
+"""Bytes that tell UTF-8, UTF-16 and UTF-32 apart (RFC 4627), with a byte order mark or without:
 JSON, a CSV header and a settings file all begin with two ASCII characters."""
 
 

@@ -1,4 +1,4 @@
-"""What a reasoning model thinks, told from the answer that stands behind it.
+"""The answer of a reasoning model, separated from the thoughts before it.
 
 Models write their thoughts between marks. The opening mark may stand in the prompt, so that only
 the closing one is in the text, and a text may end before it does.
@@ -78,7 +78,7 @@ _WRAPPED = (
     ),
     re.compile(r"\s*<\|START_RESPONSE\|>(?P<answer>.*?)(?:<\|END_RESPONSE\|>\s*|$)", re.DOTALL),
 )
-"""What some models put around the answer behind their thoughts."""
+"""Tags that some models put around the answer after their thoughts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Spoken:
     """A model's text taken apart."""
 
     answer: str
-    """Without white space around it; empty if the thoughts did not end."""
+    """Answer without surrounding white space; empty if the thoughts did not end."""
     has_thoughts: bool
 
 

@@ -25,7 +25,7 @@ __all__ = ("AdapterNews", "kept_alive")
 _LOG = logging.getLogger(__name__)
 
 _LISTEN_SECONDS = 0.5
-"""How often the listener looks whether anybody still waits."""
+"""Interval at which the listener checks whether anybody still waits."""
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def kept_alive(database: Database, claim: Claim) -> Generator[None]:
 class AdapterNews:
     """One listening connection for all who wait for adapters, while anybody does.
 
-    News may be missed, when the connection fails or is not to be had: who waits asks again anyway.
+    News may be missed when the connection fails or is unavailable; waiting callers poll anyway.
     """
 
     def __init__(self, database: Database) -> None:

@@ -48,13 +48,14 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
-"""How long news of an adapter may be late when the notification was lost."""
+"""Interval of polling for an adapter, in case its notification was lost."""
 
 _STORE_SECONDS = 1.0
-"""How long a trained adapter waits to be stored before it is used; storing it goes on."""
+"""Longest time that a run waits for its trained adapter to be stored; storing goes on after it."""
 
 _RELEASE_SECONDS = 5.0
-"""How long the server may be silent when a lease is given up, which runs out by itself."""
+"""Longest silence of the server while a lease is released; an unreleased lease expires by
+itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class CacheStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
-    """What a purge removed."""
+    """Numbers of rows that a purge removed."""
 
     states: int
     adapters: int

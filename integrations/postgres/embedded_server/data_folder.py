@@ -26,7 +26,7 @@ if sys.platform != "win32":
 __all__ = ("DataFolder", "explained", "locate_data")
 
 _OUTSIDE = (Path("/var/lib/rttc-graph"), Path("/var/tmp/rttc-graph"))
-"""Where root's data goes when `home` is closed to the server's user; both survive a reboot."""
+"""Folders for root's data when the server's user may not read `home`; both survive a reboot."""
 
 _LONGEST_SOCKET_FOLDER = 80
 """Bytes; a socket's whole path may have 103 (macOS) or 107 (Linux)."""

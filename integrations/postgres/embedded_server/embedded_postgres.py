@@ -32,7 +32,7 @@ _EXIT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedStatus:
-    """What is known of an embedded server without starting it."""
+    """Status of an embedded server, read without starting it."""
 
     running: bool
     """Whether it accepts connections."""

@@ -76,7 +76,7 @@ class FileLock:
 
 
 def _close_to_others(file: int) -> None:
-    """Take the rights of other users away: whoever can read a file can lock it for ever."""
+    """Remove the rights of other users: anyone who can read a file can lock it for ever."""
     found = os.fstat(file)
     if found.st_mode & 0o077 and found.st_uid == os.geteuid():
         os.fchmod(file, 0o600)

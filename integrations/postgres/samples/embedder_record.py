@@ -29,7 +29,10 @@ _MAX_INLINE_DIMENSION = 3000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderIdentity:
-    """What two embedders must have in common for their vectors to be compared."""
+    """Identity of an embedder.
+
+    Vectors of two embedders are comparable if name, fingerprint and dimension are equal.
+    """
 
     name: str
     fingerprint: str

@@ -30,7 +30,7 @@ _BEFORE_ALL: Mapping[str, Any] = {"domain_id": 0, "tenant": "", "id": b""}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReembedProgress:
-    """How far a re-embedding is."""
+    """Progress of a re-embedding."""
 
     done: int
     """Samples embedded by this call."""

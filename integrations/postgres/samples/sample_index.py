@@ -50,11 +50,11 @@ _BUILD_SETTINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexProgress:
-    """How far a build is."""
+    """Progress of an index build."""
 
     domain: str
     phase: str
-    """In the server's words."""
+    """Phase of the build, as the server names it."""
     done: int
     """Progress towards `total`, in the phase's own unit."""
     total: int

@@ -28,8 +28,8 @@ INDEX_ROWS = 5000
 """Rows of a partition from which on it has an index; below, an exact search takes some 5 ms."""
 
 _FILTERED_FACTOR = 2
-"""How many times more rows a tenant may have in a partition shared with larger ones and be searched
-exactly: an index scan that throws most of its rows away is no faster."""
+"""Factor on the index threshold for a tenant in a shared partition: up to it the tenant's rows are
+searched exactly, since an index scan that discards most rows is no faster."""
 
 _MAX_SEEN = 10_000
 """Tenants' domains whose last scope is remembered."""
@@ -40,7 +40,7 @@ _EF_SEARCH = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchScope:
-    """What a search goes through."""
+    """Partitions and row counts that a search covers."""
 
     domain_ids: list[int]
     revision: int
@@ -80,7 +80,7 @@ class SearchScope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleQuery:
-    """What is searched for."""
+    """Vector, number and filters of a search for samples."""
 
     vector: HalfVector
     k: int

@@ -23,7 +23,8 @@ from rttc_graph.protocols import (
 _LOG = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 60.0
-"""How old a calibration in memory may be: a new one is used within a minute, without a restart."""
+"""Longest time that a calibration is kept in memory: a new one is used within a minute, without a
+restart."""
 
 ProbabilityMap = Callable[[float, str | None], float]
 """Function of raw score and domain that returns P(right)."""

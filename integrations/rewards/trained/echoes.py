@@ -36,13 +36,13 @@ _WORD = re.compile(f"[{_NO_SPACES}]|[^\\W_{_NO_SPACES}]+")
 _BEHIND = re.compile(
     r"[\s.,;:!?…'\"”\u2019»)\]}>*_`\u3002\uff0c\u3001\uff1a\uff1b\uff01\uff1f\u300d\u300f]*"
 )
-"""What closes a copy; a sign or a currency before a number is the answer's own."""
+"""Characters that close a copy; a sign or currency before a number belongs to the answer."""
 
 _LABEL_BEFORE = re.compile(r"(?:\A|\n)[*_#> ]*[^\W_]+(?: [^\W_]+)? ?[:\uff1a][*_ ]*\Z")
-"""What announces a copy: "Q:", "You asked:"."""
+"""Label before a copy: "Q:", "You asked:"."""
 
 _LABEL_BEHIND = re.compile(r"\A[*_#> ]*[^\W_]+(?: [^\W_]+)? ?[:\uff1a](?:[*_]*\s+|\Z)")
-"""What then announces the answer: "A:", "My answer:"."""
+"""Label before the answer that follows a copy: "A:", "My answer:"."""
 
 _OPENING = " \t\r\n'\"“\u2018«([{<*_`\u300c\u300e"
 
@@ -50,7 +50,7 @@ _OPENING = " \t\r\n'\"“\u2018«([{<*_`\u300c\u300e"
 @dataclass(frozen=True, slots=True)
 class _Word:
     text: str
-    """Without letter case and forms of width."""
+    """Text in lower case and with normalised character width."""
     start: int
     end: int
 

@@ -33,7 +33,7 @@ _WARM_UP_STEPS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadSettings:
-    """How the head learns.
+    """Settings for training the head.
 
     10 epochs at 1e-3 were the best of four settings tried on the reward model that ships.
     """
@@ -64,7 +64,7 @@ class HeadSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadLearned:
-    """How it went; the network has the head of the best held-out loss."""
+    """Result of training the head; the network has the head with the best held-out loss."""
 
     steps: int
     pairs: int

@@ -32,7 +32,7 @@ _BLEND_WINDOW = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnSettings:
-    """How the network learns."""
+    """Settings for training the network."""
 
     loss: Loss = "both"
     epochs: float = 3.0
@@ -40,7 +40,7 @@ class LearnSettings:
     groups_per_step: int = 8
     weight_decay: float = 0.01
     checks: int = 8
-    """How often the held-out loss is looked at."""
+    """Number of times that the held-out loss is measured."""
     patience: int = 3
     """Looks without a better loss after which training stops."""
     seed: int = 0
@@ -86,7 +86,7 @@ class LearnProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """How a training went; the network has the weights of the best held-out loss."""
+    """Result of a training; the network has the weights with the best held-out loss."""
 
     steps: int
     best_step: int

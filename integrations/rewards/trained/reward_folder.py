@@ -34,7 +34,7 @@ _VENDOR_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, RuntimeError),
     *(SafetensorError, UnpicklingError),
 )
-"""What torch, transformers and safetensors raise for a folder that they cannot read."""
+"""Errors of torch, transformers and safetensors for a folder that they cannot read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

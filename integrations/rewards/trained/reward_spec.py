@@ -21,8 +21,8 @@ CARD_FILE = "README.md"
 FORMAT = 1
 
 READING = 2
-"""How a pair becomes the network's input; raised when the same pair is read in another way. 1 read
-the answer as it is, 2 takes out its copies of the question."""
+"""Version of how a pair becomes the network's input; raised whenever that changes. 1 read the
+answer as it is, 2 removes its copies of the question."""
 
 Backbone = Literal["towers", "encoder", "causal"]
 """`towers`: a BERT-like encoder reads question and answer apart from each other. `encoder`: the
@@ -32,7 +32,7 @@ and is asked at its last token."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitMap:
-    """Logit and signals to P(right): `sigmoid(bias + logit·L + Σ signal·weight)`."""
+    """Map from logit and signals to P(right): `sigmoid(bias + logit·L + Σ signal·weight)`."""
 
     bias: float = 0.0
     logit: float = 1.0
@@ -42,7 +42,7 @@ class LogitMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardSpec:
-    """How the network is built around its backbone, and how its output is read."""
+    """Structure of the network around its backbone, and how its output is read."""
 
     name: str
     backbone: Backbone
@@ -55,7 +55,7 @@ class RewardSpec:
     """Width of the head."""
     max_tokens: int
     with_signals: LogitMap = field(default_factory=LogitMap)
-    """For answers that carry their model's log-probability."""
+    """Map for answers that carry their model's log-probability."""
     without_signals: LogitMap = field(default_factory=LogitMap)
     training: dict[str, Any] = field(default_factory=dict[str, Any])
     """Settings, data and figures, for people."""

@@ -10,7 +10,7 @@ from rttc_graph.state import Candidate
 from rttc_graph.support.logistic import sigmoid
 
 SIGNALS = 2
-"""How many `answer_signals` returns."""
+"""Number of signals that `answer_signals` returns."""
 
 _LOWEST = -4.0
 """Mean log-probability below which all answers count as equally unlikely."""

@@ -14,7 +14,7 @@ _CHARACTERS_PER_TOKEN = 16
 """More than a token of running text has; what is cut by this would not have been read anyway."""
 
 _CHARACTERS_SEARCHED = 50_000
-"""What is looked through for copies of the question, 0.4 s at most; the ends of a longer text."""
+"""Characters searched for copies of the question, 0.4 s at most; of a longer text, its two ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ Padding then is a third of a prompt at most; further apart, another pass costs l
 
 
 MOST_FAULTS = 2
-"""Passes in company that may fail with a row; from then on it is computed by itself."""
+"""Failed passes of the running batch after which a row is computed by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class _Row:
         self.enters_alone = False
         """Whether its prompt is computed in a pass of its own, since one in company failed."""
         self.faults = 0
-        """How many passes of the running batch failed with it."""
+        """Number of passes of the running batch that failed with this row."""
         self.drafts = Drafts(asked.drafts, partial(encode_answer, loaded, end=True))
         self._deadline = request.deadline
         self._on_text = request.on_text
@@ -314,7 +314,7 @@ class Decoder:
         return self._prefixes.longest(row.owner, row.ids) if self._has_company else None
 
     def _rest(self, row: _Row) -> int:
-        """Return how many tokens of a row are to be computed."""
+        """Return how many tokens of a row must be computed."""
         known = self._known(row)
         return len(row.ids) - (known.tokens if known else 0)
 
@@ -390,7 +390,7 @@ class Decoder:
         if not self._has_company or len(rows) > 1 or not rows[0].draw.is_greedy:
             return ()
         row = rows[0]
-        # One more token is chosen behind the draft.
+        # One more token is chosen after the draft.
         return row.drafts.after(row.tokens, room=row.room - len(row.tokens) - 1)
 
     def _take(self, rows: Sequence[_Row], logits: Tensor, draft: Sequence[int]) -> None:

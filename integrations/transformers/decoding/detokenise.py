@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from rttc_graph.support.thinking import OPENING_MARKS, THOUGHT_MARKS
 
 _LONGEST_OPENING = 24
-"""Tokens at the end of a prompt that a mark of thoughts and white space behind it may take."""
+"""Most tokens at the end of a prompt for a mark of thoughts and the white space after it."""
 
 _UNFINISHED = "\ufffd"
-"""What tokenizers show for bytes that are no whole character yet."""
+"""Replacement character that tokenizers give for bytes of an unfinished character."""
 
 
 class TextStream:
@@ -46,7 +46,7 @@ class TextStream:
         self._window = 0
         """Index of the first token that is still decoded, for the sake of its successors."""
         self._clean = 0
-        """Index behind the last token at which the text ended with a whole character."""
+        """Index after the last token at which the text ended with a whole character."""
         self._seen = 0
         """Characters of the window's text that are in `text` already."""
         self._released = 0

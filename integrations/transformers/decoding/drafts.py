@@ -19,19 +19,20 @@ _MOST_REPEATED = 32
 """That limit for the previous answer to this exact prompt, which is most likely right."""
 
 _MOST_MISSES = 2
-"""Guesses without a right token; behind them a row is written, as an answer that reasons is."""
+"""Drafts in a row without an accepted token after which the row is decoded token by token, as a
+reasoning answer is."""
 
 
 class Drafts:
-    """What one row's answer may be.
+    """Drafts of one row's answer.
 
     Args:
         texts: The likeliest first.
-        encode: Makes tokens of a text, with the end token behind them.
+        encode: Returns a text's tokens, followed by the end token.
     """
 
     last_answer: tuple[int, ...] = ()
-    """To the same prompt, likelier than any text; to be set before the first use."""
+    """Previous answer to the same prompt, the likeliest draft; set before the first use."""
 
     def __init__(self, texts: Sequence[str], encode: Callable[[str], Sequence[int]]) -> None:
         self._texts = texts

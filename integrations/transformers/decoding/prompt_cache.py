@@ -25,11 +25,12 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """What is known of a prompt: the keys and values of its first tokens."""
+    """Known part of a prompt: keys and values of its first tokens."""
 
     layers: Layers
     tokens: int
-    """How many may be used; always fewer than the prompt has, since the last one gives logits."""
+    """Number of tokens that may be reused; fewer than the prompt has, since the last one gives
+    logits."""
 
 
 @dataclass(slots=True, eq=False)

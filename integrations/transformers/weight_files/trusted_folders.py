@@ -17,11 +17,11 @@ from rttc_graph.errors import ConfigurationError
 __all__ = ("NO_CODE", "refuse_code")
 
 NO_CODE: Final = {"trust_remote_code": False}
-"""For every `from_pretrained`: without a word transformers asks whoever sits at the terminal."""
+"""Option for every `from_pretrained`: without it transformers asks at the terminal."""
 
 _LIBRARY = "sentence_transformers."
 _NAMING_FILES: Final = ("modules.json", "router_config.json", "config.json")
-"""Where classes are named, in the folder itself and in those of its modules."""
+"""Files that name classes, in the folder itself and in those of its modules."""
 
 
 def refuse_code(folder: Path) -> None:

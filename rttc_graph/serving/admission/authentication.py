@@ -27,7 +27,7 @@ _MOST_REMEMBERED = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who sent a request."""
+    """Sender of a request."""
 
     tenant: str | None
     """Tenant whose samples and cache the caller may use; `None` allows any, on a server without

@@ -1,4 +1,4 @@
-"""A queue before something that only so many may use at once.
+"""A first-come, first-served queue for requests, with a limit on how many run at once.
 
 It belongs to the event loop of the server, which is the only one to touch it.
 """
@@ -87,14 +87,14 @@ class RequestQueue:
             raise
 
     def _give_up(self, turn: asyncio.Future[None]) -> None:
-        """Leave the queue, or pass on a place that came at the very moment."""
+        """Leave the queue, or pass on a place that was granted at the same moment."""
         if turn in self._waiting:
             self._waiting.remove(turn)
         elif turn.done() and not turn.cancelled():
             self._leave()
 
     def _leave(self) -> None:
-        """Hand the place to whoever waits first, or leave it free."""
+        """Hand the place to the first in the queue, or free it."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -16,15 +16,15 @@ from rttc_graph.protocols.api_keys import KeyScope
 __all__ = ("QueueName", "RouteRights", "needed_rights")
 
 QueueName = Literal["runs", "kb"]
-"""Which queue a request waits in: that of the models, or that of the knowledge base."""
+"""Name of the queue that a request waits in: for the models, or for the knowledge base."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouteRights:
-    """What a request needs."""
+    """Rights and queue that a request needs."""
 
     scope: KeyScope | None
-    """`None`: anybody may."""
+    """Scope that the key must have; `None` for a route that is open to all."""
     queue: QueueName | None = None
     is_ingest: bool = False
 

@@ -68,7 +68,7 @@ def knowledge_base_router(
 
 
 class _Routes:
-    """What the routes do."""
+    """Handlers of the knowledge base's routes."""
 
     def __init__(
         self, knowledge_base: KnowledgeBase, embedder: Embedder, default_tenant: str

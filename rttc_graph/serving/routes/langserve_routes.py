@@ -31,7 +31,7 @@ __all__ = ("PATH", "langserve_router")
 PATH = "/rttc"
 
 _CALLER = "rttc_caller"
-"""Where a request's caller stands among the configurable values; clients cannot send it."""
+"""Key of the caller among the configurable values; clients cannot send it."""
 
 
 class ServedGraph(RunnableLambda[Any, Answer]):

@@ -44,7 +44,8 @@ __all__ = ("openai_router",)
 
 _PING_SECONDS = 15.0
 _FIRST_SECONDS = 5.0
-"""How long a stream waits for what may still turn out to be the client's mistake."""
+"""Time that a stream waits before it begins, so that a client's mistake still gets an error
+status."""
 
 _PING = b": working\n\n"
 _DONE = b"data: [DONE]\n\n"

@@ -76,7 +76,7 @@ class RequestMessage(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream is to contain."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
@@ -145,7 +145,7 @@ class CompletionRequest(BaseModel):
 _WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 )
-"""What a client may send for its own records."""
+"""Fields that a client may send for its own records; they are ignored."""
 
 _NEUTRAL: dict[str, list[Any]] = {
     "n": [1],
@@ -215,7 +215,7 @@ class Completion(BaseModel):
 
 
 class Delta(BaseModel):
-    """What a chunk adds to the message."""
+    """Text that a chunk adds to the message."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
@@ -252,7 +252,7 @@ class ModelEntry(BaseModel):
 
 
 class ModelList(BaseModel):
-    """What is served."""
+    """List of the served models."""
 
     object: Literal["list"] = "list"
     data: list[ModelEntry]

@@ -71,7 +71,7 @@ class QuestionBody(BaseModel):
     domain: str | None = Field(
         default=None,
         max_length=MAX_NAME_CHARACTERS,
-        description="Domain of the knowledge base; all if there is none.",
+        description="Domain of the knowledge base to search (default: all).",
     )
     messages: list[GivenMessage] | None = Field(
         default=None, description="A conversation that ends with a human message."
@@ -86,7 +86,7 @@ class QuestionBody(BaseModel):
 
 
 class Report(BaseModel):
-    """How an answer came about."""
+    """Record of how an answer came about."""
 
     arm: Arm = Field(description="The arm that gave the answer.")
     reward: float | None = Field(description="Its reward; `None` if the judge failed.")
@@ -114,7 +114,7 @@ class Answer(Report):
     answer: str
     messages: list[AnyMessage] = Field(
         default_factory=list[AnyMessage],
-        description="The conversation with the answer behind it, if the question came as one.",
+        description="The conversation with the answer appended, if the question came as one.",
     )
 
     @staticmethod
