@@ -52,7 +52,7 @@ class Below:
 
 
 class AdaptedModel:
-    """The base model's forward pass with LoRA terms; to be used by one thread at a time.
+    """The base model's forward pass with LoRA terms; for one thread at a time.
 
     Measured on SmolLM2-135M, one thread, one row, milliseconds a token: base alone 50, one adapter
     here 57, peft with `adapter_names` 120; eight rows with eight adapters: 104, 128 and 300.
@@ -88,7 +88,7 @@ class AdaptedModel:
         """Return a forward pass of the base model's signature that adapts each row of the batch.
 
         Args:
-            adapters: One for each row; rows of `None` get the base model's output, bit by bit.
+            adapters: Adapter of each row; rows of `None` get the base model's output, bit by bit.
         """
         terms = combine_adapters(adapters)
 
@@ -99,12 +99,12 @@ class AdaptedModel:
         return forward
 
     def multiply_in(self, dtype: torch.dtype) -> None:
-        """Let trainings multiply by the weights in a type; at first it is the model's own.
+        """Set the type that trainings multiply by the weights in; the model's own at first.
 
         Weights in another type are copies, which stay until this is called again. Everything but
         these products keeps its type, and so does everything outside of a training.
         """
-        self._frozen.clear()  # first let go of the copies before
+        self._frozen.clear()  # frees the copies of the previous type first
         other = None if dtype == self.dtype else dtype
         self._frozen.extend(FrozenLinear.from_module(module, other) for module in self._linear)
         self.products: torch.dtype = dtype
@@ -117,14 +117,14 @@ class AdaptedModel:
     def can_share_prefix(self) -> bool:
         """Whether a prefix computed once may serve every row: the model caches all keys it saw.
 
-        Windows that slide and states that run on are left alone.
+        Models with sliding windows or carried states share no prefix.
         """
         layers = self._cache_layers
         return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
     @cached_property
     def _cache_layers(self) -> list[object]:
-        """What the model keeps of each layer; nothing if it keeps more than keys and values."""
+        """Caches of the model's layers; empty if it keeps more than keys and values."""
         with torch.inference_mode():
             ids = torch.zeros((1, 2), dtype=torch.long, device=self.device)
             output = self._twin(input_ids=ids, use_cache=True)
@@ -133,10 +133,10 @@ class AdaptedModel:
 
     @cached_property
     def tree_tokens(self) -> int:
-        """Longest example that may be in a tree; 0 if the model obeys no mask of ours.
+        """Longest example that may be in a tree; 0 if the model ignores a custom mask.
 
-        Within a window that slides, and within a chunk, a tree's mask hides all that the model's
-        own would hide; beyond it does not.
+        Within a sliding window or a chunk, a tree's mask hides all that the model's own mask would
+        hide; beyond it does not.
         """
         if not self._cache_layers or not self._obeys_a_mask():
             return 0
@@ -148,9 +148,8 @@ class AdaptedModel:
     def weight_scale(self) -> float:
         """Median over the targets of √in times the weights' root mean square.
 
-        That is about how much larger a target's output is than its input, if the input is like
-        noise; 4.7 for SmolLM2-135M, 1.0 for Gemma-3-270M. Of quantised weights just that is
-        measured, with noise.
+        That is about the factor from a target's input to its output, for an input like noise: 4.7
+        for SmolLM2-135M, 1.0 for Gemma-3-270M. For quantised weights it is measured with noise.
         """
         return statistics.median(
             _scale_of(self._twin.get_submodule(target.name), target, self._twin.dtype)
@@ -158,11 +157,11 @@ class AdaptedModel:
         )
 
     def _obeys_a_mask(self) -> bool:
-        """Try it: the second of two branches in one row must come out as it does alone."""
+        """Try whether the second of two branches in one row comes out as it does alone."""
         ids = torch.tensor([[1, 2, 3, 4, 5]], device=self.device)  # 1 2 3 and 1 4 5
         places = torch.tensor([[0, 1, 2, 1, 2]], device=self.device)
         owner = torch.tensor([0, 1, 1, 2, 2], device=self.device)
-        sees = ((owner[:, None] == owner) | (owner == 0)).tril()[None, None]
+        sees = ((owner[:, None] == owner) | (owner == 0)).tril()[None, None]  # [1, 1, 5, 5]
         with torch.inference_mode():
             alone = self._twin(input_ids=ids[:, [0, 3, 4]], use_cache=False).logits[0, 1:].float()
             try:
@@ -172,13 +171,13 @@ class AdaptedModel:
                     position_ids=places,
                     use_cache=False,
                 )
-            except Exception:  # noqa: BLE001  # it wants another mask
+            except Exception:  # noqa: BLE001  # the model needs a mask of another form
                 return False
             off = (packed.logits[0, 3:].float() - alone).abs().mean()
         return bool(off < ROUNDING * alone.std())
 
     def below(self, adapter: Adapter) -> Below:
-        """Return a place to keep what the layers below an adapter make of one batch."""
+        """Return an empty store for the output of the layers below an adapter for one batch."""
         return Below(layers=sum(first < adapter.first for _, first in self.layout.layers))
 
     def logits_at(
@@ -191,16 +190,16 @@ class AdaptedModel:
         """Return the logits before each answer token, with gradients to the adapter's tensors.
 
         The shared prefix is computed once: its keys and values are repeated for all rows and
-        gather the gradients of all; in a tree all rests follow it. The head sees no place but
-        those asked for: it is the largest matrix of a small model. There is no mask for padding,
-        since with padding on the right no token of a causal model sees it.
+        collect the gradients of all. The head, the largest matrix of a small model, is computed
+        for the answer tokens alone. Padding needs no mask: it is on the right, where no token of a
+        causal model sees it.
 
         Args:
-            adapter: Applied to every row.
+            adapter: Adapter for every row.
             batch: B rows of T tokens after the prefix, with N answer tokens in all.
             below: Kept output for this batch. What follows the prefix goes through the layers below
                 the adapter at its first use only.
-            check: Called at each target, forward and backward; raises where the pass is to end.
+            check: Called at each target, forward and backward; raises to end the pass.
 
         Returns:
             Logits, float32 [N, vocabulary].
@@ -220,7 +219,7 @@ class AdaptedModel:
         return cast("Tensor", output.logits)[0].float()
 
     def _additive(self, sees: Tensor) -> Tensor:
-        """Return a mask as every implementation of attention takes it."""
+        """Return `sees` as an additive mask, which every implementation of attention takes."""
         dtype = self._twin.dtype
         return torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
 
@@ -248,7 +247,7 @@ class AdaptedModel:
             below = self._below
             if below is not None and number < below.layers:
                 if below.output is not None:
-                    return below.output  # of the topmost one: nobody sees what is between
+                    return below.output  # only the topmost layer's output is used
                 output = forward(*args, **kwargs)
                 if number == below.layers - 1:
                     below.output = output
@@ -260,7 +259,7 @@ class AdaptedModel:
         return forward_layer
 
     def _recomputed(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Keep a layer's input alone; the backward pass computes it again, with this adapter."""
+        """Run a layer with gradient checkpointing: its input alone is kept, with this adapter."""
         terms = self._terms
 
         def with_adapter(*args: Any, **kwargs: Any) -> Any:
@@ -279,12 +278,13 @@ class AdaptedModel:
             self._picked, self._recomputes, self._below = None, False, None
 
     def _at_answers(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return the head's forward pass, in a training for the chosen places alone."""
+        """Return the head's forward pass; in a training it covers the answer tokens alone."""
 
         def forward_head(states: Tensor) -> Tensor:
             if self._picked is None:
                 return forward(states)
-            chosen = states[self._picked].unsqueeze(0)  # of [B, T, H] the chosen ones as [1, N, H]
+            # Of [B, T, H] the places (row, position) of the N answer tokens, as [1, N, H].
+            chosen = states[self._picked].unsqueeze(0)
             head = self._frozen[-1]
             return forward(chosen) if head is None else head(chosen, None, 0.0)
 

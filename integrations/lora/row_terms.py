@@ -1,9 +1,9 @@
-"""The LoRA terms of a batch's rows, each row with an adapter of its own or none.
+"""The LoRA forward pass of a batch in which each row has its own adapter, or none.
 
-Few adapters are applied one after the other to neighbouring rows. Many are laid side by side, so
-that a target takes two batched products whatever the number of rows: on SmolLM2-135M with eight
-rows and eight adapters of rank 8 a token's terms take 8 to 12 ms instead of 30 to 38 ms, and laying
-them side by side takes 8 ms (one thread; docs/experiments.md).
+Few adapters are applied one after the other to neighbouring rows. Many are stacked, so that a
+target takes two batched products whatever the number of rows: on SmolLM2-135M with eight rows and
+eight adapters of rank 8 a token's terms take 8 to 12 ms instead of 30 to 38 ms, and stacking them
+takes 8 ms (one thread; docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rttc_graph.integrations.lora.adapter_layout import Adapter
 __all__ = ("MOST_BYTES", "OneByOne", "RowTerms", "SideBySide", "add_product", "combine_adapters")
 
 MOST_BYTES = 256 * 2**20
-"""Memory of adapters side by side, beside the resident ones, while a forward pass may use them."""
+"""Most memory of stacked adapters, beside the resident ones, while a forward pass uses them."""
 
 
 class RowTerms(Protocol):
@@ -30,16 +30,16 @@ class RowTerms(Protocol):
     def output(
         self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Return what target number `index` makes of `x`, its terms included.
+        """Return the output of target number `index` for `x`, with the rows' terms.
 
         Args:
             index: Index of the target in the layout.
             name: Name of the target, for messages.
-            x: What the target is given; its first dimension counts the rows of the batch.
-            forward: The target without terms; its result is fresh.
+            x: Input of the target [B, T, in], or with the rows of the batch first in another shape.
+            forward: The target without terms; its result is a new tensor that may be changed.
 
         Raises:
-            AdaptationError: There are not as many rows as the batch has.
+            AdaptationError: `x` has not as many rows as the batch.
         """
         ...
 
@@ -55,7 +55,7 @@ def combine_adapters(adapters: Sequence[Adapter | None]) -> RowTerms | None:
 
 
 def _fit_side_by_side(spans: Sequence[_Span]) -> bool:
-    """Tell whether most rows have adapters of their own, all alike, and a copy of them fits."""
+    """Tell whether most rows have their own adapter, all of one shape, and a stack of them fits."""
     rows = sum(span.stop - span.start for span in spans)
     if 2 * len(spans) <= rows or len({(s.adapter.rank, s.adapter.first) for s in spans}) > 1:
         return False
@@ -120,13 +120,13 @@ class SideBySide:
         self._rows: Tensor | None = None
         if len(present) < len(adapters):
             adapted = [row for row, adapter in enumerate(adapters) if adapter is not None]
-            self._rows = torch.tensor(adapted, device=device)
+            self._rows = torch.tensor(adapted, device=device)  # [R], rows with an adapter
         self._pairs = [
             (torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs]))
             for pairs in zip(*(adapter.pairs for adapter in present), strict=True)
         ]  # A [R, rank, in] and B [R, out, rank]
         scales = [adapter.scale for adapter in present]
-        self._scale = torch.tensor(scales, device=device).view(-1, 1, 1)
+        self._scale = torch.tensor(scales, device=device).view(-1, 1, 1)  # [R, 1, 1]
 
     def output(
         self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
@@ -137,10 +137,10 @@ class SideBySide:
             return out
         _check_rows(name, x, self._batch)
         a, b = self._pairs[index - self._first]
-        given = x.reshape(self._batch, -1, x.shape[-1])
-        into = out.view(self._batch, -1, out.shape[-1])
+        given = x.reshape(self._batch, -1, x.shape[-1])  # [B, T, in]
+        into = out.view(self._batch, -1, out.shape[-1])  # [B, T, out]
         if self._rows is not None:
-            given = given[self._rows]
+            given = given[self._rows]  # [R, T, in], the rows that have an adapter
         low = torch.bmm(given.to(a.dtype), a.transpose(1, 2)).mul_(self._scale)  # [R, T, rank]
         if self._rows is not None:
             into.index_add_(0, self._rows, torch.bmm(low, b.transpose(1, 2)).to(out.dtype))
@@ -153,7 +153,7 @@ class SideBySide:
 
 def _add_term(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
     """Add `scale · x Aᵀ Bᵀ` to `out` in place; `out` is a linear layer's fresh result."""
-    low = x.reshape(-1, x.shape[-1]).to(a.dtype) @ a.t()
+    low = x.reshape(-1, x.shape[-1]).to(a.dtype) @ a.t()  # [N, rank]
     add_product(out.view(-1, out.shape[-1]), low, b.t(), scale)
 
 
@@ -161,9 +161,9 @@ def add_product(out: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
     """Add `scale · left right` to `out` in place, whatever its type.
 
     Args:
-        out: [N, M].
-        left: [N, rank].
-        right: [rank, M], of the same type.
+        out: Sum so far [N, M].
+        left: Left factor [N, rank].
+        right: Right factor [rank, M], of the same type.
         scale: Factor.
     """
     if out.dtype == left.dtype:

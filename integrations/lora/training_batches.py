@@ -27,8 +27,8 @@ Peak measured on SmolLM2-135M in float32, of 305 000 features: 1.9 MB a token in
 """
 
 _RECOMPUTED = 4 / 3
-"""Work of a pass whose layers are computed twice, to one without: forward counts as one of three.
-"""
+"""Work of a pass with gradient checkpointing, relative to one without: forward is one of three
+parts."""
 
 _BYTES_PER_LOGIT = 16.0
 """float32 logits, their log-softmax and the gradients of both."""
@@ -46,11 +46,15 @@ class EncodedExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Examples with what they have in common computed once.
+    """Examples whose common prefix is computed once, as padded rows or as a tree.
 
-    Either as rows: the rest of each example padded on the right to the longest. Or as a tree: one
-    row in which the rests follow the prefix one after the other, none of them padded, and `sees`
-    keeps them apart; without their last tokens, which predict nothing.
+    Rows: the rest of each example, padded on the right to the longest. Tree: one row, in which the
+    rests follow the prefix one after the other, unpadded and without their last tokens, which
+    predict nothing; the mask `sees` keeps them apart.
+
+        rows (prefix p, two rests)      tree
+        p p | a a a                     p p a a b b b
+        p p | b b b b
     """
 
     prefix: Tensor
@@ -70,7 +74,7 @@ class Batch:
     sees: Tensor | None = None
     """Whether a token (row) sees another (column), for a tree, bool [1, 1, T, T]."""
     recompute: bool = False
-    """Whether each layer keeps its input alone and is computed again for the gradients."""
+    """Whether the pass uses gradient checkpointing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +108,9 @@ class StepLimits:
             layout: Layout of the model.
             vocabulary: Length of a row of logits.
             max_bytes: Limit of a pass.
-            free_bytes: What is free on the device.
-            recompute: Whether the layers of an example beyond the limit are computed twice; `None`
-                for those that would take more than half of what is free.
+            free_bytes: Free memory of the device.
+            recompute: Whether an example beyond the limit uses gradient checkpointing; `None`
+                decides by whether it would take more than half of the free memory.
         """
         features = sum(target.in_features + target.out_features for target in layout.targets)
         return cls(
@@ -123,7 +127,7 @@ class StepLimits:
 
         Args:
             examples: In any order.
-            tokens: To be computed for them, padding included.
+            tokens: Tokens to compute for them, padding included.
         """
         return self._bytes(examples, tokens) <= self.max_bytes
 
@@ -151,9 +155,9 @@ class StepLimits:
 def encode_examples(
     loaded: LoadedModel, examples: Sequence[TrainingExample]
 ) -> list[EncodedExample]:
-    """Turn examples into ids, the prompt exactly as generation makes it.
+    """Turn examples into ids, with prompts exactly as generation makes them.
 
-    What does not fit into the context is cut from the left of the prompt, never from the answer.
+    A prompt that does not fit into the context is truncated from the left, the answer never.
 
     Raises:
         AdaptationError: There is no example, or an answer alone exceeds the context.
@@ -178,14 +182,13 @@ def _encode(loaded: LoadedModel, number: int, example: TrainingExample) -> Encod
 def deal(
     examples: Sequence[EncodedExample], settings: TttSettings
 ) -> list[Sequence[EncodedExample]]:
-    """Deal examples out to the steps of an epoch.
+    """Distribute examples over the steps of an epoch.
 
-    Neighbours in the ranking go to different steps, and the nearest to the query to the last one,
-    after which the adapter answers.
+    Neighbours in the ranking go to different steps; the nearest to the query goes to the last one.
 
     Args:
         examples: At least one, the nearest to the query first.
-        settings: How many examples a step has.
+        settings: Gives the number of examples a step.
     """
     steps = settings.steps_of_epoch(len(examples))
     return [examples[::-1][step::steps] for step in range(steps)]
@@ -202,16 +205,16 @@ def pack(
     """Sort examples by length and fill as few batches as the limits allow.
 
     On SmolLM2-135M with 8 samples of about 50 tokens, of which 24 are shared, a tree takes
-    0.79 of the CPU time of padded rows behind a prefix (docs/experiments.md).
+    0.79 of the CPU time of padded rows after a prefix (docs/experiments.md).
 
     Args:
         examples: At least one.
-        limits: What a batch may cost.
-        device: Where the tensors go.
-        share_prefix: Whether rows may follow a prefix that is computed once for each batch. Exact;
-            of prompts with the same system prompt and instruction it is half.
-        tree_tokens: Longest example that may be in a tree, which is made where it is less work
-            than padded rows. Exact.
+        limits: Memory limits of a batch.
+        device: Device for the tensors.
+        share_prefix: Whether a batch's prefix is computed once for all rows. The result is exact;
+            with the same system prompt and instruction it saves half of the prompts.
+        tree_tokens: Longest example that may be in a tree, which is used where it is less work than
+            padded rows. The result is exact.
     """
     plan = _Plan(
         common=_shared_tokens(examples) if len(examples) > 1 else 0,
@@ -231,21 +234,21 @@ def pack(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """Chooses between rows and a tree; of the examples of a batch the longest comes first."""
+    """Chooses between rows and a tree; the longest example of a batch comes first."""
 
     common: int
-    """Tokens with which all examples begin."""
+    """Length of the prefix that all examples share."""
     share_prefix: bool
     tree_tokens: int
     limits: StepLimits
 
     @property
     def row_prefix(self) -> int:
-        """Tokens that padded rows have computed once."""
+        """Length of the prefix that padded rows compute once."""
         return self.common if self.share_prefix else 0
 
     def is_tree(self, examples: Sequence[EncodedExample]) -> bool:
-        """Weigh padding against attention, which in a tree computes every pair and hides most."""
+        """Tell whether a tree is less work: it needs no padding but attends over every pair."""
         longest = len(examples[0].ids)
         if len(examples) == 1 or longest > self.tree_tokens:
             return False
@@ -254,7 +257,7 @@ class _Plan:
         return self.limits.cost(tokens=tree, pairs=tree * tree) < rows
 
     def tokens(self, examples: Sequence[EncodedExample]) -> int:
-        """Return how many tokens a pass over the examples computes."""
+        """Return the number of tokens that a pass over the examples computes."""
         if self.is_tree(examples):
             return _tree_size(examples, self.common)
         return _padded_size(examples, self.row_prefix)
@@ -262,7 +265,7 @@ class _Plan:
 
 def _batch(group: Sequence[EncodedExample], plan: _Plan, device: torch.device) -> Batch:
     if len(group) == 1:
-        alone = _padded(group, 0, device)  # nobody to share with, and one pass is less than two
+        alone = _padded(group, 0, device)  # no prefix to share, and one pass is less work than two
         return replace(alone, recompute=plan.limits.wants_recomputing(group[0]))
     if plan.is_tree(group):
         return _tree(group, plan.common, device)
@@ -279,9 +282,9 @@ def _padded_size(examples: Sequence[EncodedExample], shared: int) -> int:
 
 
 def _shared_tokens(examples: Sequence[EncodedExample]) -> int:
-    """Return the length of the common prefix, the last token of every prompt left out.
+    """Return the length of the common prefix, without the last token of every prompt.
 
-    That token predicts the first one of the answer, so it belongs to the row.
+    That token predicts the answer's first one, so it must be in the row.
     """
     limit = min(len(example.ids) - example.answer_tokens - 1 for example in examples)
     columns = zip(*(example.ids for example in examples), strict=False)
@@ -294,14 +297,16 @@ def _tree(examples: Sequence[EncodedExample], shared: int, device: torch.device)
     ids, places, owners = list(examples[0].ids[:shared]), list(range(shared)), [0] * shared
     columns: list[int] = []
     targets: list[int] = []
-    for owner, example in enumerate(examples, start=1):
+    for number, example in enumerate(examples, start=1):
         ids += example.ids[shared:-1]
         places += range(shared, len(example.ids) - 1)
-        owners += [owner] * (len(example.ids) - 1 - shared)
+        owners += [number] * (len(example.ids) - 1 - shared)
+        # `ids` lacks the example's last token, so its last places predict the answer tokens.
         columns += range(len(ids) - example.answer_tokens, len(ids))
         targets += example.ids[-example.answer_tokens :]
-    owner_of = torch.tensor(owners)
-    sees = ((owner_of[:, None] == owner_of) | (owner_of == 0)).tril()
+    # [T, T]: a token sees itself and earlier tokens of its own example and of the prefix (owner 0).
+    owner = torch.tensor(owners)  # [T]
+    sees = ((owner[:, None] == owner) | (owner == 0)).tril()
     return Batch(
         prefix=torch.zeros((1, 0), dtype=torch.long, device=device),
         input_ids=torch.tensor([ids], device=device),
@@ -316,6 +321,7 @@ def _tree(examples: Sequence[EncodedExample], shared: int, device: torch.device)
 
 def _padded(examples: Sequence[EncodedExample], shared: int, device: torch.device) -> Batch:
     suffixes = [example.ids[shared:] for example in examples]
+    # Row and column of each answer token; the token before it, at column - 1, predicts it.
     places = [
         (row, column)
         for row, (ids, example) in enumerate(zip(suffixes, examples, strict=True))

@@ -152,7 +152,7 @@ def training_steps(
 
 
 def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch.device) -> Adapter:
-    """Return an adapter that changes nothing yet: `A` random, `B` zero, as peft starts.
+    """Return an adapter that changes nothing yet: `A` random, `B` zero, as in peft.
 
     `A` is uniform in ±1/√in (Kaiming with a = √5). It depends on the seed alone: the generator is
     our own, and the numbers are drawn on the CPU whatever the device.
@@ -169,7 +169,7 @@ def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch
 
 
 def learning_rate_for(model: AdaptedModel, settings: TttSettings) -> float:
-    """Return the settings' learning rate or, if it is 0, one for this base, of two digits.
+    """Return the settings' learning rate or, if it is 0, one for this base, to two digits.
 
     Whatever the gradient, AdamW moves each number of an adapter by about the learning rate, and so
     the adapter's part of an output: the larger the base weights, the smaller the adapter's relative
@@ -187,7 +187,7 @@ def epoch_steps(
     limits: StepLimits,
     settings: TttSettings,
 ) -> list[list[Batch]]:
-    """Return the steps of one epoch, packed in the best way that the model allows."""
+    """Return the batches of each step of one epoch, packed as the model allows."""
     return [
         pack(
             part,
@@ -213,11 +213,11 @@ class _Training:
 
     @property
     def steps(self) -> int:
-        """How many steps there are at most."""
+        """Most steps of the training."""
         return self.settings.steps(len(self.epoch))
 
     def train(self, weights: list[Tensor]) -> Generator[None, None, tuple[list[float], int]]:
-        """Return the loss of each step and the tokens of all."""
+        """Train, yielding between passes; return the loss of each step and the tokens of all."""
         device_type = self.model.device.type
         rate = learning_rate_for(self.model, self.settings)
         optimizer = torch.optim.AdamW(weights, rate, weight_decay=0.0, fused=device_type in _FUSED)
@@ -237,12 +237,12 @@ class _Training:
         return losses, tokens
 
     def _is_enough(self, step: int, loss: float) -> bool:
-        """Tell whether an epoch has ended well; its last step holds the nearest samples."""
+        """Tell whether an epoch ended below the loss limit; its last step has the nearest samples."""
         is_whole = step % len(self.epoch) == 0 and step >= self.settings.min_steps
         return is_whole and loss < self.settings.stop_loss
 
     def _accumulate(self, step: int, batches: Sequence[Batch]) -> Generator[None, None, float]:
-        """Leave the gradient of one step in the adapter and return the step's loss."""
+        """Accumulate the gradient of one step in the adapter and return the step's loss."""
         answers = sum(batch.targets.numel() for batch in batches)
         works = self.works[(step - 1) % len(self.epoch)] if self.works else [0.0] * len(batches)
         loss = 0.0
@@ -265,7 +265,7 @@ class _Training:
         """Run one batch forward and backward, and return its part of the loss."""
         with torch.enable_grad():
             below = self.below.setdefault(id(batch), self.model.below(self.adapter))
-            logits = self.model.logits_at(self.adapter, batch, below, self.watch.check)
+            logits = self.model.logits_at(self.adapter, batch, below, self.watch.check)  # [N, V]
             part = functional.cross_entropy(logits, batch.targets, reduction="sum") / answers
             value = part.item()
             if math.isfinite(value):
@@ -273,11 +273,11 @@ class _Training:
         return value
 
     def _check_deadline(self, step: int, *, of_step: float) -> None:
-        """Stop where the deadline has passed, or will have before the training can end.
+        """Raise if the deadline has passed, or will have passed before the training can end.
 
         Args:
             step: Step to compute.
-            of_step: Work that is left of it.
+            of_step: Work left in that step.
         """
         if self.watch.is_stopped():
             self.watch.check()
@@ -299,7 +299,7 @@ class _Training:
 
 
 def least_steps(settings: TttSettings, steps_of_epoch: int) -> int:
-    """Return after how many steps a training can end at the earliest."""
+    """Return the fewest steps that a training takes."""
     most = settings.steps(steps_of_epoch)
     if settings.stop_loss <= 0:
         return most

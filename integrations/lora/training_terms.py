@@ -1,9 +1,9 @@
-"""A training's adapter in every row, and the base's products beside it.
+"""The forward and backward pass of a target with one adapter in every row, for training.
 
-A target is one node of autograd: the product with the frozen weights, in the type in which the
-device is fast, and the two of low rank, in the adapter's own. On a CPU that multiplies in bfloat16
-a training of SmolLM2-135M takes two thirds of the time that a node for each operation and float32
-take (docs/experiments.md, "Products in bfloat16").
+A target is one node of autograd: the product with the frozen weights, in the type that is fast on
+the device, and the two low-rank products, in the adapter's type. On a CPU that multiplies in
+bfloat16, a training of SmolLM2-135M takes two thirds of the time of float32 with a node for each
+operation (docs/experiments.md, "Products in bfloat16").
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ __all__ = ("FrozenLinear", "TrainingTerms", "frozen_bytes")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrozenLinear:
-    """A linear layer as a training multiplies by it."""
+    """Frozen weights of a linear layer, in the type that a training multiplies in."""
 
     weight: Tensor
-    """[out, in], in the type of the product."""
+    """Weights [out, in], in the type of the product."""
     bias: Tensor | None
-    """[out], of the layer itself."""
+    """Bias [out] of the layer itself."""
 
     @classmethod
     def from_module(cls, module: nn.Module, dtype: torch.dtype | None) -> FrozenLinear | None:
-        """Return a layer with its weights in a type; `None` for one that is more than a matrix.
+        """Return a layer with its weights in `dtype`; `None` if it is no plain linear layer.
 
         Args:
-            module: Quantised layers, and those with their weights transposed, keep their own way.
-            dtype: `None` for the weights as they are, which takes no memory.
+            module: Layer; quantised ones, and those with transposed weights, run unchanged.
+            dtype: Type of the weights; `None` takes them as they are, without a copy.
         """
         if type(module) is not nn.Linear:
             return None
@@ -53,10 +53,10 @@ class FrozenLinear:
         """Return `W x + bias + scale · B A x` in the type of `x`, with gradients to x, A and B.
 
         Args:
-            x: [..., in].
+            x: Input [..., in].
             pair: `A` and `B`, if the layer has a term.
             scale: Factor of the term, `alpha / rank`.
-            check: Called as the backward pass gets here.
+            check: Called when the backward pass reaches this layer.
         """
         a, b = pair or (None, None)
         product = cast("Any", _Product)  # torch's `apply` has no types
@@ -64,7 +64,7 @@ class FrozenLinear:
 
 
 def frozen_bytes(modules: Iterable[nn.Module], dtype: torch.dtype) -> int:
-    """Return the memory that `FrozenLinear.of` would take for these layers."""
+    """Return the memory that `FrozenLinear.from_module` would take for these layers."""
     return sum(
         module.weight.numel() * dtype.itemsize
         for module in modules
@@ -76,7 +76,7 @@ class TrainingTerms:
     """One adapter in all rows of a batch; gradients reach its tensors.
 
     Args:
-        adapter: In training.
+        adapter: Adapter in training.
         layers: Layer of each target in the layout; `None` where it is no plain linear layer.
         check: Called at each target, forward and backward; raises where the pass is to end now.
     """
@@ -110,8 +110,9 @@ class TrainingTerms:
 class _Product(torch.autograd.Function):
     """`W x + bias + scale · B A x`; nothing is kept for the gradient of W, which is frozen.
 
-    Of products with the rank, the rank comes first: MKL takes a third of the time for `[8, 1536] ·
-    [1536, 72]` that it takes for `[72, 1536] · [1536, 8]`.
+    N tokens, inputs `x` [N, in], `A` [rank, in], `B` [out, rank]. Low-rank products are computed
+    with the rank as first dimension: MKL takes a third of the time for `[8, 1536] · [1536, 72]`
+    that it takes for `[72, 1536] · [1536, 8]`.
     """
 
     @staticmethod
@@ -125,7 +126,7 @@ class _Product(torch.autograd.Function):
         scale: float,
         check: Callable[[], None] | None,
     ) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x.reshape(-1, x.shape[-1])  # [N, in]
         out = functional.linear(flat.to(weight.dtype), weight).to(x.dtype)
         if bias is not None:
             out += bias
@@ -142,15 +143,15 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         ctx.check()
         flat, low, a, b = ctx.saved_tensors
-        gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
+        gradient = gradients[0].reshape(-1, gradients[0].shape[-1])  # [N, out]
         of_x = of_a = of_b = lows = None
         if low is not None:
             exact = gradient.to(b.dtype)
             lows = (b.t() @ exact.t()).mul_(ctx.scale)  # [rank, N]
-            of_a = lows @ flat.to(a.dtype)
-            of_b = (low @ exact).mul_(ctx.scale).t()
+            of_a = lows @ flat.to(a.dtype)  # [rank, in]
+            of_b = (low @ exact).mul_(ctx.scale).t()  # [out, rank]
         if ctx.needs_input_grad[0]:
-            of_x = (gradient.to(ctx.weight.dtype) @ ctx.weight).to(gradient.dtype)
+            of_x = (gradient.to(ctx.weight.dtype) @ ctx.weight).to(gradient.dtype)  # [N, in]
             if lows is not None:
                 add_product(of_x, lows.t(), a, 1.0)
             of_x = of_x.view(ctx.shape)

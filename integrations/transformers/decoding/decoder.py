@@ -1,7 +1,11 @@
-"""Generation: requests of any caller, in one running batch that they join and leave token by token.
+"""Generation: requests of all callers in one running batch, which they join and leave at any token.
 
 Everything but `Decoder.queue` runs in the lane. Each row has its own settings, adapter, random
-numbers, deadline and stop sign, and gives the same answer alone and in company.
+numbers, deadline and stop strings, and gives the same answer alone and in a batch.
+
+    queue -> waiting rows -> _admit: compute prompts, first tokens -> running batch
+                                      _burst: one token a row and pass, until a row is over
+                             _settle: rows that are over leave the batch
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from rttc_graph.state import FinishReason
 LENGTH_SLACK_TOKENS = 32
 """Prompts this close in length, or within a quarter of it, are computed together.
 
-Padding then is a third of a prompt at most; further apart, another pass costs less than padding.
+Padding is then at most a third of a prompt; beyond it, another pass costs less than the padding.
 """
 
 
@@ -44,11 +48,11 @@ MOST_FAULTS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeRequest:
-    """A row to be."""
+    """A request for one row of the batch."""
 
     generation: GenerationRequest
     deadline: float | None = None
-    """Reading of `time.monotonic()` at which the row ends with what it has."""
+    """Reading of `time.monotonic()` at which the row ends with the tokens it has."""
     on_text: Callable[[str], None] | None = None
     """Called in the lane with each new piece of text; must not block. An error ends the row."""
 
@@ -73,7 +77,7 @@ class Decoded:
 
 
 class _Row:
-    """A request in work."""
+    """A request that waits or is being decoded."""
 
     def __init__(
         self, request: DecodeRequest, future: Future[Decoded], loaded: LoadedModel
@@ -91,7 +95,7 @@ class _Row:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.enters_alone = False
-        """Whether its prompt is computed in a pass of its own, since one in company failed."""
+        """Whether its prompt is computed in a pass of its own, since a shared pass failed."""
         self.faults = 0
         """Number of passes of the running batch that failed with this row."""
         self.drafts = Drafts(asked.drafts, partial(encode_answer, loaded, end=True))
@@ -107,26 +111,26 @@ class _Row:
 
     @property
     def size(self) -> int:
-        """Positions that the row may come to fill."""
+        """Most positions that the row may fill."""
         return len(self.prompt) + self.room
 
     @property
     def ids(self) -> list[int]:
-        """Tokens to be computed before the next one is chosen."""
+        """Tokens that must be computed before the next one is chosen."""
         return [*self.prompt, *self.tokens]
 
     @property
     def stays_alone(self) -> bool:
-        """Whether it is to have no company at all."""
+        """Whether it may share no pass at all."""
         return self.faults >= MOST_FAULTS
 
     def take_back(self) -> None:
-        """Go back to where the tokens in hand were chosen; what a failed pass drew is undone."""
+        """Reset sampling to where the chosen tokens left it; a failed pass has drawn further."""
         self.enters_alone = True
         self.draw = self.draw.rewound(len(self.tokens))
 
     def reason_to_end(self) -> FinishReason | None:
-        """Return why the row is to get no further token, if it is not to."""
+        """Return why the row gets no further token; `None` if it goes on."""
         if self.tokens and (self.tokens[-1] in self._ends or self._stream.is_stopped):
             return "stop"
         if len(self.tokens) >= self.room:
@@ -136,7 +140,7 @@ class _Row:
         return None
 
     def push(self, token: int, logprob: float) -> None:
-        """Take a chosen token."""
+        """Append a chosen token."""
         if math.isnan(logprob):
             on = f" with the adapter {self.adapter!r}" if self.adapter else ""
             self.fail(PolicyModelError(f"the model{on} gave logits that are not numbers"))
@@ -152,7 +156,7 @@ class _Row:
             self._tell(piece)
 
     def finish(self, reason: FinishReason) -> None:
-        """Hand out the answer."""
+        """Set the answer as the future's result."""
         self._tell(self._stream.finish())
         answer = Decoded(
             text=self._stream.text,
@@ -168,7 +172,7 @@ class _Row:
             return  # cancelled meanwhile
 
     def fail(self, exc: BaseException) -> None:
-        """Hand out an error."""
+        """Set an error as the future's result."""
         _fail(self.future, exc)
 
     def _tell(self, piece: str) -> None:
@@ -176,7 +180,7 @@ class _Row:
             return
         try:
             self._on_text(piece)
-        except Exception as exc:  # noqa: BLE001  # a listener's failure is its own row's, no other's
+        except Exception as exc:  # noqa: BLE001  # a listener's error fails its own row alone
             self.fail(exc)
 
 
@@ -184,9 +188,9 @@ class Decoder:
     """The generation side of a lane.
 
     Args:
-        lane: Where it runs.
+        lane: Lane that runs it.
         max_rows: Most rows in the batch.
-        max_tokens: Most positions in the batch, padding included; a single row is always let in.
+        max_tokens: Most positions in the batch, padding included; a single row is always admitted.
         max_prefix_bytes: Memory for keys and values of recent prompts.
     """
 
@@ -198,7 +202,7 @@ class Decoder:
         self._max_tokens = max_tokens
         self._waiting: deque[_Row] = deque()
         self._entering: list[_Row] = []
-        """Rows of the pass that computes their prompts: neither waiting nor in the batch."""
+        """Rows whose prompts are being computed: neither waiting nor in the batch."""
         self._rows: list[_Row] = []
         self._prefixes = PrefixCache(max_bytes=max_prefix_bytes)
         self._batch: Batch = RunningBatch(torch.device("cpu"))
@@ -212,8 +216,8 @@ class Decoder:
         """Queue rows and return a future for each; cancel one to drop its row at the next token.
 
         Args:
-            requests: In any mixture of settings and adapters.
-            model: Gives the model; called in the lane.
+            requests: Requests with any mixture of settings and adapters.
+            model: Returns the model; called in the lane.
         """
         entries = [(request, Future[Decoded]()) for request in requests]
         futures = [future for _, future in entries]
@@ -224,7 +228,7 @@ class Decoder:
     def _enlist(
         self, entries: Sequence[tuple[DecodeRequest, Future[Decoded]]], loaded: LoadedModel
     ) -> None:
-        """Turn requests into waiting rows and see to it that the batch runs."""
+        """Turn requests into waiting rows, and start decoding unless it runs already."""
         for request, future in entries:
             if future.cancelled():
                 continue
@@ -242,7 +246,7 @@ class Decoder:
             run.add_done_callback(self._ended)
 
     def _ended(self, run: Future[None]) -> None:
-        """Leave nobody waiting, also when the lane was closed or this class has a bug."""
+        """Fail all rows, so that no caller waits for ever after an unexpected end."""
         self._is_running = False
         rows = [*self._entering, *self._waiting, *self._rows]
         self._waiting.clear()
@@ -266,7 +270,7 @@ class Decoder:
             yield
 
     def _settle(self, loaded: LoadedModel) -> None:
-        """Take out rows that are over: answered, cancelled, late, or without their adapter."""
+        """Remove rows that are over: answered, cancelled, late, or without their adapter."""
         self._waiting = deque(row for row in self._waiting if self._goes_on(row, loaded))
         kept = [at for at, row in enumerate(self._rows) if self._goes_on(row, loaded)]
         if len(kept) < len(self._rows):
@@ -295,7 +299,7 @@ class Decoder:
         return reason is None
 
     def _next_group(self) -> list[_Row]:
-        """Take the oldest waiting row, and others of like length that there is room for."""
+        """Take the oldest waiting row, and others of similar length for which there is room."""
         if not self._waiting or not self._fits([self._waiting[0]]):
             return []
         group = [self._waiting.popleft()]
@@ -330,7 +334,7 @@ class Decoder:
         )
 
     def _admit(self, newcomers: list[_Row], loaded: LoadedModel) -> None:
-        """Compute the newcomers' prompts, the same one once, and their first tokens."""
+        """Compute the new rows' prompts, equal ones once, and choose their first tokens."""
         places, owners = _distinct(newcomers)
         self._entering = newcomers
         for row in newcomers:
@@ -339,7 +343,7 @@ class Decoder:
             self._blaming(newcomers),
             loaded.forward_rows([row.adapter for row in owners]) as forward,
         ):
-            # Another thread may have replaced an adapter since the last look.
+            # Another thread may have replaced an adapter: its cached prompts are not used then.
             same = [row.owner == loaded.owner(row.adapter, row.reuse_scope) for row in owners]
             draft = self._draft(newcomers)
             logits = self._batch.join(
@@ -360,7 +364,7 @@ class Decoder:
     def _remember(
         self, owners: Sequence[_Row], places: Sequence[int], same: Sequence[bool], *, before: int
     ) -> None:
-        """Keep what was computed for the newcomers' prompts, and not for the tokens behind."""
+        """Cache the keys and values of the new rows' prompts, but not of the tokens after them."""
         if not (self._prefixes.is_on and self._has_company):
             return
         first = self._batch.rows - len(places)
@@ -371,7 +375,7 @@ class Decoder:
                 self._prefixes.add(row.owner, row.prompt, layers)
 
     def _burst(self, loaded: LoadedModel) -> None:
-        """Compute tokens until a row is over or the lane is wanted; adapters are set up once."""
+        """Compute tokens until a row is over or the lane is needed; adapters are set up once."""
         rows = self._rows
         with self._blaming(rows), loaded.forward_rows([row.adapter for row in rows]) as forward:
             while True:
@@ -382,9 +386,10 @@ class Decoder:
                     return
 
     def _draft(self, newcomers: Sequence[_Row] = ()) -> tuple[int, ...]:
-        """Return how the answer of a row that is alone may go on, to be checked in its next pass.
+        """Return a draft of the next tokens of a row that is alone; its next pass checks them.
 
-        With more rows the weights are read for all of them, and a token more costs its full time.
+        A lone row's pass spends its time reading weights, so more tokens are nearly free. With more
+        rows each further token costs its full time.
         """
         rows = [*self._rows, *newcomers]
         if not self._has_company or len(rows) > 1 or not rows[0].draw.is_greedy:
@@ -394,18 +399,19 @@ class Decoder:
         return row.drafts.after(row.tokens, room=row.room - len(row.tokens) - 1)
 
     def _take(self, rows: Sequence[_Row], logits: Tensor, draft: Sequence[int]) -> None:
-        """Give each row its next token, and to a row alone those of a draft that it chooses too.
+        """Give each row its next token, and a lone row also the draft tokens that are right.
 
         Args:
             rows: Rows of the pass.
-            logits: Behind the last token and each of the draft's [B, 1 + D, V].
-            draft: D tokens, which are in the batch already.
+            logits: Logits after the last token and after each token of the draft [B, 1 + D, V].
+            draft: D drafted tokens, which are in the cache already.
         """
         if not draft:
             _push(rows, choose(logits[:, -1], [row.draw for row in rows]))
             return
         (row,) = rows
-        right = 0
+        right = 0  # draft tokens accepted
+        # logits[0] is [1 + D, V]: place i holds the model's own choice where the draft has token i.
         chosen = choose(logits[0], [row.draw] * logits.shape[1])
         for token, logprob, drafted in zip(*chosen, (*draft, None), strict=True):
             row.push(token, logprob)
@@ -413,11 +419,11 @@ class Decoder:
                 break
             right += 1
         row.drafts.note(right=right)
-        self._batch.cut(len(draft) - right)
+        self._batch.cut(len(draft) - right)  # rejected tokens leave the cache
 
     @contextmanager
     def _blaming(self, rows: Sequence[_Row]) -> Generator[None]:
-        """Find the row that a pass failed for: it gets the error, the others another try.
+        """Find the row that a pass failed for: it gets the error, the others are tried again.
 
         Args:
             rows: Rows of the pass.
@@ -431,11 +437,11 @@ class Decoder:
             self._recover(exc, list(rows), running)
 
     def _recover(self, exc: PolicyModelError, failed: list[_Row], running: list[_Row]) -> None:
-        """Put the rows of a failed pass back in front of the queue, or tell the one to blame.
+        """Put the rows of a failed pass back in front of the queue, or fail the one to blame.
 
-        Rows that are tried again keep their tokens. A prompt that failed in company is computed by
-        itself next; a row with which the running batch failed twice is alone until it ends. So
-        the row to blame fails by itself in the end, and no other one fails with it.
+        Rows that are tried again keep their tokens. A prompt that failed in a shared pass is
+        computed by itself next; a row with which the running batch failed twice stays alone until
+        it ends. So the row to blame fails by itself in the end, and no other one fails with it.
         """
         self._entering = []
         everybody = list(dict.fromkeys([*running, *failed]))
@@ -451,13 +457,13 @@ class Decoder:
             row.take_back()
             if was_running:
                 row.faults += 1
-            elif lacks_memory and len(failed) == 1:  # beside the running ones there is none
+            elif lacks_memory and len(failed) == 1:  # no room beside the running rows
                 row.faults = MOST_FAULTS
         self._waiting.extendleft(reversed(failed))
 
 
 def _distinct(rows: Sequence[_Row]) -> tuple[list[int], list[_Row]]:
-    """Return for each row the number of its tokens and owner, and a row for each such number."""
+    """Return the number of each row's distinct prompt and owner, and one row for each number."""
     numbers: dict[tuple[Owner, tuple[int, ...]], int] = {}
     places = [numbers.setdefault((row.owner, tuple(row.ids)), len(numbers)) for row in rows]
     return places, [rows[places.index(number)] for number in range(len(numbers))]

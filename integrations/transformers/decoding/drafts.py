@@ -1,8 +1,8 @@
-"""Guesses at an answer, which a row that is alone has checked instead of written token by token.
+"""Drafts of an answer, which a lone row checks several tokens a pass.
 
-A pass over one row takes most of its time to read the weights: of SmolLM2-135M, one token takes 61
-ms, 9 take 110 and 33 take 180 (docs/experiments.md, "Drafts"). What a greedy row chooses behind
-each token of a guess tells how much of it is right, and is the row's own choice in any case.
+A pass over one row spends most of its time reading the weights: for SmolLM2-135M, one token takes
+61 ms, 9 take 110 and 33 take 180 (docs/experiments.md, "Drafts"). The greedy choice after each
+token of a draft tells how much of the draft is right, and is the row's own choice in any case.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Drafts:
     """Drafts of one row's answer.
 
     Args:
-        texts: The likeliest first.
+        texts: Texts that the answer may be, the likeliest first.
         encode: Returns a text's tokens, followed by the end token.
     """
 
@@ -40,7 +40,7 @@ class Drafts:
         self._misses = 0
 
     def after(self, tokens: Sequence[int], *, room: int) -> tuple[int, ...]:
-        """Return how the answer may go on; nothing if no guess begins as it does.
+        """Return tokens that may come next; none if no draft begins as the answer does.
 
         Args:
             tokens: Tokens of the answer so far.
@@ -49,17 +49,17 @@ class Drafts:
         if self._misses >= _MOST_MISSES or room < 1:
             return ()
         here, so_far = len(tokens), tuple(tokens)
-        for guess, most in self._guesses:
-            if len(guess) > here and guess[:here] == so_far:
-                return guess[here : here + min(room, most)]
+        for draft, most in self._drafts:
+            if len(draft) > here and draft[:here] == so_far:
+                return draft[here : here + min(room, most)]
         return ()
 
     @cached_property
-    def _guesses(self) -> list[tuple[tuple[int, ...], int]]:
-        """Guesses and how many tokens of each go into a pass; made for a row that is alone only."""
-        of_texts = [(tuple(self._encode(text)), _MOST_TOKENS) for text in self._texts]
-        return [(self.last_answer, _MOST_REPEATED), *of_texts]
+    def _drafts(self) -> list[tuple[tuple[int, ...], int]]:
+        """Drafts, each with its most tokens a pass; made only once a row is alone."""
+        by_text = [(tuple(self._encode(text)), _MOST_TOKENS) for text in self._texts]
+        return [(self.last_answer, _MOST_REPEATED), *by_text]
 
     def note(self, *, right: int) -> None:
-        """Take note of how many tokens of what `after` returned were right."""
+        """Note how many tokens of the last draft were right."""
         self._misses += right == 0

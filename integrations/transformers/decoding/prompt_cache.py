@@ -1,9 +1,9 @@
-"""Keys and values of recent prompts, so that what the next prompt shares with them is not computed.
+"""The prompt cache: keys and values of recent prompts, reused for the beginning of the next one.
 
-Prompts share their system prompt, the earlier turns of a conversation, and after a hit in the
-query-state cache all samples; a query that comes again finds its adapter's prompt whole. What was
-computed with an adapter serves that adapter alone, and what was computed for one scope of reuse
-that scope alone: a right guess at another's prompt is no faster than a wrong one.
+Prompts share their system prompt, the earlier turns of a conversation, and all samples after a hit
+in the query-state cache; a repeated query finds its adapter's whole prompt. An entry serves only
+the adapter and the scope of reuse that it was computed for, so timing tells nothing about another
+tenant's prompts.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Known:
 class _Entry:
     layers: Layers
     answer: tuple[int, ...] = ()
-    """The last greedy one, so most likely the next one too."""
+    """Last greedy answer, most likely the next one too."""
 
 
 class PrefixCache:
-    """Recent prompts with their answers, the least recently used go first; used in the lane only.
+    """Recent prompts with their answers; the least recently used are dropped. For the lane only.
 
     Args:
-        max_bytes: Memory for keys and values; 0 keeps nothing.
+        max_bytes: Memory for keys and values in bytes; 0 keeps nothing.
     """
 
     def __init__(self, *, max_bytes: int) -> None:
@@ -63,19 +63,19 @@ class PrefixCache:
         return self._max_bytes > 0
 
     def longest(self, owner: Owner, prompt: Sequence[int]) -> Known | None:
-        """Return what is known of the longest beginning of the prompt."""
+        """Return the longest cached beginning of the prompt."""
         best, shared = None, 0
         for entry in self._entries:
             if entry[0] == owner and (common := _common(entry[1], prompt)) > shared:
                 best, shared = entry, common
-        shared = min(shared, len(prompt) - 1)
+        shared = min(shared, len(prompt) - 1)  # the last token is computed: it gives the logits
         if best is None or shared < 1:
             return None
         self._entries.move_to_end(best)
         return Known(self._entries[best].layers, shared)
 
     def add(self, owner: Owner, prompt: Sequence[int], layers: Layers) -> None:
-        """Keep a prompt, unless it alone is more than may be kept."""
+        """Keep a prompt, unless it alone exceeds the memory."""
         key = (owner, tuple(prompt))
         size = _size(layers)
         if key in self._entries or size > self._max_bytes:
@@ -87,7 +87,7 @@ class PrefixCache:
         self._bytes += size
 
     def answer(self, owner: Owner, prompt: Sequence[int]) -> tuple[int, ...]:
-        """Return the tokens of a prompt's last answer; none for a prompt that is not kept."""
+        """Return the tokens of a prompt's last answer; empty for a prompt that is not kept."""
         entry = self._entries.get((owner, tuple(prompt)))
         return entry.answer if entry else ()
 

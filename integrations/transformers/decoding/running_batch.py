@@ -1,10 +1,13 @@
 """Rows that are decoded together: one key-value cache, padded on the left.
 
-Rows join and leave between tokens: a newcomer's cache is padded to the length of the others', a
-leaver's is dropped, and padding that all rows share is cut off. Only plain attention caches are
-kept, whole also for layers with a sliding window, since the mask cuts the window anyway. A model
-with states that run on (convolution, Mamba, RWKV) would take padding and drafts into them, so its
-rows are computed one at a time, each with the cache that the model makes itself.
+Rows join and leave between tokens: a new row's cache is padded to the length of the others, a
+finished row's cache is dropped, and padding that all rows share is cut off. Only plain attention
+caches are batched. They are kept whole for layers with a sliding window too, since the mask applies
+the window. Models that carry a state on (convolution, Mamba, RWKV) would mix padding and drafts
+into it, so their rows are computed one at a time, each with the model's own cache.
+
+Shapes: B rows, P positions of the cache, S new positions, H key-value heads, D numbers a head, V
+tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -26,19 +29,18 @@ Forward = Callable[..., Any]
 
 ROUNDING = 0.05
 """Largest allowed deviation, as a share of the logits' standard deviation. bfloat16 gives 0.01, an
-ignored mask more than 0.5.
-"""
+ignored mask more than 0.5."""
 
 
 class _Layer(Protocol):
-    """A layer's cache; `None` before its first use, or where it is no key-value cache."""
+    """Cache of one layer [B, H, P, D]; `None` before its first use, or if of another kind."""
 
     keys: Tensor | None
     values: Tensor | None
 
 
 class Batch(Protocol):
-    """Rows in work, as the decoder sees them."""
+    """The rows being decoded, as the decoder sees them."""
 
     @property
     def rows(self) -> int:
@@ -54,19 +56,19 @@ class Batch(Protocol):
         rows: Sequence[int] | None = None,
         last: int = 1,
     ) -> Tensor:
-        """Compute prompts and add rows of them, as `RunningBatch.join`."""
+        """Compute prompts and append their rows; see `RunningBatch.join`."""
         ...
 
     def step(self, tokens: Sequence[Sequence[int]], forward: Forward) -> Tensor:
-        """Add the same number of tokens to each row; return the logits behind each [B, T, V]."""
+        """Append T tokens to each row; return the logits after each of them [B, T, V]."""
         ...
 
     def read(self, row: int, tokens: int, *, before: int = 0) -> list[tuple[Tensor, Tensor]]:
-        """Copy the keys and values of a row's last tokens, as `RunningBatch.read`."""
+        """Copy the keys and values of a row's last tokens; see `RunningBatch.read`."""
         ...
 
     def cut(self, tokens: int) -> None:
-        """Take the last tokens of every row back."""
+        """Remove the last tokens of every row."""
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -75,7 +77,7 @@ class Batch(Protocol):
 
 
 class RunningBatch:
-    """The cache of the rows in work; it knows tokens and positions, not requests.
+    """The cache of the rows being decoded; it knows tokens and positions, not requests.
 
     Args:
         device: Device of the model.
@@ -84,7 +86,9 @@ class RunningBatch:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._cache = DynamicCache()
-        self._mask = torch.zeros((0, 0), dtype=torch.long, device=device)  # [B, P]
+        self._mask = torch.zeros(
+            (0, 0), dtype=torch.long, device=device
+        )  # [B, P], 1 where a token is, 0 where padding
 
     @property
     def rows(self) -> int:
@@ -103,26 +107,27 @@ class RunningBatch:
         """Compute prompts, append their rows to the running ones and return their logits.
 
         Args:
-            prompts: Each is computed once.
-            forward: Has a row for each prompt.
-            known: For each prompt what need not be computed.
-            rows: Which prompt each new row has; by default one row for each prompt.
-            last: How many tokens of each prompt logits are wanted behind.
+            prompts: Token ids of N prompts; each is computed once.
+            forward: Forward pass for one row per prompt.
+            known: Cached beginning of each prompt, which is not computed again.
+            rows: Index of the prompt of each new row; by default one row per prompt.
+            last: Number of tokens at the end of each prompt to return logits for.
 
         Returns:
-            Logits [N, last, V].
+            Logits [len(rows), last, V].
         """
         cache, ids, mask = self._started(prompts, known or [None] * len(prompts))
         out = forward(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions(mask)[:, -ids.shape[1] :],
+            position_ids=positions(mask)[:, -ids.shape[1] :],  # [N, S] of [N, P + S]
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=last,
         )
-        logits = cast("Tensor", out.logits)
+        logits = cast("Tensor", out.logits)  # [N, last, V]
         if rows is not None and list(rows) != [*range(len(prompts))]:
+            # Several candidates of one prompt: its cache, mask and logits are copied to each row.
             index = torch.tensor(rows, device=self._device)
             for layer in _layers(cache):
                 layer.keys, layer.values = (
@@ -140,9 +145,9 @@ class RunningBatch:
         """Copy the keys and values [H, P, D] of a row's last tokens, layer by layer.
 
         Args:
-            row: Which one.
-            tokens: How many.
-            before: Number of rows before them.
+            row: Index of the row.
+            tokens: P, the number of tokens to copy.
+            before: Number of tokens after them that are left out.
         """
         end = self._mask.shape[1] - before
         return [
@@ -156,22 +161,30 @@ class RunningBatch:
     def _started(
         self, prompts: Sequence[Sequence[int]], known: Sequence[Known | None]
     ) -> tuple[DynamicCache, Tensor, Tensor]:
-        """Return a cache of what is known, ids [N, S] of the rest, and the mask [N, P + S].
+        """Return a cache of the known parts [N, H, P, D], ids [N, S] of the rest, mask [N, P + S].
 
-        The rest is as long for every row, and so takes a little of what is known in some: then all
-        padding is on the left, and windows that slide count no gap.
+        All rows get the same number S of new tokens, so some rows recompute a few cached ones.
+        Then all padding is on the left, and a sliding window meets no gap. With prompts of 6 and 5
+        tokens, of which 4 and 1 are known (k known, r recomputed or new, . padding), S is 4:
+
+            known            prompts          cache P = 2    ids S = 4
+            k k k k          a b c d e f      k k            r r r r
+            k                g h i j k        . k            r r r r
         """
-        rest = max(len(p) - (k.tokens if k else 0) for p, k in zip(prompts, known, strict=True))
-        taken = [max(0, len(prompt) - rest) for prompt in prompts]
+        rest = max(
+            len(p) - (k.tokens if k else 0) for p, k in zip(prompts, known, strict=True)
+        )  # S
+        taken = [max(0, len(prompt) - rest) for prompt in prompts]  # tokens used from each cache
         ids, mask = left_padded(
             [prompt[skip:] for prompt, skip in zip(prompts, taken, strict=True)], self._device
         )
         cache = DynamicCache()
-        length = max(taken)
+        length = max(taken)  # P
         if not length:
             return cache, ids, mask
         shape = next(entry.layers for entry in known if entry is not None)
         for at, (some_keys, some_values) in enumerate(shape):
+            # Of [H, p, D] the first `skip` positions of each prompt.
             parts = [
                 (None, None)
                 if k is None
@@ -183,6 +196,7 @@ class RunningBatch:
                 _side_by_side([values for _, values in parts], length, like=some_values),
                 at,
             )
+        # [N, P]: true at the last `taken` positions of each row.
         past = torch.arange(length, device=self._device) >= length - torch.tensor(
             taken, device=self._device
         ).unsqueeze(1)
@@ -190,9 +204,9 @@ class RunningBatch:
 
     def step(self, tokens: Sequence[Sequence[int]], forward: Forward) -> Tensor:
         """Add the same number of tokens to each row; return the logits behind each [B, T, V]."""
-        ids = torch.tensor(tokens, device=self._device)
+        ids = torch.tensor(tokens, device=self._device)  # [B, T]
         count = ids.shape[1]
-        self._mask = pad(self._mask, (0, count), value=1)
+        self._mask = pad(self._mask, (0, count), value=1)  # [B, P + T]
         out = forward(
             input_ids=ids,
             attention_mask=self._mask,
@@ -204,21 +218,22 @@ class RunningBatch:
         return cast("Tensor", out.logits)
 
     def cut(self, tokens: int) -> None:
-        """Take the last tokens of every row back."""
+        """Remove the last tokens of every row."""
         end = self._mask.shape[1] - tokens
-        self._mask = self._mask[:, :end]
-        for layer in _layers(self._cache):
+        self._mask = self._mask[:, :end]  # [B, P - tokens]
+        for layer in _layers(self._cache):  # [B, H, P, D], cut along P
             layer.keys = _present(layer.keys)[:, :, :end]
             layer.values = _present(layer.values)[:, :, :end]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these, which keep their order, and the padding they have in common."""
+        """Drop all rows but these, which keep their order, and the padding that they share."""
         if not rows:
             self._cache = DynamicCache()
             self._mask = self._mask[:0, :0]
             return
         index = torch.tensor(rows, device=self._device)
         mask = self._mask[index]
+        # Leftmost token of any row: the columns before it are padding in every row.
         first = int(mask.argmax(dim=1).min())
         self._mask = mask[:, first:]
         for layer in _layers(self._cache):
@@ -227,7 +242,7 @@ class RunningBatch:
 
     def _merge(self, cache: DynamicCache, mask: Tensor) -> None:
         """Append the new rows to the running ones; when memory runs out, nothing has changed."""
-        length = max(self._mask.shape[1], mask.shape[1])
+        length = max(self._mask.shape[1], mask.shape[1])  # positions after padding the shorter one
         joined = [
             (_stacked(mine.keys, new.keys, length), _stacked(mine.values, new.values, length))
             for mine, new in zip(_layers(self._cache), _layers(cache), strict=True)
@@ -238,7 +253,7 @@ class RunningBatch:
 
 
 class LoneRow:
-    """A batch of one row at most, with whatever cache its model makes.
+    """A batch of at most one row, with the cache that its model makes.
 
     Args:
         device: Device of the model.
@@ -263,7 +278,7 @@ class LoneRow:
         rows: Sequence[int] | None = None,
         last: int = 1,
     ) -> Tensor:
-        """Compute the one prompt and return its logits [1, last, V]; nothing of it is known."""
+        """Compute the one prompt and return its logits [1, last, V]; no cached part is used."""
         del known, rows
         (prompt,) = prompts
         self._carried = {}
@@ -272,9 +287,9 @@ class LoneRow:
         return logits[:, -last:]
 
     def step(self, tokens: Sequence[Sequence[int]], forward: Forward) -> Tensor:
-        """Add tokens to the row; return the logits behind each [1, T, V]."""
+        """Append tokens to the row; return the logits after each of them [1, T, V]."""
         (new,) = tokens
-        # A model that carries nothing on reads everything again.
+        # A model that carries no state on reads everything again.
         logits = self._computed(new if self._carried else [*self._ids, *new], forward)
         self._ids += new
         return logits[:, -len(new) :]
@@ -291,7 +306,7 @@ class LoneRow:
         """Unavailable too, so there are no drafts.
 
         Raises:
-            ValueError: There is something to take back.
+            ValueError: `tokens` is not 0.
         """
         if tokens:
             raise ValueError(f"a state that runs on cannot go back by {tokens} tokens")
@@ -317,10 +332,11 @@ _CARRIED = ("past_key_values", "cache_params", "state")
 
 
 def can_batch(model: PreTrainedModel) -> bool:
-    """Tell whether rows may be padded, share passes and go on by any number of tokens.
+    """Tell whether rows may be padded, share passes and continue by any number of tokens.
 
-    That is so if its layers keep keys and values alone, and if a short row beside a longer one,
-    continued by two tokens at once, comes out as it does by itself; three passes over a few tokens.
+    They may if the layers keep keys and values alone, and if a short row beside a longer one,
+    continued by two tokens at once, gives the logits that it gives by itself. The trial takes three
+    passes over a few tokens.
     """
     ids = [token % int(model.config.get_text_config().vocab_size) for token in range(1, 8)]
     short = 3
@@ -334,15 +350,15 @@ def can_batch(model: PreTrainedModel) -> bool:
             batch = RunningBatch(model.device)
             first = batch.join([ids, ids[:short]], model.forward)[1]
             more = batch.step([ids[:2], ids[short : short + 2]], model.forward)[1]
-    except Exception:  # noqa: BLE001  # whatever it cannot take: such a model is asked more simply
+    except Exception:  # noqa: BLE001  # any failure means: decode row by row
         return False
-    wanted = alone.logits[0, short - 1 :].float()
+    wanted = alone.logits[0, short - 1 :].float()  # [3, V], after tokens 3, 4 and 5
     off = (torch.cat([first, more]).float() - wanted).abs().mean()
     return bool(off < ROUNDING * wanted.std())
 
 
 def has_plain_cache(model: PreTrainedModel, output: Any) -> bool:
-    """Tell whether each layer of a model keeps keys and values, and nothing that runs on.
+    """Tell whether each layer of a model keeps keys and values, and carries no other state.
 
     Args:
         model: Its configuration says whether attention is cut into chunks, whose borders padding
@@ -361,7 +377,7 @@ def has_plain_cache(model: PreTrainedModel, output: Any) -> bool:
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return ids and mask [B, P]; padding has the id 0, which the mask hides."""
+    """Return ids and mask [B, P], padded on the left; padding has id 0 and mask 0."""
     length = max(map(len, rows))
     ids = torch.zeros((len(rows), length), dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -385,7 +401,7 @@ def _widened(mask: Tensor, length: int) -> Tensor:
 
 
 def _stacked(first: Tensor | None, second: Tensor | None, length: int) -> Tensor:
-    """Put two caches [B, H, P, D] of different length under each other, padded on the left."""
+    """Stack two caches [B, H, P, D] of different length along B, padded on the left to `length`."""
     parts = (_present(first), _present(second))
     return torch.cat([pad(part, (0, 0, length - part.shape[2], 0)) for part in parts])
 

@@ -1,4 +1,4 @@
-"""Logits to tokens: greedy, or by a random number of the row's own.
+"""Logits to tokens: greedy, or sampled with the row's own random numbers.
 
 Each sampled row draws one uniform number per token from its own generator on the CPU and looks it
 up in its cumulative distribution. So a row's choice depends on its seed and its logits alone: not
@@ -73,9 +73,10 @@ def _sample(logprobs: Tensor, draw: Draw) -> Tensor:
     order: Tensor | None = None
     if draw.top_p < 1:
         weights, order = weights.sort(descending=True, stable=True)
-        outside = weights.cumsum(0) - weights >= draw.top_p  # the first token is always inside
+        # The nucleus: tokens whose more likely ones sum to less than top_p, so at least one.
+        outside = weights.cumsum(0) - weights >= draw.top_p  # [V]
         weights = weights.masked_fill(outside, 0)
-    upto = weights.cumsum(0)
+    upto = weights.cumsum(0)  # [V], not normalised: `aim` is scaled to its total
     aim = _uniform(draw.generator).to(upto) * upto[-1]
     at = torch.searchsorted(upto, aim, right=True)
     at = at.clamp(max=int(weights.nonzero()[-1]))  # if rounding took `aim` to the total
