@@ -237,7 +237,7 @@ class _Training:
         return losses, tokens
 
     def _is_enough(self, step: int, loss: float) -> bool:
-        """Tell whether an epoch ended below the loss limit; its last step has the nearest samples."""
+        """Tell whether an epoch is below the loss limit; its last step has the nearest samples."""
         is_whole = step % len(self.epoch) == 0 and step >= self.settings.min_steps
         return is_whole and loss < self.settings.stop_loss
 
