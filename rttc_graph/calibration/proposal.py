@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rttc_graph.calibration.aims import Aim, GatePoint, choose, sweep
@@ -15,7 +15,7 @@ from rttc_graph.calibration.map_fitting import (
 )
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion
-from rttc_graph.evaluation.replay import Arms, Gate
+from rttc_graph.evaluation.replay import Gate, JudgedArm
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
 
 
@@ -89,7 +89,7 @@ def _group_of(question: EvaluatedQuestion) -> str:
 def _labelled(question: EvaluatedQuestion) -> list[Labelled]:
     return [
         Labelled(judged.reward, judged.row["right"], _group_of(question))
-        for judged in question.arms.values()
+        for judged in question.answers
         if judged.reward is not None
     ]
 
@@ -115,13 +115,7 @@ def _with_rewards(
     question: EvaluatedQuestion, rewards: dict[tuple[str, str, float], float]
 ) -> EvaluatedQuestion:
     domain, group = question.domain or "", _group_of(question)
-    arms: Arms = {
-        arm: judged
-        if judged.reward is None
-        else replace(judged, reward=rewards[domain, group, judged.reward])
-        for arm, judged in question.arms.items()
-    }
-    return replace(question, arms=arms)
+    return _rewarded(question, lambda raw: rewards[domain, group, raw])
 
 
 def _kept(found: FittedMap) -> DomainCalibration:
@@ -174,10 +168,19 @@ def _gates(
 
 
 def _judged_by(question: EvaluatedQuestion, calibration: FittedCalibration) -> EvaluatedQuestion:
-    arms: Arms = {
-        arm: judged
-        if judged.reward is None
-        else replace(judged, reward=calibration.reward(judged.reward, question.domain))
-        for arm, judged in question.arms.items()
-    }
-    return replace(question, arms=arms)
+    return _rewarded(question, lambda raw: calibration.reward(raw, question.domain))
+
+
+def _rewarded(
+    question: EvaluatedQuestion, reward_of: Callable[[float], float]
+) -> EvaluatedQuestion:
+    """Return the question with another reward for each judged answer, made from its own."""
+
+    def rewarded(answer: JudgedArm) -> JudgedArm:
+        return answer if answer.reward is None else replace(answer, reward=reward_of(answer.reward))
+
+    return replace(
+        question,
+        arms={arm: rewarded(answer) for arm, answer in question.arms.items()},
+        draws={arm: [rewarded(draw) for draw in drawn] for arm, drawn in question.draws.items()},
+    )

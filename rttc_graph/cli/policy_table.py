@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.text import Text
+
 from rttc_graph.cli.screen import out, print_table
-from rttc_graph.evaluation.summary import EvaluationResult
+from rttc_graph.evaluation.policy_figures import GroupFigures
+from rttc_graph.evaluation.report import group_name
 
 
 def print_policies(policies: Mapping[str, Any]) -> None:
@@ -30,8 +33,10 @@ def print_policies(policies: Mapping[str, Any]) -> None:
     )
 
 
-def print_result(result: EvaluationResult) -> None:
-    """Print the figures of an evaluation."""
-    print_policies(result["policies"])
-    failed = sum(summary["failed"] for summary in result["policies"].values())
-    out.print(f"{result['rows']} questions" + (f", {failed} runs failed" if failed else ""))
+def print_group(group: GroupFigures) -> None:
+    """Print the figures of some of the questions under their name."""
+    out.print(Text(group_name(group), style="bold"))
+    print_policies(group["policies"])
+    failed = sum(policy["failed"] for policy in group["policies"].values())
+    out.print(f"{group['rows']} questions" + (f", {failed} answers missing" if failed else ""))
+    out.print()

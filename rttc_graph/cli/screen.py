@@ -22,10 +22,17 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from rttc_graph.errors import ConfigurationError
-from rttc_graph.jobs.watching import Advance
+from rttc_graph.jobs.output_files import check_outputs
+from rttc_graph.support.progress import Advance
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
+def _checked_file(name: str | None) -> str | None:
+    """Return the name of a file of figures, checked before the work whose figures go there."""
+    check_outputs(name)
+    return name
+
 
 AsJsonFile = Annotated[
     str | None,
@@ -33,6 +40,7 @@ AsJsonFile = Annotated[
         "--json",
         metavar="FILE",
         help="File to write the figures to as JSON; - prints them (default: none).",
+        callback=_checked_file,
     ),
 ]
 
@@ -48,32 +56,6 @@ err = Console(stderr=True, highlight=False)
 def print_json(value: object) -> None:
     """Print one JSON document on stdout, plain text in any terminal."""
     out.print(Text(json.dumps(value, ensure_ascii=False, indent=2)))
-
-
-def check_outputs(*files: Path | str | None, logs: Sequence[Path] = ()) -> None:
-    """Refuse files that cannot be written, before the work whose figures go there.
-
-    Args:
-        files: Files to write at the end; `-` and `None` name no file.
-        logs: Added to as the work goes on; their folders are made.
-
-    Raises:
-        ConfigurationError: Names the file and why.
-    """
-    for path in [*logs, *(Path(file) for file in files if file not in (None, "-"))]:
-        existed = path.exists()
-        try:
-            if path in logs:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab"):
-                pass
-            if not existed:
-                path.unlink()
-        except OSError as exc:
-            raise ConfigurationError(
-                f"cannot write {str(path)!r}: {exc.strerror or exc}; name a file in a folder that "
-                "is there and may be written to"
-            ) from exc
 
 
 def write_json(value: object, json_out: str | None) -> bool:

@@ -1,15 +1,18 @@
-"""Every arm once for every question, resumable: the rows that all policies are computed from.
+"""Questions under policies, each once, resumable: the one loop behind every evaluation.
 
 Questions of all data sets take turns, so that a collection that is broken off holds some of each.
-Each run is one of the real graph under the policy that is the arm's name, without a query-state
-cache: no arm profits from another, and none is stopped by a budget of seconds.
+Each question begins with another policy, so that a machine that grows slower hits all alike. The
+rows that are replayed are of the arms alone, without a query-state cache and without a budget of
+seconds: no arm profits from another, and none is cut short.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,33 +21,45 @@ from typing import Any, Protocol, cast
 
 from typing_extensions import TypedDict
 
-from rttc_graph.arms import ARMS, cascade_arms
+from rttc_graph.arms import ARMS, ArmRecord, cascade_arms
 from rttc_graph.errors import ConfigurationError, RttcError
-from rttc_graph.evaluation.arm_rows import (
-    ArmAnswer,
-    ArmLog,
-    ArmRows,
+from rttc_graph.evaluation.evaluation_rows import (
+    EvaluationRow,
+    EvaluationRows,
     Judgement,
     Line,
     PartSeconds,
     RowKey,
+    RowLog,
     SettingsLine,
+    settings_digest,
 )
-from rttc_graph.evaluation.runner import row_keys
-from rttc_graph.evaluation.scorers import check_reference, is_right
+from rttc_graph.evaluation.scorers import ScorerName, check_reference, is_right
 from rttc_graph.protocols import NewSample, RewardModel, reward_requests
+from rttc_graph.run.policies import best_candidate
 from rttc_graph.samples.rows import DEFAULT_DOMAIN
-from rttc_graph.state import Arm, Candidate, Sample
+from rttc_graph.settings import PolicyName
+from rttc_graph.state import Candidate
+from rttc_graph.support.progress import Advance, show_nothing
 
 
-class RunArm(Protocol):
-    """Runs the graph once under the policy that is the arm's name."""
+class AskPolicy(Protocol):
+    """Runs the graph once under a policy."""
 
-    async def __call__(self, question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
+    async def __call__(
+        self, question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
+    ) -> Mapping[str, Any]:
         """Return `candidates`, `ledger` and `seconds`, as `rttc ask --json`.
 
         Where `samples` are returned too, those in hand at the end of the run, a judge that is
         asked later is shown them.
+
+        Args:
+            question: What to answer.
+            domain: Where samples are looked for; `None` searches all domains.
+            policy: Who decides the next arm.
+            seed: Seed of sampling and training.
+            warm_up: The answer is thrown away: the run must leave nothing behind.
 
         Raises:
             RttcError: There is no answer.
@@ -68,61 +83,81 @@ class Collection:
     data_sets: Sequence[DataSet]
     model: str
     """Name of the policy model."""
-    digest: str
-    """Of `settings`."""
     settings: Mapping[str, Any]
     """JSON-ready; everything else that an answer depends on."""
     domain: str | None = None
-    """Where samples are looked for; by default in the domain of the row."""
-    arms: Sequence[Arm] = field(default_factory=cascade_arms)
-    """Which arms run; by default those that `cascade` tries."""
+    """Domain in which samples are looked for; by default that of the row."""
+    policies: Sequence[PolicyName] = field(default_factory=cascade_arms)
+    """Policies that are run; by default the arms that `cascade` tries."""
+    seeds: Sequence[int] = (0,)
+    """Seeds of the draws, one row for each; all questions get their first draw first."""
+    scorer: ScorerName = "auto"
+    """Says what is right; kept answers are scored anew by whoever reads them."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would collect nothing, or something twice.
+
+        Raises:
+            ConfigurationError: Names it.
+        """
+        for what, named in (("policies", self.policies), ("seeds", self.seeds)):
+            if not named or len(set(named)) < len(named):
+                raise ConfigurationError(
+                    f"{what}={list(named)!r} must name at least one, each once"
+                )
+        names = [data_set.name for data_set in self.data_sets]
+        if not names or len(set(names)) < len(names):
+            raise ConfigurationError(f"data sets {names!r} must be at least one, each name once")
+        for data_set in self.data_sets:
+            if not data_set.rows:
+                raise ConfigurationError(
+                    f"data set {data_set.name!r} has no rows: the file is empty, or all rows are "
+                    "bad"
+                )
+
+    @property
+    def digest(self) -> str:
+        """Digest of `settings`, which the keys of rows begin with."""
+        return settings_digest(self.settings)
 
     def keys(self) -> list[RowKey]:
         """Return the keys of all rows, in the order in which they are collected."""
         return [key for key, _ in _plan(self)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectProgress:
-    """Sent after each row, and once at the start for what is there already."""
-
-    done: int
-    total: int
-    latest: RowKey | None
-
-
 async def collect(
     collection: Collection,
-    run_arm: RunArm,
-    reward_model: RewardModel,
-    log: ArmLog,
+    ask: AskPolicy,
+    reward_model: RewardModel | None,
+    log: RowLog,
     *,
-    rows: ArmRows | None = None,
-    on_progress: Callable[[CollectProgress], None] | None = None,
-) -> ArmRows:
-    """Answer what is not in the log yet, judge what `reward_model` has not judged, return all rows.
+    rows: EvaluationRows | None = None,
+    on_progress: Advance = show_nothing,
+) -> EvaluationRows:
+    """Ask what is not in the log yet, judge what `reward_model` has not judged, return all rows.
 
-    An arm that failed has a row with its error and counts as wrong; it is tried again by the next
+    A run that failed has a row with its error and counts as wrong; it is tried again by the next
     collection with the same log.
 
     Args:
         collection: What is asked.
-        run_arm: Runs the graph, which judges with `reward_model`.
-        reward_model: Its raw scores are kept.
+        ask: Runs the graph, which judges with `reward_model`.
+        reward_model: Judge of rows that are replayed: its raw scores are kept as judgements.
+            `None` for runs for real, whose own rewards stay in their rows.
         log: Appended to.
         rows: Content of the log, where the caller has read it; it gets the new rows too.
-        on_progress: Called on the event loop; must not block.
+        on_progress: Called on the event loop after each row, and once at the start with what is
+            there already.
 
     Raises:
-        ConfigurationError: A data set is empty or there twice, a reference answer fits no scorer,
-            the log is something else, or `run_arm` raised it.
+        ConfigurationError: A reference answer fits no scorer, the log is something else, or `ask`
+            raised it.
     """
-    _check(collection)
     # Files and verifiers block, so they get a thread.
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rttc-collect")
     try:
-        collecting = _Collecting(collection, run_arm, reward_model, log, thread)
-        return await collecting.run(rows, on_progress or _ignore)
+        collecting = _Collecting(collection, ask, reward_model, log, thread)
+        return await collecting.run(rows, on_progress)
     finally:
         thread.shutdown(wait=False)
 
@@ -131,46 +166,48 @@ class _Collecting:
     def __init__(
         self,
         collection: Collection,
-        run_arm: RunArm,
-        reward_model: RewardModel,
-        log: ArmLog,
+        ask: AskPolicy,
+        reward_model: RewardModel | None,
+        log: RowLog,
         thread: ThreadPoolExecutor,
     ) -> None:
         self._collection = collection
-        self._run_arm = run_arm
+        self._ask = ask
         self._reward_model = reward_model
         self._log = log
         self._thread = thread
 
-    async def run(
-        self, known: ArmRows | None, on_progress: Callable[[CollectProgress], None]
-    ) -> ArmRows:
+    async def run(self, known: EvaluationRows | None, on_progress: Advance) -> EvaluationRows:
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._thread, self._start, known)
         plan = _plan(self._collection)
-        waiting = [step for step in plan if not _is_answered(rows, step[0])]
+        waiting = [(key, sample) for key, sample in plan if not _is_answered(rows, key)]
         done = len(plan) - len(waiting)
-        on_progress(CollectProgress(done=done, total=len(plan), latest=None))
-        if waiting:
-            await self._warm_up(waiting)
-        for number, (key, row) in enumerate(waiting, start=done + 1):
-            for line in await loop.run_in_executor(
-                self._thread, self._keep, row, await self._answer(key, row)
-            ):
+        on_progress(done, len(plan))
+        await self._warm_up(waiting)
+        for number, (key, sample) in enumerate(waiting, start=done + 1):
+            row, reward, judging = await self._row(key, sample)
+            lines: list[Line] = [row]
+            if self._reward_model is not None and reward is not None:
+                lines.append(await _judgement(key, self._reward_model, reward, seconds=judging))
+            await loop.run_in_executor(self._thread, self._keep, sample, row, lines)
+            for line in lines:
                 rows.add(line)
-            on_progress(CollectProgress(done=number, total=len(plan), latest=key))
-        await judge_missing(rows, [key for key, _ in plan], self._reward_model, self._log)
+            on_progress(number, len(plan))
+        if self._reward_model is not None:
+            await judge_missing(rows, [key for key, _ in plan], self._reward_model, self._log)
         return rows
 
-    def _start(self, known: ArmRows | None) -> ArmRows:
+    def _start(self, known: EvaluationRows | None) -> EvaluationRows:
         for data_set in self._collection.data_sets:
-            for row in data_set.rows:
-                check_reference(row)
+            for sample in data_set.rows:
+                check_reference(sample, self._collection.scorer)
         rows = self._log.load() if known is None else known
-        if self._collection.digest not in rows.settings:
+        digest = self._collection.digest
+        if digest not in rows.settings:
             line: SettingsLine = {
                 "kind": "settings",
-                "digest": self._collection.digest,
+                "digest": digest,
                 "settings": dict(self._collection.settings),
             }
             self._log.add([line])
@@ -178,91 +215,89 @@ class _Collecting:
         return rows
 
     async def _warm_up(self, waiting: Sequence[tuple[RowKey, NewSample]]) -> None:
-        """Run each arm once and forget it: models load on first use."""
-        for arm in self._collection.arms:
-            row = next((row for key, row in waiting if key.arm == arm), None)
-            if row is not None:
+        """Run each policy once and forget it: models load on first use."""
+        for policy in self._collection.policies:
+            first = next(((k, sample) for k, sample in waiting if k.policy == policy), None)
+            if first is not None:
                 with suppress(RttcError):
-                    await self._run(row, arm)
+                    await self._run(*first, warm_up=True)
 
-    async def _run(self, row: NewSample, arm: Arm) -> Mapping[str, Any]:
-        return await self._run_arm(row.question, domain=self._domain(row), arm=arm)
+    async def _run(
+        self, key: RowKey, sample: NewSample, *, warm_up: bool = False
+    ) -> Mapping[str, Any]:
+        domain = self._domain(sample)
+        return await self._ask(
+            sample.question, domain=domain, policy=key.policy, seed=key.seed, warm_up=warm_up
+        )
 
-    def _domain(self, row: NewSample) -> str | None:
-        named = None if row.domain == DEFAULT_DOMAIN else row.domain
+    def _domain(self, sample: NewSample) -> str | None:
+        named = None if sample.domain == DEFAULT_DOMAIN else sample.domain
         return self._collection.domain or named
 
-    async def _answer(self, key: RowKey, row: NewSample) -> list[Line]:
-        """Return the row of one arm, and if the answer was judged, the judgement."""
+    async def _row(
+        self, key: RowKey, sample: NewSample
+    ) -> tuple[EvaluationRow, float | None, float]:
+        """Return the row of a run, the reward of an arm's answer, and the seconds of judging."""
+        row: EvaluationRow = {
+            "kind": "run" if self._reward_model is None else "answer",
+            **_named(key),
+            "id": sample.external_id,
+            "domain": self._domain(sample),
+            "question": sample.question,
+            "reference": sample.answer,
+            "metadata": sample.metadata,
+            "candidates": [],
+            "right": False,
+            "seconds": dict.fromkeys(_PARTS, 0.0),
+            "error": None,
+            "samples": [],
+        }
+        began = time.monotonic()
         try:
-            result = await self._run(row, key.arm)
+            result = await self._run(key, sample)
         except ConfigurationError:
             raise
         except RttcError as exc:
-            return [self._row(key, row, None, error=f"{type(exc).__name__}: {exc}")]
+            row["error"] = f"{type(exc).__name__}: {exc}"
+            row["seconds"]["generation"] = time.monotonic() - began
+            return row, None, 0.0
+        row["seconds"] = _parts(result, key.policy)
         made: Sequence[Candidate] = result["candidates"]
-        candidate = next((c for c in made if c["arm"] == key.arm), None)
+        if row["kind"] == "run":
+            row["candidates"] = list(made)
+            return row, None, 0.0
+        judging = row["seconds"].pop("judging")
+        candidate = next((c for c in made if c["arm"] == key.policy), None)
         if candidate is None:
-            return [self._row(key, row, None, error=_why_not(result, key.arm))]
-        bare: Candidate = {**candidate, "reward": None}
-        judging = sum(e["seconds"] for e in result["ledger"] if e["event"] == "judged")
-        seconds, samples = _parts(result, key.arm, judging=judging), result.get("samples", ())
-        lines: list[Line] = [self._row(key, row, bare, seconds=seconds, samples=samples)]
-        if candidate["reward"] is not None:
-            lines.append(
-                await _judgement(key, self._reward_model, candidate["reward"], seconds=judging)
-            )
-        return lines
+            row["error"] = _why_not(result, key.policy)
+            return row, None, judging
+        row["candidates"] = [{**candidate, "reward": None}]
+        row["samples"] = list(result.get("samples", ()))
+        return row, candidate["reward"], judging
 
-    def _row(
-        self,
-        key: RowKey,
-        row: NewSample,
-        candidate: Candidate | None,
-        *,
-        seconds: PartSeconds | None = None,
-        samples: Sequence[Sample] = (),
-        error: str | None = None,
-    ) -> ArmAnswer:
-        return {
-            "kind": "answer",
-            **_named(key),
-            "id": row.external_id,
-            "domain": self._domain(row),
-            "question": row.question,
-            "reference": row.answer,
-            "metadata": row.metadata,
-            "candidate": candidate,
-            "right": False,
-            "seconds": seconds or dict.fromkeys(_PARTS, 0.0),
-            "error": error,
-            "samples": list(samples),
-        }
-
-    def _keep(self, row: NewSample, lines: list[Line]) -> list[Line]:
-        for line in lines:
-            if line["kind"] == "answer" and line["candidate"] is not None:
-                line["right"] = is_right(line["candidate"]["answer"], row)
+    def _keep(self, sample: NewSample, row: EvaluationRow, lines: Sequence[Line]) -> None:
+        best = best_candidate(row["candidates"])
+        scorer = self._collection.scorer
+        row["right"] = best is not None and is_right(best["answer"], sample, scorer)
         self._log.add(lines)
-        return lines
 
 
 async def judge_missing(
-    rows: ArmRows,
+    rows: EvaluationRows,
     keys: Sequence[RowKey],
     reward_model: RewardModel,
-    log: ArmLog,
+    log: RowLog,
     *,
-    on_progress: Callable[[CollectProgress], None] | None = None,
+    on_progress: Advance = show_nothing,
 ) -> int:
     """Judge the answers that `reward_model` has not judged yet, and return how many they were.
 
     Args:
         rows: Gets the judgements too.
-        keys: Which of them.
+        keys: Keys of rows of arms alone.
         reward_model: Asked for one answer at a time, as in a run, so that its seconds count alike.
         log: Gets each judgement as it is made.
-        on_progress: Called on the event loop; must not block.
+        on_progress: Called on the event loop after each answer.
 
     Raises:
         RewardModelError: The reward model failed; what it judged before is kept.
@@ -271,22 +306,20 @@ async def judge_missing(
     waiting = [
         key
         for key in keys
-        if key in rows.answers
-        and rows.answers[key]["candidate"] is not None
+        if key in rows.rows
+        and rows.rows[key]["candidates"]
         and (key, fingerprint) not in rows.judgements
     ]
     for number, key in enumerate(waiting, start=1):
-        answer = rows.answers[key]
-        assert answer["candidate"] is not None
+        row = rows.rows[key]
         began = time.monotonic()
-        [request] = reward_requests([answer["candidate"]], samples=answer.get("samples", ()))
-        [reward] = await reward_model.score(answer["question"], [request])
+        requests = reward_requests(row["candidates"], samples=row.get("samples", ()))
+        [reward] = await reward_model.score(row["question"], requests)
         seconds = time.monotonic() - began
         judgement = await _judgement(key, reward_model, reward, seconds=seconds)
         await asyncio.to_thread(log.add, [judgement])
         rows.add(judgement)
-        if on_progress is not None:
-            on_progress(CollectProgress(done=number, total=len(waiting), latest=key))
+        on_progress(number, len(waiting))
     return len(waiting)
 
 
@@ -308,71 +341,84 @@ class _Named(TypedDict):
     data_set: str
     model: str
     row: str
-    arm: Arm
+    policy: str
+    seed: int
 
 
 def _named(key: RowKey) -> _Named:
-    """Return the fields of a key, which both kinds of lines begin with."""
+    """Return the fields of a key, which rows and judgements begin with."""
     return {
         "digest": key.digest,
         "data_set": key.data_set,
         "model": key.model,
         "row": key.row,
-        "arm": key.arm,
+        "policy": key.policy,
+        "seed": key.seed,
     }
 
 
+def row_keys(rows: Sequence[NewSample]) -> list[str]:
+    """Return a key for each row that stays the same when the file is reordered or extended."""
+    seen: Counter[str] = Counter()
+    keys: list[str] = []
+    for row in rows:
+        content = "\0".join((row.question, row.answer, row.domain))
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        seen[digest] += 1
+        keys.append(digest if seen[digest] == 1 else f"{digest}#{seen[digest]}")
+    return keys
+
+
 def _plan(collection: Collection) -> list[tuple[RowKey, NewSample]]:
-    """Return all rows: the first question of each data set, then the second, all arms of each."""
+    """Return all rows: the first question of each data set, then the second, all policies of each.
+
+    With several seeds that is done once for each, so that what a kill leaves has whole draws.
+    """
     columns = [
-        [(one.name, key, row) for key, row in zip(row_keys(one.rows), one.rows, strict=True)]
+        [(one.name, number, key, row) for number, (key, row) in enumerate(_with_keys(one.rows))]
         for one in collection.data_sets
     ]
-    turns = chain.from_iterable(zip_longest(*columns))
+    turns = [turn for turn in chain.from_iterable(zip_longest(*columns)) if turn is not None]
+    digest, policies = collection.digest, collection.policies
     return [
-        (RowKey(collection.digest, name, collection.model, key, arm), row)
-        for name, key, row in (turn for turn in turns if turn is not None)
-        for arm in collection.arms
+        (RowKey(digest, name, collection.model, key, policy, seed), row)
+        for seed in collection.seeds
+        for name, number, key, row in turns
+        for policy in (policies[(number + turn) % len(policies)] for turn in range(len(policies)))
     ]
 
 
-def _check(collection: Collection) -> None:
-    names = [data_set.name for data_set in collection.data_sets]
-    if not names or len(set(names)) < len(names):
-        raise ConfigurationError(f"data sets {names!r} must be at least one, each name once")
-    for data_set in collection.data_sets:
-        if not data_set.rows:
-            raise ConfigurationError(
-                f"data set {data_set.name!r} has no rows: the file is empty, or all rows are bad"
-            )
+def _with_keys(rows: Sequence[NewSample]) -> list[tuple[str, NewSample]]:
+    return list(zip(row_keys(rows), rows, strict=True))
 
 
-def _is_answered(rows: ArmRows, key: RowKey) -> bool:
-    return key in rows.answers and rows.answers[key]["error"] is None
+def _is_answered(rows: EvaluationRows, key: RowKey) -> bool:
+    return key in rows.rows and rows.rows[key]["error"] is None
 
 
 _PARTS: tuple[str, ...] = ("generation", "retrieval", "training")
 """Parts of the seconds that every row has."""
 
 
-def _parts(result: Mapping[str, Any], arm: Arm, *, judging: float) -> PartSeconds:
-    """Split a run's seconds by the events of the arm's record.
+def _parts(result: Mapping[str, Any], policy: PolicyName) -> PartSeconds:
+    """Split a run's seconds by the events that the arms of its policy count, judging among them.
 
-    What is neither in one of these nor judging is retrieval, or where there is none, generation.
+    What no event accounts for is retrieval, or where no arm retrieves, generation.
     """
-    record, ledger = ARMS[arm], cast("Sequence[Mapping[str, Any]]", result["ledger"])
+    records: Sequence[ArmRecord] = [ARMS[policy]] if policy in ARMS else list(ARMS.values())
+    events: dict[str, set[str]] = {"judging": {"judged"}}
+    for record in records:
+        for part, counted in record.seconds.items():
+            events.setdefault(part, set()).update(counted)
+    ledger = cast("Sequence[Mapping[str, Any]]", result["ledger"])
     seconds = dict.fromkeys(_PARTS, 0.0)
-    for part, events in record.seconds.items():
-        seconds[part] = sum((e["seconds"] for e in ledger if e["event"] in events), 0.0)
-    rest = max(0.0, result["seconds"] - sum(seconds.values()) - judging)
-    seconds["retrieval" if record.retrieves else "generation"] += rest
+    for part, names in events.items():
+        seconds[part] = sum((e["seconds"] for e in ledger if e["event"] in names), 0.0)
+    rest = max(0.0, result["seconds"] - sum(seconds.values()))
+    seconds["retrieval" if any(r.retrieves for r in records) else "generation"] += rest
     return seconds
 
 
-def _why_not(result: Mapping[str, Any], arm: Arm) -> str:
+def _why_not(result: Mapping[str, Any], policy: PolicyName) -> str:
     reasons = [e["detail"].get("error", "") for e in result["ledger"] if e["event"] == "failed"]
-    return "; ".join(reasons) or f"nothing to answer with: no samples for {arm}"
-
-
-def _ignore(progress: CollectProgress) -> None:
-    del progress
+    return "; ".join(reasons) or f"nothing to answer with: no samples for {policy}"

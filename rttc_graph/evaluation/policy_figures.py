@@ -1,9 +1,9 @@
-"""Rows of all arms to the figures of every policy and yardstick; pure functions."""
+"""Rows to the figures of every policy and yardstick; pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS, cascade_arms
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.arm_rows import ArmAnswer, ArmRows, RowKey
+from rttc_graph.evaluation.evaluation_rows import EvaluationRow, EvaluationRows, RowKey
 from rttc_graph.evaluation.intervals import paired_difference, wilson_interval
 from rttc_graph.evaluation.replay import (
     Arms,
@@ -21,6 +21,7 @@ from rttc_graph.evaluation.replay import (
     arm_shares,
     at_random,
     oracle,
+    outcome_of,
     replay,
 )
 from rttc_graph.evaluation.scorers import ScorerName, is_right
@@ -41,6 +42,15 @@ class EvaluatedQuestion:
     row: str
     domain: str | None
     arms: Arms
+    """The first draw of each arm."""
+    draws: Mapping[Arm, Sequence[JudgedArm]] = field(default_factory=dict[Arm, Sequence[JudgedArm]])
+    """All draws of each arm by rising seed, for strategies that take several."""
+
+    @property
+    def answers(self) -> list[JudgedArm]:
+        """All draws of all arms."""
+        later = (draw for drawn in self.draws.values() for draw in drawn[1:])
+        return [*self.arms.values(), *later]
 
 
 class PolicyFigures(TypedDict):
@@ -82,7 +92,7 @@ GateOf = Callable[[EvaluatedQuestion], Gate]
 
 
 def evaluated_questions(
-    rows: ArmRows,
+    rows: EvaluationRows,
     keys: Sequence[RowKey],
     fingerprint: str,
     *,
@@ -94,7 +104,7 @@ def evaluated_questions(
     Those of `cascade` must be: rows that were collected before there was another arm still serve.
 
     Args:
-        rows: Answers and judgements.
+        rows: Rows of arms alone, and their judgements.
         keys: Which of them.
         fingerprint: Reward model whose judgements count.
         calibrate: Raw reward and domain to the reward that counts; `None` for raw ones.
@@ -104,32 +114,39 @@ def evaluated_questions(
         ConfigurationError: One model has answers of two settings to one data set.
     """
     _check_settings(keys)
-    found: dict[tuple[str, str, str], dict[Arm, JudgedArm]] = {}
-    for key in keys:
-        if key not in rows.answers:
-            continue
-        answer = _scored(rows.answers[key], scorer)
+    found: dict[tuple[str, str, str], dict[Arm, list[JudgedArm]]] = {}
+    for key in sorted((key for key in keys if key in rows.rows), key=lambda key: key.seed):
+        row = rows.rows[key]
         judgement = rows.judgements.get((key, fingerprint))
         reward = None if judgement is None else judgement["reward"]
         if reward is not None and calibrate is not None:
-            reward = calibrate(reward, answer["domain"])
-        found.setdefault((key.data_set, key.model, key.row), {})[key.arm] = JudgedArm(
-            row=answer,
+            reward = calibrate(reward, row["domain"])
+        draw = JudgedArm(
+            row={**row, "right": any(_rights(row, scorer))},
             reward=reward,
             judging_seconds=0.0 if judgement is None else judgement["seconds"],
         )
+        draws = found.setdefault((key.data_set, key.model, key.row), {})
+        draws.setdefault(key.policy, []).append(draw)
     wanted = set(cascade_arms())
+    places = dict.fromkeys((key.data_set, key.model, key.row) for key in keys)
     return [
-        EvaluatedQuestion(
-            data_set=data_set,
-            model=model,
-            row=row,
-            domain=next(iter(arms.values())).row["domain"],
-            arms=arms,
-        )
-        for (data_set, model, row), arms in found.items()
-        if wanted <= arms.keys()
+        _question(*place, found[place]) for place in places if wanted <= found.get(place, {}).keys()
     ]
+
+
+def _question(
+    data_set: str, model: str, row: str, draws: Mapping[Arm, Sequence[JudgedArm]]
+) -> EvaluatedQuestion:
+    arms: Arms = {arm: draws[arm][0] for arm in ARMS if arm in draws}
+    return EvaluatedQuestion(
+        data_set=data_set,
+        model=model,
+        row=row,
+        domain=next(iter(arms.values())).row["domain"],
+        arms=arms,
+        draws=draws,
+    )
 
 
 def grouped(
@@ -181,10 +198,40 @@ def policy_figures(
         oracle({arm: q.arms[arm] for arm in q.arms if arm in known}) for q in questions
     ]
     outcomes["random"] = [at_random(q.arms, shares) for q in questions]
+    return _group(outcomes, cascade)
+
+
+def real_figures(
+    rows: EvaluationRows,
+    keys: Sequence[RowKey],
+    *,
+    tau_r: float,
+    scorer: ScorerName = "auto",
+) -> GroupFigures:
+    """Return the figures of policies that were run for real; there are no yardsticks among them.
+
+    Args:
+        rows: Rows of runs, all policies on the same questions.
+        keys: Which of them, at least one.
+        tau_r: Threshold of the runs.
+        scorer: Says what is right; by row, unless named.
+    """
+    outcomes: dict[str, list[Outcome]] = {}
+    for key in keys:
+        row = rows.rows[key]
+        seconds = sum(row["seconds"].values())
+        outcome = outcome_of(row["candidates"], _rights(row, scorer), seconds=seconds, tau_r=tau_r)
+        outcomes.setdefault(key.policy, []).append(outcome)
+    return _group(outcomes, outcomes.get("cascade"))
+
+
+def _group(
+    outcomes: Mapping[str, Sequence[Outcome]], cascade: Sequence[Outcome] | None
+) -> GroupFigures:
     return {
         "model": None,
         "data_set": None,
-        "rows": len(questions),
+        "rows": len(next(iter(outcomes.values()))),
         "policies": {
             name: _figures(found, None if name == "cascade" else cascade, name in YARDSTICKS)
             for name, found in outcomes.items()
@@ -221,18 +268,16 @@ def _by_arm(outcomes: Sequence[Outcome]) -> dict[str, float]:
     return {arm: round(value, 6) for arm, value in sums.items() if value}
 
 
-def _scored(answer: ArmAnswer, scorer: ScorerName) -> ArmAnswer:
-    """Return the row with today's verdict on it."""
-    if answer["candidate"] is None:
-        return {**answer, "right": False}
+def _rights(row: EvaluationRow, scorer: ScorerName) -> list[bool]:
+    """Return for each candidate of a row whether it is right, by today's scorer."""
     sample = NewSample(
-        question=answer["question"],
-        answer=answer["reference"],
-        domain=answer["domain"] or "",
-        external_id=answer["id"],
-        metadata=answer["metadata"],
+        question=row["question"],
+        answer=row["reference"],
+        domain=row["domain"] or "",
+        external_id=row["id"],
+        metadata=row["metadata"],
     )
-    return {**answer, "right": is_right(answer["candidate"]["answer"], sample, scorer)}
+    return [is_right(candidate["answer"], sample, scorer) for candidate in row["candidates"]]
 
 
 def _check_settings(keys: Sequence[RowKey]) -> None:

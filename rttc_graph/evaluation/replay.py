@@ -3,7 +3,8 @@
 The policy is the graph's own (`rttc_graph.run.policies.decide`); only the arms' work is taken from
 the rows instead of being done. That is exact where arms are deterministic and independent, which
 greedy decoding without a query-state cache gives. Budgets of seconds and tokens are not replayed:
-rows come from runs that no such budget ended.
+rows come from runs that no such budget ended. Arms that draw have a row for each seed; policies
+of one draw take the first.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rttc_graph.arms import ARMS, FINISH, PLAIN, RETRIEVE
-from rttc_graph.evaluation.arm_rows import ArmAnswer
+from rttc_graph.evaluation.evaluation_rows import EvaluationRow
 from rttc_graph.run.policies import NextStep, best_candidate, decide
 from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
@@ -22,10 +23,16 @@ from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
 class JudgedArm:
     """One arm's row with the reward that counts in this replay."""
 
-    row: ArmAnswer
+    row: EvaluationRow
+    """Row of the arm alone."""
     reward: float | None
     """Raw or calibrated; `None` when it was not judged."""
     judging_seconds: float
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The arm's answer, without a reward; `None` when it gave none."""
+        return next(iter(self.row["candidates"]), None)
 
     @property
     def alone_seconds(self) -> float:
@@ -40,7 +47,7 @@ class JudgedArm:
 
 
 Arms = Mapping[Arm, JudgedArm]
-"""All arms of one question."""
+"""All arms of one question, one draw of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +106,14 @@ def replay(arms: Arms, policy: PolicyName, gate: Gate) -> Outcome:
     while choice.decision != FINISH:
         _step(run, choice, arms)
         choice = decide(run.state, settings, arms=possible)
-    return _outcome(run, arms, gate.tau_r)
+    candidates = run.state["candidates"]
+    rights = [arms[c["arm"]].row["right"] for c in candidates]
+    return outcome_of(candidates, rights, seconds=run.seconds, tau_r=gate.tau_r)
 
 
 def oracle(arms: Arms) -> Outcome:
     """Return the best arm in hindsight: of the right ones the cheapest, else the cheapest."""
-    answered: list[Arm] = [a for a in ARMS if a in arms and arms[a].row["candidate"] is not None]
+    answered: list[Arm] = [a for a in ARMS if a in arms and arms[a].candidate is not None]
     right: list[Arm] = [arm for arm in answered if arms[arm].row["right"]]
     best = min(right or answered, key=lambda arm: arms[arm].alone_seconds, default=None)
     alone: dict[Arm, float] = {} if best is None else {best: 1.0}
@@ -119,40 +128,49 @@ def at_random(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
 def _step(run: _Run, choice: NextStep, arms: Arms) -> None:
     """Do what the graph's next node would have done."""
     if choice.decision == RETRIEVE:
-        found = any(ARMS[arm].retrieves and judged.row["candidate"] for arm, judged in arms.items())
+        found = any(ARMS[arm].retrieves and judged.candidate for arm, judged in arms.items())
         run.state["retrieved"] = True
         run.state["samples"] = [_ANY_SAMPLE] if found else []
         return
     arm = ARMS.of_attempt(choice.attempt).name
     run.state["tried"] = [*run.state["tried"], choice.attempt]
     judged = arms.get(arm)
-    if judged is None or judged.row["candidate"] is None:
+    if judged is None or judged.candidate is None:
         return
     first = not any(ARMS[ran].retrieves for ran in run.ran)
     run.seconds += sum(judged.work_seconds(retrieves=first))
     run.ran.append(arm)
-    candidate: Candidate = {**judged.row["candidate"], "reward": judged.reward}
+    candidate: Candidate = {**judged.candidate, "reward": judged.reward}
     run.state["candidates"] = [*run.state["candidates"], candidate]
 
 
-def _outcome(run: _Run, arms: Arms, tau_r: float) -> Outcome:
-    candidates = run.state["candidates"]
-    best = best_candidate(candidates)
-    right = best is not None and arms[best["arm"]].row["right"]
+def outcome_of(
+    candidates: Sequence[Candidate], rights: Sequence[bool], *, seconds: float, tau_r: float
+) -> Outcome:
+    """Return what a run came to, replayed or real.
+
+    Args:
+        candidates: Judged candidates in the order of the run.
+        rights: Whether each of them is right.
+        seconds: Wall time of the whole run.
+        tau_r: Threshold of the run, in the units of the rewards.
+    """
+    best = best_candidate(list(candidates))
+    judged = list(zip(candidates, rights, strict=True))
+    right = any(is_right for candidate, is_right in judged if candidate is best)
     reward = None if best is None else best["reward"]
     return Outcome(
         right=float(right),
-        seconds=run.seconds,
+        seconds=seconds,
         prompt_tokens=sum(c["prompt_tokens"] for c in candidates),
         completion_tokens=sum(c["completion_tokens"] for c in candidates),
         trained_tokens=sum(c["trained_tokens"] for c in candidates),
         shares={} if best is None else {best["arm"]: 1.0},
-        ran=tuple(run.ran),
+        ran=tuple(c["arm"] for c in candidates),
         reward=reward,
         false_accept=reward is not None and reward >= tau_r and not right,
         false_reject=any(
-            arms[c["arm"]].row["right"] and c["reward"] is not None and c["reward"] < tau_r
-            for c in candidates
+            is_right and c["reward"] is not None and c["reward"] < tau_r for c, is_right in judged
         ),
     )
 
@@ -160,9 +178,7 @@ def _outcome(run: _Run, arms: Arms, tau_r: float) -> Outcome:
 def _mixed(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
     """Return the mean over arms that run alone, weighted by their shares."""
     weighted = [
-        (share, arms[arm], arms[arm].row["candidate"])
-        for arm, share in shares.items()
-        if arm in arms
+        (share, arms[arm], arms[arm].candidate) for arm, share in shares.items() if arm in arms
     ]
     made = [(share, judged, c) for share, judged, c in weighted if c is not None]
     return Outcome(

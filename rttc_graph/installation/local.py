@@ -94,17 +94,17 @@ class LocalRttc:
 def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]:
     """Open an installation: by default the one that environment and `rttc.toml` describe."""
     config = config or load_config()
-    engine = LocalEngine(
-        config.model,
-        cache_dir=config.home,
-        device=config.device,
-        dtype=config.dtype,
-        threads=config.threads,
-        prefix_cache_bytes=config.prefix_cache_bytes,
-        thinking=config.thinking,
-    )
-    try:
-        with open_knowledge(config) as knowledge:
+    with open_knowledge(config) as knowledge:
+        engine = LocalEngine(
+            config.model,
+            cache_dir=config.home,
+            device=config.device,
+            dtype=config.dtype,
+            threads=config.threads,
+            prefix_cache_bytes=config.prefix_cache_bytes,
+            thinking=config.thinking,
+        )
+        try:
             trainer = LoraTrainer(engine, training_dtype=config.training_dtype)
             judge = open_reward_model(config, engine, trainer.base_fingerprint)
             parts: RttcParts = {
@@ -128,5 +128,5 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
                 parts=parts,
                 graph=create_rttc_graph(**parts),
             )
-    finally:
-        engine.close()
+        finally:
+            engine.close()

@@ -1,4 +1,4 @@
-"""Rows of all arms for data sets named by paths: what `rttc eval` and `rttc calibrate` share.
+"""Rows of arms for data sets named by paths: what `rttc eval` and `rttc calibrate` share.
 
 The file of rows is read once; from then on its content is handed on.
 """
@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 from rttc_graph.arms import cascade_arms
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.arm_rows import ArmLog, ArmRows, RowKey
 from rttc_graph.evaluation.collect import (
+    AskPolicy,
     Collection,
     DataSet,
-    RunArm,
     collect,
     judge_missing,
 )
+from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowKey, RowLog
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, evaluated_questions
-from rttc_graph.evaluation.records import settings_digest
-from rttc_graph.evaluation.runner import choose_rows
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     calibrated_fingerprint,
     probability_map,
 )
-from rttc_graph.jobs.watching import Advance, Watcher
+from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import StoredCalibration
-from rttc_graph.samples import read_samples
+from rttc_graph.samples import draw_rows, read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
+from rttc_graph.settings import PolicyName
 from rttc_graph.state import Arm
+from rttc_graph.support.progress import Advance
 
 if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
 """Files in the folder of a data set."""
 
-_NO_PART = {"policy", "first_arm", "tau_r", "tau_r_of", "use_cache"}
+_NO_PART = {"policy", "first_arm", "tau_r", "tau_r_of", "use_cache", "seed"}
 _UNBOUNDED: Mapping[str, Any] = {
     "budget_seconds": 86_400.0,
     "budget_tokens": 10**9,
@@ -55,13 +55,21 @@ _UNBOUNDED: Mapping[str, Any] = {
 class RowsWanted:
     """Which rows a command wants."""
 
-    data_sets: Sequence[DataSet]
-    samples: Sequence[Path]
-    """Files to ingest before."""
-    domain: str | None
     log: Path
+    """File of rows."""
+    data_sets: Sequence[DataSet] = ()
+    """Questions; without any, the rows of the file are taken as they are, and no arm runs."""
+    samples: Sequence[Path] = ()
+    """Files to ingest before."""
+    models: Sequence[str] = ()
+    """Policy models; by default the configured one, or without questions all of the file."""
+    domain: str | None = None
+    """Domain of the samples; by default that of the row."""
     arms: Sequence[Arm] = field(default_factory=cascade_arms)
-    """Arms to run."""
+    """Arms that run."""
+    draws: int = 1
+    """Answers of each arm to each question, with the configured seed and those that follow."""
+    scorer: ScorerName = "auto"
 
 
 def wanted_data_sets(
@@ -88,7 +96,7 @@ def wanted_data_sets(
             if not (folder / QUESTIONS).is_file():
                 raise ConfigurationError(f"folder {path!r} has no {QUESTIONS}")
             samples += [folder / SAMPLES] if (folder / SAMPLES).is_file() else []
-        rows = choose_rows(list(read_samples(source)), limit=limit, seed=seed)
+        rows = draw_rows(read_samples(source), limit=limit, seed=seed)
         data_sets.append(DataSet(name=name, rows=rows))
     return data_sets, samples
 
@@ -100,16 +108,27 @@ def run_name(data_sets: Sequence[DataSet], records: Path | None) -> str:
 
 
 def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collection:
-    """Return what is collected with the policy model of a configuration."""
-    settings = config.run_settings().model_dump(exclude=_NO_PART | _UNBOUNDED.keys())
+    """Return what is collected with the policy model of a configuration.
+
+    Raises:
+        ConfigurationError: Several draws are wanted where all would be alike.
+    """
+    run = config.run_settings()
+    if wanted.draws < 1 or (wanted.draws > 1 and run.temperature == 0):
+        raise ConfigurationError(
+            f"draws={wanted.draws!r} must be at least 1, and more need a temperature above 0, as "
+            "RTTC_TEMPERATURE=0.7: greedy answers are all alike"
+        )
+    settings = run.model_dump(exclude=_NO_PART | _UNBOUNDED.keys())
     details = {**settings, "embedder": config.embedder, "domain": wanted.domain}
     return Collection(
         data_sets=wanted.data_sets,
         model=config.model,
-        digest=settings_digest(details),
         settings=details,
         domain=wanted.domain,
-        arms=wanted.arms,
+        policies=wanted.arms,
+        seeds=range(run.seed, run.seed + wanted.draws),
+        scorer=wanted.scorer,
     )
 
 
@@ -118,14 +137,19 @@ class ModelRows:
     """The rows of one policy model, judged by one reward model."""
 
     model: str
-    rows: ArmRows
+    rows: EvaluationRows
     """Content of the whole file; several models may share it."""
     keys: Sequence[RowKey]
-    """Rows of `model`."""
+    """Keys of the rows of `model`."""
     reward_model: str
     fingerprint: str
     """Fingerprint of the reward model with its raw scores."""
     calibration: StoredCalibration | None
+
+    @property
+    def judge(self) -> str:
+        """Fingerprint of the reward model with its calibration, if there is one."""
+        return calibrated_fingerprint(self.calibration) if self.calibration else self.fingerprint
 
     def check_threshold(self, config: InstallationConfig) -> None:
         """Refuse a τr that was chosen for another reward model.
@@ -133,7 +157,7 @@ class ModelRows:
         Raises:
             ConfigurationError: It was.
         """
-        found = calibrated_fingerprint(self.calibration) if self.calibration else self.fingerprint
+        found = self.judge
         if config.tau_r_of not in ("", found):
             raise ConfigurationError(
                 f"tau_r={config.tau_r!r} was chosen for the fingerprint {config.tau_r_of!r}, but "
@@ -143,75 +167,56 @@ class ModelRows:
 
 
 def collect_rows(
-    configs: Sequence[InstallationConfig], wanted: RowsWanted, watcher: Watcher
+    config: InstallationConfig, wanted: RowsWanted, watcher: Watcher
 ) -> list[ModelRows]:
-    """Run every arm on every question, with the policy model of each configuration in turn.
+    """Run every arm on every question and judge every answer, with each policy model in turn.
 
     Args:
-        configs: Alike but for the policy model.
-        wanted: What the file of rows holds already is not run again.
+        config: Names reward model and knowledge base.
+        wanted: What its file holds already is not run or judged again.
         watcher: Is shown the progress, and told of questions that are samples themselves.
-    """
-    from rttc_graph.installation.local import open_local
-
-    log = ArmLog(wanted.log)
-    rows = log.load()
-    found: list[ModelRows] = []
-    for config in configs:
-        collection = wanted_collection(config, wanted)
-        with open_local(config) as local:
-            _fill(local, wanted, watcher)
-            with watcher.step(f"collect with {config.model}") as advance:
-                asyncio.run(
-                    collect(
-                        collection,
-                        _arm_runner(local),
-                        local.judge,
-                        log,
-                        rows=rows,
-                        on_progress=lambda progress: advance(progress.done, progress.total),
-                    )
-                )
-            found.append(asyncio.run(_model_rows(local, rows, collection.keys())))
-    return found
-
-
-def judge_rows(
-    config: InstallationConfig, log: Path, watcher: Watcher, *, only: str | None = None
-) -> list[ModelRows]:
-    """Judge the rows of a file with the configured reward model, model by model; runs no arm.
-
-    Args:
-        config: Names the reward model.
-        log: File of rows.
-        watcher: Is shown the progress.
-        only: Policy model whose rows are judged; by default those of all.
 
     Raises:
-        ConfigurationError: There are no rows.
+        ConfigurationError: There are neither questions nor rows of a wanted model.
     """
     from rttc_graph.installation.local import open_local
 
-    rows = ArmLog(log).load()
-    if not rows.answers:
-        raise ConfigurationError(f"{str(log)!r} has no rows to judge: collect some first")
+    log = RowLog(wanted.log)
+    rows = log.load()
     found: list[ModelRows] = []
-    models = dict.fromkeys(key.model for key in rows.answers)
-    for model in models if only is None else [name for name in models if name == only]:
-        keys = [key for key in rows.answers if key.model == model]
-        with open_local(config.model_copy(update={"model": model})) as local:
-            with watcher.step(f"judge answers of {model}") as advance:
-                asyncio.run(
-                    judge_missing(
-                        rows,
-                        keys,
-                        local.judge,
-                        ArmLog(log),
-                        on_progress=lambda progress: advance(progress.done, progress.total),
+    for model in _models(config, wanted, rows):
+        chosen = config.model_copy(update={"model": model})
+        collection = wanted_collection(chosen, wanted) if wanted.data_sets else None
+        with open_local(chosen) as local:
+            if collection is not None:
+                _fill(local, wanted, watcher)
+                keys = collection.keys()
+                with watcher.step(f"collect with {model}") as advance:
+                    ask = _asker(local)
+                    asyncio.run(
+                        collect(collection, ask, local.judge, log, rows=rows, on_progress=advance)
                     )
-                )
-            found.append(asyncio.run(_model_rows(local, rows, keys)))
+            else:
+                keys = [key for key in rows.replayable() if key.model == model]
+                with watcher.step(f"judge answers of {model}") as advance:
+                    asyncio.run(judge_missing(rows, keys, local.judge, log, on_progress=advance))
+            found.append(asyncio.run(judged_rows(local, rows, keys)))
     return found
+
+
+def _models(config: InstallationConfig, wanted: RowsWanted, rows: EvaluationRows) -> Sequence[str]:
+    """Return the policy models whose rows are wanted."""
+    if wanted.data_sets:
+        return wanted.models or [config.model]
+    there = list(dict.fromkeys(key.model for key in rows.replayable()))
+    if not there:
+        raise ConfigurationError(f"{str(wanted.log)!r} has no rows to judge: collect some first")
+    if missing := set(wanted.models) - set(there):
+        raise ConfigurationError(
+            f"{str(wanted.log)!r} has no rows of the policy model {min(missing)!r}: name another "
+            "with rttc --model, or name a file of questions"
+        )
+    return wanted.models or there
 
 
 def rows_settings(found: Sequence[ModelRows]) -> dict[str, Any]:
@@ -221,6 +226,8 @@ def rows_settings(found: Sequence[ModelRows]) -> dict[str, Any]:
         for digest in dict.fromkeys(key.digest for key in model_rows.keys):
             for name, value in model_rows.rows.settings.get(digest, {}).items():
                 values.setdefault(name, {})[str(value)] = None
+        for seed in sorted({key.seed for key in model_rows.keys}):
+            values.setdefault("seed", {})[str(seed)] = None
     return {name: ", ".join(seen) for name, seen in values.items()}
 
 
@@ -245,20 +252,22 @@ def questions_of_models(
     ]
 
 
-async def _model_rows(local: LocalRttc, rows: ArmRows, keys: Sequence[RowKey]) -> ModelRows:
-    judge, tenant = local.judge, local.config.tenant
-    fingerprint = await judge.fingerprint()
+async def judged_rows(local: LocalRttc, rows: EvaluationRows, keys: Sequence[RowKey]) -> ModelRows:
+    """Return rows of an installation's policy model with its reward model and calibration."""
+    fingerprint = await local.judge.fingerprint()
     return ModelRows(
         model=local.config.model,
         rows=rows,
         keys=keys,
-        reward_model=judge.name,
+        reward_model=local.judge.name,
         fingerprint=fingerprint,
-        calibration=await local.knowledge.calibrations.load(judge.name, fingerprint, tenant=tenant),
+        calibration=await local.knowledge.calibrations.load(
+            local.judge.name, fingerprint, tenant=local.config.tenant
+        ),
     )
 
 
-def _arm_runner(local: LocalRttc) -> RunArm:
+def _asker(local: LocalRttc) -> AskPolicy:
     """Return what runs one arm on the real graph with raw rewards, and leaves no trace."""
     from rttc_graph.graph import RttcParts, create_rttc_graph
     from rttc_graph.installation.ask_question import ask
@@ -272,12 +281,14 @@ def _arm_runner(local: LocalRttc) -> RunArm:
     graph = create_rttc_graph(**parts)
     run = local.config.run_settings().model_copy(update={**_UNBOUNDED, "tau_r_of": ""})
 
-    async def run_arm(question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
-        return await ask(
-            graph, question, domain=domain, settings=run.model_copy(update={"policy": arm})
-        )
+    async def ask_arm(
+        question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
+    ) -> Mapping[str, Any]:
+        del warm_up  # no run of this graph leaves anything behind
+        chosen = run.model_copy(update={"policy": policy, "seed": seed})
+        return await ask(graph, question, domain=domain, settings=chosen)
 
-    return run_arm
+    return ask_arm
 
 
 def _fill(local: LocalRttc, wanted: RowsWanted, watcher: Watcher) -> None:

@@ -1,81 +1,94 @@
-"""`rttc eval --real`: every policy run for real, with all that a replay leaves out."""
+"""Policies run for real, with the rewards, budgets and cache that a replay leaves out."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rttc_graph.evaluation.collect import DataSet
-from rttc_graph.evaluation.runner import EvaluationProgress, EvaluationSettings, evaluate
+from rttc_graph.evaluation.collect import AskPolicy, Collection, DataSet, collect
+from rttc_graph.evaluation.evaluation_rows import RowLog
 from rttc_graph.evaluation.scorers import ScorerName
-from rttc_graph.evaluation.summary import EvaluationResult
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.jobs.collect_rows import warn_of_leaks
-from rttc_graph.jobs.watching import Advance, Watcher
+from rttc_graph.jobs.collect_rows import ModelRows, judged_rows, warn_of_leaks
+from rttc_graph.jobs.watching import Watcher
 from rttc_graph.settings import PolicyName
 
 if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
 
 
-def evaluate_for_real(
-    config: InstallationConfig,
-    data_set: DataSet,
-    policies: tuple[PolicyName, ...],
-    watcher: Watcher,
-    *,
-    scorer: ScorerName,
-    domain: str | None,
-    use_cache: bool,
-    records: Path | None,
-) -> tuple[EvaluationResult, Path]:
-    """Run every policy on every question and return the figures and the file of records."""
-    run = config.run_settings()
-    settings = EvaluationSettings(
-        policies=policies,
-        scorer=scorer,
-        seed=config.seed,
-        use_cache=use_cache,
-        domain=domain,
-        details={
-            **run.model_dump(exclude={"policy", "seed", "use_cache"}),
-            "model": config.model,
-            "embedder": config.embedder,
-            "reward": config.reward,
-        },
-    )
-    log = records or config.home / "evaluations" / f"{data_set.name}-{settings.digest()}.jsonl"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealRuns:
+    """What is run for real."""
 
+    data_set: DataSet
+    policies: tuple[PolicyName, ...]
+    log: Path
+    """File of rows; what it holds already is not run again."""
+    scorer: ScorerName = "auto"
+    domain: str | None = None
+    use_cache: bool = False
+    """Whether runs may use the query-state cache; then what one policy trained serves the next,
+    and its cost is no longer its own."""
+
+
+def run_policies(config: InstallationConfig, wanted: RealRuns, watcher: Watcher) -> ModelRows:
+    """Run every policy on every question, and return the rows of the runs.
+
+    Raises:
+        ConfigurationError: A policy cannot be run, or τr was chosen for another reward model.
+    """
     from rttc_graph.installation.local import open_local
 
+    log = RowLog(wanted.log)
+    rows = log.load()
     with watcher.step("evaluate") as advance, open_local(config) as local:
-        asyncio.run(_prepare(local, data_set, watcher))
-        return asyncio.run(_evaluate(local, data_set, settings, log, advance)), log
+
+        async def run() -> ModelRows:
+            await local.warm_up()
+            await warn_of_leaks(local, wanted.data_set, watcher)
+            found = await judged_rows(local, rows, [])
+            collection = _collection(config, wanted, found.judge)
+            ask = _asker(local, use_cache=wanted.use_cache)
+            await collect(collection, ask, None, log, rows=rows, on_progress=advance)
+            return replace(found, keys=collection.keys())
+
+        return asyncio.run(run())
 
 
-async def _prepare(local: LocalRttc, data_set: DataSet, watcher: Watcher) -> None:
-    await local.warm_up()
-    await warn_of_leaks(local, data_set, watcher)
+def _collection(config: InstallationConfig, wanted: RealRuns, judge: str) -> Collection:
+    """Return what is collected; runs depend on everything that is set, and on who judges."""
+    run = config.run_settings()
+    settings = {
+        **run.model_dump(exclude={"policy", "seed", "use_cache"}),
+        "use_cache": wanted.use_cache,
+        "domain": wanted.domain,
+        "embedder": config.embedder,
+        "reward": config.reward,
+        "fingerprint": judge,
+        "run for real": True,
+    }
+    return Collection(
+        data_sets=[wanted.data_set],
+        model=config.model,
+        settings=settings,
+        domain=wanted.domain,
+        policies=wanted.policies,
+        seeds=(run.seed,),
+        scorer=wanted.scorer,
+    )
 
 
-async def _evaluate(
-    local: LocalRttc,
-    data_set: DataSet,
-    settings: EvaluationSettings,
-    log: Path,
-    advance: Advance,
-) -> EvaluationResult:
+def _asker(local: LocalRttc, *, use_cache: bool) -> AskPolicy:
     run = local.config.run_settings()
 
     async def ask(
-        question: str, *, domain: str | None, policy: PolicyName, seed: int, use_cache: bool
+        question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
     ) -> Mapping[str, Any]:
-        chosen = run.model_copy(update={"policy": policy, "seed": seed, "use_cache": use_cache})
-        return await local.ask(question, domain=domain, settings=chosen)
+        chosen = {"policy": policy, "seed": seed, "use_cache": use_cache and not warm_up}
+        return await local.ask(question, domain=domain, settings=run.model_copy(update=chosen))
 
-    def show(done: EvaluationProgress) -> None:
-        advance(done.done, done.total)
-
-    return await evaluate(ask, list(data_set.rows), settings, log=log, on_progress=show)
+    return ask

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -38,7 +38,7 @@ from rttc_graph.reward_training.candidate_sampling import (
 )
 from rttc_graph.reward_training.measuring import Measured, measure
 from rttc_graph.reward_training.training import TrainResult, TrainSettings, train_reward
-from rttc_graph.samples import read_samples
+from rttc_graph.samples import draw_rows, read_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +64,14 @@ class Material:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name}={value!r} must be at least 1")
-        questions = [row for file in self.files for row in self._some(file, self.questions)]
-        sources = self.samples or self.files
-        samples = [row for file in sources for row in self._some(file, self.most_samples)]
-        return questions, samples
 
-    def _some(self, file: Path, count: int | None) -> list[NewSample]:
-        rows = list(read_samples(file))
-        if count is None or count >= len(rows):
-            return rows
-        chosen = random.Random(self.seed).sample(range(len(rows)), count)
-        return [rows[index] for index in sorted(chosen)]
+        def drawn(files: Sequence[Path], limit: int | None) -> list[NewSample]:
+            parts = [draw_rows(read_samples(file), limit=limit, seed=self.seed) for file in files]
+            return list(chain.from_iterable(parts))
+
+        return drawn(self.files, self.questions), drawn(
+            self.samples or self.files, self.most_samples
+        )
 
 
 async def sample_candidates(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Advance = Callable[[int, int], None]
-"""Takes how many items of a step are done, and of how many."""
+from rttc_graph.support.progress import Advance, show_nothing
 
 
 class Watcher(Protocol):
@@ -29,7 +28,7 @@ class SilentWatcher:
     def step(self, what: str) -> Generator[Advance]:
         """Run the block; its progress goes nowhere."""
         del what
-        yield lambda done, total: None
+        yield show_nothing
 
     def warn(self, text: str) -> None:
         """Drop the warning."""

@@ -10,8 +10,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
+from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS, PLAIN
@@ -45,6 +46,9 @@ class CandidateRow(TypedDict):
     mean_logprob: float | None
     completion_tokens: int
     finish_reason: FinishReason
+
+
+_ROW = TypeAdapter(CandidateRow)
 
 
 def graph_candidate(row: CandidateRow) -> Candidate:
@@ -89,7 +93,7 @@ class CandidateLog:
         """
         rows = load_lines(
             self.path,
-            _accepted,
+            _ROW.validate_python,
             what="judged candidates",
             way_out="name another file, or make one with 'rttc reward draw'",
         )
@@ -114,8 +118,3 @@ def read_candidates(paths: Sequence[Path]) -> list[CandidateRow]:
     if not found:
         raise ConfigurationError(f"no candidates in {', '.join(map(repr, map(str, paths)))}")
     return list(found.values())
-
-
-def _accepted(fields: dict[str, Any]) -> CandidateRow | None:
-    is_one = CandidateRow.__required_keys__ <= fields.keys()
-    return cast("CandidateRow", fields) if is_one else None

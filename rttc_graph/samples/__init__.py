@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from rttc_graph.samples.source import Samples, read_samples
+from rttc_graph.samples.source import Samples, draw_rows, read_samples
 
-__all__ = ("Samples", "read_samples")
+__all__ = ("Samples", "draw_rows", "read_samples")

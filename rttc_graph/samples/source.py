@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -187,3 +188,19 @@ def _clean(domain: str | None) -> str | None:
     """Return the domain without outer white space, `None` if nothing is left."""
     name = (domain or "").strip()
     return checked_name("domain", name) if name else None
+
+
+def draw_rows(rows: Iterable[NewSample], *, limit: int | None, seed: int) -> list[NewSample]:
+    """Return at most `limit` rows, drawn by `seed`, in their order; all for `None`.
+
+    Raises:
+        BadSampleError: A row cannot be used.
+        ConfigurationError: `limit` is below 1, or the source cannot be read.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigurationError(f"limit={limit!r} must be at least 1")
+    found = list(rows)
+    if limit is None or limit >= len(found):
+        return found
+    chosen = random.Random(seed).sample(range(len(found)), limit)
+    return [found[index] for index in sorted(chosen)]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from pydantic import ValidationError
+
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.support.encodings import detect_encoding
 
@@ -15,7 +17,7 @@ T = TypeVar("T")
 
 
 def load_lines(
-    path: Path, accept: Callable[[dict[str, Any]], T | None], *, what: str, way_out: str
+    path: Path, parse: Callable[[dict[str, Any]], T], *, what: str, way_out: str
 ) -> list[T]:
     """Return the lines of a file in order; none where there is no file.
 
@@ -23,12 +25,13 @@ def load_lines(
 
     Args:
         path: The file.
-        accept: Returns a line's object as what it is, `None` if it is something else.
+        parse: Returns a line's object as what it is; raises pydantic's `ValidationError` if it is
+            something else.
         what: What the file should be, for the error.
         way_out: What to do about another file, for the error.
 
     Raises:
-        ConfigurationError: The file holds something else.
+        ConfigurationError: The file holds something else; names the first such line and why.
     """
     if not path.exists():
         return []
@@ -48,12 +51,14 @@ def load_lines(
     found: list[T] = []
     for number, line in enumerate(lines, start=1):
         fields = _fields(line)
-        accepted = None if fields is None else accept(fields)
-        if accepted is None:
+        try:
+            if fields is None:
+                raise _NotAnObjectError
+            found.append(parse(fields))
+        except (_NotAnObjectError, ValidationError) as exc:
             raise ConfigurationError(
-                f"{str(path)!r} is not a file of {what} (line {number}): {way_out}"
-            )
-        found.append(accepted)
+                f"{str(path)!r} is not a file of {what} (line {number}): {_reason(exc)}; {way_out}"
+            ) from exc
     if is_torn:
         os.truncate(path, len(whole))
     elif tail:
@@ -84,3 +89,16 @@ def _fields(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+class _NotAnObjectError(Exception):
+    """A line is no JSON object."""
+
+
+def _reason(exc: Exception) -> str:
+    """Return the first problem of a line in words."""
+    if not isinstance(exc, ValidationError):
+        return "it is no JSON object"
+    problem = exc.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    return f"{place}: {problem['msg']}" if place else problem["msg"]

@@ -16,7 +16,7 @@ import pytest
 from installations import Installation
 
 from rttc_graph.cli.app import main
-from rttc_graph.evaluation.arm_rows import ArmLog, ArmRows
+from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowLog
 
 ROWS = [
     {"question": f"what is {n} plus {n}", "answer": str(2 * n), "domain": "sums"} for n in range(20)
@@ -254,13 +254,13 @@ def test_eval_runs_policies_for_real_if_asked(
 def count_reads_of_rows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that gets the name of each file of rows when it is parsed."""
     read: list[str] = []
-    load = ArmLog.load
+    load = RowLog.load
 
-    def counted(log: ArmLog) -> ArmRows:
+    def counted(log: RowLog) -> EvaluationRows:
         read.append(log.path.name)
         return load(log)
 
-    monkeypatch.setattr(ArmLog, "load", counted)
+    monkeypatch.setattr(RowLog, "load", counted)
     return read
 
 
@@ -276,7 +276,7 @@ def test_a_calibration_is_fitted_kept_and_used(
     rows = [json.loads(text) for text in Path("rows.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows):  # a model that is sometimes right
         if row["kind"] == "answer" and number % 4 == 1:
-            row["reference"] = row["candidate"]["answer"] or "nothing"
+            row["reference"] = row["candidates"][0]["answer"] or "nothing"
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     given = ["calibrate", *records, "--scorer", "exact", "--target-cost", "1000"]

@@ -11,8 +11,8 @@ import pytest
 from postgres_fixtures import NumberEmbedder
 
 from rttc_graph.arms import policy_names
-from rttc_graph.evaluation.arm_rows import ArmLog
 from rttc_graph.evaluation.collect import Collection, DataSet, collect
+from rttc_graph.evaluation.evaluation_rows import RowLog
 from rttc_graph.evaluation.policy_figures import evaluated_questions
 from rttc_graph.evaluation.replay import Gate, replay
 from rttc_graph.graph import RttcGraph, create_rttc_graph
@@ -57,15 +57,18 @@ async def graph(tiny_engine: LocalEngine) -> RttcGraph:
 async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
     graph: RttcGraph, tmp_path: Path
 ) -> None:
-    async def run_arm(question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
-        chosen = SETTINGS.model_copy(update={"policy": arm})
+    async def ask_arm(
+        question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
+    ) -> Mapping[str, Any]:
+        del warm_up
+        chosen = SETTINGS.model_copy(update={"policy": policy, "seed": seed})
         return await ask(graph, question, domain=domain, settings=chosen)
 
     collection = Collection(
-        data_sets=[DataSet(name="sums", rows=QUESTIONS)], model="tiny", digest="d", settings={}
+        data_sets=[DataSet(name="sums", rows=QUESTIONS)], model="tiny", settings={}
     )
     judge = SelfConfidence()
-    rows = await collect(collection, run_arm, judge, ArmLog(tmp_path / "rows.jsonl"))
+    rows = await collect(collection, ask_arm, judge, RowLog(tmp_path / "rows.jsonl"))
     questions = evaluated_questions(rows, collection.keys(), await judge.fingerprint())
     assert len(questions) == len(QUESTIONS)
     rewards = sorted(
@@ -92,7 +95,7 @@ async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
                 for name in ("prompt_tokens", "completion_tokens", "trained_tokens"):
                     assert getattr(found, name) == sum(c[name] for c in real["candidates"])
                 (arm,) = found.shares
-                answer = question.arms[arm].row["candidate"]
+                answer = question.arms[arm].candidate
                 assert answer is not None
                 assert answer["answer"] == real["answer"]
                 ends.add(found.ran)

@@ -24,7 +24,7 @@ from rttc_graph.arms import (
     decision_names,
     policy_names,
 )
-from rttc_graph.evaluation.arm_rows import ArmLog, Judgement
+from rttc_graph.evaluation.evaluation_rows import Judgement, RowLog
 from rttc_graph.run.policies import PLAN_POLICIES
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import RttcState
@@ -119,13 +119,14 @@ def test_a_row_of_an_unknown_arm_is_named(tmp_path: Path) -> None:
         "data_set": "s",
         "model": "m",
         "row": "r",
-        "arm": "gone",
+        "policy": "gone",
+        "seed": 0,
         "reward_model": "j",
         "fingerprint": "f",
         "reward": 0.5,
         "seconds": 0.1,
     }
-    log = ArmLog(tmp_path / "rows.jsonl")
+    log = RowLog(tmp_path / "rows.jsonl")
     log.add([line])
     with pytest.raises(ConfigurationError, match=r"arm 'gone' of a row in .*rows\.jsonl.* unknown"):
         log.load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 from collections.abc import Mapping
@@ -18,14 +19,14 @@ from rttc_graph.calibration.aims import GRID, Aim
 from rttc_graph.calibration.map_fitting import fold_number
 from rttc_graph.calibration.proposal import cross_fitted, propose
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.evaluation.arm_rows import ArmLog, ArmRows
 from rttc_graph.evaluation.collect import (
     Collection,
-    CollectProgress,
     DataSet,
     collect,
     judge_missing,
+    row_keys,
 )
+from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowLog, settings_digest
 from rttc_graph.evaluation.intervals import paired_difference
 from rttc_graph.evaluation.policy_figures import (
     EvaluatedQuestion,
@@ -60,28 +61,31 @@ class Arms:
     asked: list[tuple[str, str | None, Arm]] = field(
         default_factory=list[tuple[str, str | None, Arm]]
     )
+    seeds: list[int] = field(default_factory=list[int])
 
-    async def __call__(self, question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
+    async def __call__(
+        self, question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
+    ) -> Mapping[str, Any]:
         if len(self.asked) >= self.most:
             raise KeyboardInterrupt
-        self.asked.append((question, domain, arm))
+        self.asked.append((question, domain, policy))
+        self.seeds.append(seed)
         apart: RttcParts = {**self.parts.parts(), "cache": None, "ledger_store": None}
         graph = create_rttc_graph(**apart)
-        return await ask(graph, question, domain=domain, settings=RttcSettings(policy=arm))
+        chosen = RttcSettings(policy=policy, seed=seed)
+        return await ask(graph, question, domain=domain, settings=chosen)
 
 
-def collection(*data_sets: DataSet, digest: str = "d", model: str = "m") -> Collection:
-    return Collection(
-        data_sets=data_sets or (SHOP, MATH), model=model, digest=digest, settings={"k": 8}
-    )
+def collection(*data_sets: DataSet, k: int = 8, model: str = "m") -> Collection:
+    return Collection(data_sets=data_sets or (SHOP, MATH), model=model, settings={"k": k})
 
 
 async def collected(
     path: Path, arms: Arms | None = None, wanted: Collection | None = None
-) -> ArmRows:
+) -> EvaluationRows:
     arms = arms or Arms()
     return await collect(
-        wanted or collection(), arms, arms.parts.reward_model, ArmLog(path / "rows.jsonl")
+        wanted or collection(), arms, arms.parts.reward_model, RowLog(path / "rows.jsonl")
     )
 
 
@@ -99,23 +103,23 @@ async def test_each_arm_runs_once_for_each_question_and_data_sets_take_turns(
         ("m", "rag"),
         ("m", "ttt"),
     ]
-    assert len(asked) == len(rows.answers) == len(rows.judgements) == 12
+    assert len(asked) == len(rows.rows) == len(rows.judgements) == 12
     assert {domain for _, domain, _ in asked} == {"shop", None}
-    rewards = {key.arm: found["reward"] for (key, _), found in rows.judgements.items()}
+    rewards = {key.policy: found["reward"] for (key, _), found in rows.judgements.items()}
     assert rewards == {"direct": 0.2, "rag": 0.6, "ttt": 0.9}
-    right = {(key.data_set, key.arm) for key, row in rows.answers.items() if row["right"]}
+    right = {(key.data_set, key.policy) for key, row in rows.rows.items() if row["right"]}
     assert right == {("shop", "rag"), ("math", "ttt")}
 
 
 async def test_the_rows_of_arms_come_with_what_they_cost(tmp_path: Path) -> None:
     rows = await collected(tmp_path)
-    for key, row in rows.answers.items():
-        assert row["candidate"] is not None
-        assert row["candidate"]["reward"] is None
-        assert (row["candidate"]["trained_tokens"] > 0) == (key.arm == "ttt")
-        assert (row["seconds"]["training"] > 0) == (key.arm == "ttt")
+    for key, row in rows.rows.items():
+        [candidate] = row["candidates"]
+        assert candidate["reward"] is None
+        assert (candidate["trained_tokens"] > 0) == (key.policy == "ttt")
+        assert (row["seconds"]["training"] > 0) == (key.policy == "ttt")
         assert row["seconds"]["generation"] > 0
-        assert (row["seconds"]["retrieval"] > 0) == (key.arm != "direct")
+        assert (row["seconds"]["retrieval"] > 0) == (key.policy != "direct")
 
 
 @pytest.mark.parametrize("most", [0, 3, 4, 8, 14])
@@ -130,29 +134,29 @@ async def test_a_killed_collection_goes_on_where_it_ended(tmp_path: Path, most: 
     done = max(0, len(first.asked) - 3)
     waiting = 12 - done
     assert len(second.asked) - waiting in (1, 2, 3)  # the warm-up
-    assert len(rows.answers) == len(rows.judgements) == 12
+    assert len(rows.rows) == len(rows.judgements) == 12
     kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
     assert (kinds.count("settings"), kinds.count("answer"), kinds.count("judgement")) == (1, 12, 12)
     third = Arms(most=0)
-    assert (await collected(tmp_path, third)).answers == rows.answers
+    assert (await collected(tmp_path, third)).rows == rows.rows
 
 
 async def test_other_settings_and_other_models_have_rows_of_their_own(tmp_path: Path) -> None:
     await collected(tmp_path)
-    await collected(tmp_path, wanted=collection(digest="other"))
+    await collected(tmp_path, wanted=collection(k=4))
     rows = await collected(tmp_path, wanted=collection(model="other"))
-    assert len(rows.answers) == 36
+    assert len(rows.rows) == 36
     with pytest.raises(ConfigurationError, match="2 different settings"):
-        evaluated_questions(rows, list(rows.answers), "scripted")
+        evaluated_questions(rows, list(rows.rows), "scripted")
 
 
 async def test_a_failed_arm_counts_as_wrong_and_is_tried_again(tmp_path: Path) -> None:
     arms = Arms()
     arms.parts.policy_model.fails = {"ttt": PolicyModelError("out of memory")}
     rows = await collected(tmp_path, arms)
-    failed = [row for row in rows.answers.values() if row["error"]]
-    assert {(row["arm"], row["right"], row["candidate"]) for row in failed} == {
-        ("ttt", False, None)
+    failed = [row for row in rows.rows.values() if row["error"]]
+    assert {(row["policy"], row["right"], len(row["candidates"])) for row in failed} == {
+        ("ttt", False, 0)
     }
     assert "out of memory" in str(failed[0]["error"])
     [question, *_] = evaluated_questions(rows, collection().keys(), "scripted")
@@ -160,20 +164,24 @@ async def test_a_failed_arm_counts_as_wrong_and_is_tried_again(tmp_path: Path) -
     alone = replay(question.arms, "ttt", Gate(tau_r=0.5))
     assert alone.shares == {"direct": 1.0}  # as in the graph
     again = await collected(tmp_path)
-    assert not any(row["error"] for row in again.answers.values())
+    assert not any(row["error"] for row in again.rows.values())
 
 
 async def test_another_reward_model_judges_without_a_new_answer(tmp_path: Path) -> None:
-    log = ArmLog(tmp_path / "rows.jsonl")
+    log = RowLog(tmp_path / "rows.jsonl")
     rows = await collected(tmp_path)
-    seen: list[CollectProgress] = []
+    seen: list[tuple[int, int]] = []
+
+    def show(done: int, total: int) -> None:
+        seen.append((done, total))
+
     other = ScriptedRewardModel(rewards={"rag": 0.99}, name="other", digest="other")
-    keys = list(rows.answers)
-    assert await judge_missing(rows, keys, other, log, on_progress=seen.append) == 12
+    keys = list(rows.rows)
+    assert await judge_missing(rows, keys, other, log, on_progress=show) == 12
     assert await judge_missing(rows, keys, other, log) == 0
-    assert [progress.done for progress in seen] == list(range(1, 13))
+    assert seen == [(done, 12) for done in range(1, 13)]
     stored = await asyncio.to_thread(log.load)
-    assert (len(stored.answers), len(stored.judgements)) == (12, 24)
+    assert (len(stored.rows), len(stored.judgements)) == (12, 24)
     gate = Gate(tau_r=0.8)
     by_first = policy_figures(
         evaluated_questions(stored, keys, "scripted"), ["cascade"], lambda q: gate
@@ -188,15 +196,17 @@ async def test_another_reward_model_judges_without_a_new_answer(tmp_path: Path) 
 async def test_a_judge_that_is_asked_later_sees_the_samples_of_the_run(tmp_path: Path) -> None:
     arms = Arms()
 
-    async def run_arm(question: str, *, domain: str | None, arm: Arm) -> Mapping[str, Any]:
-        result = await arms(question, domain=domain, arm=arm)
-        return {**result, "samples": [sample(1)] if arm == "rag" else []}
+    async def ask_arm(
+        question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
+    ) -> Mapping[str, Any]:
+        result = await arms(question, domain=domain, policy=policy, seed=seed, warm_up=warm_up)
+        return {**result, "samples": [sample(1)] if policy == "rag" else []}
 
-    log = ArmLog(tmp_path / "rows.jsonl")
-    await collect(collection(), run_arm, arms.parts.reward_model, log)
+    log = RowLog(tmp_path / "rows.jsonl")
+    await collect(collection(), ask_arm, arms.parts.reward_model, log)
     stored = await asyncio.to_thread(log.load)
     other = ScriptedRewardModel(digest="other")
-    await judge_missing(stored, list(stored.answers), other, log)
+    await judge_missing(stored, list(stored.rows), other, log)
     seen = {
         (request["arm"], tuple(s["question"] for s in request.get("samples", ())))
         for request in other.requests
@@ -211,8 +221,8 @@ async def test_rows_of_earlier_releases_are_judged_without_samples(tmp_path: Pat
     for line in lines:
         line.pop("samples", None)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    old, other = await asyncio.to_thread(ArmLog(path).load), ScriptedRewardModel(digest="other")
-    assert await judge_missing(old, list(rows.answers), other, ArmLog(path)) == 12
+    old, other = await asyncio.to_thread(RowLog(path).load), ScriptedRewardModel(digest="other")
+    assert await judge_missing(old, list(rows.rows), other, RowLog(path)) == 12
     assert {len(request.get("samples", ())) for request in other.requests} == {0}
 
 
@@ -222,7 +232,7 @@ async def test_rows_of_earlier_releases_are_judged_without_samples(tmp_path: Pat
 async def test_another_file_is_refused_and_left_alone(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(content)
-    with pytest.raises(ConfigurationError, match=r"not a file of arm rows \(line 1\)"):
+    with pytest.raises(ConfigurationError, match=r"not a file of evaluation rows \(line 1\)"):
         await collected(tmp_path)
     assert path.read_text() == content
 
@@ -245,24 +255,27 @@ def judged(
             "data_set": "s",
             "model": "m",
             "row": "r",
-            "arm": arm,
+            "policy": arm,
+            "seed": 0,
             "id": None,
             "domain": None,
             "question": "q",
             "reference": "a",
             "metadata": {},
-            "candidate": {
-                "arm": arm,
-                "answer": arm,
-                "reward": None,
-                "seconds": seconds,
-                "prompt_tokens": 10,
-                "completion_tokens": 2,
-                "trained_tokens": 100 if arm == "ttt" else 0,
-                "mean_logprob": -0.1,
-                "finish_reason": "stop",
-                "adapter": None,
-            },
+            "candidates": [
+                {
+                    "arm": arm,
+                    "answer": arm,
+                    "reward": None,
+                    "seconds": seconds,
+                    "prompt_tokens": 10,
+                    "completion_tokens": 2,
+                    "trained_tokens": 100 if arm == "ttt" else 0,
+                    "mean_logprob": -0.1,
+                    "finish_reason": "stop",
+                    "adapter": None,
+                }
+            ],
             "right": right,
             "seconds": {
                 "generation": seconds,
@@ -366,7 +379,7 @@ def test_what_is_not_paired_is_refused(ours: list[float], theirs: list[float]) -
 async def test_a_report_has_tables_plots_and_figures(tmp_path: Path) -> None:
     rows = await collected(tmp_path)
     rows = await collected(tmp_path, wanted=collection(model="other|model"))
-    questions = evaluated_questions(rows, list(rows.answers), "scripted")
+    questions = evaluated_questions(rows, list(rows.rows), "scripted")
     groups = grouped(questions, ["direct", "cascade"], lambda q: Gate(tau_r=0.8))
     names = [(group["model"], group["data_set"], group["rows"]) for group in groups]
     assert names[:3] == [(None, None, 8), ("m", None, 4), ("m", "shop", 3)]
@@ -431,6 +444,22 @@ def test_a_reward_that_tells_nothing_of_a_data_set_gates_nothing_there() -> None
     assert len(propose([*known, *unknown], Aim(best=True)).points) == 2 * len(GRID)
 
 
+def test_a_calibration_learns_from_every_draw_and_rewards_every_draw() -> None:
+    draw = random.Random(7)
+    firsts = [question(number, draw) for number in range(60)]
+    seconds = [question(number, draw) for number in range(60)]
+    both = [
+        replace(one, draws={arm: [one.arms[arm], two.arms[arm]] for arm in one.arms})
+        for one, two in zip(firsts, seconds, strict=True)
+    ]
+    proposal = propose(both, Aim())
+    assert proposal.calibration.pooled.pairs == 2 * 60 * 3
+    seen = [answer.reward for q in proposal.questions for answer in q.answers]
+    assert sorted(map(str, seen)) == sorted(map(str, proposal.calibration.pooled.held_out))
+    for q in proposal.questions:
+        assert all(q.draws[arm][0].reward == answer.reward for arm, answer in q.arms.items())
+
+
 def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
     draw = random.Random(2)
     proposal = propose([question(number, draw) for number in range(60)], Aim(accuracy=0.5))
@@ -455,8 +484,126 @@ def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
 def test_rows_are_of_the_settings_that_change_answers(
     change: dict[str, Any], others: bool, tmp_path: Path
 ) -> None:
-    wanted = RowsWanted(data_sets=[SHOP], samples=[], domain=None, log=tmp_path / "rows")
+    wanted = RowsWanted(data_sets=[SHOP], log=tmp_path / "rows")
     plain, changed = [
         wanted_collection(InstallationConfig(**given), wanted).digest for given in ({}, change)
     ]
     assert (changed != plain) is others
+
+
+async def drawn(path: Path, arms: Arms, *seeds: int) -> EvaluationRows:
+    one = DataSet(name="shop", rows=SHOP.rows[:1])
+    wanted = replace(collection(one), policies=("direct", "rag", "ttt"), seeds=seeds)
+    return await collected(path, arms, wanted)
+
+
+async def test_draws_with_their_seeds_stand_side_by_side_and_the_first_is_replayed(
+    tmp_path: Path,
+) -> None:
+    """Three draws of one question, broken off in the second; each seed answers otherwise."""
+    arms = Arms(most=3 + 4)  # the warm-up, one whole draw, and one row of the next
+    with pytest.raises(KeyboardInterrupt):
+        await drawn(tmp_path, arms, 5, 6, 7)
+    assert arms.seeds == [5] * 6 + [6]
+    again = Arms()
+    again.parts.rewarding(direct=0.2, rag=0.3, ttt=0.4)
+    rows = await drawn(tmp_path, again, 5, 6, 7)
+    assert len(again.asked) - 5 in (2, 3)  # behind the warm-up of the policies that wait
+    assert sorted((key.policy, key.seed) for key in rows.rows) == [
+        (arm, seed) for arm in ("direct", "rag", "ttt") for seed in (5, 6, 7)
+    ]
+    assert len(rows.judgements) == 9
+    stored = await asyncio.to_thread(RowLog(tmp_path / "rows.jsonl").load)
+    assert stored.rows == rows.rows
+    assert stored.judgements == rows.judgements
+
+    [found] = evaluated_questions(stored, list(reversed(stored.rows)), "scripted")
+    assert {arm: draw.row["seed"] for arm, draw in found.arms.items()} == dict.fromkeys(ARMS, 5)
+    assert [draw.row["seed"] for draw in found.draws["rag"]] == [5, 6, 7]
+    assert [draw.reward for draw in found.draws["rag"]] == [0.6, 0.3, 0.3]
+    assert len(found.answers) == 9
+    replayed = replay(found.arms, "cascade", Gate(tau_r=0.5))
+    assert (replayed.ran, replayed.reward) == (("direct", "rag"), 0.6)
+    # One more seed later asks no old draw again.
+    later = Arms()
+    await drawn(tmp_path, later, 5, 6, 7, 8)
+    assert set(later.seeds) == {8}
+
+
+OLD_ANSWER = {
+    "kind": "answer",
+    "data_set": "shop",
+    "model": "m",
+    "id": None,
+    "domain": "shop",
+    "question": "q0",
+    "reference": "rag",
+    "metadata": {},
+    "right": True,
+    "seconds": {"generation": 1.0, "retrieval": 0.0, "training": 0.0},
+    "error": None,
+}
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+async def test_rows_of_an_earlier_release_are_not_asked_again(tmp_path: Path, seed: int) -> None:
+    """It wrote `arm` and one `candidate`, and the seed was among the settings of the digest."""
+    settings = {"k": 8, "domain": None}
+    text = json.dumps({**settings, "seed": seed}, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert settings_digest(settings) == digest or seed
+    one = DataSet(name="shop", rows=SHOP.rows[:1])
+    [key] = row_keys(one.rows)
+    lines: list[dict[str, Any]] = [
+        {"kind": "settings", "digest": digest, "settings": {**settings, "seed": seed}}
+    ]
+    for arm in ("direct", "rag", "ttt"):
+        named = {"digest": digest, "data_set": "shop", "model": "m", "row": key, "arm": arm}
+        [candidate] = judged(arm, 0.5, right=True).row["candidates"]
+        lines += [
+            {**OLD_ANSWER, **named, "candidate": candidate},
+            {
+                "kind": "judgement",
+                **named,
+                "reward_model": "scripted",
+                "fingerprint": "scripted",
+                "reward": 0.5,
+                "seconds": 0.1,
+            },
+        ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    wanted = Collection(
+        data_sets=[one],
+        model="m",
+        settings=settings,
+        seeds=(seed,),
+    )
+    arms = Arms(most=0)
+    rows = await collected(tmp_path, arms, wanted)
+    assert arms.asked == []
+    assert rows.settings == {settings_digest(settings): settings}
+    [found] = evaluated_questions(rows, wanted.keys(), "scripted")
+    assert {arm: draw.reward for arm, draw in found.arms.items()} == dict.fromkeys(ARMS, 0.5)
+    assert replay(found.arms, "cascade", Gate(tau_r=0.5)).right == 0  # "direct" is not "rag"
+
+
+async def test_runs_for_real_in_the_same_file_are_not_replayed(tmp_path: Path) -> None:
+    rows = await collected(tmp_path)
+    log = RowLog(tmp_path / "rows.jsonl")
+    real = replace(collection(k=4), policies=("cascade", "rag"))
+    both = await collect(real, Arms(), None, log, rows=rows)
+    assert len(both.rows) == 12 + 8
+    assert both.replayable() == collection().keys()
+    stored = await asyncio.to_thread(log.load)
+    assert stored.rows == both.rows
+    assert len(stored.judgements) == 12
+
+
+def test_several_draws_of_greedy_answers_are_refused(tmp_path: Path) -> None:
+    wanted = RowsWanted(data_sets=[SHOP], log=tmp_path / "rows", draws=3)
+    with pytest.raises(ConfigurationError, match=r"draws=3 .* temperature above 0"):
+        wanted_collection(InstallationConfig(), wanted)
+    found = wanted_collection(InstallationConfig(temperature=0.7, seed=4), wanted)
+    assert list(found.seeds) == [4, 5, 6]
+    assert found.digest == wanted_collection(InstallationConfig(temperature=0.7), wanted).digest

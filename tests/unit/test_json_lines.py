@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.support.json_lines import add_lines, load_lines
 
 
-def accept(fields: dict[str, Any]) -> int | None:
-    return fields.get("n")
+class Numbered(TypedDict):
+    n: int
+
+
+NUMBERED = TypeAdapter(Numbered)
 
 
 def load(path: Path) -> list[int]:
-    return load_lines(path, accept, what="numbers", way_out="name another file")
+    lines = load_lines(path, NUMBERED.validate_python, what="numbers", way_out="name another file")
+    return [line["n"] for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -42,8 +47,9 @@ def test_a_file_goes_on_behind_its_last_whole_line(
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        pytest.param(b"a note without a line end", "line 1", id="one-line-of-text"),
-        pytest.param(b'{"title": "another file"}', "line 1", id="one-object-without-line-end"),
+        pytest.param(b"a note without a line end", "line 1.*no JSON object", id="one-line-of-text"),
+        pytest.param(b'{"title": "x"}', "line 1.*n: Field required", id="one-object-without-end"),
+        pytest.param(b'{"n": 1}\n{"n": "x"}\n', "line 2.*n: .*valid integer", id="of-another-type"),
         pytest.param('{"n": 1}\n'.encode("utf-16"), "written as utf-16", id="utf-16"),
         pytest.param(b'{"n": 1}\n\xff\n', "line 2", id="not-utf-8"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,13 +12,11 @@ from rich.text import Text
 from rttc_graph.arms import ARMS
 from rttc_graph.calibration.aims import Aim, GatePoint, overview
 from rttc_graph.calibration.map_fitting import FittedMap
-from rttc_graph.calibration.proposal import Proposal, propose
-from rttc_graph.calibration.threshold_plot import plot_sweep
+from rttc_graph.calibration.proposal import Proposal
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import (
     AsJson,
     ScreenWatcher,
-    check_outputs,
     err,
     out,
     print_json,
@@ -37,64 +34,58 @@ from rttc_graph.cli.shared_options import (
     TargetCost,
     with_default,
 )
-from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.replay import Gate
-from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import calibrated_fingerprint
-from rttc_graph.jobs.collect_rows import (
-    ModelRows,
-    RowsWanted,
-    collect_rows,
-    judge_rows,
-    questions_of_models,
-    run_name,
-    wanted_data_sets,
-)
+from rttc_graph.jobs.collect_rows import ModelRows
+from rttc_graph.jobs.fit_calibration import CalibrationWanted, fit_calibration
 from rttc_graph.protocols import StoredCalibration
-from rttc_graph.support.extras import require_evaluation
+
+Paths = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Files of questions with answers (default: none; then --records is needed)."
+    ),
+]
+Save = Annotated[
+    bool,
+    typer.Option(
+        "--save", help="Store the map: from then on this reward model's rewards are P(right)."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed for drawing questions and for training.")]
+Tenant = Annotated[
+    str | None,
+    typer.Option(help=with_default("Whose samples to use, and whose calibration it is", "tenant")),
+]
+Records = Annotated[
+    Path | None,
+    typer.Option(
+        help="File that keeps every answer, as for rttc eval (default: in the home folder)."
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="PNG of accuracy and cost over τr (default: rttc-calibrate-NAME.png)."),
+]
 
 
 def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
-    paths: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Files of questions with answers (default: none; then --records is needed)."
-        ),
-    ] = None,
+    paths: Paths = None,
     target_accuracy: TargetAccuracy = None,
     target_cost: TargetCost = None,
     best: Best = False,
-    save: Annotated[
-        bool,
-        typer.Option(
-            "--save", help="Store the map: from then on this reward model's rewards are P(right)."
-        ),
-    ] = False,
+    save: Save = False,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Seed for drawing questions and for training.")] = 0,
+    seed: Seed = 0,
     scorer: Scorer = "auto",
     domain: RowDomain = None,
     k: K = None,
     samples_choice: SamplesChoiceFlag = None,
     max_new_tokens: MaxNewTokens = None,
-    tenant: Annotated[
-        str | None,
-        typer.Option(
-            help=with_default("Whose samples to use, and whose calibration it is", "tenant")
-        ),
-    ] = None,
-    records: Annotated[
-        Path | None,
-        typer.Option(
-            help="File that keeps every answer, as for rttc eval (default: in the home folder)."
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="PNG of accuracy and cost over τr (default: rttc-calibrate-NAME.png)."),
-    ] = None,
+    tenant: Tenant = None,
+    records: Records = None,
+    plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
     """Map the reward model's scores to P(right), and propose τr and the first arm for an aim.
@@ -114,48 +105,23 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         tenant=tenant,
         seed=seed,
     )
-    aim = Aim(accuracy=target_accuracy, seconds=target_cost, best=best)
-    if not paths and records is None:
-        raise ConfigurationError("no questions: name a file, or --records of an earlier run")
-    data_sets, samples = wanted_data_sets(paths or [], limit=limit, seed=seed)
-    name = run_name(data_sets, records)
-    log = records or config.home / "evaluations" / f"{name}.jsonl"
-    picture = plot or Path(f"rttc-calibrate-{name}.png")
-    check_outputs(logs=[log, picture])
-    require_evaluation()
-    if data_sets:
-        wanted = RowsWanted(data_sets=data_sets, samples=samples, domain=domain, log=log)
-        [rows] = collect_rows([config], wanted, ScreenWatcher())
-    else:
-        rows = _rows_of(config, log)
-    questions = questions_of_models([rows], scorer=scorer, calibrated=False)
-    proposal = propose(questions, aim)
-    stored = proposal.stored(rows.reward_model, rows.fingerprint)
-    plot_sweep(proposal.points, proposal.chosen, picture, title=f"{name}, {rows.model}, {aim}")
-    if save:
-        _save(config, stored)
+    wanted = CalibrationWanted(
+        paths=paths or [],
+        limit=limit,
+        scorer=scorer,
+        domain=domain,
+        aim=Aim(accuracy=target_accuracy, seconds=target_cost, best=best),
+        save=save,
+        records=records,
+        plot=plot,
+    )
+    found = fit_calibration(config, wanted, ScreenWatcher())
     if as_json:
-        print_json(_as_json(proposal, stored, saved=save))
+        print_json(_as_json(found.proposal, found.stored, saved=save))
     else:
-        _show(proposal, rows)
-        out.print(Text(f"every answer: {log}\nplot: {picture}"))
-        _say_how(stored, proposal.chosen.gate, saved=save)
-
-
-def _rows_of(config: InstallationConfig, log: Path) -> ModelRows:
-    """Return the rows of the configured policy model in a file."""
-    found = judge_rows(config, log, ScreenWatcher(), only=config.model)
-    if not found:
-        raise ConfigurationError(
-            f"{str(log)!r} has no rows of the policy model {config.model!r}: name another with "
-            "rttc --model, or name a file of questions"
-        )
-    return found[0]
-
-
-def _save(config: InstallationConfig, stored: StoredCalibration) -> None:
-    with open_knowledge(config) as knowledge:
-        asyncio.run(knowledge.calibrations.save(stored, tenant=config.tenant))
+        _show(found.proposal, found.rows)
+        out.print(Text(f"every answer: {found.log}\nplot: {found.plot}"))
+        _say_how(found.stored, found.proposal.chosen.gate, saved=save)
 
 
 def _show(proposal: Proposal, rows: ModelRows) -> None:

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from rttc_graph.arms import sampled_arms, untrained_arms
 from rttc_graph.cli.command_context import command_context
-from rttc_graph.cli.screen import AsJsonFile, check_outputs, out, print_table, progress, write_json
+from rttc_graph.cli.screen import AsJsonFile, out, print_table, progress, write_json
 from rttc_graph.cli.shared_options import split_names
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.jobs.output_files import check_outputs
 from rttc_graph.state import Arm
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     kept = candidates or [out_folder / "candidates.jsonl"]
     drawing = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
     material = _material(files, samples, questions, most_samples, seed)
-    check_outputs(json_out, logs=[kept[0], out_folder / "README.md"])
+    check_outputs(logs=[kept[0], out_folder / "README.md"])
     rows = _drawn(config, material, drawing, kept[0])
     rows = _with_more(rows, kept[1:])
     result = _trained(config, rows, settings, out_folder)
@@ -182,7 +183,6 @@ def evaluate(
     from rttc_graph.jobs.train_reward import measure_on
     from rttc_graph.reward_training.candidate_rows import read_candidates
 
-    check_outputs(json_out)
     rows = read_candidates(files)
     with progress("score", total=len({row["group"] for row in rows})) as bar:
         measured = asyncio.run(

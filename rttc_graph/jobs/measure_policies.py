@@ -1,0 +1,256 @@
+"""A whole evaluation: questions in, the figures of every policy out, as `rttc eval` shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rttc_graph.arms import arms_of_policies
+from rttc_graph.calibration.aims import Aim
+from rttc_graph.calibration.proposal import cross_fitted
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.accuracy_plot import plot_accuracy
+from rttc_graph.evaluation.policy_figures import (
+    EvaluatedQuestion,
+    GroupFigures,
+    grouped,
+    real_figures,
+)
+from rttc_graph.evaluation.replay import Gate
+from rttc_graph.evaluation.report import REPORT, ReportInput, write_report
+from rttc_graph.evaluation.scorers import ScorerName
+from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.jobs.collect_rows import (
+    ModelRows,
+    RowsWanted,
+    collect_rows,
+    questions_of_models,
+    rows_settings,
+    run_name,
+    wanted_data_sets,
+)
+from rttc_graph.jobs.output_files import check_outputs
+from rttc_graph.jobs.run_policies import RealRuns, run_policies
+from rttc_graph.jobs.watching import Watcher
+from rttc_graph.settings import PolicyName
+from rttc_graph.support.extras import require_evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationWanted:
+    """What is measured, and where it goes."""
+
+    policies: tuple[PolicyName, ...]
+    paths: Sequence[str] = ()
+    """Files of questions, or folders that `wanted_data_sets` takes."""
+    models: Sequence[str] = ()
+    """Policy models; by default the configured one."""
+    limit: int | None = None
+    """Questions of each data set, drawn by the configured seed; `None` for all."""
+    draws: int = 1
+    """Answers of each arm to each question."""
+    scorer: ScorerName = "auto"
+    domain: str | None = None
+    """Domain of the samples; by default that of the row."""
+    real: bool = False
+    """Whether policies are run instead of being replayed."""
+    use_cache: bool = False
+    """Whether runs for real may use the query-state cache."""
+    rejudge: bool = False
+    """Whether the rows that are there are taken as they are; no arm runs."""
+    collect_only: bool = False
+    """Whether to stop when all rows are there."""
+    cross_fit: bool = False
+    """Whether calibration, τr and first arm of each question come from the others."""
+    aim: Aim = field(default_factory=Aim)
+    """Aim of the cross-fitted gates."""
+    records: Path | None = None
+    """File of rows; by default one in the home folder, named after the data sets."""
+    report: Path | None = None
+    """Folder of a report."""
+    plot: Path | None = None
+    """PNG of accuracy against cost; by default in the working folder."""
+
+    def __post_init__(self) -> None:
+        """Refuse wishes that do not go together.
+
+        Raises:
+            ConfigurationError: Says which.
+        """
+        if not self.cross_fit and self.aim != Aim():
+            raise ConfigurationError("--target-accuracy, --target-cost and --best need --cross-fit")
+        if not self.paths and not self.rejudge:
+            raise ConfigurationError("no questions: name a file or a folder, or give --rejudge")
+        if self.use_cache and not self.real:
+            raise ConfigurationError("--cache needs --real: a replay uses no query-state cache")
+        others = (self.models, self.report, self.rejudge, self.cross_fit, self.collect_only)
+        if self.real and (len(self.paths) != 1 or any(others) or self.draws > 1):
+            raise ConfigurationError(
+                "--real takes one file of questions and none of --models, --report, --rejudge, "
+                "--draws, --cross-fit, --collect-only"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was measured."""
+
+    log: Path
+    """File of rows."""
+    groups: Sequence[GroupFigures] = ()
+    """Figures of all questions, then of parts of them; none if rows were only collected."""
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Everything that the figures depend on."""
+    plot: Path | None = None
+    report: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as `rttc eval --json` writes them."""
+        return {**self.groups[0], "groups": list(self.groups), "settings": self.settings}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """Figures, and the questions behind them."""
+
+    groups: list[GroupFigures]
+    settings: dict[str, Any]
+    questions: Sequence[EvaluatedQuestion] = ()
+    """Questions with the rewards that counted."""
+    raw: Sequence[EvaluatedQuestion] = ()
+    """Questions with raw rewards."""
+
+
+def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watcher) -> Evaluation:
+    """Measure policies on files of questions.
+
+    Args:
+        config: Names models, knowledge base and gate.
+        wanted: What is measured. Rows that its file holds already are not made again.
+        watcher: Is shown the progress, and told of questions that are samples themselves.
+
+    Raises:
+        ConfigurationError: A file cannot be read or written, or a setting is wrong.
+        RttcError: A model or the database is unavailable.
+    """
+    data_sets, samples = wanted_data_sets(wanted.paths, limit=wanted.limit, seed=config.seed)
+    name = run_name(data_sets, wanted.records)
+    log = wanted.records or config.home / "evaluations" / f"{name}.jsonl"
+    plot = wanted.plot or Path(f"rttc-eval-{name}.png")
+    check_outputs(logs=[log, plot, *([wanted.report / REPORT] if wanted.report else [])])
+    require_evaluation()
+    if wanted.real:
+        runs = RealRuns(
+            data_set=data_sets[0],
+            policies=wanted.policies,
+            log=log,
+            scorer=wanted.scorer,
+            domain=wanted.domain,
+            use_cache=wanted.use_cache,
+        )
+        measured = _of_runs(config, run_policies(config, runs, watcher), wanted)
+    else:
+        rows = RowsWanted(
+            log=log,
+            data_sets=[] if wanted.rejudge else data_sets,
+            samples=samples,
+            models=wanted.models,
+            domain=wanted.domain,
+            arms=arms_of_policies(wanted.policies),
+            draws=wanted.draws,
+            scorer=wanted.scorer,
+        )
+        found = collect_rows(config, rows, watcher)
+        if wanted.collect_only:
+            return Evaluation(log=log)
+        measured = _of_rows(config, found, wanted)
+    first = measured.groups[0]
+    plot_accuracy(first["policies"], plot, rows=first["rows"], title=name)
+    return Evaluation(
+        log=log,
+        groups=measured.groups,
+        settings=measured.settings,
+        plot=plot,
+        report=_report(measured, name, wanted.report),
+    )
+
+
+def _of_runs(config: InstallationConfig, found: ModelRows, wanted: EvaluationWanted) -> _Measured:
+    """Return the figures of runs for real."""
+    gate = Gate(tau_r=config.tau_r, first_arm=config.first_arm)
+    figures = real_figures(found.rows, found.keys, tau_r=gate.tau_r, scorer=wanted.scorer)
+    calibrated = "yes" if found.calibration else "no"
+    return _Measured(groups=[figures], settings=_settings([found], [gate], calibrated))
+
+
+def _of_rows(
+    config: InstallationConfig, found: Sequence[ModelRows], wanted: EvaluationWanted
+) -> _Measured:
+    """Return what policies would have done, worked out from the rows of the arms."""
+    raw = questions_of_models(found, scorer=wanted.scorer, calibrated=False)
+    if wanted.cross_fit:
+        return _cross_fitted(found, raw, wanted)
+    for rows in found:
+        rows.check_threshold(config)
+    has_map = any(rows.calibration for rows in found)
+    questions = questions_of_models(found, scorer=wanted.scorer) if has_map else raw
+    gate = Gate(tau_r=config.tau_r, first_arm=config.first_arm)
+    calibrated = ", ".join("yes" if rows.calibration else "no" for rows in found)
+    return _Measured(
+        groups=grouped(questions, wanted.policies, lambda question: gate),
+        settings=_settings(found, [gate], calibrated),
+        questions=questions,
+        raw=raw,
+    )
+
+
+def _cross_fitted(
+    found: Sequence[ModelRows], raw: Sequence[EvaluatedQuestion], wanted: EvaluationWanted
+) -> _Measured:
+    """Return the figures of questions whose maps and gates come from the others."""
+    fitted = [
+        pair
+        for rows in found
+        for pair in cross_fitted([q for q in raw if q.model == rows.model], wanted.aim)
+    ]
+    questions = [question for question, _ in fitted]
+    gates = {(q.data_set, q.model, q.row): gate for q, gate in fitted}
+    settings = _settings(found, list(gates.values()), "cross-fitted", wanted.aim)
+    return _Measured(
+        groups=grouped(questions, wanted.policies, lambda q: gates[q.data_set, q.model, q.row]),
+        settings=settings,
+        questions=questions,
+        raw=raw,
+    )
+
+
+def _settings(
+    found: Sequence[ModelRows], gates: Sequence[Gate], calibrated: str, aim: Aim | None = None
+) -> dict[str, Any]:
+    """Return everything that figures depend on, for the reader."""
+    thresholds = [gate.tau_r for gate in gates]
+    low, high = min(thresholds, default=0.0), max(thresholds, default=0.0)
+    return {
+        "policy models": ", ".join(rows.model for rows in found),
+        "reward model": ", ".join(dict.fromkeys(rows.reward_model for rows in found)),
+        "calibrated": calibrated,
+        "first arm": ", ".join(dict.fromkeys(gate.first_arm for gate in gates)),
+        "τr": f"{low:g}" if low == high else f"{low:g} to {high:g}",
+        **({} if aim is None else {"aim of the gates": str(aim)}),
+        **rows_settings(found),
+    }
+
+
+def _report(measured: _Measured, name: str, folder: Path | None) -> Path | None:
+    if folder is None:
+        return None
+    found = ReportInput(
+        title=f"Evaluation of {name}",
+        groups=measured.groups,
+        questions=measured.questions,
+        raw=measured.raw,
+        settings=measured.settings,
+    )
+    return write_report(found, folder)
