@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 
 from typing_extensions import TypedDict
@@ -10,9 +11,10 @@ from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import RewardModel
 from rttc_graph.run.budget import NOTHING_SPENT
+from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.ledger import entry
 from rttc_graph.run.policies import decide
-from rttc_graph.run.prompts import split_conversation
+from rttc_graph.run.prompts import domain_asked_by, split_conversation
 from rttc_graph.run.scope import RunScope
 from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import (
@@ -25,6 +27,7 @@ from rttc_graph.state import (
     RttcInput,
     RttcState,
     Sample,
+    Source,
     Spent,
     Task,
 )
@@ -32,6 +35,9 @@ from rttc_graph.support.identity import checked_name, clean
 
 MAX_QUERY_CHARACTERS = 100_000
 """About 25,000 tokens: longer than the context of every model this is meant to run in process."""
+
+_LOOK_UP_SHARE = 0.25
+"""Share of the budget of seconds that may go into the look-up of a domain, before any answer."""
 
 MAX_HISTORY_CHARACTERS = 400_000
 """Length limit of all earlier turns together: some 100,000 tokens, the context of large models."""
@@ -55,6 +61,11 @@ class PrepareUpdate(TypedDict):
     cache: CacheReport
     answer: str
     reward: float | None
+    accepted: bool
+    tau_r: float
+    calibrated: bool
+    sources: list[Source]
+    run_id: str
     seconds: float
 
 
@@ -64,13 +75,16 @@ class Prepare:
 
     arms: frozenset[Attempt]
     reward_model: RewardModel
+    domains: KnownDomains | None = None
+    """Of the graph's knowledge base; `None` for a graph without one."""
 
     async def __call__(self, state: RttcState, scope: RunScope) -> PrepareUpdate:
         """Return a fresh state with the first decision in it.
 
         Raises:
-            ConfigurationError: The input has no question or one that is no text, the policy needs
-                an arm that this graph was built without, or τr was chosen for another reward model.
+            ConfigurationError: The input has no question or one that is no text, its domain has no
+                samples, the policy needs an arm that this graph was built without, or τr was chosen
+                for another reward model.
         """
         policy = scope.settings.policy
         if policy in ARMS and policy not in self.arms:
@@ -79,8 +93,9 @@ class Prepare:
                 f"{sorted(self.arms)}: give create_rttc_graph the parts "
                 f"{', '.join(sorted(ARMS[policy].own.parts))}"
             )
-        task = _task(state)
-        notes = await self._check_threshold(task, scope)
+        task = _task(state, scope.settings.domain)
+        notes = await self._check_domain(task, scope)
+        notes += await self._check_threshold(task, scope)
         choice = decide({}, scope.settings, arms=self.arms)
         return {
             "task": task,
@@ -98,8 +113,35 @@ class Prepare:
             "cache": {"samples": "miss", "adapter": "miss"},
             "answer": "",
             "reward": None,
+            "accepted": False,
+            "tau_r": scope.settings.tau_r,
+            "calibrated": False,
+            "sources": [],
+            "run_id": uuid.uuid4().hex,
             "seconds": 0.0,
         }
+
+    async def _check_domain(self, task: Task, scope: RunScope) -> list[LedgerEntry]:
+        """Refuse a domain without samples, before the plain model answers in its name.
+
+        A knowledge base that is down cannot be asked; that is no reason to give no answer.
+        """
+        domain, since = task["domain"], scope.started
+        if domain is None:
+            return []
+        if self.domains is None:
+            why = "this graph has no knowledge base, so the domain finds no samples"
+            return [entry("prepare", "noted", since=since, domain=domain, reason=why)]
+        found = await survive(
+            self.domains.problem(domain, tenant=scope.settings.tenant),
+            deadline=since + scope.allowance.seconds * _LOOK_UP_SHARE,
+        )
+        if isinstance(found, Failure):
+            what = "look up the domain"
+            return [entry("prepare", "failed", since=since, what=what, error=found.reason)]
+        if found is not None:
+            raise found
+        return []
 
     async def _check_threshold(self, task: Task, scope: RunScope) -> list[LedgerEntry]:
         """Refuse a τr that was chosen for another reward model.
@@ -133,9 +175,11 @@ def check_input(given: RttcInput) -> None:
     _task(given)
 
 
-def _task(state: RttcInput) -> Task:
+def _task(state: RttcInput, default_domain: str = "") -> Task:
     query, domain = _text(state.get("query"), "query"), _text(state.get("domain"), "domain")
     messages = state.get("messages") or []
+    if not domain.strip():
+        domain = (domain_asked_by(messages[-1]) if messages else "") or default_domain
     from_messages = not query.strip()
     if from_messages:
         query, history = split_conversation(messages)

@@ -31,7 +31,13 @@ class RagGenerate:
             note = entry("rag_generate", "shortened", since=scope.started, samples_dropped=dropped)
             state = {**state, "ledger": record(state, scope, [note])}
         return await answer(
-            self.policy_model, messages, state, scope, node="rag_generate", attempt="rag"
+            self.policy_model,
+            messages,
+            state,
+            scope,
+            node="rag_generate",
+            attempt="rag",
+            shown=state["samples"][:used],
         )
 
     async def _fitting_prompt(

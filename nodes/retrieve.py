@@ -155,7 +155,7 @@ class Retrieve:
             found.samples, found.revision = recalled.samples, recalled.revision
             found.cache["samples"] = "hit"
         if recalled.adapter and self.trainer:
-            await self._load_adapter(cache, self.trainer, recalled.adapter, scope, found)
+            await self._load_adapter(cache, self.trainer, recalled, scope, found)
         found.entries.append(
             entry(
                 "retrieve",
@@ -187,11 +187,11 @@ class Retrieve:
         self,
         cache: QueryStateCache,
         trainer: AdapterTrainer,
-        key: str,
+        recalled: RecalledState,
         scope: RunScope,
         found: _Found,
     ) -> None:
-        since = time.monotonic()
+        since, key = time.monotonic(), recalled.adapter or ""
         ready = await survive(_make_resident(cache, trainer, key), deadline=scope.deadline)
         if isinstance(ready, Failure):
             found.failed("load the recalled adapter", ready, since=since)
@@ -202,6 +202,7 @@ class Retrieve:
                 "origin": "recalled",
                 "seconds": time.monotonic() - since,
                 "trained_tokens": 0,
+                "rests_on": _trained_on(recalled),
             }
 
     async def _search(self, state: RttcState, scope: RunScope, found: _Found) -> None:
@@ -233,6 +234,16 @@ class Retrieve:
                 best_similarity=best,
             )
         )
+
+
+def _trained_on(recalled: RecalledState) -> list[str]:
+    """Return the ids of the recalled samples that the recalled adapter was trained on.
+
+    Samples and adapter of one earlier query belong together; those of two do not.
+    """
+    if recalled.samples is None or recalled.samples_similarity != recalled.adapter_similarity:
+        return []
+    return [sample["id"] for sample in recalled.samples]
 
 
 async def _make_resident(cache: QueryStateCache, trainer: AdapterTrainer, key: str) -> bool:

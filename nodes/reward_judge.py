@@ -7,13 +7,14 @@ remembered, and the ledger is stored.
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from langchain_core.messages import AIMessage, AnyMessage
 from typing_extensions import TypedDict
 
+from rttc_graph.arms import FINISH
 from rttc_graph.errors import NoAnswerError, RewardModelError
 from rttc_graph.protocols import (
     LedgerStore,
@@ -25,7 +26,8 @@ from rttc_graph.protocols import (
 )
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import entry, record
-from rttc_graph.run.policies import NextStep, best_candidate, decide
+from rttc_graph.run.outcome import Outcome, outcome_of, told_in_ledger
+from rttc_graph.run.policies import best_candidate, decide
 from rttc_graph.run.scope import RunScope
 from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import (
@@ -35,6 +37,7 @@ from rttc_graph.state import (
     Decision,
     LedgerEntry,
     RttcState,
+    Source,
     Spent,
 )
 
@@ -52,6 +55,11 @@ class JudgeUpdate(TypedDict, total=False):
     answer: str
     arm: Arm
     reward: float | None
+    accepted: bool
+    tau_r: float
+    calibrated: bool
+    sources: list[Source]
+    run_id: str
     seconds: float
     messages: list[AnyMessage]
     spent: Spent
@@ -80,6 +88,10 @@ class RewardJudge:
             "spent": added(state["spent"], since=scope.started),
         }
         choice = decide(judged, scope.settings, arms=self.arms)
+        best = best_candidate(candidates)
+        outcome = None
+        if best is not None and choice.decision == FINISH:
+            outcome = await self._outcome(judged, scope, best)
         entries.append(
             entry(
                 "reward_judge",
@@ -88,6 +100,7 @@ class RewardJudge:
                 decision=choice.decision,
                 attempt=choice.attempt,
                 reason=choice.reason,
+                **(told_in_ledger(outcome) if outcome else {}),
             )
         )
         update: JudgeUpdate = {
@@ -95,10 +108,12 @@ class RewardJudge:
             "decision": choice.decision,
             "attempt": choice.attempt,
         }
-        if (best := best_candidate(candidates)) is not None:
+        if best is not None:
             update |= {"answer": best["answer"], "arm": best["arm"], "reward": best["reward"]}
-        if choice.decision == "finish":
-            update |= await self._close(judged, scope, best, choice, entries)
+        if outcome is not None:
+            update |= cast("JudgeUpdate", outcome)
+        if choice.decision == FINISH:
+            update |= await self._close(judged, scope, best, outcome, entries)
         spent = added(state["spent"], since=scope.started)
         ledger = record(state, scope, entries)
         return update | {"spent": spent, "seconds": spent["seconds"], "ledger": ledger}
@@ -129,6 +144,20 @@ class RewardJudge:
         )
         return candidates, [judged]
 
+    async def _outcome(self, state: RttcState, scope: RunScope, best: Candidate) -> Outcome:
+        """Return what is said of the answer; a judge that cannot tell is not calibrated."""
+        task = state["task"]
+        judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
+        calibrated = await survive(judge.is_calibrated(), deadline=scope.deadline)
+        return outcome_of(
+            best,
+            state["candidates"],
+            state["samples"],
+            tau_r=scope.settings.tau_r,
+            calibrated=calibrated is True,
+            run_id=state["run_id"],
+        )
+
     async def _score(
         self, state: RttcState, scope: RunScope, waiting: Sequence[Candidate]
     ) -> list[float]:
@@ -152,17 +181,17 @@ class RewardJudge:
         state: RttcState,
         scope: RunScope,
         best: Candidate | None,
-        choice: NextStep,
+        outcome: Outcome | None,
         entries: list[LedgerEntry],
     ) -> JudgeUpdate:
         """Remember and record the run; nothing that fails here costs the answer."""
-        if best is None:
+        if best is None or outcome is None:
             raise NoAnswerError(_why_no_answer(state), ledger=[*state["ledger"], *entries])
         if self.cache and scope.settings.use_cache and state["samples"]:
             entries.extend(await self._remember(self.cache, state, scope, best))
         if self.ledger_store:
             stored = await survive(
-                self.ledger_store.append(_run_record(state, scope, best, entries)),
+                self.ledger_store.append(_run_record(state, scope, best, outcome, entries)),
                 deadline=scope.deadline,
                 grace_seconds=_STORE_GRACE_SECONDS,
             )
@@ -178,7 +207,8 @@ class RewardJudge:
                 )
         if not state["task"]["from_messages"]:
             return {}
-        return {"messages": [AIMessage(best["answer"], name="rttc")]}
+        said = AIMessage(best["answer"], name="rttc", response_metadata={**outcome})
+        return {"messages": [said]}
 
     async def _remember(
         self, cache: QueryStateCache, state: RttcState, scope: RunScope, best: Candidate
@@ -235,19 +265,21 @@ def _rejected_adapter(state: RttcState, best: Candidate) -> str | None:
 
 
 def _run_record(
-    state: RttcState, scope: RunScope, best: Candidate, entries: list[LedgerEntry]
+    state: RttcState,
+    scope: RunScope,
+    best: Candidate,
+    outcome: Outcome,
+    entries: list[LedgerEntry],
 ) -> RunRecord:
-    reward, settings = best["reward"], scope.settings
+    settings = scope.settings
     return RunRecord(
-        run_id=uuid.uuid4().hex,
         tenant=settings.tenant,
         domain=state["task"]["domain"],
         query=state["task"]["query"],
         policy=settings.policy,
-        tau_r=settings.tau_r,
-        arm=best["arm"],
-        reward=reward,
-        accepted=reward is not None and reward >= settings.tau_r,
+        answer=best["answer"],
+        candidate=best,
+        **outcome,
         seconds=added(state["spent"], since=scope.started)["seconds"],
         tokens=state["spent"]["tokens"],
         entries=[*state["ledger"], *entries],

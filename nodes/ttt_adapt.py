@@ -85,11 +85,13 @@ class TttAdapt:
             "origin": found.origin,
             "seconds": spent["seconds"] - state["spent"]["seconds"],
             "trained_tokens": _new_tokens(found),
+            "rests_on": _trained_on(found, state),
         }
         if found.origin != "trained":
             state = {**state, "cache": {**state["cache"], "adapter": "hit"}}
         event = "trained" if found.origin == "trained" else "reused"
-        detail = {**adapted, "steps": found.adapter.steps, "losses": list(found.adapter.losses)}
+        told = {name: value for name, value in adapted.items() if name != "rests_on"}
+        detail = {**told, "steps": found.adapter.steps, "losses": list(found.adapter.losses)}
         return {
             "adapted": adapted,
             "cache": state["cache"],
@@ -251,6 +253,14 @@ def _was_missed(state: RttcState) -> bool:
     """Tell whether the cache answered in this run and had no adapter that was near enough."""
     asked = any(one["event"] == "recalled" for one in state["ledger"])
     return asked and state["cache"]["adapter"] == "miss"
+
+
+def _trained_on(found: AdapterLookup, state: RttcState) -> list[str]:
+    """Return the ids of the samples in hand that an adapter was trained on.
+
+    That of a near query was trained on the samples of that one, which are not known here.
+    """
+    return [] if found.origin == "near" else [sample["id"] for sample in state["samples"]]
 
 
 def _new_tokens(found: AdapterLookup) -> int:

@@ -32,6 +32,7 @@ from rttc_graph.protocols import (
     RewardModel,
     as_reward_model,
 )
+from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.scope import Node, SettingsOfRun, TwoFaced, two_faced
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Attempt, Decision, RttcInput, RttcOutput, RttcState
@@ -142,7 +143,11 @@ def _nodes(
     embedder, knowledge_base = parts.get("embedder"), parts.get("knowledge_base")
     reward_model = as_reward_model(parts["reward_model"])
     nodes: dict[str, Node] = {
-        "prepare": Prepare(arms=arms, reward_model=reward_model),
+        "prepare": Prepare(
+            arms=arms,
+            reward_model=reward_model,
+            domains=None if knowledge_base is None else KnownDomains(knowledge_base),
+        ),
         JUDGE: RewardJudge(
             arms=arms,
             reward_model=reward_model,

@@ -18,7 +18,7 @@ from rttc_graph.arms import PLAIN
 from rttc_graph.arms import FirstArm as FirstArm
 from rttc_graph.arms import PolicyName as PolicyName
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.support.identity import checked_name
+from rttc_graph.support.identity import MAX_NAME_CHARACTERS, checked_name
 
 SamplesChoice = Literal["nearest", "sift"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
@@ -140,6 +140,12 @@ class RttcSettings(BaseModel):
         max_length=200,
         description="Whose samples and cache to use; tenants never see each other's.",
         json_schema_extra=_on("retrieve"),
+    )
+    domain: str = Field(
+        default="",
+        max_length=MAX_NAME_CHARACTERS,
+        description="Domain of the knowledge base, for questions that name none. Empty: all.",
+        json_schema_extra=_on("prepare", "retrieve"),
     )
     budget_seconds: float = Field(
         default=120.0,
@@ -273,6 +279,11 @@ class RttcSettings(BaseModel):
     @classmethod
     def _can_be_kept(cls, tenant: str) -> str:
         return checked_name("tenant", tenant)
+
+    @field_validator("domain")
+    @classmethod
+    def _is_none_or_kept(cls, domain: str) -> str:
+        return checked_name("domain", domain) if domain.strip() else ""
 
     @property
     def ttt(self) -> TttSettings:

@@ -73,6 +73,24 @@ class Candidate(TypedDict):
     finish_reason: FinishReason
     adapter: str | None
     """Key of the adapter that was on, for the `ttt` arm."""
+    rests_on: NotRequired[list[str]]
+    """Ids of the samples in hand that it was made from; empty for the plain model."""
+
+
+class Source(TypedDict):
+    """A sample that answers of a run were made from."""
+
+    id: str
+    question: str
+    answer: str
+    domain: str
+    similarity: float
+    """Cosine similarity to the query in [-1, 1]."""
+    metadata: NotRequired[dict[str, Any]]
+    arms: list[Arm]
+    """Arms whose answers rest on it, in the order in which they answered."""
+    taken: bool
+    """Whether the answer that was taken rests on it."""
 
 
 class LedgerEntry(TypedDict):
@@ -118,7 +136,20 @@ class RttcOutput(TypedDict, total=False):
 
     answer: str
     arm: Arm
+    """Arm that gave the answer."""
     reward: float | None
+    """Judge's score in [0, 1] of the answer; `None` if it was not judged."""
+    accepted: bool
+    """Whether the answer can be acted on: its reward is at least τr."""
+    tau_r: float
+    """Reward from which on an answer of this run is accepted."""
+    calibrated: bool
+    """Whether `reward` is the probability that the answer is right, by a calibration for the
+    question's domain; else it is a score, comparable with other scores of this judge only."""
+    sources: list[Source]
+    """Samples that the answers rest on, nearest first."""
+    run_id: str
+    """What the run is stored under, where it is stored."""
     candidates: list[Candidate]
     ledger: list[LedgerEntry]
     cache: CacheReport
@@ -148,6 +179,8 @@ class Adapted(TypedDict):
     one meanwhile."""
     seconds: float
     trained_tokens: int
+    rests_on: NotRequired[list[str]]
+    """Ids of the samples in hand that it was trained on, as far as that is known."""
 
 
 class RttcState(RttcInput, RttcOutput, total=False):

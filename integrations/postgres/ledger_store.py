@@ -69,6 +69,8 @@ class PostgresLedgerStore:
             **cleaned(asdict(run)),
             "tenant": checked_name("tenant", run.tenant),
             "entries": cleaned_jsonb(run.entries),
+            "sources": cleaned_jsonb(run.sources),
+            "candidate": None if run.candidate is None else cleaned_jsonb(run.candidate),
         }
         await self._database.execute_work(
             "store a run",

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.graph import RttcGraph
 from rttc_graph.settings import RttcSettings
-from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcOutput
+from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcOutput, Source
 
 
 class AskResult(TypedDict):
@@ -19,6 +19,11 @@ class AskResult(TypedDict):
     answer: str
     arm: Arm
     reward: float | None
+    accepted: bool
+    tau_r: float
+    calibrated: bool
+    sources: list[Source]
+    run_id: str
     candidates: list[Candidate]
     ledger: list[LedgerEntry]
     cache: CacheReport
@@ -65,6 +70,11 @@ async def ask(
         "answer": output["answer"],
         "arm": output["arm"],
         "reward": output["reward"],
+        "accepted": output["accepted"],
+        "tau_r": output["tau_r"],
+        "calibrated": output["calibrated"],
+        "sources": output["sources"],
+        "run_id": output["run_id"],
         "candidates": output["candidates"],
         "ledger": output["ledger"],
         "cache": output["cache"],

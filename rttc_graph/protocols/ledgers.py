@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from rttc_graph.state import LedgerEntry
+from rttc_graph.state import Candidate, LedgerEntry, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +21,19 @@ class RunRecord:
     arm: str
     reward: float | None
     accepted: bool
-    """Whether the reward reached τr."""
+    """Whether the answer can be acted on."""
     seconds: float
     tokens: int
     """Prompt, completion and trained tokens of all arms."""
     entries: list[LedgerEntry]
+    answer: str = ""
+    """What was answered."""
+    candidate: Candidate | None = None
+    """The candidate that was taken."""
+    calibrated: bool = False
+    """Whether the reward is a probability, by a calibration for the domain."""
+    sources: list[Source] = field(default_factory=list[Source])
+    """Samples that the answers rest on, nearest first."""
 
 
 class LedgerStore(Protocol):

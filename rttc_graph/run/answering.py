@@ -20,6 +20,7 @@ from rttc_graph.state import (
     ChatTurn,
     LedgerEntry,
     RttcState,
+    Sample,
     Spent,
 )
 from rttc_graph.support.thinking import answer_behind, spoken
@@ -43,8 +44,20 @@ async def answer(
     node: str,
     attempt: Attempt,
     adapted: Adapted | None = None,
+    shown: Sequence[Sample] = (),
 ) -> AnswerUpdate:
-    """Generate one candidate; a failure leaves a ledger entry in its place."""
+    """Generate one candidate; a failure leaves a ledger entry in its place.
+
+    Args:
+        policy_model: Answers.
+        messages: The prompt.
+        state: Of the run.
+        scope: Of this step.
+        node: Id of the node that asks.
+        attempt: What the candidate is an attempt of.
+        adapted: The adapter that is on.
+        shown: Samples in the prompt.
+    """
     made = await survive(
         _generate(policy_model, messages, state, scope, adapted["key"] if adapted else None),
         deadline=scope.deadline,
@@ -58,6 +71,10 @@ async def answer(
         thinking = Failure(PolicyModelError(_only_thoughts(made, scope)))
         return failed_answer(thinking, state, scope, node=node, attempt=attempt, tokens=tokens)
     candidate = _candidate(made, said.answer, attempt, adapted, seconds=_elapsed(scope))
+    candidate["rests_on"] = [
+        *(sample["id"] for sample in shown),
+        *(adapted.get("rests_on", ()) if adapted else ()),
+    ]
     return answered(
         candidate,
         state,

@@ -7,8 +7,8 @@ thought before an answer stays out of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from langchain_core.messages import (
     AIMessage,
@@ -89,6 +89,38 @@ def split_conversation(messages: Sequence[AnyMessage]) -> tuple[str, list[ChatTu
     turns = [_turn(message, place) for place, message in enumerate(messages[:-1])]
     query = _text_of(last, len(messages) - 1)
     return query, [turn for turn in turns if turn is not None]
+
+
+def domain_asked_by(message: BaseMessage) -> str:
+    """Return the domain that a message names beside its text; empty if it names none.
+
+    It may stand as `domain`, or as `domain` under `rttc`, in the message's `additional_kwargs`, its
+    `response_metadata` or its `metadata`. Settings do not come this way: a message is often written
+    by somebody who must not choose a tenant or a budget.
+
+    Raises:
+        ConfigurationError: The domain is no text, or more is asked for under `rttc`.
+    """
+    extra = (message.model_extra or {}).get("metadata")
+    for said in (message.additional_kwargs, message.response_metadata, extra):
+        if not isinstance(said, Mapping):
+            continue
+        named = cast("Mapping[str, Any]", said)
+        asked: object = named.get("rttc") or {}
+        ours = cast("Mapping[str, Any]", asked if isinstance(asked, Mapping) else {"": asked})
+        if ours.keys() - {"domain"}:
+            raise ConfigurationError(
+                f"a message asks for {asked!r:.200} under 'rttc': only 'domain' can come with a "
+                "message; give settings as the run's context, or among its configurable values"
+            )
+        domain: object = ours.get("domain") or named.get("domain")
+        if domain is not None and not isinstance(domain, str):
+            raise ConfigurationError(
+                f"a message names the domain {domain!r:.80}, which is no text: give a string"
+            )
+        if domain and domain.strip():
+            return domain
+    return ""
 
 
 def _turn(message: AnyMessage, place: int) -> ChatTurn | None:

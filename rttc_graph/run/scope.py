@@ -11,12 +11,13 @@ import contextvars
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Protocol, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.config import get_config
 from langgraph.runtime import get_runtime
 
 from rttc_graph.protocols import reuse_scope
@@ -55,6 +56,9 @@ class Node(Protocol):
         ...
 
 
+_NAMES = frozenset(RttcSettings.model_fields)
+
+
 class SettingsOfRun:
     """The settings of a run, read once: its nodes are all given the same context.
 
@@ -69,8 +73,19 @@ class SettingsOfRun:
         self._share_between_tenants = share_between_tenants
         self._last: tuple[object, RttcSettings] | None = None
 
-    def __call__(self, context: object) -> RttcSettings:
-        """Return what `RttcSettings.of` says; that of our own type, which is frozen, is kept."""
+    def __call__(
+        self, context: object, configurable: Mapping[str, Any] | None = None
+    ) -> RttcSettings:
+        """Return what `RttcSettings.of` says; that of our own type, which is frozen, is kept.
+
+        Args:
+            context: LangGraph's, of the run.
+            configurable: LangChain's, of the run: what its names that are ours say holds where the
+                context says nothing.
+        """
+        if configurable and not _NAMES.isdisjoint(configurable):
+            defaults = RttcSettings.of(configurable, defaults=self._defaults)
+            return RttcSettings.of(context, defaults=defaults)
         last = self._last
         if last is not None and last[0] is context:
             return last[1]
@@ -89,7 +104,8 @@ class SettingsOfRun:
 def open_scope(state: RttcState, settings_of: SettingsOfRun) -> RunScope:
     """Read the settings from LangGraph's runtime; called in the context of a node."""
     runtime = get_runtime()
-    settings = settings_of(cast("object", runtime.context))
+    configurable = get_config().get("configurable")
+    settings = settings_of(cast("object", runtime.context), configurable)
     spent = state.get("spent") or {"seconds": 0.0, "tokens": 0, "arms": 0}
     return RunScope(
         settings=settings,

@@ -61,12 +61,48 @@ def test_ask_goes_through_all_arms_and_its_json_has_the_promised_shape(
         capsys, "ask", "what is 7 plus 8", "--domain", "sums", "--tau", "1", "--json"
     )
 
-    assert list(result) == ["answer", "arm", "reward", "candidates", "ledger", "cache", "seconds"]
+    said = ["answer", "arm", "reward", "accepted", "tau_r", "calibrated", "sources", "run_id"]
+    assert list(result) == [*said, "candidates", "ledger", "cache", "seconds"]
+    assert (result["tau_r"], result["accepted"], result["calibrated"]) == (1.0, False, False)
+    assert {tuple(s["arms"]) for s in result["sources"]} == {("rag", "ttt")}
+    assert len(result["sources"]) == 8
     assert [c["arm"] for c in result["candidates"]] == ["direct", "rag", "ttt"]
     wanted = {"arm", "answer", "reward", "seconds", "prompt_tokens", "completion_tokens"}
     assert all(wanted <= c.keys() for c in result["candidates"])
     assert result["cache"] == {"samples": "miss", "adapter": "miss"}
     assert result["reward"] == max(c["reward"] for c in result["candidates"])
+
+
+def test_below_tau_r_is_seen_and_the_sources_are_shown(
+    solved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_json(capsys, "kb", "ingest", str(solved), "--json")
+    ask = ("ask", "what is 7 plus 8", "--domain", "sums", "--policy", "rag")
+
+    assert main([*ask, "--tau", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "NOT ACCEPTED: score" in printed
+    assert "is below τr 1; take the answer for a guess" in printed
+    assert "what is 7 plus 7" in printed
+
+    assert main([*ask, "--tau", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "accepted: score" in printed
+    assert "NOT ACCEPTED" not in printed
+    run_id = printed.strip().splitlines()[-1].removeprefix("run ")
+    assert len(run_id) == 32
+
+
+def test_a_misspelt_domain_ends_with_the_one_that_is_meant_and_no_statistics(
+    solved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_json(capsys, "kb", "ingest", str(solved), "--json")
+
+    code, line = complaint(capsys, "ask", "what is 7 plus 8", "--domain", "summs")
+
+    assert code == 2
+    assert "domain 'summs' has no samples: did you mean 'sums'?" in line
+    assert call_json(capsys, "stats", "--json")["rows"] == []
 
 
 def test_a_repeated_question_is_served_from_the_cache(

@@ -48,6 +48,33 @@ def test_the_official_client_gets_answer_usage_and_ledger(client: openai.OpenAI)
     assert done.usage.total_tokens == prompts + 3
     assert report["ledger"][-1]["node"] == "reward_judge"
     assert (report["arm"], report["reward"]) == ("ttt", 0.95)
+    assert (report["accepted"], report["tau_r"], report["calibrated"]) == (True, 0.5, False)
+    assert [(s["answer"], s["arms"], s["taken"]) for s in report["sources"]] == [
+        ("answer 1", ["rag", "ttt"], True),
+        ("answer 2", ["rag", "ttt"], True),
+    ]
+
+
+def test_the_run_is_stored_under_the_id_in_the_response(
+    client: openai.OpenAI, parts: Parts
+) -> None:
+    done = client.chat.completions.create(
+        model="rttc", messages=HELLO, extra_body={"rttc": {"tau_r": 0.99}}
+    )
+    report = cast("dict[str, Any]", (done.model_extra or {})["rttc"])
+    assert report["accepted"] is False
+    assert [run.run_id for run in parts.ledger_store.runs] == [report["run_id"]]
+
+
+def test_a_misspelt_domain_is_refused_with_the_one_that_is_meant(client: openai.OpenAI) -> None:
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match=r"'maths' has no samples: did you mean"):
+            client.chat.completions.create(
+                model="rttc",
+                messages=HELLO,
+                stream=stream,
+                extra_body={"rttc": {"domain": "maths"}},
+            )
 
 
 def test_settings_come_by_openais_names_and_by_ours(client: openai.OpenAI, parts: Parts) -> None:
@@ -101,7 +128,9 @@ def test_a_stream_has_progress_the_answer_the_report_and_usage(client: openai.Op
     steps = [e for e in extra if e and e.get("event") == "ttt_step"]
     assert [e["step"] for e in steps] == [1, 2]
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
-    assert next(e for e in reversed(extra) if e)["arm"] == "ttt"
+    report = next(e for e in reversed(extra) if e)
+    assert (report["arm"], report["accepted"], len(report["sources"])) == ("ttt", True, 2)
+    assert report["run_id"]
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 3
     assert len({c.id for c in chunks}) == 1

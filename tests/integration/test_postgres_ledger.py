@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from scripted_parts import candidate, sample
 
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
@@ -36,6 +37,10 @@ RUN = RunRecord(
         {"node": "generate", "event": "answered", "seconds": 0.5, "detail": {"tokens": 60}},
         {"node": "reward_judge", "event": "judged", "seconds": 0.1, "detail": {}},
     ],
+    answer="2",
+    candidate={**candidate("rag", 0.95), "rests_on": ["a"]},
+    calibrated=True,
+    sources=[{**sample(1), "arms": ["rag"], "taken": True}],
 )
 
 
@@ -64,11 +69,17 @@ async def test_what_postgres_cannot_store_is_replaced(ledger: PostgresLedgerStor
     odd = replace(
         RUN,
         query="a\0b\ud800c",
+        answer="a\0b",
+        candidate={**candidate("rag"), "answer": "a\0b"},
+        sources=[{**sample(1), "question": "a\0b", "arms": ["rag"], "taken": True}],
         entries=[{"node": "n", "event": "e", "seconds": 0.0, "detail": detail}],
     )
     await ledger.append(odd)
     (found,) = await ledger.recent(tenant="tenant")
     assert found.query == "a\ufffdb\ufffdc"
+    assert found.candidate is not None
+    texts = [found.answer, found.candidate["answer"], found.sources[0]["question"]]
+    assert texts == ["a\ufffdb"] * 3
     assert found.entries[0]["detail"] == {
         "loss": None,
         "text": "a\ufffdb",

@@ -96,11 +96,16 @@ async def test_the_judge_behind_the_map_sees_the_evidence(raw: ScriptedRewardMod
     assert raw.requests == [*requests, *requests]
 
 
-async def test_a_calibrated_judge_knows_whether_it_is(raw: ScriptedRewardModel) -> None:
+async def test_a_calibrated_judge_knows_whether_it_is(
+    raw: ScriptedRewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw, "is_calibrated", True, raising=False)  # on what it learnt from
     store = MemoryStore()
-    await store.save(stored(all=0.7), tenant="known")
+    await store.save(stored(all=0.7, math=0.9), tenant="known")
     model = CalibratedReward(raw, store)
     assert await model.within(tenant="known", domain="math").is_calibrated()
+    assert await model.within(tenant="known", domain=None).is_calibrated()
+    assert not await model.within(tenant="known", domain="law").is_calibrated()
     assert not await model.within(tenant="another", domain="math").is_calibrated()
     assert not await model.is_calibrated()
     assert await CalibratedReward(raw, store, tenant="known").is_calibrated()

@@ -98,6 +98,8 @@ BAD: list[tuple[str, Any]] = [
     ("samples_choice", "random"),
     ("tenant", ""),
     ("tenant", "x" * 201),
+    ("domain", "x" * 201),
+    ("domain", "a\0b"),
     ("budget_seconds", 0),
     ("budget_seconds", math.inf),
     ("budget_tokens", 0),

@@ -170,8 +170,13 @@ class _Within(RewardModel):
         return await self._raw.fingerprint() if maps is None else maps.fingerprint
 
     async def is_calibrated(self) -> bool:
-        has_maps = await self._calibrated.maps(self._tenant) is not None
-        return has_maps or await self._raw.is_calibrated()
+        """Tell whether the domain has a map of its own.
+
+        The map of all domains changes the scores of the others too, and so does what the reward
+        model learnt elsewhere: what that makes of them is no probability there.
+        """
+        maps = await self._calibrated.maps(self._tenant)
+        return maps is not None and (self._domain or "") in maps.by_domain
 
     async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
         maps = await self._calibrated.maps(self._tenant)

@@ -130,13 +130,13 @@ def event_line(bar: Progress) -> Any:
 
 
 def print_result(result: AskResult) -> None:
-    """Print the answer, the route that led to it, and what each arm cost."""
+    """Print the answer, whether it is accepted, how it came about, and what it rests on."""
     out.print(Text(result["answer"], style="bold"))
     out.print()
+    out.print(verdict(result))
     cache = result["cache"]
-    reward = "not judged" if result["reward"] is None else f"reward {result['reward']:.3f}"
     out.print(
-        f"{result['arm']}, {reward}, {result['seconds']:.2f} s; route {route(result)}; "
+        f"{result['arm']}, {worth(result)}, {result['seconds']:.2f} s; route {route(result)}; "
         f"cache: samples {cache['samples']}, adapter {cache['adapter']}"
     )
     columns = ["arm", "reward", "seconds", "prompt", "completion", "trained", "answer"]
@@ -155,9 +155,53 @@ def print_result(result: AskResult) -> None:
             for c in result["candidates"]
         ],
     )
+    _print_sources(result)
     for entry in result["ledger"]:
         if entry["event"] == "failed":
             out.print(Text(f"failed: {entry['node']}: {entry['detail']['error']}", style="red"))
+        if entry["event"] == "noted":
+            out.print(Text(f"note: {entry['detail']['reason']}", style="yellow"))
+    out.print(f"run {result['run_id']}")
+
+
+def verdict(result: AskResult) -> Text:
+    """Return the line that says whether the answer can be acted on."""
+    tau_r, reward = result["tau_r"], result["reward"]
+    if result["accepted"]:
+        return Text(f"accepted: {worth(result)} is at least τr {tau_r:g}", style="green")
+    if reward is None:
+        return Text("NOT ACCEPTED: the answer could not be judged", style="bold red")
+    return Text(
+        f"NOT ACCEPTED: {worth(result)} is below τr {tau_r:g}; take the answer for a guess",
+        style="bold red",
+    )
+
+
+def worth(result: AskResult) -> str:
+    """Return the reward under its right name: a probability only by a calibration."""
+    if result["reward"] is None:
+        return "not judged"
+    return f"{'P(right)' if result['calibrated'] else 'score'} {result['reward']:.3f}"
+
+
+def _print_sources(result: AskResult) -> None:
+    if not result["sources"]:
+        return
+    out.print()
+    print_table(
+        ["", "source", "similarity", "used by", "question", "answer"],
+        [
+            (
+                "→" if source["taken"] else "",
+                source["id"][:8],
+                source["similarity"],
+                ", ".join(source["arms"]),
+                shorten(source["question"]),
+                shorten(source["answer"]),
+            )
+            for source in result["sources"]
+        ],
+    )
 
 
 def route(result: AskResult) -> str:

@@ -20,6 +20,7 @@ from rttc_graph.jobs.demo_samples import easy_questions, questions, samples
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples import Samples, read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
+from rttc_graph.samples.rows import DEFAULT_DOMAIN
 
 if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
@@ -137,7 +138,8 @@ async def _fill(local: LocalRttc, known: list[NewSample], path: str | None, bar:
 async def _ask(
     local: LocalRttc, title: str, row: NewSample, bar: Progress, *, show: bool
 ) -> dict[str, Any]:
-    result = await local.ask(row.question, domain=row.domain, on_event=event_line(bar))
+    domain = None if row.domain == DEFAULT_DOMAIN else row.domain  # general: among all samples
+    result = await local.ask(row.question, domain=domain, on_event=event_line(bar))
     whole = {
         "question": row.question,
         "expected": row.answer,

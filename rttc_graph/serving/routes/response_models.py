@@ -9,7 +9,7 @@ from langchain_core.messages import AnyMessage, convert_to_messages
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, model_validator
 
 from rttc_graph.nodes.prepare import check_input
-from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcInput, RttcOutput
+from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcInput, RttcOutput, Source
 from rttc_graph.support.identity import MAX_NAME_CHARACTERS, clean
 
 __all__ = ("Answer", "QuestionBody", "Report", "given_to_graph")
@@ -90,6 +90,17 @@ class Report(BaseModel):
 
     arm: Arm = Field(description="The arm that gave the answer.")
     reward: float | None = Field(description="Its reward; `None` if the judge failed.")
+    accepted: bool = Field(description="Whether it can be acted on: its reward is at least τr.")
+    tau_r: float = Field(description="Reward from which on an answer of this run is accepted.")
+    calibrated: bool = Field(
+        description="Whether the reward is the probability that the answer is right, by a "
+        "calibration for the question's domain; else it is a score."
+    )
+    sources: list[Source] = Field(
+        description="Samples that the answers rest on, nearest first; `taken` marks those of the "
+        "answer that was taken."
+    )
+    run_id: str = Field(description="What the run is stored under.")
     candidates: list[Candidate] = Field(description="All answers, with what each one cost.")
     ledger: list[LedgerEntry] = Field(description="What was tried, skipped and decided, and why.")
     cache: CacheReport
@@ -101,6 +112,11 @@ class Report(BaseModel):
         return Report(
             arm=output["arm"],
             reward=output["reward"],
+            accepted=output["accepted"],
+            tau_r=output["tau_r"],
+            calibrated=output["calibrated"],
+            sources=output["sources"],
+            run_id=output["run_id"],
             candidates=output["candidates"],
             ledger=output["ledger"],
             cache=output["cache"],
