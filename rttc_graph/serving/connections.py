@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from rttc_graph.serving.client_address import counted_address
 from rttc_graph.serving.serve_options import ServeOptions
 
 __all__ = ("Connections", "limited_protocol")
@@ -119,8 +120,8 @@ class LimitedProtocol(H11Protocol):
 
     @property
     def address(self) -> str:
-        """Where the client is; all of a socket without addresses count as one."""
-        return self.client[0] if self.client else ""
+        """What the client counts as; all of a socket without addresses are one."""
+        return counted_address(self.client[0]) if self.client else ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection in, or refuse it."""

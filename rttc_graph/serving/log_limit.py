@@ -19,6 +19,7 @@ _NAMES = (
     "rttc_graph.serving.connections",
     "rttc_graph.serving.admission.admission",
     "rttc_graph.serving.admission.authentication",
+    "rttc_graph.serving.stream_start",
 )
 """Loggers that a client can make speak: filters do not hold for those below them."""
 

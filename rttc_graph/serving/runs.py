@@ -19,7 +19,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 
-from rttc_graph.errors import ConfigurationError
+from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.serving.admission.authentication import Caller
 from rttc_graph.serving.http_errors import HttpError
@@ -110,13 +110,24 @@ class Runner:
         Raises:
             RttcError: There is no answer.
         """
-        async with self._turn(settings.tenant, thread):
-            left = caller.deadline - time.monotonic()
-            if left <= 0:
-                raise HttpError(504, "no time is left for this run", kind="Timeout")
-            seconds = min(settings.budget_seconds, left)
-            settings = settings.model_copy(update={"budget_seconds": seconds})
-            output = await self._run(given, settings, thread, config or {}, on_event)
+
+        async def note(event: dict[str, Any]) -> None:
+            if event.get("event") == "answered":
+                caller.stream_start.allow()
+            if on_event is not None:
+                await on_event(event)
+
+        try:
+            async with self._turn(settings.tenant, thread):
+                left = caller.deadline - time.monotonic()
+                if left <= 0:
+                    raise HttpError(504, "no time is left for this run", kind="Timeout")
+                seconds = min(settings.budget_seconds, left)
+                settings = settings.model_copy(update={"budget_seconds": seconds})
+                output = await self._run(given, settings, thread, config or {}, note)
+        except RttcError as exc:
+            caller.stream_start.fail(exc)
+            raise
         self._metrics.count_run(output)
         return output
 
@@ -126,7 +137,7 @@ class Runner:
         settings: RttcSettings,
         thread: str | None,
         config: RunnableConfig,
-        on_event: EventSink | None,
+        on_event: EventSink,
     ) -> RttcOutput:
         graph, more = self._graph, dict[str, Any]()
         config = _unheard(config)
@@ -154,13 +165,13 @@ class Runner:
             await self._saver.adelete_thread(oldest)
 
 
-async def _last_values(stream: Any, on_event: EventSink | None) -> RttcOutput:
+async def _last_values(stream: Any, on_event: EventSink) -> RttcOutput:
     output: RttcOutput | None = None
     async with aclosing(stream) as parts:
         async for mode, event in parts:
             if mode == "values":
                 output = event
-            elif on_event is not None:
+            else:
                 await on_event(without_places_in(event))
     assert output is not None  # the stream of a run that did not raise ends with its values
     return {**output, "ledger": [_shown(entry) for entry in output["ledger"]]}

@@ -37,6 +37,9 @@ class ServeOptions:
     replaces the one that has waited longest for a whole request."""
     address_connections: int = 250
     """Connections from one address; behind a proxy, all clients share one."""
+    address_requests: float = 200.0
+    """Requests per second from one address, on average; after a pause twice as many at once. More
+    get 429; `/healthz` does not count."""
     batch: int = 16
     """Questions in one batch request; they run one after the other, in one place of the queue."""
     threads: int = 1000

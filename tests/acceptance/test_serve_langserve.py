@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from langserve import RemoteRunnable
 from scripted_parts import Parts
 
 from rttc_graph import RttcSettings
+from rttc_graph.errors import PolicyModelError
 from rttc_graph.serving.http_app import ServedParts, create_app
 from rttc_graph.serving.serve_options import ServeOptions
 
@@ -122,6 +124,49 @@ def test_a_wrong_request_is_refused_before_it_streams(
     refused = post(url, f"/rttc/{method}", body)
     assert refused.status_code == 422
     assert words in refused.json()["detail"]
+
+
+MISTAKES: list[Any] = [
+    pytest.param({"query": "x " * 900}, {}, "context", id="longer-than-the-context"),
+    pytest.param({"query": "hello"}, {"budget_tokens": 1}, "budget", id="budget"),
+    pytest.param({"query": "hello"}, {"tau_r_of": "x"}, "fingerprint", id="judge"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.deprecation.LangChainDeprecationWarning")
+@pytest.mark.parametrize("policy", ["direct", "cascade"])
+@pytest.mark.parametrize("method", ["invoke", "stream", "stream_events", "stream_log"])
+@pytest.mark.parametrize(("asked", "said", "words"), MISTAKES)
+def test_what_a_run_finds_wrong_before_it_answers_has_a_status(
+    url: str, parts: Parts, asked: Any, said: Any, words: str, method: str, policy: str
+) -> None:
+    parts.policy_model.context = 500
+    body = {"input": asked, "config": settings(policy=policy, **said)}
+    refused = post(url, f"/rttc/{method}", body)
+    assert (refused.status_code, words in refused.json()["detail"]) == (422, True)
+    assert not parts.policy_model.requests
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.deprecation.LangChainDeprecationWarning")
+@pytest.mark.parametrize("method", ["stream", "stream_events", "stream_log"])
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (PolicyModelError("out of memory"), 502, "out of memory"),
+        (PolicyModelError("the model is being loaded", retryable=True), 502, "being loaded"),
+    ],
+)
+def test_what_fails_on_its_way_is_an_event_that_says_what(
+    url: str, parts: Parts, method: str, error: Exception, status: int, words: str
+) -> None:
+    parts.policy_model.fails["direct"] = error
+    body = {"input": ASK, "config": settings(policy="direct")}
+    sent = post(url, f"/rttc/{method}", body)
+    assert sent.status_code == 200
+    _, _, told = sent.text.partition("event: error")
+    assert json.loads(told.split("data: ", 1)[1].splitlines()[0])["status_code"] == status
+    assert words in told
+    assert "Internal Server Error" not in sent.text
 
 
 def test_an_empty_question_is_refused_with_its_reason(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Generator, Iterator
@@ -294,6 +295,45 @@ def test_readiness_follows_the_database(parts: Parts) -> None:
         down.set()
         assert get(url, "/readyz").status_code == 503
         assert get(url, "/healthz").status_code == 200
+
+
+def test_however_many_ask_whether_it_is_ready_the_database_is_asked_once_at_a_time(
+    parts: Parts,
+) -> None:
+    asked, at_once, now = 0, 0, 0
+
+    async def check() -> None:
+        nonlocal asked, at_once, now
+        asked, now = asked + 1, now + 1
+        at_once = max(at_once, now)
+        await asyncio.sleep(0.5)
+        now -= 1
+
+    with serving(parts, check=check) as url, ThreadPoolExecutor(20) as pool:
+        seen = [one.status_code for one in pool.map(get, [url] * 20, ["/readyz"] * 20)]
+    assert seen == [200] * 20
+    assert at_once == 1
+    assert asked < 20
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/v1/models", "/nowhere"])
+def test_requests_of_one_address_have_a_rate(parts: Parts, path: str) -> None:
+    with serving(parts, options=ServeOptions(address_requests=0.001)) as url:
+        assert get(url, path).status_code != 429
+        refused = get(url, path)
+        assert (refused.status_code, "one address" in refused.text) == (429, True)
+        assert int(refused.headers["retry-after"]) > 1
+        assert get(url, "/healthz").status_code == 200
+
+
+def test_made_up_keys_have_a_rate(parts: Parts, keys: MemoryKeys) -> None:
+    key = keys.add("ask")
+    with serving(parts, keys=keys) as url:
+        assert post(url, CHAT, HELLO, key=key).status_code == 200
+        seen = [post(url, CHAT, HELLO, key=MemoryKeys().add("ask")).status_code for _ in range(40)]
+        assert seen[:19] == [401] * 19
+        assert 429 in seen
+        assert post(url, CHAT, HELLO, key=key).status_code == 200
 
 
 def test_the_figures_count_requests_answers_and_tokens(url: str) -> None:

@@ -57,6 +57,9 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
     address_connections: Annotated[
         int, typer.Option(help="Most connections from one address.")
     ] = _LIMITS.address_connections,
+    address_requests: Annotated[
+        float, typer.Option(help="Most requests per second from one address.")
+    ] = _LIMITS.address_requests,
     head_seconds: Annotated[
         float, typer.Option(help="Longest wait for the head of a request, in seconds.")
     ] = _LIMITS.head_seconds,
@@ -87,6 +90,7 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
         body_bytes=body_bytes,
         connections=connections,
         address_connections=address_connections,
+        address_requests=address_requests,
         head_seconds=head_seconds,
         drain_seconds=drain_seconds,
         cors_origins=tuple(cors_origin or ()),

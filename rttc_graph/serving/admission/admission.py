@@ -19,11 +19,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rttc_graph.errors import RttcError
 from rttc_graph.serving.admission.authentication import Authentication, Caller, request_caller
+from rttc_graph.serving.admission.rate_limit import RateLimit
 from rttc_graph.serving.admission.request_queue import RequestQueue
 from rttc_graph.serving.admission.route_rights import QueueName, RouteRights, needed_rights
+from rttc_graph.serving.client_address import address_of
 from rttc_graph.serving.http_errors import HttpError, as_http_error, response_to
 from rttc_graph.serving.metrics import Metrics
 from rttc_graph.serving.serve_options import ServeOptions
+from rttc_graph.serving.stream_start import StreamStart
 
 __all__ = ("Admission",)
 
@@ -55,6 +58,8 @@ class Admission:
         self._queues = queues
         self._options = options
         self._metrics = metrics
+        rate = options.address_requests
+        self._rate = RateLimit(rate, max(1.0, 2 * rate))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -75,6 +80,10 @@ class Admission:
             except _HungUp:
                 self._metrics.hung_up()
             except Exception:
+                failure = answer.stream_start.error
+                if failure is not None and answer.status is None:  # what its own send() has raised
+                    await response_to(failure, scope["path"])(scope, receive, answer)
+                    return
                 if not answer.is_stream:
                     raise
                 # LangServe has said so in the stream; what is left is to end it as a whole one.
@@ -82,13 +91,23 @@ class Admission:
                 await answer({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _admit(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        rights = needed_rights(scope)
+        rights, address = needed_rights(scope), address_of(scope)
+        if rights.is_counted and (wait := self._rate.wait_seconds(address)):
+            raise HttpError(
+                429,
+                f"more than {self._options.address_requests:g} requests a second from one address; "
+                "try again later",
+                kind="TooManyRequests",
+                retry_after_seconds=wait,
+            )
         caller = Caller(tenant=None)
         if rights.scope is not None:
-            caller = await self._authentication.caller(Headers(scope=scope), rights.scope)
+            headers = Headers(scope=scope)
+            caller = await self._authentication.caller(headers, rights.scope, address=address)
         body = await self._body(scope, receive, rights)
         deadline = time.monotonic() + self._options.longest_seconds
-        scope.setdefault("state", {})["rttc_caller"] = replace(caller, deadline=deadline)
+        caller = replace(caller, deadline=deadline, stream_start=answer.stream_start)
+        scope.setdefault("state", {})["rttc_caller"] = caller
         work = asyncio.create_task(self._work(scope, _Replay(body), answer, rights))
         leaving = asyncio.create_task(_gone(receive))
         try:
@@ -153,16 +172,30 @@ class _Answer:
         self.ended = False
         self.is_stream = False
         """Whether events are on their way and more could follow."""
+        self.stream_start = StreamStart()
+        self._held: Message | None = None
+        """The start of a stream, whose status may still become another."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
             kind = Headers(raw=message["headers"]).get("content-type", "")
             self.is_stream = kind.startswith("text/event-stream")
+            self._held = message
+            if self.is_stream:
+                return
+            await self._begin()
         elif message["type"] == "http.response.body":
+            if self.is_stream:
+                await self.stream_start.wait()
+            await self._begin()
             self.ended = not message.get("more_body", False)
             self.is_stream = self.is_stream and not self.ended
-        await self._send(message)
+            await self._send(message)
+
+    async def _begin(self) -> None:
+        if (start := self._held) is not None:
+            self._held, self.status = None, start["status"]
+            await self._send(start)
 
 
 class _Replay:

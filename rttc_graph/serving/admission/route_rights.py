@@ -27,9 +27,13 @@ class RouteRights:
     """Scope that the key must have; `None` for a route that is open to all."""
     queue: QueueName | None = None
     is_ingest: bool = False
+    is_counted: bool = True
+    """Whether it counts among the requests of its address."""
 
 
-_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
+_ALIVE = "/healthz"
+"""Costs no more than a refusal, and whoever asks may end a server that does not answer."""
+_OPEN = frozenset({_ALIVE, "/readyz", "/metrics", "/openapi.json"})
 _WRITES = frozenset({"/kb/ingest", "/kb/delete"})
 
 
@@ -37,7 +41,7 @@ def needed_rights(request: Scope) -> RouteRights:
     """Return what a request needs, by its path and method."""
     path, works = request["path"], request["method"] == "POST"
     if path in _OPEN:
-        return RouteRights(None)
+        return RouteRights(None, is_counted=path != _ALIVE)
     if path.startswith("/kb/"):
         scope: KeyScope = "kb:write" if path in _WRITES else "kb:read"
         is_large = path in ("/kb/ingest", "/kb/missing")

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from rttc_graph.errors import RttcError
+from rttc_graph.serving.admission.shared_call import SharedCall
 from rttc_graph.serving.http_errors import HttpError, Problem
 from rttc_graph.serving.metrics import CONTENT_TYPE, Metrics
 
@@ -34,6 +35,12 @@ def health_router(metrics: Metrics, check: Callable[[], Awaitable[None]]) -> API
     """
     router = APIRouter(tags=["health"])
 
+    async def in_time() -> None:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            await check()
+
+    shared = SharedCall(in_time)  # however many ask, the database is asked once at a time
+
     @router.get("/healthz")
     async def tell_alive() -> Health:
         """Tell that the process is alive and its event loop free."""
@@ -43,8 +50,7 @@ def health_router(metrics: Metrics, check: Callable[[], Awaitable[None]]) -> API
     async def tell_ready() -> Health:
         """Tell whether questions can be answered: the database is there."""
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                await check()
+            await shared()
         except (RttcError, TimeoutError) as exc:
             raise HttpError(
                 503, "the database does not answer", kind="NotReady", retry_after_seconds=1

@@ -7,22 +7,28 @@ serves here is therefore not the graph but a runnable that calls it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends
+from fastapi.routing import APIRoute
 from langchain_core.callbacks import adispatch_custom_event
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig, RunnableLambda
 from langserve import add_routes  # pyright: ignore[reportUnknownVariableType]  # untyped in parts
+from sse_starlette import EventSourceResponse
 from starlette.requests import Request
+from starlette.responses import Response
 
-from rttc_graph.errors import ConfigurationError
+from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.serving.admission.authentication import Caller, request_caller
 from rttc_graph.serving.http_errors import HttpError
 from rttc_graph.serving.routes.response_models import Answer, QuestionBody, given_to_graph
 from rttc_graph.serving.runs import Runner
+from rttc_graph.serving.stream_start import StreamStart
 from rttc_graph.settings import RttcSettings
 from rttc_graph.support.identity import checked_name
 
@@ -113,7 +119,7 @@ def langserve_router(runner: Runner, *, batch: int) -> APIRouter:
             checked_name("thread_id", configurable["thread_id"])
         return {**config, "configurable": {**configurable, _CALLER: caller}}
 
-    router = APIRouter(tags=["langserve"])
+    router = APIRouter(tags=["langserve"], route_class=_StreamRoute)
     served = ServedGraph(runner, batch).with_types(input_type=QuestionBody, output_type=Answer)
     add_routes(
         router,
@@ -127,6 +133,39 @@ def langserve_router(runner: Runner, *, batch: int) -> APIRouter:
     feedback = f"{PATH}/token_feedback"  # always there, and never of use without LangSmith
     router.routes[:] = [r for r in router.routes if getattr(r, "path", None) != feedback]
     return router
+
+
+class _StreamRoute(APIRoute):
+    """A route whose stream says how a run has failed, where LangServe says 500 to everything."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            response = await handle(request)
+            if isinstance(response, EventSourceResponse):
+                events = cast("AsyncGenerator[Any]", response.body_iterator)
+                start = request_caller(request.scope).stream_start
+                response.body_iterator = _explained(events, start)
+            return response
+
+        return answer
+
+
+async def _explained(events: AsyncGenerator[Any], start: StreamStart) -> AsyncGenerator[Any]:
+    try:
+        async for event in events:
+            if event.get("event") == "error" and start.error is not None:
+                said = {"status_code": start.error.status, "message": start.error.message}
+                yield {**event, "data": json.dumps(said)}
+            else:
+                yield event
+    except RttcError as exc:  # which the client was told just now
+        start.told(exc)
+    finally:
+        with suppress(RuntimeError):  # LangServe's generators yield once more when they are closed
+            await events.aclose()
 
 
 async def _check_body(request: Request) -> None:

@@ -12,15 +12,16 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
 
 from rttc_graph.errors import RttcError
 from rttc_graph.serving.admission.authentication import Caller, request_caller
-from rttc_graph.serving.http_errors import HttpError, OpenAIProblem, as_http_error, response_to
+from rttc_graph.serving.http_errors import HttpError, OpenAIProblem, response_to
 from rttc_graph.serving.routes.openai_schema import (
     MODEL,
     AssistantMessage,
@@ -43,9 +44,6 @@ from rttc_graph.support.identity import clean
 __all__ = ("openai_router",)
 
 _PING_SECONDS = 15.0
-_FIRST_SECONDS = 5.0
-"""Time that a stream waits before it begins, so that a client's mistake still gets an error
-status."""
 
 _PING = b": working\n\n"
 _DONE = b"data: [DONE]\n\n"
@@ -78,8 +76,8 @@ def openai_router(runner: Runner) -> APIRouter:
         caller = request_caller(request.scope)
         run = _Run(runner, body, runner.settings(body.settings(), caller), caller)
         if body.stream:
-            return StreamingResponse(
-                await _begun(run.stream()),
+            return _Stream(
+                run.stream(),
                 media_type="text/event-stream",
                 headers={"cache-control": "no-store", "x-accel-buffering": "no"},
             )
@@ -88,20 +86,13 @@ def openai_router(runner: Runner) -> APIRouter:
     return router
 
 
-async def _begun(stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """Return a stream whose first part is there, or raise what keeps it from beginning.
+class _Stream(StreamingResponse):
+    """A stream whose run is cancelled at once when nobody takes it any more."""
 
-    Until then there is no status, so what is the client's mistake has its own.
-    """
-    first = await anext(stream)
-
-    async def whole() -> AsyncGenerator[bytes]:
-        async with aclosing(stream):
-            yield first
-            async for part in stream:
-                yield part
-
-    return whole()
+    async def stream_response(self, send: Send) -> None:
+        """Send the parts."""
+        async with aclosing(cast("AsyncGenerator[bytes]", self.body_iterator)):
+            await super().stream_response(send)
 
 
 class _Run:
@@ -134,30 +125,19 @@ class _Run:
         )
 
     async def stream(self) -> AsyncGenerator[bytes]:
-        """Yield the completion as server-sent events; an error ends it as one of them.
-
-        Raises:
-            RttcError: Before the first part: the client's mistake.
-        """
+        """Yield the completion as server-sent events; an error ends it as one of them."""
         events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        sign = asyncio.Event()
 
         async def note(event: dict[str, Any]) -> None:
-            if event.get("event") == "answered":
-                sign.set()
             if self._body.rttc.progress:
                 events.put_nowait(event)
 
         def end(_: object) -> None:
-            sign.set()
             events.put_nowait(None)
 
         work = asyncio.create_task(self._answer(note))
         work.add_done_callback(end)
         try:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(sign.wait(), _FIRST_SECONDS)
-            _raise_mistake(work)
             yield self._chunk(Delta(role="assistant", content=""))
             while True:
                 event: dict[str, Any] | None = {}
@@ -176,7 +156,8 @@ class _Run:
         try:
             return self._end(await work)
         except RttcError as exc:
-            return [b"data: " + bytes(response_to(as_http_error(exc), "/v1/").body) + b"\n\n"]
+            told = self._caller.stream_start.told(exc)
+            return [b"data: " + bytes(response_to(told, "/v1/").body) + b"\n\n"]
 
     def _end(self, output: RttcOutput) -> list[bytes]:
         report = Report.from_output(output).model_dump()
@@ -209,13 +190,6 @@ class _Run:
     def _wants_usage(self) -> bool:
         asked = self._body.stream_options
         return asked is not None and asked.include_usage
-
-
-def _raise_mistake(work: asyncio.Task[RttcOutput]) -> None:
-    """Raise how a run has ended already, if that was the client's mistake."""
-    error = work.exception() if work.done() else None
-    if isinstance(error, RttcError) and as_http_error(error).status < 500:
-        raise error
 
 
 def _event(chunk: Chunk, *, wants_usage: bool) -> bytes:
