@@ -33,11 +33,14 @@ from rttc_graph.protocols import (
     SearchResult,
     Vector,
 )
+from rttc_graph.protocols.managed_knowledge_base import SampleFilter, SamplePage, checked_page
 from rttc_graph.samples.wire import (
     EMBEDDER_HEADER,
     PROTOCOL_VERSION,
     ChangeReply,
+    CountReply,
     KnowledgeBaseInfo,
+    ListReply,
     MissingReply,
     SearchReply,
     StatsReply,
@@ -65,7 +68,7 @@ class _Mine:
 
 
 class RemoteKnowledgeBase:
-    """A `KnowledgeBase` that another process serves with `rttc serve --kb-only`.
+    """A `ManagedKnowledgeBase` that another process serves with `rttc serve --kb-only`.
 
     A search sends the vector, `k`, how to choose, the domain and the tenant, nothing else of the
     question. Calls that fail on their way are made again, which is safe: all of them may be made
@@ -76,7 +79,7 @@ class RemoteKnowledgeBase:
         embedder: Makes the vectors here. It must be the one that the server's samples were
             embedded with, which is checked before the first call and with each answer.
         api_key: Made by `rttc keys add` on the server, with the scope `kb:read`, and `kb:write`
-            for `ingest` and `delete`.
+            for `ingest`, `delete` and `delete_samples`.
         timeout_seconds: Longest wait for each answer.
         retries: How often a call is made again.
         verify: Whether, or by which file of certificates, the server's certificate is checked.
@@ -173,6 +176,39 @@ class RemoteKnowledgeBase:
             "tenant": checked_name("tenant", tenant),
         }
         return (await self._call(f"delete domain {domain!r}", "delete", asked, ChangeReply)).samples
+
+    async def list_samples(
+        self,
+        which: SampleFilter,
+        *,
+        tenant: str,
+        limit: int,
+        after: str | None = None,
+        with_vectors: bool = False,
+    ) -> SamplePage:
+        """Return a page of the samples that are meant, by domain and then by id."""
+        checked_page(limit, after)
+        asked = {
+            **_filter(which, tenant),
+            "limit": limit,
+            "after": after,
+            "with_vectors": with_vectors,
+        }
+        return (await self._call("list samples", "list", asked, ListReply)).to_page()
+
+    async def count_samples(self, which: SampleFilter, *, tenant: str) -> dict[str, int]:
+        """Return how many samples are meant, by domain."""
+        asked = _filter(which, tenant)
+        return (await self._call("count samples", "count", asked, CountReply)).domains
+
+    async def delete_samples(self, which: SampleFilter, *, tenant: str) -> int:
+        """Delete the samples that are meant, in one transaction, and return how many there were.
+
+        After an answer that was lost on its way the count may be too low.
+        """
+        which.check_for_delete()
+        asked = _filter(which, tenant)
+        return (await self._call("delete samples", "delete", asked, ChangeReply)).samples
 
     async def stats(self, *, tenant: str) -> list[DomainStats]:
         """Return the size of each domain, by name."""
@@ -326,6 +362,16 @@ def _messages(samples: Sequence[NewSample]) -> list[dict[str, Any]]:
             shown = sample.external_id or sample.question[:40]
             raise ConfigurationError(f"metadata of sample {shown!r} is not JSON: {exc}") from exc
     return [asdict(sample) for sample in samples]
+
+
+def _filter(which: SampleFilter, tenant: str) -> dict[str, Any]:
+    if which.domain is not None:
+        checked_name("domain", which.domain)
+    try:
+        json.dumps(which.metadata, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ConfigurationError(f"metadata of the filter is not JSON: {exc}") from exc
+    return {**asdict(which), "tenant": checked_name("tenant", tenant)}
 
 
 def _rounded(vector: Vector) -> list[float]:

@@ -1,19 +1,27 @@
 """What a knowledge base says over HTTP: the messages that client and server share.
 
-A search carries a vector, a number, a choice, a domain and a tenant: no text of the question leaves
-the client. The server names its embedder in a header of each answer, so a client need not name its
-own and still notices when the vectors it compares with are another model's.
+A client's search carries a vector, a number, a choice, a domain and a tenant: no text of the
+question leaves it. Who has no embedder sends a text instead. The server names its embedder in a
+header of each answer, so a client need not name its own and still notices when the vectors it
+compares with are another model's.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rttc_graph.protocols import DomainStats, NewSample
+from rttc_graph.protocols.managed_knowledge_base import (
+    MAX_PAGE_SAMPLES,
+    SampleFilter,
+    SamplePage,
+    StoredSample,
+)
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.state import Sample
 from rttc_graph.support.identity import (
@@ -27,10 +35,15 @@ __all__ = (
     "EMBEDDER_HEADER",
     "PROTOCOL_VERSION",
     "ChangeReply",
+    "CountReply",
+    "CountRequest",
     "DeleteRequest",
     "EmbedderInfo",
     "IngestRequest",
     "KnowledgeBaseInfo",
+    "ListReply",
+    "ListRequest",
+    "ListedSample",
     "MissingReply",
     "MissingRequest",
     "SampleMessage",
@@ -94,9 +107,10 @@ def _checked_unit(vector: list[float]) -> list[float]:
 
 
 class SearchRequest(Message):
-    """All that a search sends."""
+    """All that a search sends: a vector, or a text that the server embeds."""
 
-    vector: Numbers
+    vector: Numbers | None = None
+    text: Text | None = Field(default=None, description="In the place of a vector.")
     k: Annotated[int, Field(ge=1, le=1000)]
     choice: SamplesChoice = Field(default="nearest", description="Which k samples.")
     domain: Name | None = None
@@ -104,8 +118,14 @@ class SearchRequest(Message):
 
     @field_validator("vector")
     @classmethod
-    def _is_unit(cls, vector: list[float]) -> list[float]:
-        return _checked_unit(vector)
+    def _is_unit(cls, vector: list[float] | None) -> list[float] | None:
+        return None if vector is None else _checked_unit(vector)
+
+    @model_validator(mode="after")
+    def _asks_for_one_thing(self) -> SearchRequest:
+        if (self.vector is None) == (self.text is None):
+            raise ValueError("give either a vector or a text")
+        return self
 
 
 class SearchReply(BaseModel):
@@ -161,11 +181,81 @@ class MissingReply(BaseModel):
     missing: list[bool]
 
 
-class DeleteRequest(Message):
-    """A domain to delete."""
+class FilterMessage(Message):
+    """Which samples are meant: those for which all of these hold."""
 
-    domain: Name
-    tenant: Name | None = None
+    domain: Name | None = None
+    ids: Annotated[list[Name], Field(max_length=MOST_SAMPLES)] | None = Field(
+        default=None, description="Ids as they were given, or as a search returns them."
+    )
+    metadata: dict[str, Any] = Field(
+        default_factory=dict[str, Any], description="Values that the metadata has."
+    )
+    contains: Text | None = Field(default=None, description="A part of question or answer.")
+    tenant: Name | None = Field(default=None, description="The key's, if not given.")
+
+    def to_filter(self) -> SampleFilter:
+        """Return it as a knowledge base takes it."""
+        return SampleFilter(
+            domain=self.domain,
+            ids=None if self.ids is None else tuple(self.ids),
+            metadata=self.metadata,
+            contains=self.contains,
+        )
+
+
+class DeleteRequest(FilterMessage):
+    """The samples to delete; a filter without any condition is refused."""
+
+
+class CountRequest(FilterMessage):
+    """The samples to count."""
+
+
+class CountReply(BaseModel):
+    """How many samples are meant, by domain."""
+
+    domains: dict[str, int]
+
+
+class ListRequest(FilterMessage):
+    """A page of the samples that are meant."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SAMPLES)] = 100
+    after: Annotated[str, Field(max_length=1000)] | None = Field(
+        default=None, description="`next` of the page before."
+    )
+    with_vectors: bool = False
+
+
+class ListedSample(BaseModel):
+    """A sample as it is stored."""
+
+    id: str
+    question: str
+    answer: str
+    domain: str
+    external_id: str | None
+    metadata: dict[str, Any]
+    vector: list[float] | None
+
+
+class ListReply(BaseModel):
+    """Some samples of a list."""
+
+    samples: list[ListedSample]
+    next: str | None
+
+    @classmethod
+    def of(cls, page: SamplePage) -> ListReply:
+        """Return a knowledge base's page as a message."""
+        samples = [ListedSample(**asdict(sample)) for sample in page.samples]
+        return cls(samples=samples, next=page.next)
+
+    def to_page(self) -> SamplePage:
+        """Return it as a knowledge base does."""
+        samples = [StoredSample(**dict(sample)) for sample in self.samples]
+        return SamplePage(samples=samples, next=self.next)
 
 
 class ChangeReply(BaseModel):

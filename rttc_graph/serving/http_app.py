@@ -20,8 +20,9 @@ from starlette.responses import Response
 
 from rttc_graph.errors import RttcError
 from rttc_graph.graph import RttcParts
-from rttc_graph.protocols import Embedder, KnowledgeBase
+from rttc_graph.protocols import Embedder
 from rttc_graph.protocols.api_keys import ApiKeyStore
+from rttc_graph.protocols.managed_knowledge_base import ManagedKnowledgeBase
 from rttc_graph.serving.admission.admission import Admission
 from rttc_graph.serving.admission.authentication import Authentication
 from rttc_graph.serving.admission.request_queue import RequestQueue
@@ -52,7 +53,7 @@ class ServedParts:
 
     parts: RttcParts | None = None
     """Parts of the graph, at `/rttc` and `/v1`."""
-    knowledge_base: KnowledgeBase | None = None
+    knowledge_base: ManagedKnowledgeBase | None = None
     """Knowledge base, at `/kb`; needs `embedder` too."""
     embedder: Embedder | None = None
     """Embedder whose vectors the knowledge base holds."""

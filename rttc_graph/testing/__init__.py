@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rttc_graph.testing.calibration_store_contract import CalibrationStoreContract
     from rttc_graph.testing.embedder_contract import EmbedderContract
     from rttc_graph.testing.knowledge_base_contract import KnowledgeBaseContract
+    from rttc_graph.testing.managed_knowledge_base_contract import ManagedKnowledgeBaseContract
     from rttc_graph.testing.policy_model_contract import PolicyModelContract
     from rttc_graph.testing.query_state_cache_contract import QueryStateCacheContract
     from rttc_graph.testing.reward_model_contract import RewardModelContract
@@ -31,6 +32,7 @@ __all__ = (
     "CalibrationStoreContract",
     "EmbedderContract",
     "KnowledgeBaseContract",
+    "ManagedKnowledgeBaseContract",
     "MemoryKnowledgeBase",
     "MemoryLedgerStore",
     "MemoryQueryStateCache",
@@ -50,6 +52,7 @@ _SUITES = {
     "EmbedderContract": "rttc_graph.testing.embedder_contract",
     "PolicyModelContract": "rttc_graph.testing.policy_model_contract",
     "KnowledgeBaseContract": "rttc_graph.testing.knowledge_base_contract",
+    "ManagedKnowledgeBaseContract": "rttc_graph.testing.managed_knowledge_base_contract",
     "QueryStateCacheContract": "rttc_graph.testing.query_state_cache_contract",
     "RewardModelContract": "rttc_graph.testing.reward_model_contract",
 }

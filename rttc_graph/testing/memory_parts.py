@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,13 @@ from rttc_graph.protocols import (
     RunRecord,
     SearchResult,
     Vector,
+)
+from rttc_graph.protocols.managed_knowledge_base import (
+    SampleFilter,
+    SamplePage,
+    StoredSample,
+    checked_page,
+    page_end,
 )
 from rttc_graph.samples.selection import preselected, sift
 from rttc_graph.samples.unique_ids import check_ids
@@ -43,7 +51,7 @@ class _Domain:
 
 
 class MemoryKnowledgeBase:
-    """A `KnowledgeBase` that compares a query with every sample."""
+    """A `ManagedKnowledgeBase` that compares a query with every sample."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -110,6 +118,53 @@ class MemoryKnowledgeBase:
             found.samples.clear()
             found.revision += bool(count)
             return count
+
+    async def list_samples(
+        self,
+        which: SampleFilter,
+        *,
+        tenant: str,
+        limit: int,
+        after: str | None = None,
+        with_vectors: bool = False,
+    ) -> SamplePage:
+        """Return a page of the samples that are meant, by domain and then by id."""
+        place = checked_page(limit, after)
+        with self._lock:
+            stored = [
+                _stored(row, with_vectors)
+                for one in self._of(tenant, which.domain)
+                for row in one.samples.values()
+                if _is_meant(row.sample, which)
+            ]
+        behind = sorted((s for s in stored if (s.domain, s.id) > place), key=_by_domain_and_id)
+        page = behind[:limit]
+        return SamplePage(samples=page, next=page_end(page[-1]) if len(behind) > limit else None)
+
+    async def count_samples(self, which: SampleFilter, *, tenant: str) -> dict[str, int]:
+        """Return how many samples are meant, by domain."""
+        with self._lock:
+            return dict(
+                Counter(
+                    row.sample.domain
+                    for one in self._of(tenant, which.domain)
+                    for row in one.samples.values()
+                    if _is_meant(row.sample, which)
+                )
+            )
+
+    async def delete_samples(self, which: SampleFilter, *, tenant: str) -> int:
+        """Delete the samples that are meant and return how many there were."""
+        which.check_for_delete()
+        deleted = 0
+        with self._lock:
+            for one in self._of(tenant, which.domain):
+                gone = [key for key, row in one.samples.items() if _is_meant(row.sample, which)]
+                for key in gone:
+                    del one.samples[key]
+                one.revision += bool(gone)
+                deleted += len(gone)
+        return deleted
 
     async def stats(self, *, tenant: str) -> list[DomainStats]:
         """Return the size of each domain, by name; bytes are those of its texts."""
@@ -210,6 +265,40 @@ def _sample(row: _Stored, vector: Vector) -> Sample:
     if row.sample.metadata:
         sample["metadata"] = copy.deepcopy(row.sample.metadata)
     return sample
+
+
+def _stored(row: _Stored, with_vectors: bool) -> StoredSample:
+    sample = row.sample
+    return StoredSample(
+        id=_key(sample),
+        question=sample.question,
+        answer=sample.answer,
+        domain=sample.domain,
+        external_id=sample.external_id,
+        metadata=copy.deepcopy(sample.metadata),
+        vector=list(row.vector) if with_vectors else None,
+    )
+
+
+def _by_domain_and_id(sample: StoredSample) -> tuple[str, str]:
+    return sample.domain, sample.id
+
+
+def _is_meant(sample: NewSample, which: SampleFilter) -> bool:
+    if which.ids is not None and not {sample.external_id, _key(sample)} & set(which.ids):
+        return False
+    if any(
+        key not in sample.metadata or not _is_same_json(sample.metadata[key], value)
+        for key, value in which.metadata.items()
+    ):
+        return False
+    wanted = (which.contains or "").lower()
+    return wanted in sample.question.lower() or wanted in sample.answer.lower()
+
+
+def _is_same_json(one: object, other: object) -> bool:
+    """Tell whether two values are the same JSON, where 1 is not true."""
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def _nearest_first(sample: Sample) -> tuple[float, str]:

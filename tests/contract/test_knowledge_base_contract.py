@@ -7,17 +7,21 @@ import pytest
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.protocols import Embedder
-from rttc_graph.testing import KnowledgeBaseContract, MemoryKnowledgeBase
+from rttc_graph.testing import (
+    KnowledgeBaseContract,
+    ManagedKnowledgeBaseContract,
+    MemoryKnowledgeBase,
+)
 
 
-class TestMemoryKnowledgeBase(KnowledgeBaseContract):
+class TestMemoryKnowledgeBase(KnowledgeBaseContract, ManagedKnowledgeBaseContract):
     @pytest.fixture
     def knowledge_base(self) -> MemoryKnowledgeBase:
         return MemoryKnowledgeBase()
 
 
 @pytest.mark.usefixtures("no_blocking_calls")
-class TestPostgresKnowledgeBase(KnowledgeBaseContract):
+class TestPostgresKnowledgeBase(KnowledgeBaseContract, ManagedKnowledgeBaseContract):
     @pytest.fixture
     def knowledge_base(self, database: Database, embedder: Embedder) -> PostgresKnowledgeBase:
         return PostgresKnowledgeBase(database, embedder)

@@ -13,10 +13,10 @@ from rttc_graph.integrations.postgres.samples.stored_embedder import StoredEmbed
 from rttc_graph.integrations.remote.remote_knowledge_base import RemoteKnowledgeBase
 from rttc_graph.protocols import Embedder
 from rttc_graph.serving.http_app import ServedParts, create_app
-from rttc_graph.testing import KnowledgeBaseContract
+from rttc_graph.testing import KnowledgeBaseContract, ManagedKnowledgeBaseContract
 
 
-class TestRemoteKnowledgeBase(KnowledgeBaseContract):
+class TestRemoteKnowledgeBase(KnowledgeBaseContract, ManagedKnowledgeBaseContract):
     @pytest.fixture
     def url(self, database: Database, embedder: Embedder) -> Iterator[str]:
         stored = StoredEmbedder(database, embedder)

@@ -11,7 +11,6 @@ from rttc_graph.cli.app import app
 @pytest.mark.parametrize(
     "words",
     [
-        ["kb", "delete", "--domain", "d"],
         ["cache", "purge"],
         ["cache", "purge", "--tenant", "t"],
         ["db", "prune", "--older-than-days", "30"],
@@ -25,7 +24,7 @@ def test_nothing_is_opened_without_a_yes(
     def opened(config: object) -> None:
         pytest.fail(f"the database was opened with {config}")
 
-    for module in ("kb", "cache", "db"):
+    for module in ("cache", "db"):
         monkeypatch.setattr(f"rttc_graph.cli.commands.{module}.open_knowledge", opened)
     result = CliRunner().invoke(app, words, input=said)
     assert result.exit_code == 1

@@ -26,6 +26,11 @@ from rttc_graph.integrations.postgres.samples.embedder_record import (
     EmbedderIdentity,
     claim,
 )
+from rttc_graph.integrations.postgres.samples.managed_samples import (
+    counted_samples,
+    delete_listed,
+    listed_page,
+)
 from rttc_graph.integrations.postgres.samples.reembedding import Reembedding, ReembedProgress
 from rttc_graph.integrations.postgres.samples.sample_index import (
     IndexBuilder,
@@ -52,6 +57,7 @@ from rttc_graph.protocols import (
     SearchResult,
     Vector,
 )
+from rttc_graph.protocols.managed_knowledge_base import SampleFilter, SamplePage, checked_page
 from rttc_graph.samples.unique_ids import check_ids
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.support.identity import checked_name
@@ -62,7 +68,7 @@ T = TypeVar("T")
 
 
 class PostgresKnowledgeBase:
-    """A `KnowledgeBase` in a migrated database.
+    """A `ManagedKnowledgeBase` in a migrated database.
 
     Args:
         database: Where it is; it stays its caller's to close.
@@ -170,6 +176,43 @@ class PostgresKnowledgeBase:
         work = partial(_delete, domain=domain, tenant=tenant)
         return await self._execute(f"delete domain {domain!r}", work)
 
+    async def list_samples(
+        self,
+        which: SampleFilter,
+        *,
+        tenant: str,
+        limit: int,
+        after: str | None = None,
+        with_vectors: bool = False,
+    ) -> SamplePage:
+        """Return a page of the samples that are meant, by domain and then by id."""
+        _check_place(which, tenant)
+        place = checked_page(limit, after)
+        work = partial(
+            listed_page,
+            which=which,
+            tenant=tenant,
+            limit=limit,
+            after=place,
+            with_vectors=with_vectors,
+        )
+        return await self._run("list samples", work)
+
+    async def count_samples(self, which: SampleFilter, *, tenant: str) -> dict[str, int]:
+        """Return how many samples are meant, by domain."""
+        _check_place(which, tenant)
+        return await self._run(
+            "count samples", partial(counted_samples, which=which, tenant=tenant)
+        )
+
+    async def delete_samples(self, which: SampleFilter, *, tenant: str) -> int:
+        """Delete the samples that are meant, in one transaction, and return how many there were."""
+        which.check_for_delete()
+        _check_place(which, tenant)
+        if which.domain is not None and which == SampleFilter(domain=which.domain):
+            return await self.delete(domain=which.domain, tenant=tenant)
+        return await self._run("delete samples", partial(delete_listed, which=which, tenant=tenant))
+
     async def stats(self, *, tenant: str) -> list[DomainStats]:
         """Return the size of each domain, by name: of the tenant's own rows, without indexes.
 
@@ -236,6 +279,12 @@ class PostgresKnowledgeBase:
 
     async def _execute(self, action: str, work: Callable[[DatabaseSession], T]) -> T:
         return await self._database.execute_work(action, work, error=KnowledgeBaseError)
+
+
+def _check_place(which: SampleFilter, tenant: str) -> None:
+    checked_name("tenant", tenant)
+    if which.domain is not None:
+        checked_name("domain", which.domain)
 
 
 def _domains_of(samples: Sequence[NewSample]) -> list[str]:

@@ -1,7 +1,7 @@
 """The embedder that a database's vectors are of, known by its record alone.
 
-A server that only searches and stores gets its vectors from clients: it compares embedders, it
-never embeds. So no model is loaded for a database that knows its embedder.
+A server that only searches and stores gets its vectors from clients: it compares embedders. So no
+model is loaded for a database that knows its embedder until somebody searches by a text.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from rttc_graph.errors import KnowledgeBaseError
 from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.samples.embedder_record import EmbedderIdentity
 from rttc_graph.protocols import Embedder
 
 __all__ = ("StoredEmbedder",)
@@ -47,7 +48,14 @@ class StoredEmbedder:
         return await self._configured.dimension() if record is None else record["dimension"]
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Embed with the configured embedder."""
+        """Embed with the configured embedder.
+
+        Raises:
+            KnowledgeBaseError: The database holds vectors of another one.
+        """
+        record = await self._record()
+        if record is not None:
+            (await EmbedderIdentity.of(self._configured)).check(record)
         return await self._configured.embed(texts)
 
     async def _record(self) -> Mapping[str, Any] | None:

@@ -10,10 +10,16 @@ import typer
 from rich.text import Text
 
 from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.knowledge.filter_options import Tenant
+from rttc_graph.cli.knowledge.kb_delete import delete_samples
+from rttc_graph.cli.knowledge.kb_list import (
+    export_samples,
+    list_samples,
+    search_samples,
+    show_sample,
+)
 from rttc_graph.cli.screen import (
     AsJson,
-    Yes,
-    confirm,
     out,
     print_json,
     print_table,
@@ -30,7 +36,11 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The knowledge base of solved questions."
 )
 
-Tenant = Annotated[str | None, typer.Option(help="Whose samples.")]
+app.command("list")(list_samples)
+app.command("show")(show_sample)
+app.command("search")(search_samples)
+app.command("export")(export_samples)
+app.command("delete")(delete_samples)
 
 
 @app.command("ingest")
@@ -101,30 +111,6 @@ def show_stats(context: typer.Context, tenant: Tenant = None, as_json: AsJson = 
             ["domain", "samples", "revision", "size", "search"],
             [(d.domain, d.samples, d.revision, size(d.bytes), d.index) for d in domains],
         )
-
-
-@app.command("delete")
-def delete_domain(
-    context: typer.Context,
-    domain: Annotated[
-        str, typer.Option(help="Domain to delete.", show_default=False, callback=checked_domain)
-    ],
-    tenant: Tenant = None,
-    yes: Yes = False,
-    as_json: AsJson = False,
-) -> None:
-    """Delete all samples of a domain; recalled states of it are not used any more.
-
-    Example: rttc kb delete --domain banking --yes
-    """
-    config = command_context(context).config(tenant=tenant)
-    confirm(f"Delete all samples of {domain!r} of tenant {config.tenant!r}?", yes=yes)
-    with open_knowledge(config) as knowledge:
-        deleted = asyncio.run(knowledge.knowledge_base.delete(domain=domain, tenant=config.tenant))
-    if as_json:
-        print_json({"domain": domain, "deleted": deleted})
-    else:
-        out.print(f"{deleted} samples of {domain!r} deleted")
 
 
 @app.command("reembed")

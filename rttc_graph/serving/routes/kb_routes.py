@@ -12,16 +12,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rttc_graph.errors import KnowledgeBaseError
-from rttc_graph.protocols import Embedder, KnowledgeBase
+from rttc_graph.protocols import Embedder
+from rttc_graph.protocols.managed_knowledge_base import ManagedKnowledgeBase
 from rttc_graph.samples.wire import (
     EMBEDDER_HEADER,
     PROTOCOL_VERSION,
     ChangeReply,
+    CountReply,
+    CountRequest,
     DeleteRequest,
     DomainMessage,
     EmbedderInfo,
     IngestRequest,
     KnowledgeBaseInfo,
+    ListReply,
+    ListRequest,
     MissingReply,
     MissingRequest,
     SearchReply,
@@ -39,13 +44,14 @@ _STATUSES = (400, 401, 403, 405, 408, 409, 413, 415, 422, 429, 500, 503, 504)
 
 
 def knowledge_base_router(
-    knowledge_base: KnowledgeBase, embedder: Embedder, *, default_tenant: str
+    knowledge_base: ManagedKnowledgeBase, embedder: Embedder, *, default_tenant: str
 ) -> APIRouter:
     """Return the routes under `/kb`.
 
     Args:
         knowledge_base: What they lead to.
-        embedder: Embedder whose vectors it holds; asked for its identity, never to embed.
+        embedder: Made the vectors; asked for its identity, and to embed the text of a search
+            that has no vector.
         default_tenant: For callers that name none and have no key that does.
     """
     router = APIRouter(
@@ -60,6 +66,8 @@ def knowledge_base_router(
         "/missing": routes.tell_missing,
         "/ingest": routes.ingest,
         "/delete": routes.delete,
+        "/list": routes.show_samples,
+        "/count": routes.count,
         "/stats": routes.measure,
     }
     for path, route in posts.items():
@@ -71,7 +79,7 @@ class _Routes:
     """Handlers of the knowledge base's routes."""
 
     def __init__(
-        self, knowledge_base: KnowledgeBase, embedder: Embedder, default_tenant: str
+        self, knowledge_base: ManagedKnowledgeBase, embedder: Embedder, default_tenant: str
     ) -> None:
         self._knowledge_base = knowledge_base
         self._embedder = embedder
@@ -92,12 +100,13 @@ class _Routes:
     async def search(
         self, body: SearchRequest, request: Request, response: Response
     ) -> SearchReply:
-        """Return samples for a vector, nearest first."""
+        """Return samples for a vector or a text, nearest first."""
         tenant = self._tenant(request, body.tenant)
-        await self._check_length([body.vector])
+        vector = body.vector or (await self._embedder.embed([body.text or ""]))[0]
+        await self._check_length([vector])
         await self._name_embedder(response)
         found = await self._knowledge_base.search(
-            body.vector, k=body.k, domain=body.domain, tenant=tenant, choice=body.choice
+            vector, k=body.k, domain=body.domain, tenant=tenant, choice=body.choice
         )
         return SearchReply(samples=found.samples, revision=found.revision)
 
@@ -122,10 +131,27 @@ class _Routes:
         return ChangeReply(samples=done.new, updated=done.updated)
 
     async def delete(self, body: DeleteRequest, request: Request) -> ChangeReply:
-        """Delete a domain."""
+        """Delete a domain, or the samples that a filter means."""
         tenant = self._tenant(request, body.tenant)
-        deleted = await self._knowledge_base.delete(domain=body.domain, tenant=tenant)
+        deleted = await self._knowledge_base.delete_samples(body.to_filter(), tenant=tenant)
         return ChangeReply(samples=deleted)
+
+    async def show_samples(self, body: ListRequest, request: Request) -> ListReply:
+        """Return a page of samples, by domain and id."""
+        page = await self._knowledge_base.list_samples(
+            body.to_filter(),
+            tenant=self._tenant(request, body.tenant),
+            limit=body.limit,
+            after=body.after,
+            with_vectors=body.with_vectors,
+        )
+        return ListReply.of(page)
+
+    async def count(self, body: CountRequest, request: Request) -> CountReply:
+        """Return how many samples a filter means, by domain."""
+        tenant = self._tenant(request, body.tenant)
+        which = body.to_filter()
+        return CountReply(domains=await self._knowledge_base.count_samples(which, tenant=tenant))
 
     async def measure(self, body: StatsRequest, request: Request) -> StatsReply:
         """Return the size of each domain."""

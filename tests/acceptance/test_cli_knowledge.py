@@ -1,0 +1,224 @@
+"""`rttc kb`: samples listed, shown, searched, exported and deleted, as a person keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from installations import Installation
+from typer.testing import CliRunner
+
+from rttc_graph.cli.app import app, main
+
+SHOP: list[dict[str, Any]] = [
+    {
+        "id": "helmet",
+        "question": "how much is a helmet",
+        "answer": "20 euros",
+        "domain": "shop",
+        "metadata": {"page": 3, "tags": ["price"]},
+    },
+    {"id": "lock", "question": "how much is a lock", "answer": "15 euros", "domain": "shop"},
+    {"question": "is there a warranty", "answer": "two years", "domain": "shop"},
+    {"id": "helmet", "question": "who wears a helmet", "answer": "riders", "domain": "law"},
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: Installation) -> Path:
+    for name, value in installed.described.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def shop(folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A folder whose installation holds `SHOP`, and something of another tenant."""
+    ingest(folder, SHOP)
+    ingest(folder, [{**SHOP[0], "answer": "99 euros"}], "--tenant", "other")
+    capsys.readouterr()
+    return folder
+
+
+def ingest(folder: Path, rows: Sequence[Mapping[str, Any]], *words: str) -> None:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert main(["kb", "ingest", str(path), *words]) == 0
+
+
+def call_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return stderr of a misuse."""
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+def answers(listed: Mapping[str, Any]) -> list[str]:
+    return sorted(sample["answer"] for sample in listed["samples"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["15 euros", "20 euros", "riders", "two years"]),
+        (["--domain", "shop"], ["15 euros", "20 euros", "two years"]),
+        (["--id", "helmet"], ["20 euros", "riders"]),
+        (["--id", "helmet", "--id", "lock", "--domain", "shop"], ["15 euros", "20 euros"]),
+        (["--metadata", "page=3"], ["20 euros"]),
+        (["--metadata", 'tags=["price"]'], ["20 euros"]),
+        (["--metadata", 'page="3"'], []),
+        (["--contains", "MUCH IS"], ["15 euros", "20 euros"]),
+        (["--tenant", "other"], ["99 euros"]),
+    ],
+    ids=lambda value: " ".join(value) or "all",
+)
+def test_list_shows_the_samples_that_the_flags_name(
+    shop: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: list[str]
+) -> None:
+    del shop
+    assert answers(call_json(capsys, "kb", "list", *words)) == expected
+
+
+def test_a_list_is_read_page_by_page(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    del shop
+    first = call_json(capsys, "kb", "list", "--limit", "3")
+    rest = call_json(capsys, "kb", "list", "--limit", "3", "--after", first["next"])
+    assert (len(first["samples"]), len(rest["samples"]), rest["next"]) == (3, 1, None)
+    assert main(["kb", "list", "--limit", "3"]) == 0
+    assert f"add --after {first['next']}" in capsys.readouterr().out
+
+
+def test_show_and_search_print_ids_texts_and_similarity(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del shop
+    assert main(["kb", "show", "helmet", "--domain", "shop"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("helmet  shop", "Q how much is a helmet", "A 20 euros", '"page": 3'):
+        assert words in printed
+    assert main(["kb", "search", "is there a warranty", "--domain", "shop", "-k", "2"]) == 0
+    head, question, answer, *_ = capsys.readouterr().out.splitlines()
+    assert head.endswith("similarity 1.000")
+    assert (question, answer) == ("  Q is there a warranty", "  A two years")
+    found = call_json(capsys, "kb", "search", "how much is a helmet", "-k", "1")
+    assert [(s["external_id"], s["answer"]) for s in found["samples"]] == [("helmet", "20 euros")]
+    assert found["samples"][0]["similarity"] == pytest.approx(1, abs=2e-3)
+
+
+def test_an_export_ingests_again_with_the_same_ids_and_metadata(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = call_json(capsys, "kb", "list")["samples"]
+    path = shop / "backup.jsonl"
+    path.write_text("what was there before\n", encoding="utf-8")
+    assert call_json(capsys, "kb", "export", "backup.jsonl")["samples"] == 4
+    report = call_json(capsys, "kb", "ingest", "backup.jsonl")
+    assert (report["stored"], report["updated"], report["already"]) == (0, 0, 4)
+
+    for domain in ("shop", "law"):
+        call_json(capsys, "kb", "delete", "--domain", domain, "--yes")
+    assert call_json(capsys, "kb", "ingest", "backup.jsonl")["stored"] == 4
+    assert call_json(capsys, "kb", "list")["samples"] == before
+
+    assert main(["kb", "export", "-", "--domain", "law"]) == 0
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert row == SHOP[3]
+
+
+def test_an_export_that_breaks_off_leaves_the_file_before_it(
+    shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shop / "backup.jsonl"
+    path.write_text("before\n", encoding="utf-8")
+
+    def broken(sample: object) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rttc_graph.samples.export.exported_row", broken)
+    assert "No space left" in complaint(capsys, "kb", "export", str(path))
+    assert path.read_text(encoding="utf-8") == "before\n"
+    assert [p.name for p in shop.glob("*backup*")] == ["backup.jsonl"]
+    assert "cannot write" in complaint(capsys, "kb", "export", "nowhere/backup.jsonl")
+
+
+def test_delete_takes_ids_and_filters_and_a_dry_run_deletes_nothing(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del shop
+    told = call_json(capsys, "kb", "delete", "--id", "helmet", "--dry-run")
+    assert (told["deleted"], told["matching"]) == (0, {"shop": 1, "law": 1})
+    assert main(["kb", "delete", "--id", "helmet", "--dry-run"]) == 0
+    assert "would delete 1 sample of 'law', 1 sample of 'shop'" in capsys.readouterr().out
+    assert len(call_json(capsys, "kb", "list")["samples"]) == 4
+
+    words = ("kb", "delete", "--id", "helmet", "--domain", "shop", "--yes")
+    assert call_json(capsys, *words)["deleted"] == 1
+    assert answers(call_json(capsys, "kb", "list")) == ["15 euros", "riders", "two years"]
+    assert answers(call_json(capsys, "kb", "list", "--tenant", "other")) == ["99 euros"]
+    assert call_json(capsys, *words)["deleted"] == 0
+    assert call_json(capsys, "kb", "delete", "--contains", "euros", "--yes")["deleted"] == 1
+
+
+@pytest.mark.parametrize("said", ["n\n", "\n", ""], ids=["no", "enter", "end-of-input"])
+def test_delete_says_how_many_and_deletes_nothing_without_a_yes(
+    shop: Path, capsys: pytest.CaptureFixture[str], said: str
+) -> None:
+    del shop
+    result = CliRunner().invoke(app, ["kb", "delete", "--contains", "euros"], input=said)
+    assert result.exit_code == 1
+    assert "Delete 2 samples of 'shop' of tenant 'default'? [y/N]" in result.output
+    assert len(call_json(capsys, "kb", "list")["samples"]) == 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["kb", "list", "--domain"],
+        ["kb", "show", "helmet", "--domain"],
+        ["kb", "search", "helmet", "--domain"],
+        ["kb", "export", "out.jsonl", "--domain"],
+        ["kb", "delete", "--yes", "--domain"],
+    ],
+    ids=lambda words: words[1],
+)
+def test_an_unknown_domain_is_an_error_that_names_the_known_ones(
+    shop: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    error = complaint(capsys, *words, "Shpo")
+    assert "no domain 'Shpo', did you mean 'shop'?" in error
+    assert "'shop' (3), 'law' (1)" in error
+    assert "did you mean" not in complaint(capsys, *words, "zzz")
+    assert not (shop / "out.jsonl").exists()
+    empty = complaint(capsys, *words, "shop", "--tenant", "nobody")
+    assert "the knowledge base of tenant 'nobody' is empty" in empty
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["kb", "delete", "--yes"], "everything would be deleted"),
+        (["kb", "show", "helmt"], "no sample with id 'helmt'"),
+        (["kb", "search", " "], "the text to search for is empty"),
+        (["kb", "list", "--after", "x"], "not the end of a page"),
+        (["kb", "list", "--metadata", "page"], "must be KEY=VALUE"),
+        (["kb", "list", "--metadata", "a=1", "--metadata", "a=2"], "names 'a' twice"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_makes_no_sense_is_refused(
+    shop: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    del shop
+    assert message in complaint(capsys, *words)
+    assert len(call_json(capsys, "kb", "list")["samples"]) == 4
