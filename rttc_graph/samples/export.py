@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,26 +18,25 @@ from rttc_graph.protocols.managed_knowledge_base import (
     StoredSample,
 )
 
-__all__ = ("export_file", "exported_row", "stored_samples")
+__all__ = ("export_file", "exported_row", "sample_pages")
 
 _PAGE_SAMPLES = 500
 
 
-async def stored_samples(
+async def sample_pages(
     knowledge_base: ManagedKnowledgeBase,
     which: SampleFilter,
     *,
     tenant: str,
     with_vectors: bool = False,
-) -> AsyncIterator[StoredSample]:
+) -> AsyncIterator[list[StoredSample]]:
     """Yield the samples that are meant, by domain and id, one page in memory at a time."""
     after: str | None = None
     while True:
         page = await knowledge_base.list_samples(
             which, tenant=tenant, limit=_PAGE_SAMPLES, after=after, with_vectors=with_vectors
         )
-        for sample in page.samples:
-            yield sample
+        yield page.samples
         after = page.next
         if after is None:
             return
@@ -75,20 +76,63 @@ async def export_file(
         ConfigurationError: The file cannot be written.
         KnowledgeBaseError: The samples cannot be read.
     """
-    unfinished = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    written = await asyncio.to_thread(_Unfinished, path)
     count = 0
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            async for sample in stored_samples(knowledge_base, which, tenant=tenant):
-                file.write(json.dumps(exported_row(sample), ensure_ascii=False) + "\n")
-                count += 1
-                if on_progress is not None and count % _PAGE_SAMPLES == 0:
-                    on_progress(count)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as exc:
-        raise ConfigurationError(f"cannot write {str(path)!r}: {exc.strerror or exc}") from exc
+        async for samples in sample_pages(knowledge_base, which, tenant=tenant):
+            await asyncio.to_thread(written.write, samples)
+            count += len(samples)
+            if on_progress is not None:
+                on_progress(count)
+        await asyncio.to_thread(written.finish)
     finally:
-        unfinished.unlink(missing_ok=True)
+        written.close()
     return count
+
+
+class _Unfinished:
+    """A file that appears under its name when it is whole.
+
+    A device or a pipe is written to at once, since it must not be replaced.
+
+    Raises:
+        ConfigurationError: It cannot be written, as of each method.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_special = path.exists() and not path.is_file()
+        beside = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+        self._written = path if self._is_special else beside
+        with self._explained():
+            self._file = self._written.open("w", encoding="utf-8")
+
+    def write(self, samples: Sequence[StoredSample]) -> None:
+        """Add a line for each sample."""
+        rows = (json.dumps(exported_row(sample), ensure_ascii=False) for sample in samples)
+        with self._explained():
+            self._file.writelines(f"{row}\n" for row in rows)
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        with self._explained():
+            self._file.flush()
+            if not self._is_special:
+                os.fsync(self._file.fileno())
+                self._written.replace(self._path)
+
+    def close(self) -> None:
+        """Remove what was not finished."""
+        with suppress(OSError):
+            self._file.close()
+        if not self._is_special:
+            self._written.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise ConfigurationError(
+                f"cannot write {str(self._path)!r}: {exc.strerror or exc}"
+            ) from exc

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,18 @@ def test_an_export_that_breaks_off_leaves_the_file_before_it(
     assert path.read_text(encoding="utf-8") == "before\n"
     assert [p.name for p in shop.glob("*backup*")] == ["backup.jsonl"]
     assert "cannot write" in complaint(capsys, "kb", "export", "nowhere/backup.jsonl")
+
+
+def test_an_export_into_a_pipe_leaves_the_pipe(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = shop / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reading:
+        read = reading.submit(pipe.read_text, "utf-8")
+        assert call_json(capsys, "kb", "export", str(pipe), "--domain", "law")["samples"] == 1
+        assert json.loads(read.result()) == SHOP[3]
+    assert pipe.is_fifo()
 
 
 def test_delete_takes_ids_and_filters_and_a_dry_run_deletes_nothing(

@@ -81,7 +81,6 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("ask", CHAT, HELLO),
     ("ask", "/rttc/invoke", INVOKE),
     ("kb:read", "/kb/search", {"vector": [1, 0], "k": 1}),
-    ("kb:read", "/kb/search", {"text": "any", "k": 1}),
     ("kb:read", "/kb/stats", {}),
     ("kb:read", "/kb/list", {}),
     ("kb:read", "/kb/count", {"domain": "d"}),

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
 import pytest
-from http_servers import served
+from http_servers import post, served
 from scripted_parts import Parts
 
 from rttc_graph import RttcSettings, create_rttc_graph
@@ -311,3 +311,17 @@ async def test_a_batch_that_is_too_large_says_how_to_send_less() -> None:
         async with RemoteKnowledgeBase(url, Angles()) as remote:
             with pytest.raises(KnowledgeBaseError, match="batch_size"):
                 await remote.ingest([new_sample(1)], [at_angle(1)], tenant="t")
+
+
+@pytest.mark.blocking_allowed
+async def test_who_has_no_embedder_searches_by_text() -> None:
+    with knowledge_server() as listener:
+        async with RemoteKnowledgeBase(listener.url, Angles()) as remote:
+            samples = [new_sample(1), new_sample(2)]
+            await remote.ingest(samples, [at_angle(40), at_angle(5)], tenant="default")
+        found = post(listener.url, "/kb/search", {"text": "hello", "k": 1})  # five letters
+        assert [s["question"] for s in found.json()["samples"]] == ["question 2"]
+        assert found.json()["samples"][0]["similarity"] == pytest.approx(1)
+        for body in ({}, {"text": "hello", "vector": at_angle(1)}, {"text": ""}):
+            refused = post(listener.url, "/kb/search", {"k": 1, **body})
+            assert refused.status_code == 422

@@ -34,7 +34,7 @@ from rttc_graph.protocols.managed_knowledge_base import (
     StoredSample,
 )
 from rttc_graph.samples.domains import check_domain
-from rttc_graph.samples.export import export_file, exported_row, stored_samples
+from rttc_graph.samples.export import export_file, exported_row, sample_pages
 
 __all__ = ("export_samples", "list_samples", "search_samples", "show_sample")
 
@@ -190,8 +190,9 @@ def export_samples(
         await check_domain(kept, which.domain, tenant=config.tenant)
         if not is_printed:
             return await export_file(kept, which, path, tenant=config.tenant, on_progress=show)
-        async for sample in stored_samples(kept, which, tenant=config.tenant):
-            sys.stdout.write(json.dumps(exported_row(sample), ensure_ascii=False) + "\n")
+        async for samples in sample_pages(kept, which, tenant=config.tenant):
+            for sample in samples:
+                sys.stdout.write(json.dumps(exported_row(sample), ensure_ascii=False) + "\n")
         return 0
 
     with progress(f"export {path}") as bar, open_knowledge(config) as knowledge:
