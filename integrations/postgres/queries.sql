@@ -349,7 +349,9 @@ where fingerprint <> %(fingerprint)s;
 
 -- name: samples_to_reembed
 -- The next samples without a new vector, by key after the last one. Index: primary keys of both.
-select rttc_sample.domain_id, rttc_sample.tenant, rttc_sample.id, rttc_sample.question
+select
+    rttc_sample.domain_id, rttc_sample.tenant, rttc_sample.id, rttc_sample.question,
+    rttc_sample.answer, rttc_sample.metadata
 from rttc_sample
 where (rttc_sample.domain_id, rttc_sample.tenant, rttc_sample.id)
         > (%(domain_id)s, %(tenant)s, %(id)s)

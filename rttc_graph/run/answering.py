@@ -11,6 +11,7 @@ from rttc_graph.errors import BudgetExceeded, PolicyModelError
 from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel
 from rttc_graph.run.budget import NOTHING_SPENT, added
 from rttc_graph.run.ledger import entry, record
+from rttc_graph.run.prompts import solved
 from rttc_graph.run.scope import RunScope
 from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import (
@@ -178,7 +179,9 @@ async def _generate(
         seed=scope.settings.seed,
         adapter=adapter,
         drafts=tuple(
-            dict.fromkeys(answer_behind(sample["answer"]) for sample in state.get("samples", ()))
+            dict.fromkeys(
+                answer_behind(sample["answer"]) for sample in solved(state.get("samples", ()))
+            )
         ),
     )
     made = await policy_model.generate([request], deadline=scope.deadline)

@@ -22,9 +22,13 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.state import ChatTurn, Sample
 from rttc_graph.support.identity import clean
+from rttc_graph.support.passages import is_passage
 from rttc_graph.support.thinking import answer_behind
 
 SYSTEM_PROMPT = "Answer the question."
+
+PASSAGES_PROMPT = "Use these passages where they help to answer the question behind them."
+"""What stands before passages of documents."""
 
 
 def direct_messages(query: str, history: Sequence[ChatTurn] = ()) -> tuple[ChatTurn, ...]:
@@ -44,7 +48,10 @@ def direct_messages(query: str, history: Sequence[ChatTurn] = ()) -> tuple[ChatT
 def rag_messages(
     query: str, samples: Sequence[Sample], history: Sequence[ChatTurn] = ()
 ) -> tuple[ChatTurn, ...]:
-    """Return the prompt with samples as solved turns after the system prompt.
+    """Return the prompt with what was found: solved questions as turns, passages with the query.
+
+    Solved questions stand behind the system prompt, as if the model had answered them. Passages of
+    documents stand in the query's own turn, before it.
 
     Args:
         query: The question to answer.
@@ -53,19 +60,36 @@ def rag_messages(
     """
     system, *rest = direct_messages(query, history)
     shown: list[ChatTurn] = []
-    for sample in reversed(samples):
+    for sample in reversed(solved(samples)):
         shown.append({"role": "user", "content": sample["question"]})
         shown.append({"role": "assistant", "content": answer_behind(sample["answer"])})
+    passages = [sample for sample in samples if is_passage(sample.get("metadata"))]
+    if passages:
+        rest[-1] = {"role": "user", "content": _with_passages(query, passages)}
     return (system, *shown, *rest)
 
 
+def _with_passages(query: str, passages: Sequence[Sample]) -> str:
+    """Return the query behind passages, each under where it stands; the nearest is next to it."""
+    texts = [f"[{one['question']}]\n{one['answer']}" for one in reversed(passages)]
+    return "\n\n".join([PASSAGES_PROMPT, *texts, query])
+
+
+def solved(samples: Sequence[Sample]) -> list[Sample]:
+    """Return those samples that are solved questions, not passages of documents."""
+    return [sample for sample in samples if not is_passage(sample.get("metadata"))]
+
+
 def training_examples(samples: Sequence[Sample]) -> tuple[TrainingExample, ...]:
-    """Return what an adapter learns: each sample's question as a direct prompt, and its answer."""
+    """Return what an adapter learns: each solved question as a direct prompt, and its answer.
+
+    Passages of documents are left out: they answer no question by themselves.
+    """
     return tuple(
         TrainingExample(
             messages=direct_messages(sample["question"]), answer=answer_behind(sample["answer"])
         )
-        for sample in samples
+        for sample in solved(samples)
     )
 
 

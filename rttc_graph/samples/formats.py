@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, time
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO, cast
+from zipfile import BadZipFile
 
 from rttc_graph.errors import BadSampleError, ConfigurationError
-from rttc_graph.samples.rows import COLUMNS, REQUIRED_COLUMNS, Fields, parse_json
+from rttc_graph.samples.rows import ColumnNames, Fields, parse_json
 from rttc_graph.support.encodings import open_text, undecodable
 from rttc_graph.support.extras import require
 
@@ -31,12 +33,13 @@ _SEPARATOR_LINE = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
 """Line that Excel puts before the header to name the separator."""
 
 
-def jsonl_rows(path: Path) -> Iterator[RawRow]:
-    """Yield one row for each line that is not blank.
+def jsonl_rows(path: Path, columns: ColumnNames) -> Iterator[RawRow]:
+    """Yield one row for each line that is not blank, whatever its columns.
 
     Raises:
         ConfigurationError: The file is one JSON array.
     """
+    del columns
     is_first = True
     with open_text(path) as file:
         for number, (line, is_whole) in enumerate(_lines(file), start=1):
@@ -75,7 +78,7 @@ def _json_object(line: str) -> Fields | str:
     return cast("Fields", value)
 
 
-def csv_rows(path: Path) -> Iterator[RawRow]:
+def csv_rows(path: Path, columns: ColumnNames) -> Iterator[RawRow]:
     """Yield one row for each record below the header; `metadata` is a column of JSON texts.
 
     The separator is the one of comma, semicolon, tab and bar under which the header names the
@@ -90,7 +93,7 @@ def csv_rows(path: Path) -> Iterator[RawRow]:
     # is left of it would be read as rows; so it is raised to what `_Records` allows.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_CHARACTERS))
     with open_text(path, newline="") as file:
-        records = _Records(file, str(path))
+        records = _Records(file, str(path), columns)
         header = records.header()
         for line, cells in records:
             if len(cells) == len(header):
@@ -105,11 +108,13 @@ class _Records:
     Args:
         file: Open text, with its line ends as they are.
         source: For errors.
+        columns: Their names in the header.
     """
 
-    def __init__(self, file: TextIO, source: str) -> None:
+    def __init__(self, file: TextIO, source: str, columns: ColumnNames) -> None:
         self._file = file
         self._source = source
+        self._columns = columns
         self._characters = 0
         """Length of the record in hand."""
         first = file.readline(MAX_RECORD_CHARACTERS)
@@ -119,23 +124,20 @@ class _Records:
             first = file.readline(MAX_RECORD_CHARACTERS)
         self._reader = csv.reader(
             chain([first] if first else [], self._lines()),
-            delimiter=named[1] if named else _separator_of(first),
+            delimiter=named[1] if named else _separator_of(first, columns),
             skipinitialspace=True,  # so that a quote behind a space is one
             strict=True,
         )
 
     def header(self) -> list[str]:
-        """Return the names of the columns, in lower case if the needed ones are there then.
+        """Return the names of the columns, as they are looked for but for their capitals.
 
         Raises:
             ConfigurationError: A column is missing or there twice.
         """
         _, cells = next(self, (0, list[str]()))
-        names = [name.strip() for name in cells]
-        folded = [name.casefold() for name in names]
-        if all(column in folded for column in REQUIRED_COLUMNS):
-            names = folded
-        check_columns(names, self._source)
+        names = as_looked_for(cells, self._columns)
+        check_columns(names, self._source, self._columns)
         return names
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
@@ -168,18 +170,29 @@ class _Records:
             yield line
 
 
-def _separator_of(header: str) -> str:
+def as_looked_for(cells: Sequence[str], columns: ColumnNames) -> list[str]:
+    """Return the names in a header, written as they are looked for where only capitals differ.
+
+    That is done if the needed ones are all there then; else the names stay as they are.
+    """
+    names = [name.strip() for name in cells]
+    by_fold = {column.casefold(): column for column in columns.all}
+    found = [by_fold.get(name.casefold(), name) for name in names]
+    return found if {columns.question, columns.answer} <= set(found) else names
+
+
+def _separator_of(header: str, columns: ColumnNames) -> str:
     """Return the separator under which a header names most of the needed columns."""
 
     def found(separator: str) -> int:
         cells = next(csv.reader([header], delimiter=separator, skipinitialspace=True), list[str]())
         names = {cell.strip().casefold() for cell in cells}
-        return len(names.intersection(REQUIRED_COLUMNS))
+        return len(names.intersection(column.casefold() for column in columns.needed))
 
     return max(_SEPARATORS, key=found)
 
 
-def parquet_rows(path: Path) -> Iterator[RawRow]:
+def parquet_rows(path: Path, columns: ColumnNames) -> Iterator[RawRow]:
     """Yield the rows of a Parquet file, one group of rows in memory at a time.
 
     Raises:
@@ -192,8 +205,8 @@ def parquet_rows(path: Path) -> Iterator[RawRow]:
     try:
         with parquet.ParquetFile(str(path)) as file:
             names: list[str] = file.schema_arrow.names
-            check_columns(names, str(path))
-            wanted = [name for name in COLUMNS if name in names]
+            check_columns(names, str(path), columns)
+            wanted = [name for name in columns.all if name in names]
             batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted)
             yield from enumerate(_arrow_rows(batches), start=1)
     except invalid as exc:
@@ -211,7 +224,62 @@ def _arrow_rows(batches: Iterable[Any]) -> Iterator[Fields | str]:
                 yield f"the row is not valid UTF-8: {exc.reason}"
 
 
-def hub_rows(name: str, *, config: str | None, split: str) -> Iterator[RawRow]:
+def xlsx_rows(path: Path, columns: ColumnNames) -> Iterator[RawRow]:
+    """Yield the rows of the first sheet of a workbook whose first row names the needed columns.
+
+    Cells are read as they were last computed; dates become ISO texts, TRUE and FALSE texts.
+
+    Raises:
+        ConfigurationError: `openpyxl` is not installed, the file is no workbook, or no sheet has
+            the columns.
+    """
+    openpyxl = require("openpyxl", extra="data", purpose="xlsx files")
+    invalid: type[Exception] = require(
+        "openpyxl.utils.exceptions", extra="data", purpose="xlsx files"
+    ).InvalidFileException
+    try:
+        book = openpyxl.load_workbook(str(path), read_only=True, data_only=True)
+    except (invalid, BadZipFile, KeyError, ValueError) as exc:
+        raise ConfigurationError(f"cannot read {str(path)!r} as a workbook: {exc}") from exc
+    try:
+        header, rows = _sheet_with(columns, book, str(path))
+        for number, cells in enumerate(rows, start=2):
+            if any(cell is not None for cell in cells):
+                yield number, dict(zip(header, map(_cell, cells), strict=False))
+    finally:
+        book.close()
+
+
+def _sheet_with(
+    columns: ColumnNames, book: Any, source: str
+) -> tuple[list[str], Iterator[Sequence[object]]]:
+    """Return header and further rows of the first sheet that has the columns.
+
+    Raises:
+        ConfigurationError: None has; names what the first one has.
+    """
+    first: list[str] | None = None
+    for sheet in book.worksheets:
+        rows = cast("Iterator[Sequence[object]]", sheet.iter_rows(values_only=True))
+        cells = ["" if cell is None else str(cell) for cell in next(rows, ())]
+        header = as_looked_for(cells, columns)
+        if all(column in header for column in columns.needed):
+            check_columns(header, source, columns)
+            return header, rows
+        first = header if first is None else first
+    check_columns(first or [], source, columns)
+    raise AssertionError("a header without a needed column is refused")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).upper()
+    return value.isoformat() if isinstance(value, date | time) else value
+
+
+def hub_rows(
+    name: str, columns: ColumnNames, *, config: str | None, split: str
+) -> Iterator[RawRow]:
     """Yield the rows of a data set that `datasets` loads by name or from a local folder.
 
     Raises:
@@ -227,25 +295,25 @@ def hub_rows(name: str, *, config: str | None, split: str) -> Iterator[RawRow]:
             f"cannot load the data set {name!r}, split {split!r}: {detail}"
         ) from exc
     names: list[str] = table.column_names
-    check_columns(names, name)
-    wanted = [column for column in COLUMNS if column in names]
+    check_columns(names, name, columns)
+    wanted = [column for column in columns.all if column in names]
     rows = cast("Iterable[Mapping[str, object]]", table.select_columns(wanted))
     yield from enumerate(rows, start=1)
 
 
-def check_columns(names: Iterable[str], source: str) -> None:
-    """Refuse a table without a question or answer column, or with two of one name.
+def check_columns(names: Iterable[str], source: str, columns: ColumnNames) -> None:
+    """Refuse a table without a needed column, or with two of one name.
 
     Raises:
         ConfigurationError: Says which column, and which ones are there.
     """
     found = list(names)
-    for column in COLUMNS:
+    for column in columns.all:
         if found.count(column) > 1:
             raise ConfigurationError(f"{source!r} has two columns named {column!r}")
-    missing = [column for column in REQUIRED_COLUMNS if column not in found]
+    missing = [column for column in columns.needed if column not in found]
     if missing:
         raise ConfigurationError(
-            f"{source!r} has no column {missing[0]!r}, it has {found!r}: "
-            "rename the column, a table needs 'question' and 'answer'"
+            f"{source!r} has no column {missing[0]!r}, it has {found!r}: rename the column, or "
+            "name those for question and answer (--question-column, --answer-column)"
         )

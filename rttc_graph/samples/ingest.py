@@ -19,6 +19,7 @@ from rttc_graph.protocols import Embedder, KnowledgeBase, NewSample
 from rttc_graph.samples import Samples
 from rttc_graph.samples.source import check_id
 from rttc_graph.samples.unique_ids import UniqueIds
+from rttc_graph.support.passages import embedded_text
 
 DEFAULT_BATCH_SIZE = 256
 """Rows in a transaction: what a kill can cost, a few seconds of embedding on two CPU cores."""
@@ -85,7 +86,7 @@ async def ingest(
     if batch_size < 1:
         raise ConfigurationError(f"batch_size={batch_size!r} must be at least 1")
     ingestion = _Ingestion(knowledge_base, embedder, tenant)
-    async for batch, total in _batches(samples, batch_size):
+    async for batch, total in batches(samples, batch_size):
         if batch:
             await ingestion.add(batch)
         if on_progress is not None:
@@ -107,17 +108,15 @@ class _Ingestion:
         self._tenant = tenant
 
     async def add(self, batch: Sequence[NewSample]) -> None:
-        # With its id, since each of two equal samples may take another's place by its own.
-        keyed = {(s.question, s.answer, s.domain, s.external_id): s for s in batch}
-        distinct = list(keyed.values())
-        missing = await self._knowledge_base.missing(distinct, tenant=self._tenant)
-        fresh = [s for s, is_missing in zip(distinct, missing, strict=True) if is_missing]
+        rows = distinct(batch)
+        missing = await self._knowledge_base.missing(rows, tenant=self._tenant)
+        fresh = [s for s, is_missing in zip(rows, missing, strict=True) if is_missing]
         if fresh:
             started = time.monotonic()
-            texts = list(dict.fromkeys(sample.question for sample in fresh))
+            texts = list(dict.fromkeys(map(_embedded_text, fresh)))
             embedded = await self._embedder.embed(texts)
             vector_of = dict(zip(texts, embedded, strict=True))
-            vectors = [vector_of[sample.question] for sample in fresh]
+            vectors = [vector_of[_embedded_text(sample)] for sample in fresh]
             self._embed_seconds += time.monotonic() - started
             done = await self._knowledge_base.ingest(fresh, vectors, tenant=self._tenant)
             self.stored += done.new
@@ -136,7 +135,19 @@ class _Ingestion:
         )
 
 
-async def _batches(
+def _embedded_text(sample: NewSample) -> str:
+    return embedded_text(sample.question, sample.answer, sample.metadata)
+
+
+def distinct(samples: Sequence[NewSample]) -> list[NewSample]:
+    """Return the samples once each, by content and id.
+
+    With the id, since each of two equal samples may take another's place by its own.
+    """
+    return list({(s.question, s.answer, s.domain, s.external_id): s for s in samples}.values())
+
+
+async def batches(
     samples: Iterable[NewSample], batch_size: int
 ) -> AsyncIterator[tuple[list[NewSample], int]]:
     """Yield an empty batch once all rows are checked, then the rows; each with the total.

@@ -7,11 +7,14 @@ is refused here, where file and line are still known.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, cast
 
-from rttc_graph.errors import BadSampleError
+from rttc_graph.errors import BadSampleError, ConfigurationError
 from rttc_graph.protocols import NewSample
 from rttc_graph.support.encodings import undecodable
 from rttc_graph.support.identity import MAX_NAME_CHARACTERS, MAX_TEXT_CHARACTERS
@@ -19,17 +22,65 @@ from rttc_graph.support.identity import MAX_NAME_CHARACTERS, MAX_TEXT_CHARACTERS
 DEFAULT_DOMAIN = "general"
 """Domain of rows that name none, when the caller names none either."""
 
-REQUIRED_COLUMNS = ("question", "answer")
-COLUMNS = (*REQUIRED_COLUMNS, "domain", "id", "metadata")
-"""All that is read of a row; other columns are left alone."""
-
 Fields = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnNames:
+    """The names under which a source has what is read of its rows; other columns are left alone."""
+
+    question: str = "question"
+    answer: str = "answer"
+    domain: str = "domain"
+    id: str = "id"
+    metadata: str = "metadata"
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All names."""
+        return (self.question, self.answer, self.domain, self.id, self.metadata)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Question and answer, and whatever has another name than by default."""
+        usual = ColumnNames()
+        return (
+            self.question,
+            self.answer,
+            *(
+                name
+                for name, plain in zip(self.all[2:], usual.all[2:], strict=True)
+                if name != plain
+            ),
+        )
+
+    def check(self) -> None:
+        """Do nothing if no two of them are one.
+
+        Raises:
+            ConfigurationError: Two are, or one is blank.
+        """
+        twice = [name for name in self.all if self.all.count(name) > 1]
+        if twice:
+            raise ConfigurationError(f"two columns are named {twice[0]!r}: give each its own")
+        if not all(name.strip() for name in self.all):
+            raise ConfigurationError("the name of a column is blank")
+
+
+USUAL_COLUMNS = ColumnNames()
 
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """A NUL as JSON writes it, but not the six characters that spell it behind a backslash."""
 
 
-def sample_from(fields: Fields, *, domain: str | None, source: str, line: int) -> NewSample:
+def sample_from(
+    fields: Fields,
+    *,
+    domain: str | None,
+    source: str,
+    line: int,
+    columns: ColumnNames = USUAL_COLUMNS,
+) -> NewSample:
     """Return the sample that a row holds, question and answer without outer white space.
 
     Args:
@@ -37,17 +88,18 @@ def sample_from(fields: Fields, *, domain: str | None, source: str, line: int) -
         domain: For rows that name none; `DEFAULT_DOMAIN` if this is `None` too.
         source: Path or name of the data set, for the error.
         line: 1-based line or row number, for the error.
+        columns: Their names in this source.
 
     Raises:
         BadSampleError: The row cannot be used.
     """
     try:
         return NewSample(
-            question=_text(fields, "question"),
-            answer=_text(fields, "answer"),
-            domain=_name(fields, "domain") or domain or DEFAULT_DOMAIN,
-            external_id=_name(_with_text_id(fields), "id"),
-            metadata=_metadata(fields.get("metadata")),
+            question=_text(fields, columns.question),
+            answer=_text(fields, columns.answer),
+            domain=_name(fields, columns.domain) or domain or DEFAULT_DOMAIN,
+            external_id=_name(_with_text_id(fields, columns.id), columns.id),
+            metadata=_metadata(fields.get(columns.metadata)),
         )
     except ValueError as exc:
         raise BadSampleError(str(exc), source=source, line=line) from exc
@@ -57,6 +109,8 @@ def _text(fields: Fields, column: str) -> str:
     value = fields.get(column)
     if value is None:
         raise ValueError(f"{column} is missing{_alike(fields, column)}")
+    if is_number(value):
+        value = str(value)
     if not isinstance(value, str):
         raise ValueError(f"{column} must be a string, got {_shown(value)}: write it in quotes")
     text = value.strip()
@@ -66,9 +120,17 @@ def _text(fields: Fields, column: str) -> str:
     return text
 
 
+def is_number(value: object) -> bool:
+    """Return whether a cell is a finite number, which is taken as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
+
+
 def _alike(fields: Fields, column: str) -> str:
     """Return a hint at a key that differs from the column's name in form alone."""
-    alike = [name for name in fields if name != column and name.strip().casefold() == column]
+    wanted = column.casefold()
+    alike = [name for name in fields if name != column and name.strip().casefold() == wanted]
     return f", but there is {alike[0]!r}: rename it" if alike else ""
 
 
@@ -83,11 +145,11 @@ def _name(fields: Fields, column: str) -> str | None:
     return name or None
 
 
-def _with_text_id(fields: Fields) -> Fields:
+def _with_text_id(fields: Fields, column: str) -> Fields:
     """Return the row with a whole number as id turned into text, as many data sets have it."""
-    number = fields.get("id")
+    number = fields.get(column)
     if isinstance(number, int) and not isinstance(number, bool):
-        return {**fields, "id": str(number)}
+        return {**fields, column: str(number)}
     return fields
 
 

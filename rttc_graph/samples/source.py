@@ -10,20 +10,29 @@ from pathlib import Path
 
 from rttc_graph.errors import BadSampleError, ConfigurationError
 from rttc_graph.protocols import NewSample
-from rttc_graph.samples.formats import RawRow, csv_rows, hub_rows, jsonl_rows, parquet_rows
-from rttc_graph.samples.rows import Fields, sample_from
+from rttc_graph.samples.formats import (
+    RawRow,
+    csv_rows,
+    hub_rows,
+    jsonl_rows,
+    parquet_rows,
+    xlsx_rows,
+)
+from rttc_graph.samples.rows import USUAL_COLUMNS, ColumnNames, Fields, sample_from
 from rttc_graph.samples.unique_ids import UniqueIds
 from rttc_graph.support.identity import checked_name
 
 MAX_KEPT_PROBLEMS = 100
 """Bad rows that are kept for a report; the rest is only counted."""
 
-_READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
+_READERS: dict[str, Callable[[Path, ColumnNames], Iterator[RawRow]]] = {
     ".jsonl": jsonl_rows,
     ".ndjson": jsonl_rows,
     ".csv": csv_rows,
     ".tsv": csv_rows,
     ".parquet": parquet_rows,
+    ".xlsx": xlsx_rows,
+    ".xlsm": xlsx_rows,
 }
 _HUB = re.compile(r"hub:(?P<name>[^:@]+)(?:@(?P<config>[^:]+))?(?::(?P<split>.+))?")
 
@@ -41,6 +50,7 @@ class Samples:
         skip_bad: Collect bad rows instead of raising at the first one.
         unique_ids: Take a row for bad whose id was that of an earlier one of its domain, with
             another question or answer.
+        columns: Their names in the source.
     """
 
     def __init__(
@@ -51,6 +61,7 @@ class Samples:
         domain: str | None = None,
         skip_bad: bool = False,
         unique_ids: bool = False,
+        columns: ColumnNames = USUAL_COLUMNS,
     ) -> None:
         self.source = source
         self.bad: list[BadSampleError] = []
@@ -60,6 +71,7 @@ class Samples:
         self._domain = domain
         self._skip_bad = skip_bad
         self._unique_ids = unique_ids
+        self._columns = columns
         self._ids = UniqueIds()
 
     def __iter__(self) -> Iterator[NewSample]:
@@ -102,7 +114,13 @@ class Samples:
         try:
             if isinstance(fields, str):
                 raise BadSampleError(fields, source=self.source, line=line)
-            sample = sample_from(fields, domain=self._domain, source=self.source, line=line)
+            sample = sample_from(
+                fields,
+                domain=self._domain,
+                source=self.source,
+                line=line,
+                columns=self._columns,
+            )
             if self._unique_ids:
                 check_id(self._ids, sample, source=self.source, line=line)
             return sample
@@ -137,32 +155,40 @@ def read_samples(
     domain: str | None = None,
     skip_bad: bool = False,
     unique_ids: bool = False,
+    columns: ColumnNames = USUAL_COLUMNS,
 ) -> Samples:
-    """Return the samples of a JSONL, CSV or Parquet file or of a hub data set.
+    """Return the samples of a JSONL, CSV, Parquet or xlsx file or of a hub data set.
 
     A row has `question` and `answer`, and may have `domain`, `id` and `metadata`; other columns
-    are ignored. Nothing is read yet, but a file must be there.
+    are ignored, and a number is taken as text. Nothing is read yet, but a file must be there.
 
     Args:
-        source: A path that ends in `.jsonl`, `.ndjson`, `.csv`, `.tsv` or `.parquet`, or
-            `hub:NAME[@CONFIG][:SPLIT]` with a name or a local folder that
+        source: A path that ends in `.jsonl`, `.ndjson`, `.csv`, `.tsv`, `.parquet`, `.xlsx`
+            or `.xlsm`, or `hub:NAME[@CONFIG][:SPLIT]` with a name or a local folder that
             `datasets.load_dataset` takes; the split is `train` by default.
         domain: For rows that name none; a row's own domain is kept. `general` by default.
         skip_bad: Collect bad rows in `Samples.bad` instead of raising at the first one.
         unique_ids: Rows of one domain with one id and other content are bad, but for the first.
+        columns: Their names in the source, where they are not those above.
 
     Raises:
-        ConfigurationError: No such file, an unknown suffix, or an unusable domain.
+        ConfigurationError: No such file, an unknown suffix, or an unusable domain or column.
     """
     name = str(source)
+    columns.check()
     return Samples(
-        name, _opener(name), domain=_clean(domain), skip_bad=skip_bad, unique_ids=unique_ids
+        name,
+        _opener(name, columns),
+        domain=_clean(domain),
+        skip_bad=skip_bad,
+        unique_ids=unique_ids,
+        columns=columns,
     )
 
 
-def _opener(name: str) -> Callable[[], Iterator[RawRow]]:
+def _opener(name: str, columns: ColumnNames) -> Callable[[], Iterator[RawRow]]:
     if name.startswith("hub:"):
-        return _hub_opener(name)
+        return _hub_opener(name, columns)
     path = Path(name)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -172,16 +198,17 @@ def _opener(name: str) -> Callable[[], Iterator[RawRow]]:
         )
     if not path.is_file():
         raise ConfigurationError(f"no such file: {name!r}")
-    return partial(reader, path)
+    return partial(reader, path, columns)
 
 
-def _hub_opener(name: str) -> Callable[[], Iterator[RawRow]]:
+def _hub_opener(name: str, columns: ColumnNames) -> Callable[[], Iterator[RawRow]]:
     parts = _HUB.fullmatch(name)
     if parts is None:
         raise ConfigurationError(
             f"{name!r} does not name a data set: the form is hub:NAME[@CONFIG][:SPLIT]"
         )
-    return partial(hub_rows, parts["name"], config=parts["config"], split=parts["split"] or "train")
+    split = parts["split"] or "train"
+    return partial(hub_rows, parts["name"], columns, config=parts["config"], split=split)
 
 
 def _clean(domain: str | None) -> str | None:

@@ -166,6 +166,90 @@ def test_an_export_into_a_pipe_leaves_the_pipe(
     assert pipe.is_fifo()
 
 
+def test_a_dry_run_says_what_an_ingest_would_change_and_changes_nothing(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = call_json(capsys, "kb", "list")["samples"]
+    new = {"question": "how much is a bell", "answer": 5, "domain": "shop"}
+    rows = [{**SHOP[0], "answer": "35 euros"}, SHOP[1], SHOP[1], new, new]
+    path = shop / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    told = call_json(capsys, "kb", "ingest", str(path), "--dry-run")
+    counts = {key: told[key] for key in ("rows", "new", "updated", "already", "refused")}
+    assert counts == {"rows": 5, "new": 1, "updated": 1, "already": 3, "refused": 0}
+    (update,) = told["updates"]
+    assert (update["id"], update["domain"]) == ("helmet", "shop")
+    assert (update["before"]["answer"], update["after"]["answer"]) == ("20 euros", "35 euros")
+    assert main(["kb", "ingest", str(path), "--dry-run"]) == 0
+    assert "  A 20 euros → 35 euros" in capsys.readouterr().out
+    assert call_json(capsys, "kb", "list")["samples"] == before
+
+    report = call_json(capsys, "kb", "ingest", str(path))
+    assert (report["stored"], report["updated"], report["already"]) == (1, 1, 3)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("broken\n{}\n")
+    assert main(["kb", "ingest", str(path), "--dry-run"]) == 1
+    printed = capsys.readouterr().out
+    assert "0 would be new, 0 updated, 5 are there, 2 refused" in printed
+    assert "rows.jsonl:6: " in printed
+    assert "rows.jsonl:7: " in printed
+    assert main(["kb", "ingest", str(path), "--dry-run", "--skip-bad"]) == 0
+
+
+def test_columns_are_named_by_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "fragen.csv"
+    path.write_text("Nr;Frage;Antwort\n1;Wie viel?;20\n", encoding="utf-8")
+    assert "--question-column" in complaint(capsys, "kb", "ingest", str(path))
+    words = ["--question-column", "Frage", "--answer-column", "Antwort", "--id-column", "Nr"]
+    assert call_json(capsys, "kb", "ingest", str(path), *words)["stored"] == 1
+    (sample,) = call_json(capsys, "kb", "list")["samples"]
+    assert (sample["external_id"], sample["answer"]) == ("1", "20")
+
+
+OLD_MANUAL = "# Helmet\n20 euros\n# Lock\n15 euros\n# Bell\n5 euros\n"
+NEW_MANUAL = "# Helmet\n35 euros\n# Lock\n15 euros\n# Tyre\n9 euros\n"
+
+
+def test_a_document_is_replaced_by_its_new_version(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manual = folder / "docs" / "manual.md"
+    manual.parent.mkdir()
+    ingest(folder, SHOP)
+
+    def passages() -> dict[str, str]:
+        listed = call_json(capsys, "kb", "list", "--metadata", "kind=passage")["samples"]
+        return {sample["external_id"]: sample["answer"] for sample in listed}
+
+    manual.write_text(OLD_MANUAL, encoding="utf-8")
+    capsys.readouterr()
+    assert call_json(capsys, "kb", "ingest", str(manual), "--domain", "shop")["stored"] == 3
+    other = folder / "docs" / "notes.txt"
+    other.write_text("unlike the manual", encoding="utf-8")
+    assert call_json(capsys, "kb", "ingest", "docs/notes.txt", "--domain", "shop")["stored"] == 1
+
+    manual.write_text(NEW_MANUAL, encoding="utf-8")
+    words = ("kb", "ingest", "docs/manual.md", "--domain", "shop")
+    told = call_json(capsys, *words, "--dry-run")
+    assert [told[key] for key in ("new", "updated", "already", "deleted")] == [1, 1, 1, 1]
+    assert main([*words, "--dry-run"]) == 0
+    assert "1 that the document no longer has would be deleted" in capsys.readouterr().out
+    report = call_json(capsys, *words)
+    assert [report[key] for key in ("stored", "updated", "already", "deleted")] == [1, 1, 1, 1]
+    assert passages() == {
+        "docs/manual.md#Helmet#1": "35 euros",
+        "docs/manual.md#Lock#1": "15 euros",
+        "docs/manual.md#Tyre#1": "9 euros",
+        "docs/notes.txt#1": "unlike the manual",
+    }
+    assert len(call_json(capsys, "kb", "list")["samples"]) == 8
+    assert "no such file" in complaint(capsys, "kb", "ingest", "nowhere.md")
+    assert "--source names a document" in complaint(
+        capsys, "kb", "ingest", "rows.jsonl", "--source", "x"
+    )
+
+
 def test_delete_takes_ids_and_filters_and_a_dry_run_deletes_nothing(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -305,3 +305,15 @@ async def test_rewards_of_another_number_type_become_plain_numbers(face: Face) -
     assert type(output["reward"]) is float
     judged = next(e for e in output["ledger"] if e["event"] == "judged")
     assert [type(reward) for reward in judged["detail"]["rewards"]] == [float]
+
+
+async def test_only_passages_are_found_so_nothing_is_trained_and_the_ledger_says_why(
+    face: Face,
+) -> None:
+    parts = Parts().rewarding(direct=0.1, ttt=0.9)
+    for stored in parts.knowledge_base.samples:
+        stored["metadata"] = {"kind": "passage"}
+    output = await ask(parts, face)
+    assert arms(output) == ["direct", "rag"]
+    (failure,) = failures(output["ledger"])
+    assert failure.startswith("ttt_adapt: AdaptationError: there are only passages of documents")

@@ -31,6 +31,7 @@ from rttc_graph.integrations.postgres.samples.sample_search import SampleQuery, 
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.protocols import Embedder, Ingested, NewSample, QueryState, SearchResult
 from rttc_graph.settings import SamplesChoice
+from rttc_graph.support.passages import embedded_text
 from rttc_graph.testing import at_angle, new_sample
 
 INDEX_ROWS = 300
@@ -137,6 +138,18 @@ class TestReembedding:
         assert (await cache.stats()).states == 0
         assert await knowledge_base.reembed() == 700  # nothing to do, and all have vectors
         assert counted(postgres_dsn, "select count(*) from rttc_reembedding") == 0
+
+    async def test_a_passage_gets_the_vector_of_its_text(self, database: Database) -> None:
+        passage = NewSample(
+            question="where 1", answer="text 2", domain="math", metadata={"kind": "passage"}
+        )
+        vectors = await NumberEmbedder(3).embed(["text 2"])
+        await PostgresKnowledgeBase(database, NumberEmbedder(3)).ingest(
+            [passage], vectors, tenant="one"
+        )
+        embedder = NumberEmbedder(5, "new")
+        await PostgresKnowledgeBase(database, embedder).reembed()
+        assert embedder.embedded == [embedded_text("where 1", "text 2", {"kind": "passage"})]
 
     async def test_a_broken_off_one_leaves_the_old_vectors_and_is_resumed(
         self, database: Database, postgres_dsn: str

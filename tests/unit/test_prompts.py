@@ -16,13 +16,14 @@ from scripted_parts import sample
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.run.prompts import (
+    PASSAGES_PROMPT,
     SYSTEM_PROMPT,
     direct_messages,
     rag_messages,
     split_conversation,
     training_examples,
 )
-from rttc_graph.state import ChatTurn
+from rttc_graph.state import ChatTurn, Sample
 
 HISTORY: list[ChatTurn] = [
     {"role": "user", "content": "hello"},
@@ -55,6 +56,24 @@ def test_system_turns_of_a_conversation_replace_ours() -> None:
     got = lines(direct_messages("why", system))
     assert got[0] == "system: be brief\n\nbe kind"
     assert got[1:] == ["user: hello", "assistant: hi", "user: why"]
+
+
+def passage(text: str) -> Sample:
+    return {**sample(1), "question": "where", "answer": text, "metadata": {"kind": "passage"}}
+
+
+def test_passages_stand_before_the_query_and_solved_questions_as_turns() -> None:
+    found = [passage("near"), sample(2), passage("far")]
+    alone = rag_messages("why", [found[1]], HISTORY)
+    *turns, last = rag_messages("why", found, HISTORY)
+    assert turns == list(alone[:-1])
+    expected = f"{PASSAGES_PROMPT}\n\n[where]\nfar\n\n[where]\nnear\n\nwhy"
+    assert last == {"role": "user", "content": expected}
+
+
+def test_nothing_is_trained_on_a_passage() -> None:
+    assert training_examples([passage("x"), sample(2)]) == training_examples([sample(2)])
+    assert training_examples([passage("x")]) == ()
 
 
 def test_samples_stand_behind_the_system_prompt_with_the_nearest_last() -> None:

@@ -14,8 +14,10 @@ import pytest
 from rttc_graph.errors import BadSampleError, ConfigurationError
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples import Samples, read_samples
+from rttc_graph.samples.rows import ColumnNames
 
 pa: Any = importlib.import_module("pyarrow")  # untyped
+openpyxl: Any = importlib.import_module("openpyxl")
 pq: Any = importlib.import_module("pyarrow.parquet")
 
 GOOD = '{"question": "q1", "answer": "a1"}'
@@ -98,7 +100,8 @@ def row_with(**fields: object) -> bytes:
         pytest.param(row_with(question=None), "question is missing", id="null-question"),
         pytest.param(row_with(question=" \n"), "question is empty", id="blank-question"),
         pytest.param(row_with(answer=""), "answer is empty", id="empty-answer"),
-        pytest.param(row_with(answer=42), "answer must be a string, got 42", id="number-answer"),
+        pytest.param(b'{"question": "q", "answer": NaN}', "NaN is not a number", id="nan-answer"),
+        pytest.param(b'{"question": "q", "answer": 1e999}', "got inf (float)", id="endless-answer"),
         pytest.param(row_with(answer=True), "got True (bool): write it", id="boolean-answer"),
         pytest.param(b'{"Question": "q", "answer": "a"}', "'Question': rename", id="capitals"),
         pytest.param(b'{"question": "q", "answer": "a", "answer": "b"}', "twice", id="twin-key"),
@@ -190,6 +193,107 @@ def test_many_bad_rows_are_counted_but_not_all_kept(tmp_path: Path) -> None:
 def test_domain_of_a_row(tmp_path: Path, given: str | None, row: str | None, expected: str) -> None:
     path = write(tmp_path, "x.jsonl", row_with(domain=row))
     assert [s.domain for s in read_samples(path, domain=given)] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [("42", "42"), ("-1.50", "-1.5"), ("1e3", "1000.0"), ("0", "0"), ("9" * 30, "9" * 30)],
+)
+def test_a_number_is_taken_as_text(tmp_path: Path, written: str, text: str) -> None:
+    row = f'{{"question": {written}, "answer": {written}}}'
+    assert list(read_samples(write(tmp_path, "x.jsonl", row))) == [plain(text, text)]
+
+
+GERMAN = ColumnNames(question="Frage", answer="Antwort", domain="Thema", id="Nr")
+GERMAN_ROWS = [
+    NewSample(question="Wo?", answer="hier", domain="orte", external_id="7"),
+    NewSample(question="Wann?", answer="12", domain="general", external_id="8"),
+]
+
+
+def workbook(folder: Path, *sheets: list[list[Any]]) -> Path:
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for rows in sheets:
+        sheet = book.create_sheet()
+        for row in rows:
+            sheet.append(row)
+    path = folder / "x.xlsx"
+    book.save(path)
+    return path
+
+
+def test_columns_of_other_names_are_read_in_every_format(tmp_path: Path) -> None:
+    header = ["question", "Frage", "Antwort", "Thema", "Nr"]
+    table: list[list[Any]] = [["no", "Wo?", "hier", "orte", 7], ["no", "Wann?", 12, None, 8]]
+    as_csv = "\n".join(
+        [";".join(name.upper() for name in header), "no;Wo?;hier;orte;7", "no;Wann?;12;;8"]
+    )
+    rows = [dict(zip(header, row, strict=True)) for row in table]
+    texts = [{**row, "Antwort": str(row["Antwort"])} for row in rows]
+    pq.write_table(pa.Table.from_pylist(texts), tmp_path / "x.parquet")
+    paths = [
+        write(tmp_path, "x.jsonl", "\n".join(map(json.dumps, rows))),
+        write(tmp_path, "x.csv", as_csv),
+        tmp_path / "x.parquet",
+        workbook(tmp_path, [header, *table]),
+    ]
+    for path in paths:
+        assert list(read_samples(path, columns=GERMAN)) == GERMAN_ROWS, path
+        usual = ColumnNames(question="Frage", answer="Antwort", domain="Nirgends")
+        if path.suffix != ".jsonl":  # whose rows may lack what others have
+            with pytest.raises(ConfigurationError, match="no column 'Nirgends'"):
+                list(read_samples(path, columns=usual))
+    problem = problem_of(read_samples(paths[0], columns=ColumnNames(answer="antwort")))
+    assert "antwort is missing, but there is 'Antwort'" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (ColumnNames(question="x", answer="x"), "two columns are named 'x'"),
+        (ColumnNames(answer="question"), "two columns are named 'question'"),
+        (ColumnNames(question=" "), "is blank"),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(
+    tmp_path: Path, columns: ColumnNames, message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read_samples(write(tmp_path, "x.jsonl", GOOD), columns=columns)
+
+
+def test_a_workbook_is_read_at_the_sheet_that_has_the_columns(tmp_path: Path) -> None:
+    path = workbook(
+        tmp_path,
+        [["notes"], ["nothing"]],
+        [
+            ["Question", None, "ANSWER", "metadata"],
+            ["How much?", "x", 20, '{"k": 1}'],
+            [None, None, None, None],
+            ["How far?", None, 1.5, None],
+            ["Is it?", None, True, None],
+            ["When?", None, date(2026, 3, 1), None],
+            ["What?", None, None, None],
+        ],
+    )
+    samples = read_samples(path, skip_bad=True)
+    assert [(s.question, s.answer) for s in samples] == [
+        ("How much?", "20"),
+        ("How far?", "1.5"),
+        ("Is it?", "TRUE"),
+        ("When?", "2026-03-01T00:00:00"),
+    ]
+    assert next(iter(samples)).metadata == {"k": 1}
+    list(samples)
+    assert [problem.line for problem in samples.bad] == [7]
+
+
+def test_what_is_no_workbook_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="as a workbook"):
+        list(read_samples(write(tmp_path, "x.xlsx", "question,answer\nq,a\n")))
+    with pytest.raises(ConfigurationError, match=r"no column 'question', it has \['a'\]"):
+        list(read_samples(workbook(tmp_path, [["a"], ["b"]], [])))
 
 
 def test_csv_with_quotes_line_ends_and_metadata(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.samples.embedder_record import EmbedderIdentity, store_inline
 from rttc_graph.protocols import Embedder
+from rttc_graph.support.passages import embedded_text
 
 __all__ = ("ReembedProgress", "Reembedding")
 
@@ -77,7 +78,8 @@ class Reembedding:
         """Embed what has no new vector yet, and return how many that were."""
         last, done = _BEFORE_ALL, 0
         while rows := await self._execute(_next_rows(last)):
-            vectors = await self._embedder.embed([row["question"] for row in rows])
+            texts = [embedded_text(r["question"], r["answer"], r["metadata"]) for r in rows]
+            vectors = await self._embedder.embed(texts)
             await self._execute(self._added(rows, vectors))
             last, done = rows[-1], done + len(rows)
             if on_progress is not None:

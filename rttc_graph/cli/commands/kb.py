@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.knowledge.filter_options import Tenant
 from rttc_graph.cli.knowledge.kb_delete import delete_samples
+from rttc_graph.cli.knowledge.kb_ingest import ingest_file
 from rttc_graph.cli.knowledge.kb_list import (
     export_samples,
     list_samples,
@@ -26,71 +25,19 @@ from rttc_graph.cli.screen import (
     progress,
     size,
 )
-from rttc_graph.cli.shared_options import checked_domain
 from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
-from rttc_graph.samples import read_samples
-from rttc_graph.samples.ingest import IngestProgress, ingest
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The knowledge base of solved questions."
 )
 
+app.command("ingest")(ingest_file)
 app.command("list")(list_samples)
 app.command("show")(show_sample)
 app.command("search")(search_samples)
 app.command("export")(export_samples)
 app.command("delete")(delete_samples)
-
-
-@app.command("ingest")
-def ingest_file(
-    context: typer.Context,
-    path: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet file, or hub:NAME[:SPLIT].")],
-    domain: Annotated[
-        str | None, typer.Option(help="For rows that name no domain.", callback=checked_domain)
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave bad rows out instead of storing nothing.")
-    ] = False,
-    tenant: Tenant = None,
-    as_json: AsJson = False,
-) -> None:
-    """Store solved questions: rows with question and answer, and if known domain, id, metadata.
-
-    What is stored already is skipped, so an ingest that was broken off is resumed by running it
-    again. A row with the id of a stored one of its domain, and other content, takes its place.
-
-    Example: rttc kb ingest solved.jsonl --domain banking
-    """
-    config = command_context(context).config(tenant=tenant)
-    samples = read_samples(path, domain=domain, skip_bad=skip_bad, unique_ids=True)
-    with progress(f"ingest {path}", total=0) as bar, open_knowledge(config) as knowledge:
-
-        def show(done: IngestProgress) -> None:
-            bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
-
-        report = asyncio.run(
-            ingest(
-                samples,
-                knowledge.knowledge_base,
-                knowledge.embedder,
-                tenant=config.tenant,
-                on_progress=show,
-            )
-        )
-    if as_json:
-        print_json({**asdict(report), "bad": [str(problem) for problem in samples.bad]})
-        return
-    out.print(
-        f"{report.stored} stored, {report.updated} updated, {report.already} were there, "
-        f"{report.skipped} bad left out; "
-        f"{report.seconds:.1f} s, {report.embed_seconds:.1f} s of them embedding"
-    )
-    for problem in samples.bad:
-        out.print(Text(f"left out: {problem}", style="yellow"))
-    if report.skipped > len(samples.bad):
-        out.print(f"and {report.skipped - len(samples.bad)} more bad rows")
 
 
 @app.command("stats")

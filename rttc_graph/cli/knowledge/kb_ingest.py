@@ -1,0 +1,222 @@
+"""`rttc kb ingest`: solved questions of a table, or the passages of a document."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.knowledge.filter_options import Tenant
+from rttc_graph.cli.screen import AsJson, out, print_json, progress
+from rttc_graph.cli.shared_options import checked_domain
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.installation.knowledge import Knowledge, open_knowledge
+from rttc_graph.protocols import NewSample
+from rttc_graph.samples import Samples, read_samples
+from rttc_graph.samples.document_ingest import delete_vanished, vanished_passages
+from rttc_graph.samples.documents import is_document, read_document
+from rttc_graph.samples.ingest import IngestProgress, IngestReport, ingest
+from rttc_graph.samples.preview import IngestPreview, SampleUpdate, preview_ingest
+from rttc_graph.samples.rows import ColumnNames
+
+__all__ = ("ingest_file",)
+
+_SHOWN_UPDATES = 20
+_SHOWN_CHARACTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is ingested."""
+
+    samples: Samples | Sequence[NewSample]
+    passages: Sequence[NewSample] = ()
+    """All of them, if it is a document."""
+
+    @property
+    def bad(self) -> list[str]:
+        """What is wrong with the first bad rows."""
+        found = self.samples.bad if isinstance(self.samples, Samples) else []
+        return [str(problem) for problem in found]
+
+
+def ingest_file(  # noqa: PLR0913 - one parameter for each flag
+    context: typer.Context,
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="JSONL, CSV, Parquet or xlsx file, hub:NAME[:SPLIT], or a .md, .txt or .pdf file."
+        ),
+    ],
+    domain: Annotated[
+        str | None, typer.Option(help="For rows that name no domain.", callback=checked_domain)
+    ] = None,
+    question_column: Annotated[
+        str, typer.Option(metavar="NAME", help="Column of the questions.")
+    ] = "question",
+    answer_column: Annotated[
+        str, typer.Option(metavar="NAME", help="Column of the answers.")
+    ] = "answer",
+    domain_column: Annotated[
+        str, typer.Option(metavar="NAME", help="Column of the domains.")
+    ] = "domain",
+    id_column: Annotated[str, typer.Option(metavar="NAME", help="Column of the ids.")] = "id",
+    source: Annotated[
+        str | None,
+        typer.Option(help="Name of a document, whose passages are replaced; its path."),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave bad rows out instead of storing nothing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would change, and store nothing.")
+    ] = False,
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store solved questions, or cut a document into passages that RAG may show.
+
+    A row has question and answer, and if known domain, id and metadata. What is stored already is
+    skipped, so an ingest that was broken off is resumed by running it again. A row with the id of a
+    stored one of its domain, and other content, takes its place. A document that was ingested
+    before is replaced: passages that it no longer has are deleted.
+
+    Example: rttc kb ingest solved.jsonl --domain banking --dry-run
+    """
+    config = command_context(context).config(tenant=tenant)
+    columns = ColumnNames(
+        question=question_column, answer=answer_column, domain=domain_column, id=id_column
+    )
+    if is_document(path):
+        given = _document(path, source, domain)
+    else:
+        if source is not None:
+            raise ConfigurationError("--source names a document; the rows of a table have ids")
+        # A preview goes through the whole file, so that it names all bad rows and not the first.
+        samples = read_samples(
+            path,
+            domain=domain,
+            skip_bad=skip_bad or dry_run,
+            unique_ids=True,
+            columns=columns,
+        )
+        given = _Source(samples)
+    with progress(f"ingest {path}", total=0) as bar, open_knowledge(config) as knowledge:
+
+        def show(done: IngestProgress) -> None:
+            bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
+
+        if not dry_run:
+            report, deleted = asyncio.run(_ingest(given, knowledge, config.tenant, show))
+        else:
+            told, vanished = asyncio.run(_preview(given, knowledge, config.tenant, show))
+    if not dry_run:
+        _print_report(report, given, deleted, as_json=as_json)
+        return
+    _print_preview(told, given, vanished, as_json=as_json)
+    if told.refused and not skip_bad:
+        raise typer.Exit(1)
+
+
+def _document(path: str, source: str | None, domain: str | None) -> _Source:
+    """Return the passages of a document, known by its path from here unless it is named."""
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigurationError(f"no such file: {path!r}")
+    whole, here = file.resolve(), Path.cwd()
+    place = whole.relative_to(here) if whole.is_relative_to(here) else whole
+    passages = read_document(file, source=source or place.as_posix(), domain=domain or None)
+    return _Source(passages, passages)
+
+
+Show = Callable[[IngestProgress], None]
+
+
+async def _ingest(
+    given: _Source, knowledge: Knowledge, tenant: str, show: Show
+) -> tuple[IngestReport, int]:
+    kept = knowledge.knowledge_base
+    report = await ingest(given.samples, kept, knowledge.embedder, tenant=tenant, on_progress=show)
+    deleted = await delete_vanished(given.passages, kept, tenant=tenant) if given.passages else 0
+    return report, deleted
+
+
+async def _preview(
+    given: _Source, knowledge: Knowledge, tenant: str, show: Show
+) -> tuple[IngestPreview, int]:
+    kept = knowledge.knowledge_base
+    told = await preview_ingest(given.samples, kept, tenant=tenant, on_progress=show)
+    if not given.passages:
+        return told, 0
+    return told, len(await vanished_passages(given.passages, kept, tenant=tenant))
+
+
+def _print_report(report: IngestReport, given: _Source, deleted: int, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**asdict(report), "deleted": deleted, "bad": given.bad})
+        return
+    out.print(
+        f"{report.stored} stored, {report.updated} updated, {report.already} were there, "
+        f"{report.skipped} bad left out{_vanished(given, deleted, 'deleted')}; "
+        f"{report.seconds:.1f} s, {report.embed_seconds:.1f} s of them embedding"
+    )
+    _print_bad(given.bad, report.skipped, "left out")
+
+
+def _print_preview(told: IngestPreview, given: _Source, vanished: int, *, as_json: bool) -> None:
+    if as_json:
+        counts = {name: getattr(told, name) for name in ("rows", "new", "updated", "already")}
+        updates = [_update(one) for one in told.updates]
+        more = {"refused": told.refused, "deleted": vanished, "updates": updates}
+        print_json({"dry_run": True, **counts, **more, "bad": given.bad})
+        return
+    out.print(
+        f"nothing stored: {told.new} would be new, {told.updated} updated, {told.already} are "
+        f"there, {told.refused} refused{_vanished(given, vanished, 'would be deleted')}"
+    )
+    for one in told.updates[:_SHOWN_UPDATES]:
+        _print_update(one)
+    if told.updated > _SHOWN_UPDATES:
+        out.print(f"and {told.updated - _SHOWN_UPDATES} more updates; --json has up to 1,000")
+    _print_bad(given.bad, told.refused, "refused")
+
+
+def _vanished(given: _Source, count: int, what: str) -> str:
+    return f", {count} that the document no longer has {what}" if given.passages else ""
+
+
+def _update(one: SampleUpdate) -> dict[str, Any]:
+    before, after = one.before, one.after
+    return {
+        "id": after.external_id,
+        "domain": after.domain,
+        "before": {"question": before.question, "answer": before.answer},
+        "after": {"question": after.question, "answer": after.answer},
+    }
+
+
+def _print_update(one: SampleUpdate) -> None:
+    before, after = one.before, one.after
+    out.print(Text(f"{after.external_id}  {after.domain}"))
+    if before.question != after.question:
+        out.print(Text(f"  Q {_cut(before.question)} → {_cut(after.question)}"))
+    if before.answer != after.answer:
+        out.print(Text(f"  A {_cut(before.answer)} → {_cut(after.answer)}"))
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
+
+
+def _print_bad(bad: Sequence[str], count: int, what: str) -> None:
+    for problem in bad:
+        out.print(Text(f"{what}: {problem}", style="yellow"))
+    if count > len(bad):
+        out.print(f"and {count - len(bad)} more bad rows")
