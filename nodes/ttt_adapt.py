@@ -109,8 +109,8 @@ class TttAdapt:
         """Return the adapter of the samples, resident, whatever it takes to get it."""
         examples = training_examples(state["samples"])
         if not examples:
-            found = "only passages of documents" if state["samples"] else "no samples"
-            raise AdaptationError(f"there are {found}, and an adapter learns solved questions")
+            what = "only passages of documents" if state["samples"] else "no samples"
+            raise AdaptationError(f"there are {what}, and an adapter learns solved questions")
         base = await self.trainer.base_fingerprint()
         key = adapter_key(base, examples, scope.settings.ttt, reuse_scope=scope.reuse_scope)
         if any(c["adapter"] == key for c in state["candidates"]):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.protocols import KnowledgeBase
+from rttc_graph.protocols.knowledge_base import KnowledgeBase
 
 __all__ = (
     "MAX_PAGE_SAMPLES",

@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg.rows import DictRow
 
-from rttc_graph.integrations.postgres.database_session import Session
+from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_text
 from rttc_graph.protocols.managed_knowledge_base import (
     SampleFilter,
@@ -30,7 +30,7 @@ class _Domain:
 
 
 def listed_page(
-    session: Session,
+    session: DatabaseSession,
     *,
     which: SampleFilter,
     tenant: str,
@@ -68,7 +68,9 @@ def listed_page(
     return SamplePage(samples=page, next=page_end(page[-1]) if len(samples) > limit else None)
 
 
-def counted_samples(session: Session, *, which: SampleFilter, tenant: str) -> dict[str, int]:
+def counted_samples(
+    session: DatabaseSession, *, which: SampleFilter, tenant: str
+) -> dict[str, int]:
     """Return how many samples are meant, by domain; domains without any are left out."""
     domains = _domains(session, which, tenant)
     if which == SampleFilter(domain=which.domain):
@@ -80,7 +82,7 @@ def counted_samples(session: Session, *, which: SampleFilter, tenant: str) -> di
     return {name: count for name, count in counted.items() if count}
 
 
-def delete_listed(session: Session, *, which: SampleFilter, tenant: str) -> int:
+def delete_listed(session: DatabaseSession, *, which: SampleFilter, tenant: str) -> int:
     """Delete the samples that are meant and return how many there were."""
     conditions = _conditions(which)
     deleted = 0
@@ -99,7 +101,7 @@ def delete_listed(session: Session, *, which: SampleFilter, tenant: str) -> int:
     return deleted
 
 
-def _domains(session: Session, which: SampleFilter, tenant: str) -> list[_Domain]:
+def _domains(session: DatabaseSession, which: SampleFilter, tenant: str) -> list[_Domain]:
     """Return the tenant's domains in the order of a list, whatever the database's collation."""
     rows = session.rows("tenant_domains", tenant=tenant, domain=which.domain)
     found = [_Domain(row["domain_id"], row["name"], row["samples"]) for row in rows]
@@ -107,7 +109,7 @@ def _domains(session: Session, which: SampleFilter, tenant: str) -> list[_Domain
 
 
 def _matching(
-    session: Session, domain_id: int, tenant: str, conditions: Mapping[str, Any]
+    session: DatabaseSession, domain_id: int, tenant: str, conditions: Mapping[str, Any]
 ) -> list[bytes]:
     rows = session.rows("matching_ids", domain_id=domain_id, tenant=tenant, **conditions)
     return [row["id"] for row in rows]

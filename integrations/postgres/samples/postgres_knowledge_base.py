@@ -196,12 +196,12 @@ class PostgresKnowledgeBase:
             after=place,
             with_vectors=with_vectors,
         )
-        return await self._run("list samples", work)
+        return await self._execute("list samples", work)
 
     async def count_samples(self, which: SampleFilter, *, tenant: str) -> dict[str, int]:
         """Return how many samples are meant, by domain."""
         _check_place(which, tenant)
-        return await self._run(
+        return await self._execute(
             "count samples", partial(counted_samples, which=which, tenant=tenant)
         )
 
@@ -211,7 +211,9 @@ class PostgresKnowledgeBase:
         _check_place(which, tenant)
         if which.domain is not None and which == SampleFilter(domain=which.domain):
             return await self.delete(domain=which.domain, tenant=tenant)
-        return await self._run("delete samples", partial(delete_listed, which=which, tenant=tenant))
+        return await self._execute(
+            "delete samples", partial(delete_listed, which=which, tenant=tenant)
+        )
 
     async def stats(self, *, tenant: str) -> list[DomainStats]:
         """Return the size of each domain, by name: of the tenant's own rows, without indexes.
