@@ -55,7 +55,7 @@ class StoredEmbedder:
         """
         record = await self._record()
         if record is not None:
-            (await EmbedderIdentity.of(self._configured)).check(record)
+            (await EmbedderIdentity.from_embedder(self._configured)).check(record)
         return await self._configured.embed(texts)
 
     async def _record(self) -> Mapping[str, Any] | None:
