@@ -42,12 +42,12 @@ from rttc_graph.state import (
 )
 
 _STORE_GRACE_SECONDS = GRACE_SECONDS / 2
-"""How long past the deadline a run with its answer in hand may take to store what it learnt: less
-than what leaves no time to hand the answer over."""
+"""Time past the deadline in which a run with an answer may store what it learnt; short enough to
+return the answer in time."""
 
 
 class JudgeUpdate(TypedDict, total=False):
-    """What `reward_judge` writes."""
+    """State update of `reward_judge`."""
 
     candidates: list[Candidate]
     decision: Decision

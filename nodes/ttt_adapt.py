@@ -44,7 +44,7 @@ from rttc_graph.state import (
 
 
 class AdaptUpdate(TypedDict, total=False):
-    """What `ttt_adapt` writes."""
+    """State update of `ttt_adapt`."""
 
     adapted: Adapted | None
     tried: list[Attempt]

@@ -1,4 +1,4 @@
-"""The seam to what trains adapters and makes them usable."""
+"""The seam to the trainer of adapters, which also loads them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainedAdapter:
 
     key: str
     weights: bytes
-    """safetensors; keys and metadata as peft saves them."""
+    """Weights in safetensors format, with peft's keys and metadata."""
     base_fingerprint: str
     trained_tokens: int
     steps: int
@@ -40,15 +40,15 @@ class TrainStep:
     """Progress of a training."""
 
     step: int
-    """1-based."""
+    """Number of the step, from 1."""
     steps: int
-    """Upper bound; an early stop may come first."""
+    """Most steps of the training; it may stop earlier."""
     loss: float
-    """Nats per answer token."""
+    """Loss of the step in nats per answer token."""
 
 
 class AdapterTrainer(Protocol):
-    """Examples to a LoRA adapter for the policy model beside it."""
+    """Trains LoRA adapters for a policy model from examples."""
 
     async def base_fingerprint(self) -> str:
         """Return a digest of the base model's weights and configuration."""
@@ -88,7 +88,7 @@ class AdapterTrainer(Protocol):
         ...
 
     async def loss(self, adapter: TrainedAdapter, examples: Sequence[TrainingExample]) -> float:
-        """Return what a stored adapter has left to learn of examples.
+        """Return a stored adapter's loss on examples.
 
         Returns:
             Mean over the examples of the negative log-likelihood of their answers' tokens, end

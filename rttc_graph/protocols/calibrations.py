@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainCalibration:
-    """How the raw scores of one domain become probabilities."""
+    """Map from the raw scores of one domain to probabilities."""
 
     parameters: Mapping[str, Any]
-    """JSON."""
+    """Parameters of the map, as JSON."""
     pairs: int
-    """Judged answers that it was fitted on."""
+    """Number of judged answers that the map was fitted on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,23 +23,23 @@ class StoredCalibration:
 
     reward_model: str
     fingerprint: str
-    """Of the reward model with its raw scores."""
+    """Fingerprint of the reward model with its raw scores."""
     domains: Mapping[str, DomainCalibration]
-    """By name; the empty name is for all domains that have none of their own."""
+    """Map of each domain by name; the empty name serves the domains without one."""
     tau_r: float | None = None
-    """Proposed for the calibrated scores."""
+    """Threshold proposed for the calibrated scores."""
     aim: str | None = None
-    """What τr was chosen for, in words."""
+    """Aim that τr was chosen for, in words."""
 
 
 class CalibrationStore(Protocol):
     """Keeps calibrations of reward models."""
 
     async def save(self, calibration: StoredCalibration, *, tenant: str) -> None:
-        """Store a calibration in the place of the one before it, domains included.
+        """Store a calibration; it replaces the previous one with all its domains.
 
         Raises:
-            BackendError: It was not stored; the one before it is still there.
+            BackendError: It was not stored; the previous one still holds.
         """
         ...
 

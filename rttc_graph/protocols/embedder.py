@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Vector = Sequence[float]
-"""A unit vector."""
+"""Numbers of a unit vector."""
 
 
 class Embedder(Protocol):
-    """Texts to unit vectors."""
+    """Turns texts into unit vectors."""
 
     @property
     def name(self) -> str:
@@ -40,9 +40,9 @@ class Embedded:
     """A text's vector and what it leaves out."""
 
     vector: list[float]
-    """Of unit length."""
+    """Vector of unit length."""
     unread: int
-    """Characters of the text that the vector says nothing of, because the text is too long."""
+    """Number of characters that the vector leaves out because the text is too long."""
 
 
 class MeasuringEmbedder(Embedder, Protocol):

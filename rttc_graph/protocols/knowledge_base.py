@@ -24,11 +24,11 @@ class NewSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingested:
-    """What a knowledge base did with samples; the others were there already."""
+    """Result of an ingest; samples that are in neither number were stored already."""
 
     new: int
     updated: int = 0
-    """Samples that took the place of others of the domain with their `external_id`."""
+    """Number of samples that replaced others of the domain with the same `external_id`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class KnowledgeBase(Protocol):
         """Return `k` samples for `vector`, nearest first, all domains if `domain` is `None`.
 
         They are the nearest by cosine, or those that `rttc_graph.samples.selection.sift` chooses
-        of the nearest `preselected(choice, k)`; fewer than `k` only where there are fewer.
+        among the nearest `preselected(choice, k)`; fewer than `k` only if there are fewer.
 
         The revision is the domain's, or the sum over the tenant's domains; every change raises it.
 
@@ -84,12 +84,13 @@ class KnowledgeBase(Protocol):
     ) -> Ingested:
         """Store the samples in one transaction.
 
-        Samples that are there already (same question, answer, domain, tenant) are left alone. One
-        whose `external_id` is that of stored samples of the domain and tenant with another question
-        or answer takes their place.
+        Samples that are stored already (same question, answer, domain, tenant) are skipped. A
+        sample with the `external_id` of stored samples of the same domain and tenant, but another
+        question or answer, replaces them.
 
         Raises:
-            ConfigurationError: Two of the samples have one id in one domain, and other content.
+            ConfigurationError: Two of the samples share an id in one domain, with different
+                content.
             KnowledgeBaseError: Nothing of this call was stored.
         """
         ...

@@ -1,4 +1,4 @@
-"""The seam to what keeps the ledgers of finished runs."""
+"""The seam to the store of ledgers of finished runs."""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ from typing import Protocol
 from rttc_graph.state import ChatTurn, FinishReason
 
 reuse_scope: ContextVar[str] = ContextVar("rttc_reuse_scope", default="")
-"""Among whose work something that was computed is used again: opaque, the same for all who may know
-of each other. The graph sets it around each node; empty where no tenant is set, or all share."""
+"""Scope within which computed prompts and answers are reused: an opaque name, the same for all
+tenants that share. The graph sets it around each node; empty where no tenant is set, or all
+share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,20 +22,20 @@ class GenerationRequest:
     messages: tuple[ChatTurn, ...]
     max_new_tokens: int
     temperature: float = 0.0
-    """0 is greedy decoding."""
+    """Sampling temperature; 0 is greedy decoding."""
     top_p: float = 1.0
     seed: int | None = None
-    """Makes sampling repeatable for this request, whatever it is batched with."""
+    """Seed that makes sampling repeatable for this request, whatever else is in the batch."""
     stop: tuple[str, ...] = ()
-    """Generation ends before the first of these strings; they are not part of the text."""
+    """Strings before the first of which generation ends; they are not part of the text."""
     adapter: str | None = None
     """Key of a resident adapter, or `None` for the base model."""
     drafts: tuple[str, ...] = ()
-    """Texts that the answer may well be, the likeliest first. To check one takes a model that reads
-    several tokens at once less than to write it; a greedy answer is the same with and without them,
-    up to rounding."""
+    """Texts that may be the answer, the likeliest first. Checking a draft is cheaper than writing
+    it for a model that reads several tokens per pass; a greedy answer is the same with and without
+    drafts, up to rounding."""
     reuse_scope: str = field(default_factory=reuse_scope.get)
-    """Whose earlier prompts and answers may make this one faster: those of the same scope."""
+    """Scope whose earlier prompts and answers may make this request faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Generation:
 
 
 class PolicyModel(Protocol):
-    """Batches of prompts to answers."""
+    """A model that answers batches of prompts."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The seam to what is remembered of queries: their samples and adapters."""
+"""The seam to the query-state cache: samples and adapters of earlier queries."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rttc_graph.state import Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallRequest:
-    """What `retrieve` asks the query-state cache."""
+    """Request of `retrieve` to the query-state cache."""
 
     vector: Vector
     domain: str | None
     tenant: str
     k: int
-    """Recalled samples are used only if they were retrieved for the same `k`."""
+    """Number of samples; samples are recalled only if they were retrieved for the same `k`."""
     choice: SamplesChoice = "nearest"
-    """Likewise."""
+    """Choice of samples; samples are recalled only if they were retrieved by the same choice."""
     samples_similarity: float
     """Lowest cosine similarity at which another query's samples are used."""
     adapter_similarity: float
@@ -30,15 +30,16 @@ class RecallRequest:
     base_fingerprint: str | None
     """Fingerprint of the base model that an adapter must fit; `None` for no adapter."""
     training_fingerprint: str
-    """What an adapter must have been made with: `RttcSettings.training_fingerprint`."""
+    """Training settings that an adapter must have been made with
+    (`RttcSettings.training_fingerprint`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecalledState:
-    """What the query-state cache knows about a near enough earlier query."""
+    """Samples and adapter of a similar earlier query."""
 
     samples: list[Sample] | None
-    """`None` on a miss; `similarity` of each is to the earlier query."""
+    """Samples of the earlier query, with their similarity to it; `None` on a miss."""
     samples_similarity: float | None
     revision: int | None
     adapter: str | None
@@ -47,7 +48,7 @@ class RecalledState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryState:
-    """What is remembered of a query."""
+    """Samples, adapter and reward that are stored for a query."""
 
     query: str
     vector: Vector
@@ -69,12 +70,12 @@ class AdapterLookup:
 
     adapter: TrainedAdapter
     origin: Literal["cache", "near", "trained", "waited"]
-    """Already stored; stored for a near query; trained by this call; trained by another request
-    meanwhile."""
+    """Origin of the adapter: stored already, stored for a near query, trained by this call, or
+    trained meanwhile by another request."""
 
 
 class QueryStateCache(Protocol):
-    """Vectors to what was retrieved and trained for them."""
+    """Keeps what was retrieved and trained for queries, searchable by vector."""
 
     async def recall(self, request: RecallRequest) -> RecalledState:
         """Return the nearest usable samples and adapter; both `None` on a miss.
