@@ -76,7 +76,7 @@ class Prepare:
     arms: frozenset[Attempt]
     reward_model: RewardModel
     domains: KnownDomains | None = None
-    """Of the graph's knowledge base; `None` for a graph without one."""
+    """Known domains of the knowledge base; `None` for a graph without one."""
 
     async def __call__(self, state: RttcState, scope: RunScope) -> PrepareUpdate:
         """Return a fresh state with the first decision in it.

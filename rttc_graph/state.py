@@ -149,7 +149,7 @@ class RttcOutput(TypedDict, total=False):
     sources: list[Source]
     """Samples that the answers rest on, nearest first."""
     run_id: str
-    """What the run is stored under, where it is stored."""
+    """Id under which the run is stored, if it is stored."""
     candidates: list[Candidate]
     ledger: list[LedgerEntry]
     cache: CacheReport

@@ -78,7 +78,7 @@ class DataSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """What is collected with one policy model."""
+    """Questions, arms and settings to collect with one policy model."""
 
     data_sets: Sequence[DataSet]
     model: str

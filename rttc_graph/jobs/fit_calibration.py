@@ -30,7 +30,7 @@ from rttc_graph.support.extras import require_evaluation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationWanted:
-    """What is calibrated on, and where it goes."""
+    """Inputs and output files of a calibration."""
 
     paths: Sequence[str] = ()
     """Files of questions; without any, the rows of `records` are taken as they are."""
@@ -63,7 +63,7 @@ class FoundCalibration:
 
     proposal: Proposal
     stored: StoredCalibration
-    """What is kept of it, or would be."""
+    """Calibration as it is stored, or would be."""
     rows: ModelRows
     log: Path
     """File of rows."""

@@ -40,7 +40,7 @@ from rttc_graph.support.extras import require_evaluation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationWanted:
-    """What is measured, and where it goes."""
+    """Inputs and output files of an evaluation."""
 
     policies: tuple[PolicyName, ...]
     paths: Sequence[str] = ()
@@ -95,7 +95,7 @@ class EvaluationWanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What was measured."""
+    """Results of an evaluation."""
 
     log: Path
     """File of rows."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealRuns:
-    """What is run for real."""
+    """Settings of running policies for real."""
 
     data_set: DataSet
     policies: tuple[PolicyName, ...]

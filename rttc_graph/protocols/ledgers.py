@@ -27,7 +27,7 @@ class RunRecord:
     """Prompt, completion and trained tokens of all arms."""
     entries: list[LedgerEntry]
     answer: str = ""
-    """What was answered."""
+    """Answer of the run."""
     candidate: Candidate | None = None
     """The candidate that was taken."""
     calibrated: bool = False

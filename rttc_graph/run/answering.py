@@ -52,8 +52,8 @@ async def answer(
     Args:
         policy_model: Answers.
         messages: The prompt.
-        state: Of the run.
-        scope: Of this step.
+        state: State of the run.
+        scope: Scope of this step.
         node: Id of the node that asks.
         attempt: What the candidate is an attempt of.
         adapted: The adapter that is on.

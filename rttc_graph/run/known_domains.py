@@ -16,7 +16,7 @@ from rttc_graph.support.suggestions import known_names
 __all__ = ("KnownDomains",)
 
 FRESH_SECONDS = 60.0
-"""How long a domain that was there counts as there: runs pay for a look-up once a minute."""
+"""Time that a domain that was found counts as present, so runs pay for one look-up a minute."""
 
 _MOST_TENANTS = 1_000
 """Most tenants whose domains are held at once."""
