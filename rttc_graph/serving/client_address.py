@@ -1,4 +1,4 @@
-"""Whose connections and requests count together."""
+"""Clients whose connections and requests count together: one address, or one IPv6 network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 from starlette.types import Scope
 
-__all__ = ("address_of", "counted_address")
+__all__ = ("client_address_key", "counted_address")
 
 
 def counted_address(address: str) -> str:
@@ -26,7 +26,7 @@ def counted_address(address: str) -> str:
     return str(ipaddress.ip_network((read, 64), strict=False))
 
 
-def address_of(request: Scope) -> str:
+def client_address_key(request: Scope) -> str:
     """Return what a request's client counts as; all of a socket without addresses are one."""
     client = request.get("client")
     return counted_address(client[0]) if client else ""

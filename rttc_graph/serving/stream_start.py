@@ -19,7 +19,7 @@ __all__ = ("StreamStart",)
 _log = logging.getLogger(__name__)
 
 _SECONDS = 5.0
-"""How long the first byte of a stream waits for what may still turn out to be a mistake."""
+"""Time that a stream waits before its first byte, so that a mistake still gets an error status."""
 
 
 class StreamStart:

@@ -8,7 +8,7 @@ import pytest
 
 from rttc_graph.serving.admission.rate_limit import RateLimit
 from rttc_graph.serving.admission.shared_call import SharedCall
-from rttc_graph.serving.client_address import address_of, counted_address
+from rttc_graph.serving.client_address import client_address_key, counted_address
 
 
 def test_an_address_may_a_burst_and_then_its_rate() -> None:
@@ -42,11 +42,11 @@ def test_addresses_are_remembered_within_bounds() -> None:
 )
 def test_what_an_address_counts_as(address: str, counted: str) -> None:
     assert counted_address(address) == counted
-    assert address_of({"client": (address, 1)}) == counted
+    assert client_address_key({"client": (address, 1)}) == counted
 
 
 def test_clients_without_an_address_are_one() -> None:
-    assert address_of({"client": None}) == address_of({}) == ""
+    assert client_address_key({"client": None}) == client_address_key({}) == ""
 
 
 async def test_a_call_is_shared_while_it_runs_and_outlives_who_leaves() -> None:

@@ -22,7 +22,7 @@ from rttc_graph.serving.admission.authentication import Authentication, Caller, 
 from rttc_graph.serving.admission.rate_limit import RateLimit
 from rttc_graph.serving.admission.request_queue import RequestQueue
 from rttc_graph.serving.admission.route_rights import QueueName, RouteRights, needed_rights
-from rttc_graph.serving.client_address import address_of
+from rttc_graph.serving.client_address import client_address_key
 from rttc_graph.serving.http_errors import HttpError, as_http_error, response_to
 from rttc_graph.serving.metrics import Metrics
 from rttc_graph.serving.serve_options import ServeOptions
@@ -91,7 +91,7 @@ class Admission:
                 await answer({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _admit(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        rights, address = needed_rights(scope), address_of(scope)
+        rights, address = needed_rights(scope), client_address_key(scope)
         if rights.is_counted and (wait := self._rate.wait_seconds(address)):
             raise HttpError(
                 429,

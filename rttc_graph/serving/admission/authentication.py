@@ -37,7 +37,7 @@ _GUESSES_A_SECOND = 1 / 3
 start together, and too few to be a load."""
 
 _LOOK_UPS_AT_ONCE = 2
-"""Of keys, from whatever addresses; the database has 8 connections."""
+"""Most look-ups of keys at once, from all addresses together; the database has 8 connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class Authentication:
         """Return who sends a request.
 
         Args:
-            headers: Of the request.
+            headers: Headers of the request.
             needed: What its route needs.
             address: What its client counts as.
 

@@ -30,7 +30,7 @@ class RateLimit:
         self._burst = burst
         self._clock = clock
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """By address: times that are left, and when that was."""
+        """Remaining requests of each address, and the time at which that was so."""
 
     def wait_seconds(self, address: str) -> float:
         """Count one more time; return 0 if it may be, else after how many seconds it may."""
