@@ -69,7 +69,7 @@ class StoredSample:
     """The id that it came with."""
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     vector: list[float] | None = None
-    """Of unit length up to half precision; only where it was asked for."""
+    """Vector of unit length, to half precision; only if it was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class SamplePage:
 
     samples: list[StoredSample]
     next: str | None
-    """What continues the list as `after`; `None` at its end."""
+    """Value of `after` for the next page; `None` at the end of the list."""
 
 
 class ManagedKnowledgeBase(KnowledgeBase, Protocol):
@@ -103,7 +103,7 @@ class ManagedKnowledgeBase(KnowledgeBase, Protocol):
 
         Args:
             which: The samples that are meant.
-            tenant: Whose samples.
+            tenant: Tenant of the samples.
             limit: Samples of the page, 1 to `MAX_PAGE_SAMPLES`.
             after: `SamplePage.next` of the page before; the first page without.
             with_vectors: Whether each comes with its vector.

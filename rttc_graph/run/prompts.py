@@ -28,7 +28,7 @@ from rttc_graph.support.thinking import answer_behind
 SYSTEM_PROMPT = "Answer the question."
 
 PASSAGES_PROMPT = "Use these passages where they help to answer the question behind them."
-"""What stands before passages of documents."""
+"""Text before the passages of documents in a prompt."""
 
 
 def direct_messages(query: str, history: Sequence[ChatTurn] = ()) -> tuple[ChatTurn, ...]:

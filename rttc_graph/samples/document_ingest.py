@@ -32,7 +32,7 @@ async def vanished_passages(
     Args:
         passages: All of the document, at least one, as `read_document` returns them.
         knowledge_base: Where they are stored, or will be.
-        tenant: Whose samples.
+        tenant: Tenant of the samples.
     """
     first = passages[0]
     mark: Mapping[str, object] = {KIND: PASSAGE, SOURCE: first.metadata[SOURCE]}

@@ -26,8 +26,8 @@ from rttc_graph.support.passages import KIND, PASSAGE
 __all__ = ("DOCUMENT_SUFFIXES", "PASSAGE_CHARACTERS", "SOURCE", "is_document", "read_document")
 
 PASSAGE_CHARACTERS = 1000
-"""Of a passage at most: some 250 tokens of English, of which the default embedder reads 256 at once
-and the default policy model has room for eight."""
+"""Longest passage: some 250 tokens of English. The default embedder reads 256 tokens, and the
+default policy model has room for eight passages."""
 
 SOURCE = "source"
 """Key in a passage's metadata of its document's name."""

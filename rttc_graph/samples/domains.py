@@ -33,7 +33,7 @@ def unknown_domain(domain: str, known: Collection[str], *, tenant: str) -> Confi
     Args:
         domain: The name that was given.
         known: The domains that there are.
-        tenant: Whose domains.
+        tenant: Tenant of the domains.
     """
     if not known:
         return ConfigurationError(

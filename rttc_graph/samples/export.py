@@ -69,7 +69,7 @@ async def export_file(
         knowledge_base: Where the samples are.
         which: The samples that are meant.
         path: The file, in a folder that is there.
-        tenant: Whose samples.
+        tenant: Tenant of the samples.
         on_progress: Called with the number of samples so far.
 
     Raises:

@@ -58,7 +58,7 @@ async def preview_ingest(
     Args:
         samples: Something that can be iterated twice.
         knowledge_base: Where they would be stored.
-        tenant: Whose samples they would become.
+        tenant: Tenant to store the samples for.
         on_progress: Called on the event loop; must not block.
 
     Raises:

@@ -43,7 +43,7 @@ def listed_page(
     Args:
         session: At work.
         which: The samples that are meant.
-        tenant: Whose samples.
+        tenant: Tenant of the samples.
         limit: Samples of the page.
         after: Domain and id of the sample that the page comes after.
         with_vectors: Whether each comes with its vector.

@@ -1,4 +1,4 @@
-"""Flags that name samples, and the filter that they make."""
+"""Flags that choose samples, and the filter made from them."""
 
 from __future__ import annotations
 
@@ -8,37 +8,46 @@ from typing import Annotated
 
 import typer
 
-from rttc_graph.cli.shared_options import checked_domain, checked_tenant
+from rttc_graph.cli.shared_options import checked_domain, checked_tenant, with_default
 from rttc_graph.protocols.managed_knowledge_base import SampleFilter
 
-__all__ = ("Contains", "Domain", "Ids", "Metadata", "Tenant", "filter_of", "metadata_of")
+__all__ = ("Contains", "Domain", "Ids", "Metadata", "Tenant", "parse_metadata", "sample_filter")
 
-Tenant = Annotated[str | None, typer.Option(help="Whose samples.", callback=checked_tenant)]
+Tenant = Annotated[
+    str | None,
+    typer.Option(help=with_default("Whose samples to use", "tenant"), callback=checked_tenant),
+]
 Domain = Annotated[
-    str | None, typer.Option(help="Samples of this domain.", callback=checked_domain)
+    str | None,
+    typer.Option(help="Take samples of this domain (default: all).", callback=checked_domain),
 ]
 Ids = Annotated[
     list[str] | None,
-    typer.Option("--id", help="Samples with this id, given or own; may be repeated."),
+    typer.Option(
+        "--id", help="Take samples with this id, given or own; repeatable (default: all)."
+    ),
 ]
 Metadata = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE",
-        help="Samples with this in their metadata, the value as JSON or plain; may be repeated.",
+        help="Take samples with this metadata, a value as JSON or text; repeatable (default: all).",
     ),
 ]
-Contains = Annotated[str | None, typer.Option(help="Samples with this text in question or answer.")]
+Contains = Annotated[
+    str | None,
+    typer.Option(help="Take samples with this text in question or answer (default: all)."),
+]
 
 
-def filter_of(
+def sample_filter(
     *,
     domain: str | None,
     ids: Sequence[str] | None,
     metadata: Sequence[str] | None,
     contains: str | None,
 ) -> SampleFilter:
-    """Return the samples that flags mean.
+    """Return the filter for the samples that the flags choose.
 
     Raises:
         typer.BadParameter: A flag cannot be read.
@@ -46,13 +55,13 @@ def filter_of(
     return SampleFilter(
         domain=domain or None,
         ids=tuple(ids) if ids else None,
-        metadata=metadata_of(metadata or ()),
+        metadata=parse_metadata(metadata or ()),
         contains=contains or None,
     )
 
 
-def metadata_of(pairs: Sequence[str]) -> dict[str, object]:
-    """Return metadata written as `KEY=VALUE`; a value that is no JSON is a text.
+def parse_metadata(pairs: Sequence[str]) -> dict[str, object]:
+    """Return metadata from `KEY=VALUE` pairs; a value that is not JSON is a text.
 
     Raises:
         typer.BadParameter: A pair has no `=`, or a key is there twice.

@@ -15,7 +15,7 @@ from rttc_graph.cli.knowledge.filter_options import (
     Ids,
     Metadata,
     Tenant,
-    filter_of,
+    sample_filter,
 )
 from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json
 from rttc_graph.installation.knowledge import open_knowledge
@@ -32,17 +32,17 @@ def delete_samples(  # noqa: PLR0913 - its flags
     metadata: Metadata = None,
     contains: Contains = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how many it would be, and delete nothing.")
+        bool, typer.Option("--dry-run", help="Count the samples and delete nothing.")
     ] = False,
     tenant: Tenant = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete the samples for which all flags hold; recalled states of them are not used any more.
+    """Delete the samples that match all flags; cached states of them are no longer used.
 
     Example: rttc kb delete --domain banking --id old-fee --dry-run
     """
-    which = filter_of(domain=domain, ids=ids, metadata=metadata, contains=contains)
+    which = sample_filter(domain=domain, ids=ids, metadata=metadata, contains=contains)
     which.check_for_delete()
     config = command_context(context).config(tenant=tenant)
     with open_knowledge(config) as knowledge:

@@ -23,7 +23,7 @@ from rttc_graph.samples.document_ingest import delete_vanished, vanished_passage
 from rttc_graph.samples.documents import is_document, read_document
 from rttc_graph.samples.ingest import IngestProgress, IngestReport, ingest
 from rttc_graph.samples.preview import IngestPreview, SampleUpdate, preview_ingest
-from rttc_graph.samples.rows import ColumnNames
+from rttc_graph.samples.rows import DEFAULT_DOMAIN, ColumnNames
 
 __all__ = ("ingest_file",)
 
@@ -33,15 +33,15 @@ _SHOWN_CHARACTERS = 100
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What is ingested."""
+    """Samples to ingest."""
 
     samples: Samples | Sequence[NewSample]
     passages: Sequence[NewSample] = ()
-    """All of them, if it is a document."""
+    """All passages, if the file is a document."""
 
     @property
     def bad(self) -> list[str]:
-        """What is wrong with the first bad rows."""
+        """Errors of the first bad rows."""
         found = self.samples.bad if isinstance(self.samples, Samples) else []
         return [str(problem) for problem in found]
 
@@ -55,7 +55,11 @@ def ingest_file(  # noqa: PLR0913 - one parameter for each flag
         ),
     ],
     domain: Annotated[
-        str | None, typer.Option(help="For rows that name no domain.", callback=checked_domain)
+        str | None,
+        typer.Option(
+            help=f"Domain of rows that name none (default: {DEFAULT_DOMAIN}).",
+            callback=checked_domain,
+        ),
     ] = None,
     question_column: Annotated[
         str, typer.Option(metavar="NAME", help="Column of the questions.")
@@ -69,13 +73,13 @@ def ingest_file(  # noqa: PLR0913 - one parameter for each flag
     id_column: Annotated[str, typer.Option(metavar="NAME", help="Column of the ids.")] = "id",
     source: Annotated[
         str | None,
-        typer.Option(help="Name of a document, whose passages are replaced; its path."),
+        typer.Option(help="Name of the document whose passages are replaced (default: its path)."),
     ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave bad rows out instead of storing nothing.")
+        bool, typer.Option("--skip-bad", help="Skip bad rows instead of storing nothing.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would change, and store nothing.")
+        bool, typer.Option("--dry-run", help="Show what would change and store nothing.")
     ] = False,
     tenant: Tenant = None,
     as_json: AsJson = False,
@@ -125,7 +129,7 @@ def ingest_file(  # noqa: PLR0913 - one parameter for each flag
 
 
 def _document(path: str, source: str | None, domain: str | None) -> _Source:
-    """Return the passages of a document, known by its path from here unless it is named."""
+    """Return the passages of a document, named by its relative path unless a name is given."""
     file = Path(path)
     if not file.is_file():
         raise ConfigurationError(f"no such file: {path!r}")

@@ -21,7 +21,7 @@ from rttc_graph.cli.knowledge.filter_options import (
     Ids,
     Metadata,
     Tenant,
-    filter_of,
+    sample_filter,
 )
 from rttc_graph.cli.screen import AsJson, out, print_json, progress
 from rttc_graph.errors import ConfigurationError
@@ -39,10 +39,10 @@ from rttc_graph.samples.export import export_file, exported_row, sample_pages
 __all__ = ("export_samples", "list_samples", "search_samples", "show_sample")
 
 _SHOWN_CHARACTERS = 200
-"""Of a question or answer in a list; `rttc kb show` has all of it."""
+"""Most characters of a question or answer in a list; `rttc kb show` prints all."""
 
 _MOST_SHOWN = 20
-"""Samples with one id that are shown."""
+"""Most samples with the same id that are shown."""
 
 
 def list_samples(  # noqa: PLR0913 - its flags
@@ -51,20 +51,21 @@ def list_samples(  # noqa: PLR0913 - its flags
     ids: Ids = None,
     metadata: Metadata = None,
     contains: Contains = None,
-    limit: Annotated[
-        int, typer.Option(min=1, max=MAX_PAGE_SAMPLES, help="Samples of a page.")
-    ] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_PAGE_SAMPLES, help="Samples per page.")] = 20,
     after: Annotated[
-        str | None, typer.Option(help="Where to go on, as the page before says at its end.")
+        str | None,
+        typer.Option(
+            help="Place to continue from, printed at the end of a page (default: the first page)."
+        ),
     ] = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
-    """List samples with their ids, by domain; long texts are cut.
+    """List samples with their ids, by domain; long texts are truncated.
 
     Example: rttc kb list --domain banking --contains refund
     """
-    which = filter_of(domain=domain, ids=ids, metadata=metadata, contains=contains)
+    which = sample_filter(domain=domain, ids=ids, metadata=metadata, contains=contains)
     config = command_context(context).config(tenant=tenant)
 
     async def listed(knowledge: Knowledge) -> SamplePage:
@@ -90,7 +91,9 @@ def list_samples(  # noqa: PLR0913 - its flags
 
 def show_sample(
     context: typer.Context,
-    sample_id: Annotated[str, typer.Argument(metavar="ID", help="As given, or as listed.")],
+    sample_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Id of the sample, as given or as listed.")
+    ],
     domain: Domain = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
@@ -128,9 +131,11 @@ def show_sample(
 
 def search_samples(
     context: typer.Context,
-    text: Annotated[str, typer.Argument(help="A question, or any text.")],
+    text: Annotated[str, typer.Argument(help="Question or other text to search for.")],
     domain: Domain = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="Samples to find.")] = 8,
+    k: Annotated[
+        int, typer.Option("--k", "-k", min=1, max=1000, help="Number of samples to find.")
+    ] = 8,
     tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
@@ -167,7 +172,9 @@ def search_samples(
 
 def export_samples(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL file; - prints the rows.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSONL file to write; - prints the rows.")
+    ],
     domain: Domain = None,
     ids: Ids = None,
     metadata: Metadata = None,
@@ -181,7 +188,7 @@ def export_samples(
 
     Example: rttc kb export backup.jsonl --domain banking
     """
-    which = filter_of(domain=domain, ids=ids, metadata=metadata, contains=contains)
+    which = sample_filter(domain=domain, ids=ids, metadata=metadata, contains=contains)
     config = command_context(context).config(tenant=tenant)
     is_printed = str(path) == "-"
 
@@ -229,7 +236,7 @@ def print_sample(
 
 
 def _cut(text: str, limit: int | None) -> str:
-    """Return a text on one line, cut behind so many characters; whole without a limit."""
+    """Return a text on one line, truncated to a number of characters; whole without a limit."""
     if limit is None:
         return text.replace("\n", "\n    ")
     line = " ".join(text.split())
