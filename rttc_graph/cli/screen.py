@@ -115,13 +115,29 @@ def progress(what: str, total: int | None = None) -> Generator[Progress]:
 
 
 class ScreenWatcher:
-    """A job's watcher that shows steps as bars and warnings as lines, both on stderr."""
+    """A job's watcher that shows steps as bars and all else as lines, on stderr."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
 
     @contextmanager
     def step(self, what: str) -> Generator[Advance]:
         """Show a bar while the block runs."""
         with progress(what, total=0) as bar:
-            yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
+            self._bar = bar
+            try:
+                yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
+            finally:
+                self._bar = None
+
+    def describe(self, text: str) -> None:
+        """Put the text beside the bar of the step in hand."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=text)
+
+    def tell(self, text: str) -> None:
+        """Print the line on stderr."""
+        err.print(Text(text))
 
     def warn(self, text: str) -> None:
         """Print the warning on stderr."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from typing_extensions import TypedDict
@@ -28,6 +28,17 @@ class AskResult(TypedDict):
     ledger: list[LedgerEntry]
     cache: CacheReport
     seconds: float
+
+
+def describe_event(event: Mapping[str, Any]) -> str | None:
+    """Return a custom event of the graph in words; `None` for one that says nothing to people."""
+    if event["event"] == "ttt_step":
+        step, steps, loss = event["step"], event["steps"], event["loss"]
+        return f"training step {step} of {steps}, loss {loss:.3f}"
+    if event["event"] == "ledger":
+        entry = event["entry"]
+        return f"{entry['node']}: {entry['detail'].get('reason', entry['event'])}"
+    return None
 
 
 async def ask(

@@ -16,6 +16,14 @@ class Watcher(Protocol):
         """Return a step that lasts as long as the block; `what` is shown beside its progress."""
         ...
 
+    def describe(self, text: str) -> None:
+        """Show what the step in hand is doing now."""
+        ...
+
+    def tell(self, text: str) -> None:
+        """Show a line that stays, such as the result of a step."""
+        ...
+
     def warn(self, text: str) -> None:
         """Show a sentence that the user should read before believing the result."""
         ...
@@ -29,6 +37,12 @@ class SilentWatcher:
         """Run the block; its progress goes nowhere."""
         del what
         yield show_nothing
+
+    def describe(self, text: str) -> None:
+        """Drop the text."""
+
+    def tell(self, text: str) -> None:
+        """Drop the line."""
 
     def warn(self, text: str) -> None:
         """Drop the warning."""

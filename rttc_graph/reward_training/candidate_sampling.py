@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rttc_graph.arms import ARMS, sampled_arms, untrained_arms
@@ -29,6 +29,7 @@ from rttc_graph.run.adapter_key import adapter_key
 from rttc_graph.run.prompts import direct_messages, rag_messages, training_examples
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import Arm, ChatTurn, Sample
+from rttc_graph.support.progress import Advance, show_nothing
 from rttc_graph.support.thinking import answer_behind
 
 MOST_AT_ONCE = 32
@@ -79,15 +80,6 @@ class SamplingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingProgress:
-    """Sent after each batch, and once at the start for what an earlier run had drawn."""
-
-    done: int
-    total: int
-    """Answers of the policy model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     """An answer to be: the question, and how the policy model is asked."""
 
@@ -118,7 +110,7 @@ class CandidateSampler:
         samples: Sequence[NewSample],
         settings: SamplingSettings,
         log: CandidateLog,
-        on_progress: Callable[[SamplingProgress], None] | None = None,
+        on_progress: Advance = show_nothing,
     ) -> list[CandidateRow]:
         """Return the candidates of all questions, those that the log has already included.
 
@@ -128,7 +120,8 @@ class CandidateSampler:
                 then never see themselves.
             settings: Which candidates.
             log: Candidates are added to it batch by batch.
-            on_progress: Called on the event loop; must not block.
+            on_progress: Called on the event loop with the answers of the policy model, after each
+                batch and once before the first.
 
         Raises:
             ConfigurationError: There is no question or no sample, a reference answer does not fit
@@ -148,15 +141,14 @@ class CandidateSampler:
         jobs = await self._jobs(questions, near, settings)
         rows |= {job.key: known[job.key] for job in jobs if job.key in known}
         done = sum(job.key in known for job in jobs)
-        report = on_progress or _ignore
-        report(SamplingProgress(done=done, total=len(jobs)))
+        on_progress(done, len(jobs))
         for batch in _batches([job for job in jobs if job.key not in known]):
             answers = await self._answers(batch, settings)
             drawn = await asyncio.to_thread(_judged, batch, answers, settings)
             await asyncio.to_thread(log.add, drawn)
             rows |= {row["key"]: row for row in drawn}
             done += len(drawn)
-            report(SamplingProgress(done=done, total=len(jobs)))
+            on_progress(done, len(jobs))
         return list(rows.values())
 
     async def _jobs(

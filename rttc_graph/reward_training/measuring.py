@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from typing_extensions import TypedDict
 
@@ -11,6 +11,7 @@ from rttc_graph.arms import ARMS
 from rttc_graph.protocols import RewardModel, RewardRequest, reward_requests
 from rttc_graph.reward_training.candidate_rows import CandidateRow, graph_candidate
 from rttc_graph.reward_training.reward_metrics import RewardMetrics, reward_metrics
+from rttc_graph.support.progress import Advance, show_nothing
 
 
 class Measured(TypedDict):
@@ -30,7 +31,7 @@ class Measured(TypedDict):
 async def measure(
     reward_model: RewardModel,
     rows: Sequence[CandidateRow],
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Advance = show_nothing,
 ) -> Measured:
     """Score every candidate, question by question as the graph does, and return the figures.
 
@@ -47,8 +48,7 @@ async def measure(
     for done, group in enumerate(groups.values(), start=1):
         rewards = await reward_model.score(group[0]["question"], _requests(group))
         scores |= {row["key"]: reward for row, reward in zip(group, rewards, strict=True)}
-        if on_progress is not None:
-            on_progress(done)
+        on_progress(done, len(groups))
     seconds = time.monotonic() - began
     answered = [row for row in rows if row["source"] in ARMS]
     return {

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tiny_models import real_model_folder
 
-from rttc_graph.cli.commands.demo import MAX_NEW_TOKENS, SAMPLES_PER_TASK, script
 from rttc_graph.evaluation.scorers import is_right
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.local import LocalRttc, open_local
 from rttc_graph.jobs.demo_samples import samples
+from rttc_graph.jobs.run_demo import MAX_NEW_TOKENS, SAMPLES_PER_TASK, script
 from rttc_graph.samples.ingest import ingest
 
 

@@ -6,11 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress
 from rich.text import Text
 
 from rttc_graph.cli.command_context import command_context
-from rttc_graph.cli.screen import out, print_json, print_table, progress
+from rttc_graph.cli.screen import ScreenWatcher, out, print_json, print_table
 from rttc_graph.cli.shared_options import (
     First,
     K,
@@ -21,58 +20,70 @@ from rttc_graph.cli.shared_options import (
     checked_domain,
     with_default,
 )
-from rttc_graph.installation.ask_question import AskResult
+from rttc_graph.installation.ask_question import AskResult, describe_event
 from rttc_graph.installation.config import InstallationConfig
 
 if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
 
 
+_Question = Annotated[str, typer.Argument(help="Question to answer.", show_default=False)]
+_Domain = Annotated[
+    str | None,
+    typer.Option(
+        help="Domain of the knowledge base to search (default: all).", callback=checked_domain
+    ),
+]
+_Tenant = Annotated[
+    str | None, typer.Option(help=with_default("Whose samples and cache to use", "tenant"))
+]
+_Temperature = Annotated[
+    float | None,
+    typer.Option(help=with_default("Sampling temperature; 0 is greedy", "temperature")),
+]
+_Seed = Annotated[
+    int | None, typer.Option(help=with_default("Seed for sampling and training", "seed"))
+]
+_BudgetSeconds = Annotated[
+    float | None, typer.Option(help=with_default("Longest run, in seconds", "budget_seconds"))
+]
+_BudgetTokens = Annotated[
+    int | None,
+    typer.Option(
+        help=with_default("Most tokens of the run, trained ones included", "budget_tokens")
+    ),
+]
+_BudgetArms = Annotated[
+    int | None, typer.Option(help=with_default("Most answers to generate", "budget_arms"))
+]
+_UseCache = Annotated[
+    bool | None,
+    typer.Option(
+        "--cache/--no-cache",
+        help=with_default("Recall from and store in the query-state cache", "use_cache"),
+    ),
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
 def ask_question(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
-    question: Annotated[str, typer.Argument(help="Question to answer.", show_default=False)],
-    domain: Annotated[
-        str | None,
-        typer.Option(
-            help="Domain of the knowledge base to search (default: all).", callback=checked_domain
-        ),
-    ] = None,
+    question: _Question,
+    domain: _Domain = None,
     policy: Policy = None,
     first_arm: First = None,
     tau: Tau = None,
     k: K = None,
     samples_choice: SamplesChoiceFlag = None,
-    tenant: Annotated[
-        str | None, typer.Option(help=with_default("Whose samples and cache to use", "tenant"))
-    ] = None,
+    tenant: _Tenant = None,
     max_new_tokens: MaxNewTokens = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(help=with_default("Sampling temperature; 0 is greedy", "temperature")),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help=with_default("Seed for sampling and training", "seed"))
-    ] = None,
-    budget_seconds: Annotated[
-        float | None, typer.Option(help=with_default("Longest run, in seconds", "budget_seconds"))
-    ] = None,
-    budget_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help=with_default("Most tokens of the run, trained ones included", "budget_tokens")
-        ),
-    ] = None,
-    budget_arms: Annotated[
-        int | None, typer.Option(help=with_default("Most answers to generate", "budget_arms"))
-    ] = None,
-    use_cache: Annotated[
-        bool | None,
-        typer.Option(
-            "--cache/--no-cache",
-            help=with_default("Recall from and store in the query-state cache", "use_cache"),
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    temperature: _Temperature = None,
+    seed: _Seed = None,
+    budget_seconds: _BudgetSeconds = None,
+    budget_tokens: _BudgetTokens = None,
+    budget_arms: _BudgetArms = None,
+    use_cache: _UseCache = None,
+    as_json: _AsJson = False,
 ) -> None:
     """Answer a question, and show the route, the rewards and what each arm cost.
 
@@ -103,30 +114,18 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
 def _run(config: InstallationConfig, question: str, domain: str | None) -> AskResult:
     from rttc_graph.installation.local import open_local
 
-    with progress("starting") as bar, open_local(config) as local:
-        return asyncio.run(_ask(local, question, domain, bar))
-
-
-async def _ask(local: LocalRttc, question: str, domain: str | None, bar: Progress) -> AskResult:
-    await local.warm_up(needs_database=False)
-    show = event_line(bar)
-    return await local.ask(question, domain=domain, on_event=show)
-
-
-def event_line(bar: Progress) -> Any:
-    """Return a function that shows a custom event of the graph beside the spinner."""
+    watcher = ScreenWatcher()
 
     def show(event: dict[str, Any]) -> None:
-        task = bar.task_ids[0]
-        if event["event"] == "ttt_step":
-            step, steps, loss = event["step"], event["steps"], event["loss"]
-            bar.update(task, description=f"training step {step} of {steps}, loss {loss:.3f}")
-        elif event["event"] == "ledger":
-            entry = event["entry"]
-            reason = entry["detail"].get("reason", entry["event"])
-            bar.update(task, description=f"{entry['node']}: {reason}")
+        if (text := describe_event(event)) is not None:
+            watcher.describe(text)
 
-    return show
+    async def answer(local: LocalRttc) -> AskResult:
+        await local.warm_up(needs_database=False)
+        return await local.ask(question, domain=domain, on_event=show)
+
+    with watcher.step("starting"), open_local(config) as local:
+        return asyncio.run(answer(local))
 
 
 def print_result(result: AskResult) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from rttc_graph.cli.command_context import command_context
-from rttc_graph.cli.screen import AsJson, out, print_json, print_table, progress
+from rttc_graph.cli.screen import AsJson, ScreenWatcher, out, print_json, print_table
+from rttc_graph.jobs.fetch_models import fetch_models
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Weights of policy models and embedders."
@@ -27,20 +28,8 @@ def pull_models(
 
     Example: rttc models pull smollm2-135m-instruct all-minilm-l6-v2
     """
-    from rttc_graph.installation.needed_models import needed_models
-    from rttc_graph.integrations.transformers.weight_files.resolve import resolve
-
     config = command_context(context).config()
-    folders: dict[str, str] = {}
-    with progress("models") as bar:
-        for name in names or needed_models(config):
-            folders[name] = str(
-                resolve(
-                    name,
-                    cache_dir=config.home,
-                    progress=lambda what: bar.update(bar.task_ids[0], description=what),
-                )
-            )
+    folders = fetch_models(config, ScreenWatcher(), names or ())
     if as_json:
         print_json(folders)
     else:

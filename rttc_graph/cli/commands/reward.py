@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,18 +11,15 @@ from rich.text import Text
 
 from rttc_graph.arms import sampled_arms, untrained_arms
 from rttc_graph.cli.command_context import command_context
-from rttc_graph.cli.screen import AsJsonFile, out, print_table, progress, write_json
+from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, out, print_table, write_json
 from rttc_graph.cli.shared_options import split_names
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.jobs.output_files import check_outputs
 from rttc_graph.state import Arm
 
 if TYPE_CHECKING:
-    from rttc_graph.installation.config import InstallationConfig
     from rttc_graph.reward_training.candidate_rows import CandidateRow
     from rttc_graph.reward_training.candidate_sampling import SamplingSettings
     from rttc_graph.reward_training.measuring import Measured
-    from rttc_graph.reward_training.training import TrainResult, TrainSettings
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Train and measure reward models."
@@ -83,24 +79,47 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
     config = command_context(context).config()
     settings = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
     material = _material(files, samples, questions, most_samples, seed)
-    check_outputs(logs=[out_file])
-    rows = _drawn(config, material, settings, out_file)
-    _print_sources(rows)
+
+    from rttc_graph.jobs.train_reward import draw_candidates
+
+    _print_sources(draw_candidates(config, material, settings, out_file, ScreenWatcher()))
     out.print(Text(f"candidates: {out_file}"))
+
+
+_OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write the reward model to.")]
+_Candidates = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Files of candidates; rows are appended to the first (default: candidates.jsonl "
+        "in --out)."
+    ),
+]
+_Backbone = Annotated[
+    BackboneName,
+    typer.Option(
+        help="towers: an encoder reads question and answer apart; encoder: it reads them "
+        "together; policy: the policy model's own weights."
+    ),
+]
+_Base = Annotated[str, typer.Option(help="Encoder to start from, for towers and encoder.")]
+_Loss = Annotated[
+    LossName,
+    typer.Option(help="pointwise: right or wrong; pairwise: the better of two; both: the sum."),
+]
+_Epochs = Annotated[float, typer.Option(help="Passes over the questions.")]
+_LearningRate = Annotated[float, typer.Option(help="Learning rate of AdamW.")]
+_Rank = Annotated[int, typer.Option(help="Rank of the LoRA terms.")]
+_Name = Annotated[
+    str | None, typer.Option(help="Name of the reward model (default: the name of the folder).")
+]
 
 
 @app.command("train")
 def train(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
     files: _Files,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the reward model to.")],
-    candidates: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Files of candidates; rows are appended to the first (default: candidates.jsonl "
-            "in --out)."
-        ),
-    ] = None,
+    out_folder: _OutFolder,
+    candidates: _Candidates = None,
     samples: _Samples = None,
     questions: _Questions = None,
     most_samples: _Most = 2_000,
@@ -109,26 +128,13 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     k: _K = 8,
     max_new_tokens: _Tokens = 96,
     negatives: _Negatives = 4,
-    backbone: Annotated[
-        BackboneName,
-        typer.Option(
-            help="towers: an encoder reads question and answer apart; encoder: it reads them "
-            "together; policy: the policy model's own weights."
-        ),
-    ] = "towers",
-    base: Annotated[
-        str, typer.Option(help="Encoder to start from, for towers and encoder.")
-    ] = "all-minilm-l6-v2",
-    loss: Annotated[
-        LossName,
-        typer.Option(help="pointwise: right or wrong; pairwise: the better of two; both: the sum."),
-    ] = "both",
-    epochs: Annotated[float, typer.Option(help="Passes over the questions.")] = 3.0,
-    learning_rate: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
-    rank: Annotated[int, typer.Option(help="Rank of the LoRA terms.")] = 16,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the reward model (default: the name of the folder).")
-    ] = None,
+    backbone: _Backbone = "towers",
+    base: _Base = "all-minilm-l6-v2",
+    loss: _Loss = "both",
+    epochs: _Epochs = 3.0,
+    learning_rate: _LearningRate = 1e-3,
+    rank: _Rank = 16,
+    name: _Name = None,
     seed: _Seed = 0,
     json_out: AsJsonFile = None,
 ) -> None:
@@ -145,16 +151,25 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     Example: rttc reward train samples.jsonl --backbone policy --epochs 1 --out my-judge
     """
     config = command_context(context).config()
-    settings = _train_settings(
-        name or out_folder.name, backbone, base, loss, epochs, learning_rate, rank, seed, config
-    )
-    kept = candidates or [out_folder / "candidates.jsonl"]
-    drawing = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
+    sampling = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
+
+    from rttc_graph.integrations.rewards.trained.network_learning import LearnSettings
+    from rttc_graph.jobs.train_reward import train_from_files, train_settings
+
+    learn = LearnSettings(loss=loss, epochs=epochs, learning_rate=learning_rate, seed=seed)
+    named = name or out_folder.name
+    settings = train_settings(config, learn, name=named, backbone=backbone, base=base, rank=rank)
     material = _material(files, samples, questions, most_samples, seed)
-    check_outputs(logs=[kept[0], out_folder / "README.md"])
-    rows = _drawn(config, material, drawing, kept[0])
-    rows = _with_more(rows, kept[1:])
-    result = _trained(config, rows, settings, out_folder)
+    kept = candidates or [out_folder / "candidates.jsonl"]
+    result = train_from_files(
+        config,
+        material,
+        sampling,
+        settings,
+        ScreenWatcher(),
+        candidates=kept,
+        folder=out_folder,
+    )
     if write_json(result.spec.training, json_out):
         _print_figures({"held out": result.held_out})
         out.print(Text(f"reward model: {out_folder}\ncandidates: {', '.join(map(str, kept))}"))
@@ -180,14 +195,9 @@ def evaluate(
     """
     config = command_context(context).config(reward=reward)
 
-    from rttc_graph.jobs.train_reward import measure_on
-    from rttc_graph.reward_training.candidate_rows import read_candidates
+    from rttc_graph.jobs.train_reward import measure_files
 
-    rows = read_candidates(files)
-    with progress("score", total=len({row["group"] for row in rows})) as bar:
-        measured = asyncio.run(
-            measure_on(config, rows, lambda n: bar.update(bar.task_ids[0], completed=n))
-        )
+    measured = measure_files(config, files, ScreenWatcher())
     if write_json(measured, json_out):
         _print_measured(measured)
 
@@ -207,36 +217,6 @@ def _draw_settings(
     )
 
 
-def _train_settings(  # noqa: PLR0913 - what the flags say
-    name: str,
-    backbone: BackboneName,
-    base: str,
-    loss: LossName,
-    epochs: float,
-    learning_rate: float,
-    rank: int,
-    seed: int,
-    config: InstallationConfig,
-) -> TrainSettings:
-    from rttc_graph.integrations.rewards.trained.network_learning import LearnSettings
-    from rttc_graph.reward_training.training import TrainSettings
-
-    return TrainSettings(
-        name=name,
-        backbone="causal" if backbone == "policy" else backbone,
-        base=config.model if backbone == "policy" else base,
-        rank=rank,
-        alpha=2.0 * rank,
-        learn=LearnSettings(
-            loss=loss,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            groups_per_step=32 if backbone == "towers" else 8,  # they lend each other answers
-            seed=seed,
-        ),
-    )
-
-
 def _material(
     files: list[Path],
     samples: list[Path] | None,
@@ -253,51 +233,6 @@ def _material(
         most_samples=most_samples,
         seed=seed,
     )
-
-
-def _drawn(
-    config: InstallationConfig, material: Any, settings: SamplingSettings, file: Path
-) -> list[CandidateRow]:
-    from rttc_graph.jobs.train_reward import sample_candidates
-    from rttc_graph.reward_training.candidate_rows import CandidateLog
-    from rttc_graph.reward_training.candidate_sampling import SamplingProgress
-
-    with progress("draw candidates", total=0) as bar:
-
-        def show(done: SamplingProgress) -> None:
-            bar.update(bar.task_ids[0], completed=done.done, total=done.total)
-
-        log = CandidateLog(file)
-        return asyncio.run(sample_candidates(config, material, settings, log, show))
-
-
-def _with_more(rows: list[CandidateRow], files: Sequence[Path]) -> list[CandidateRow]:
-    from rttc_graph.reward_training.candidate_rows import read_candidates
-
-    if not files:
-        return rows
-    found = {row["key"]: row for row in read_candidates(files)}
-    return [*rows, *(row for key, row in found.items() if key not in {r["key"] for r in rows})]
-
-
-def _trained(
-    config: InstallationConfig, rows: list[CandidateRow], settings: TrainSettings, folder: Path
-) -> TrainResult:
-    from rttc_graph.integrations.rewards.trained.network_learning import LearnProgress
-    from rttc_graph.jobs.train_reward import train_on
-
-    with progress("train", total=0) as bar:
-
-        def show(done: LearnProgress) -> None:
-            held_out = "" if done.held_out_loss is None else f", held out {done.held_out_loss:.3f}"
-            bar.update(
-                bar.task_ids[0],
-                completed=done.step,
-                total=done.steps,
-                description=f"train: loss {done.loss:.3f}{held_out}",
-            )
-
-        return asyncio.run(train_on(config, rows, settings, folder, show))
 
 
 def _arms(text: str) -> tuple[Arm, ...]:
