@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from typing_extensions import TypedDict
 
-from rttc_graph.arms import FINISH, JUDGE
+from rttc_graph.arms import FINISH, JUDGE, RETRIEVE
 from rttc_graph.errors import EmbeddingError, UnusableAdapterError
 from rttc_graph.protocols import (
     AdapterTrainer,
@@ -18,9 +18,10 @@ from rttc_graph.protocols import (
     MeasuringEmbedder,
     QueryStateCache,
     RecalledState,
+    SearchResult,
 )
 from rttc_graph.run.budget import added
-from rttc_graph.run.ledger import entry, record
+from rttc_graph.run.ledger import Notes, record
 from rttc_graph.run.policies import decide
 from rttc_graph.run.recalling import recall_request
 from rttc_graph.run.scope import RunScope
@@ -38,7 +39,7 @@ from rttc_graph.state import (
 
 
 class RetrieveUpdate(TypedDict):
-    """State update of `retrieve`."""
+    """What `retrieve` writes."""
 
     vector: list[float]
     samples: list[Sample]
@@ -52,22 +53,18 @@ class RetrieveUpdate(TypedDict):
     ledger: list[LedgerEntry]
 
 
-@dataclass(slots=True, kw_only=True)
-class _Found:
-    """Results of one retrieval so far."""
+def _all_missed() -> CacheReport:
+    return {"samples": "miss", "adapter": "miss"}
 
-    vector: list[float] = field(default_factory=list[float])
-    unread: int = 0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What is in hand after a look-up: samples with their revision, and a recalled adapter."""
+
     samples: list[Sample] = field(default_factory=list[Sample])
     revision: int | None = None
     adapted: Adapted | None = None
-    cache: CacheReport = field(default_factory=lambda: CacheReport(samples="miss", adapter="miss"))
-    entries: list[LedgerEntry] = field(default_factory=list[LedgerEntry])
-
-    def failed(self, what: str, failure: Failure, *, since: float) -> None:
-        self.entries.append(
-            entry("retrieve", "failed", since=since, what=what, error=failure.reason)
-        )
+    cache: CacheReport = field(default_factory=_all_missed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +79,11 @@ class Retrieve:
 
     async def __call__(self, state: RttcState, scope: RunScope) -> RetrieveUpdate:
         """Leave samples, their revision and a recalled adapter, as far as there are any."""
+        notes = Notes(RETRIEVE)
+        embedded = await self._embed(state, scope, notes)
         found = _Found()
-        if await self._embed(state, scope, found):
-            if self.cache and scope.settings.use_cache and not found.unread:
-                await self._recall(self.cache, state, scope, found)
-            if not found.samples:
-                await self._search(state, scope, found)
+        if embedded is not None:
+            found = await self._look_up(embedded, state, scope, notes)
         seen: RttcState = {
             **state,
             "samples": found.samples,
@@ -97,7 +93,7 @@ class Retrieve:
         }
         choice = decide(seen, scope.settings, arms=self.arms)
         return {
-            "vector": found.vector,
+            "vector": embedded.vector if embedded is not None else [],
             "samples": found.samples,
             "retrieved": True,
             "revision": found.revision,
@@ -106,30 +102,25 @@ class Retrieve:
             "decision": JUDGE if choice.decision == FINISH else choice.decision,
             "attempt": choice.attempt,
             "spent": added(state["spent"], since=scope.started),
-            "ledger": record(state, scope, found.entries),
+            "ledger": record(state, scope, notes.entries),
         }
 
-    async def _embed(self, state: RttcState, scope: RunScope, found: _Found) -> bool:
+    async def _embed(self, state: RttcState, scope: RunScope, notes: Notes) -> Embedded | None:
         query = state["task"]["query"]
         embedded = await survive(self._embedded(query), deadline=scope.deadline)
         if isinstance(embedded, Failure):
-            found.failed("embed the query", embedded, since=scope.started)
-            return False
-        found.vector, found.unread = embedded.vector, embedded.unread
-        if found.unread:
-            # What was left out may be all that tells two questions apart, so nothing is recalled.
-            found.entries.append(
-                entry(
-                    "retrieve",
-                    "shortened",
-                    since=scope.started,
-                    what="the question for the embedder",
-                    characters=len(query),
-                    characters_unread=found.unread,
-                    recalls=False,
-                )
+            notes.add_failure(embedded, since=scope.started, what="embed the query")
+            return None
+        if embedded.unread:
+            notes.add(
+                "shortened",
+                since=scope.started,
+                what="the question for the embedder",
+                characters=len(query),
+                characters_unread=embedded.unread,
+                recalls=False,
             )
-        return True
+        return embedded
 
     async def _embedded(self, query: str) -> Embedded:
         if hasattr(self.embedder, "embed_measured"):
@@ -141,76 +132,81 @@ class Retrieve:
             raise EmbeddingError(f"{self.embedder.name} gave {len(found)} vectors for 1 text")
         return found[0]
 
+    async def _look_up(
+        self, embedded: Embedded, state: RttcState, scope: RunScope, notes: Notes
+    ) -> _Found:
+        """Return what the cache has, with samples of the knowledge base where it has none."""
+        found = _Found()
+        # What was left unread may be all that tells two questions apart: nothing is recalled then.
+        if self.cache and scope.settings.use_cache and not embedded.unread:
+            found = await self._recall(self.cache, embedded.vector, state, scope, notes)
+        if found.samples:
+            return found
+        result = await self._search(embedded.vector, state, scope, notes)
+        if result is None:
+            return found
+        return replace(found, samples=result.samples, revision=result.revision)
+
     async def _recall(
-        self, cache: QueryStateCache, state: RttcState, scope: RunScope, found: _Found
-    ) -> None:
+        self,
+        cache: QueryStateCache,
+        vector: list[float],
+        state: RttcState,
+        scope: RunScope,
+        notes: Notes,
+    ) -> _Found:
         since = time.monotonic()
         recalled = await survive(
-            self._ask_cache(cache, state, scope, found), deadline=scope.deadline
+            self._ask_cache(cache, vector, state, scope), deadline=scope.deadline
         )
         if isinstance(recalled, Failure):
-            found.failed("ask the query-state cache", recalled, since=since)
-            return
-        if recalled.samples:
-            found.samples, found.revision = recalled.samples, recalled.revision
-            found.cache["samples"] = "hit"
+            notes.add_failure(recalled, since=since, what="ask the query-state cache")
+            return _Found()
+        adapted = None
         if recalled.adapter and self.trainer:
-            await self._load_adapter(cache, self.trainer, recalled, scope, found)
-        found.entries.append(
-            entry(
-                "retrieve",
-                "recalled",
-                since=since,
-                **found.cache,
-                choice=scope.settings.samples_choice,
-                samples_similarity=recalled.samples_similarity,
-                adapter_similarity=recalled.adapter_similarity,
-                adapter_key=recalled.adapter,
-            )
+            adapted = await _load_adapter(cache, self.trainer, recalled, scope, notes)
+        report: CacheReport = {
+            "samples": "hit" if recalled.samples else "miss",
+            "adapter": "hit" if adapted else "miss",
+        }
+        notes.add(
+            "recalled",
+            since=since,
+            **report,
+            choice=scope.settings.samples_choice,
+            samples_similarity=recalled.samples_similarity,
+            adapter_similarity=recalled.adapter_similarity,
+            adapter_key=recalled.adapter,
+        )
+        return _Found(
+            samples=recalled.samples or [],
+            revision=recalled.revision if recalled.samples else None,
+            adapted=adapted,
+            cache=report,
         )
 
     async def _ask_cache(
-        self, cache: QueryStateCache, state: RttcState, scope: RunScope, found: _Found
+        self, cache: QueryStateCache, vector: list[float], state: RttcState, scope: RunScope
     ) -> RecalledState:
         settings = scope.settings
         return await cache.recall(
             recall_request(
                 settings,
-                vector=found.vector,
+                vector=vector,
                 domain=state["task"]["domain"],
                 base_fingerprint=await self.trainer.base_fingerprint() if self.trainer else None,
                 adapter_similarity=settings.adapter_similarity,
             )
         )
 
-    async def _load_adapter(
-        self,
-        cache: QueryStateCache,
-        trainer: AdapterTrainer,
-        recalled: RecalledState,
-        scope: RunScope,
-        found: _Found,
-    ) -> None:
-        since, key = time.monotonic(), recalled.adapter or ""
-        ready = await survive(_make_resident(cache, trainer, key), deadline=scope.deadline)
-        if isinstance(ready, Failure):
-            found.failed("load the recalled adapter", ready, since=since)
-        elif ready:
-            found.cache["adapter"] = "hit"
-            found.adapted = {
-                "key": key,
-                "origin": "recalled",
-                "seconds": time.monotonic() - since,
-                "trained_tokens": 0,
-                "rests_on": _trained_on(recalled),
-            }
-
-    async def _search(self, state: RttcState, scope: RunScope, found: _Found) -> None:
+    async def _search(
+        self, vector: list[float], state: RttcState, scope: RunScope, notes: Notes
+    ) -> SearchResult | None:
         since = time.monotonic()
         task, settings = state["task"], scope.settings
         result = await survive(
             self.knowledge_base.search(
-                found.vector,
+                vector,
                 k=settings.k,
                 domain=task["domain"],
                 tenant=settings.tenant,
@@ -219,21 +215,41 @@ class Retrieve:
             deadline=scope.deadline,
         )
         if isinstance(result, Failure):
-            found.failed("search the knowledge base", result, since=since)
-            return
-        found.samples, found.revision = result.samples, result.revision
-        best = found.samples[0]["similarity"] if found.samples else None
-        found.entries.append(
-            entry(
-                "retrieve",
-                "retrieved",
-                since=since,
-                samples=len(found.samples),
-                choice=settings.samples_choice,
-                domain=task["domain"],
-                best_similarity=best,
-            )
+            notes.add_failure(result, since=since, what="search the knowledge base")
+            return None
+        notes.add(
+            "retrieved",
+            since=since,
+            samples=len(result.samples),
+            choice=settings.samples_choice,
+            domain=task["domain"],
+            best_similarity=result.samples[0]["similarity"] if result.samples else None,
         )
+        return result
+
+
+async def _load_adapter(
+    cache: QueryStateCache,
+    trainer: AdapterTrainer,
+    recalled: RecalledState,
+    scope: RunScope,
+    notes: Notes,
+) -> Adapted | None:
+    """Return the recalled adapter, resident; `None` if it is gone or cannot be used."""
+    since, key = time.monotonic(), recalled.adapter or ""
+    ready = await survive(_make_resident(cache, trainer, key), deadline=scope.deadline)
+    if isinstance(ready, Failure):
+        notes.add_failure(ready, since=since, what="load the recalled adapter")
+        return None
+    if not ready:
+        return None
+    return {
+        "key": key,
+        "origin": "recalled",
+        "seconds": time.monotonic() - since,
+        "trained_tokens": 0,
+        "rests_on": _trained_on(recalled),
+    }
 
 
 def _trained_on(recalled: RecalledState) -> list[str]:
@@ -248,7 +264,7 @@ def _trained_on(recalled: RecalledState) -> list[str]:
 
 async def _make_resident(cache: QueryStateCache, trainer: AdapterTrainer, key: str) -> bool:
     """Make the adapter usable; `False` when it is gone from the cache."""
-    if await trainer.is_resident(key):
+    if await trainer.is_resident(key):  # its bytes need not come from the cache
         return True
     stored = await cache.load_adapter(key, base_fingerprint=await trainer.base_fingerprint())
     if stored is None:

@@ -32,6 +32,7 @@ from rttc_graph.protocols import (
     RewardModel,
     as_reward_model,
 )
+from rttc_graph.run.closing import Closing
 from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.scope import Node, SettingsOfRun, TwoFaced, two_faced
 from rttc_graph.settings import RttcSettings
@@ -151,8 +152,7 @@ def _nodes(
         JUDGE: RewardJudge(
             arms=arms,
             reward_model=reward_model,
-            cache=cache,
-            ledger_store=parts.get("ledger_store"),
+            closing=Closing(cache=cache, ledger_store=parts.get("ledger_store")),
         ),
     }
     if embedder is not None and knowledge_base is not None:

@@ -193,12 +193,14 @@ class LoraTrainer:
         return self._resident is not None and self._resident.has(key)
 
     async def load(self, adapter: TrainedAdapter) -> None:
-        """Make a stored adapter resident.
+        """Make a stored adapter resident, if it is not.
 
         Raises:
             AdaptationError: It was made for another base, its bytes are damaged, or there is no
                 room for it.
         """
+        if await self.is_resident(adapter.key):
+            return
         await self._keep(
             adapter.key, await self._engine.in_lane(lambda base: self._read(base, adapter))
         )
@@ -210,8 +212,7 @@ class LoraTrainer:
             AdaptationError: As `load`; or an example is longer than the context, or the adapter
                 was dropped for another one meanwhile.
         """
-        if not await self.is_resident(adapter.key):
-            await self.load(adapter)
+        await self.load(adapter)
         requests = [
             ScoringRequest(messages=each.messages, answer=each.answer, adapter=adapter.key)
             for each in examples

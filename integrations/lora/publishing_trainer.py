@@ -111,8 +111,14 @@ class PublishingTrainer:
         """Publish a stored adapter, unless the server has it.
 
         Raises:
-            AdaptationError: The server did not take it.
+            AdaptationError: It was made for another base, or the server did not take it.
         """
+        base = await self._trainer.base_fingerprint()
+        if adapter.base_fingerprint != base:
+            raise AdaptationError(
+                f"adapter {adapter.key!r} was made for the base {adapter.base_fingerprint!r}, "
+                f"this one is {base!r}: train it again"
+            )
         if await self.is_resident(adapter.key):
             return
         path = await asyncio.to_thread(self._write, adapter)

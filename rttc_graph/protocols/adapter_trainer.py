@@ -80,7 +80,7 @@ class AdapterTrainer(Protocol):
         ...
 
     async def load(self, adapter: TrainedAdapter) -> None:
-        """Make a stored adapter resident.
+        """Make a stored adapter resident; do nothing if it is.
 
         Raises:
             AdaptationError: It was made for another base, or its bytes are damaged.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rttc_graph.run.scope import RunScope
+from rttc_graph.run.survival import Failure
 from rttc_graph.state import LedgerEntry, RttcState
 
 
@@ -25,6 +27,23 @@ def entry(node: str, event: str, *, since: float, **detail: Any) -> LedgerEntry:
         "seconds": round(time.monotonic() - since, 6),
         "detail": detail,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Entries that a node writes while it works; what was written stays if the work fails."""
+
+    node: str
+    entries: list[LedgerEntry] = field(default_factory=list[LedgerEntry])
+
+    def add(self, event: str, *, since: float, **detail: Any) -> None:
+        """Write that something happened; see `entry`."""
+        self.entries.append(entry(self.node, event, since=since, **detail))
+
+    def add_failure(self, error: Failure | Exception, *, since: float, **detail: Any) -> None:
+        """Write that a piece of work failed, with what it was in `detail`."""
+        reason = error.reason if isinstance(error, Failure) else str(error)
+        self.add("failed", since=since, **detail, error=reason)
 
 
 def record(state: RttcState, scope: RunScope, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:

@@ -284,6 +284,7 @@ async def test_no_answer_at_all_raises_with_the_ledger(face: Face) -> None:
 
 async def test_a_finished_run_is_recorded(face: Face) -> None:
     parts = Parts().rewarding(direct=0.1, rag=0.95)
+    parts.reward_model.seconds = 0.1
 
     output = await ask(parts, face, domain="math", tenant="acme")
 
@@ -293,6 +294,7 @@ async def test_a_finished_run_is_recorded(face: Face) -> None:
     tokens = sum(c["prompt_tokens"] + c["completion_tokens"] for c in output["candidates"])
     assert run.tokens == tokens
     assert run.entries == output["ledger"]
+    assert 0.2 < run.seconds <= output["seconds"], "each step's seconds count once"
     assert "failed" not in events(output)
 
 

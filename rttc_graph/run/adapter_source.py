@@ -1,0 +1,197 @@
+"""How a run comes by the adapter of its samples: a near query's, a stored one, or a training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rttc_graph.errors import (
+    AdaptationError,
+    BudgetExceeded,
+    QueryStateCacheError,
+    UnusableAdapterError,
+)
+from rttc_graph.protocols import (
+    AdapterLookup,
+    AdapterTrainer,
+    PolicyModel,
+    QueryStateCache,
+    TrainedAdapter,
+    TrainingExample,
+)
+from rttc_graph.run.adapter_key import adapter_key
+from rttc_graph.run.ledger import Notes
+from rttc_graph.run.prompts import training_examples
+from rttc_graph.run.recalling import checked_adapter, recall_request
+from rttc_graph.run.scope import RunScope
+from rttc_graph.state import ChatTurn, RttcState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedAdapter:
+    """The adapter that a run wants, whether or not it is there."""
+
+    key: str
+    base: str
+    """Fingerprint of the base model."""
+    examples: Sequence[TrainingExample]
+    """What it learns; never empty."""
+
+
+class OneTraining:
+    """A training that runs at most once: a cache that fails behind it costs no second one.
+
+    Args:
+        trainer: Trains.
+        wanted: The adapter to train.
+        scope: Gives the settings and the deadline, and is told of each step.
+    """
+
+    def __init__(self, trainer: AdapterTrainer, wanted: WantedAdapter, scope: RunScope) -> None:
+        self._trainer = trainer
+        self._wanted = wanted
+        self._scope = scope
+        self._trained: TrainedAdapter | None = None
+
+    async def __call__(self) -> TrainedAdapter:
+        """Return the adapter, resident; train it at the first call.
+
+        Raises:
+            BudgetExceeded: The deadline passed before the training ended.
+            AdaptationError: The training failed.
+        """
+        if self._trained is None:
+            self._trained = await self._trainer.train(
+                self._wanted.key,
+                self._wanted.examples,
+                self._scope.settings.ttt,
+                on_step=lambda step: self._scope.emit({"event": "ttt_step", **asdict(step)}),
+                deadline=self._scope.deadline,
+            )
+        return self._trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSource:
+    """The ways to an adapter, tried from cheap to dear."""
+
+    policy_model: PolicyModel
+    trainer: AdapterTrainer
+    cache: QueryStateCache | None = None
+
+    async def get(self, state: RttcState, scope: RunScope, notes: Notes) -> AdapterLookup:
+        """Return an adapter for the samples in hand, resident.
+
+        Args:
+            state: With the samples.
+            scope: Of the step that needs the adapter.
+            notes: Are told what was tried on the way, also where there is no adapter in the end.
+
+        Raises:
+            BudgetExceeded: A training would take more tokens, or took more seconds, than are left.
+            AdaptationError: There are no samples, their adapter has answered already, or the
+                training failed.
+        """
+        wanted = await self._wanted(state, scope)
+        near = await self._near(wanted, state, scope, notes)
+        if near is not None:
+            return AdapterLookup(adapter=near, origin="near")
+        await self._check_tokens(wanted.examples, scope)
+        training = OneTraining(self.trainer, wanted, scope)
+        if self.cache is not None and scope.settings.use_cache:
+            try:
+                return await self._kept(self.cache, wanted, training, scope, notes)
+            except QueryStateCacheError as exc:  # a lost database costs the cache, not the arm
+                notes.add_failure(exc, since=scope.started, what="cache")
+        return AdapterLookup(adapter=await training(), origin="trained")
+
+    async def _wanted(self, state: RttcState, scope: RunScope) -> WantedAdapter:
+        examples = training_examples(state["samples"])
+        if not examples:
+            what = "only passages of documents" if state["samples"] else "no samples"
+            raise AdaptationError(f"there are {what}, and an adapter learns solved questions")
+        base = await self.trainer.base_fingerprint()
+        key = adapter_key(base, examples, scope.settings.ttt, reuse_scope=scope.reuse_scope)
+        if any(c["adapter"] == key for c in state["candidates"]):
+            raise AdaptationError("the adapter of these samples was recalled and has answered")
+        return WantedAdapter(key=key, base=base, examples=examples)
+
+    async def _kept(
+        self,
+        cache: QueryStateCache,
+        wanted: WantedAdapter,
+        training: OneTraining,
+        scope: RunScope,
+        notes: Notes,
+    ) -> AdapterLookup:
+        """Return the adapter from the cache, resident; one that is damaged is trained again."""
+        while True:
+            since = time.monotonic()
+            found = await cache.get_or_train(
+                wanted.key, base_fingerprint=wanted.base, train=training, deadline=scope.deadline
+            )
+            try:
+                await self.trainer.load(found.adapter)
+                return found
+            except UnusableAdapterError as exc:
+                if found.origin == "trained":
+                    raise
+                notes.add_failure(exc, since=since, what="load adapter")
+                await cache.discard_adapter(wanted.key)
+
+    async def _near(
+        self, wanted: WantedAdapter, state: RttcState, scope: RunScope, notes: Notes
+    ) -> TrainedAdapter | None:
+        """Return the adapter of a near query, resident, if it knows these samples already."""
+        settings, since = scope.settings, time.monotonic()
+        if self.cache is None or settings.reuse_loss == 0 or not _was_missed(state):
+            return None
+        request = recall_request(
+            settings,
+            vector=state["vector"],
+            domain=state["task"]["domain"],
+            base_fingerprint=wanted.base,
+            adapter_similarity=settings.reuse_similarity,
+        )
+        try:
+            found = await checked_adapter(self.cache, self.trainer, request, wanted.examples)
+            if found is None:
+                return None
+            knows = found.loss < settings.reuse_loss
+            if knows:
+                await self.trainer.load(found.adapter)
+        except (AdaptationError, QueryStateCacheError) as exc:  # it costs the check, not the arm
+            notes.add_failure(exc, since=since, what="check a near adapter")
+            return None
+        notes.add(
+            "checked",
+            since=since,
+            key=found.adapter.key,
+            similarity=found.similarity,
+            loss=found.loss,
+            reuse_loss=settings.reuse_loss,
+        )
+        return found.adapter if knows else None
+
+    async def _check_tokens(self, examples: Sequence[TrainingExample], scope: RunScope) -> None:
+        """Refuse a training that would go through more tokens than the budget has left."""
+        epoch = 0
+        for example in examples:
+            solved: ChatTurn = {"role": "assistant", "content": example.answer}
+            epoch += await self.policy_model.count_tokens([*example.messages, solved])
+        settings = scope.settings.ttt
+        steps = settings.steps_of_epoch(len(examples))
+        needed = epoch * settings.steps(steps) // steps
+        if needed > scope.allowance.tokens:
+            raise BudgetExceeded(
+                f"training would take about {needed} tokens, {scope.allowance.tokens} are left of "
+                f"budget_tokens={scope.settings.budget_tokens}; raise it, or lower k, ttt_epochs "
+                "or ttt_min_steps"
+            )
+
+
+def _was_missed(state: RttcState) -> bool:
+    """Tell whether the cache answered in this run and had no adapter that was near enough."""
+    asked = any(one["event"] == "recalled" for one in state["ledger"])
+    return asked and state["cache"]["adapter"] == "miss"
