@@ -72,6 +72,15 @@ class AdapterTrainerContract:
         await trainer.load(adapter)
         assert await trainer.is_resident("again")
 
+    async def test_an_adapter_that_is_resident_is_not_loaded_again(
+        self, trainer: AdapterTrainer
+    ) -> None:
+        """Callers need not ask before; nothing is read of what is handed over."""
+        adapter = await train(trainer, "a")
+        await trainer.load(replace(adapter, weights=b""))
+        assert await trainer.is_resident("a")
+        assert 0 <= await trainer.loss(adapter, EXAMPLES) < adapter.losses[0]
+
     async def test_an_adapter_has_less_to_learn_of_its_own_examples(
         self, trainer: AdapterTrainer
     ) -> None:
