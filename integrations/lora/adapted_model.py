@@ -51,6 +51,24 @@ class Below:
     """Output of the topmost of these layers, without gradients; `None` before the first pass."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardMode:
+    """What a forward pass does beyond the base model's; without arguments, nothing.
+
+    A pass has one mode from its start to its end, and the next one has its own: between the two
+    the lane may serve another request.
+    """
+
+    terms: RowTerms | None = None
+    """LoRA terms added to the output of each target."""
+    picked: tuple[Tensor, Tensor] | None = None
+    """Rows and positions, int64 [N] each, for which the head computes logits; `None` for all."""
+    recomputes: bool = False
+    """Whether layers run with gradient checkpointing."""
+    below: Below | None = None
+    """Kept output of the layers below the adapter; `None` where nothing is kept."""
+
+
 class AdaptedModel:
     """The base model's forward pass with LoRA terms; for one thread at a time.
 
@@ -66,10 +84,7 @@ class AdaptedModel:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self._twin = copy_sharing(model).train(False)
-        self._terms: RowTerms | None = None
-        self._picked: tuple[Tensor, Tensor] | None = None
-        self._recomputes = False
-        self._below: Below | None = None
+        self._mode = ForwardMode()
         for number, (name, _) in enumerate(self.layout.layers):
             layer = self._twin.get_submodule(name)
             layer.forward = self._layer(number, layer.forward)
@@ -93,7 +108,7 @@ class AdaptedModel:
         terms = combine_adapters(adapters)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            with self._using(terms):
+            with self._in_mode(ForwardMode(terms=terms)):
                 return self._twin(*args, **kwargs)
 
         return forward
@@ -210,7 +225,13 @@ class AdaptedModel:
         more: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
         if batch.sees is not None:
             more |= {"attention_mask": self._additive(batch.sees), "position_ids": batch.places}
-        with self._using(terms), self._picking(batch, below):
+        mode = ForwardMode(
+            terms=terms,
+            picked=(batch.rows, batch.positions),
+            recomputes=batch.recompute,
+            below=below,
+        )
+        with self._in_mode(mode):
             output = self._twin(
                 input_ids=batch.input_ids,
                 use_cache=cache is not None,
@@ -225,26 +246,25 @@ class AdaptedModel:
 
     def _prefix_cache(self, terms: RowTerms, prefix: Tensor, rows: int) -> DynamicCache:
         """Return keys and values of a prefix [1, P], repeated for the rows."""
-        with self._using(terms):
+        with self._in_mode(ForwardMode(terms=terms)):
             output = self._twin(input_ids=prefix, use_cache=True, logits_to_keep=1)
         cache = cast("DynamicCache", output.past_key_values)
         cache.batch_repeat_interleave(rows)
         return cache
 
     @contextmanager
-    def _using(self, terms: RowTerms | None) -> Generator[None]:
-        # Set for one pass only: between two passes the lane may serve another request.
-        before, self._terms = self._terms, terms
+    def _in_mode(self, mode: ForwardMode) -> Generator[None]:
+        before, self._mode = self._mode, mode
         try:
             yield
         finally:
-            self._terms = before
+            self._mode = before
 
     def _layer(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return the forward pass of a layer that a training skips or computes twice."""
 
         def forward_layer(*args: Any, **kwargs: Any) -> Any:
-            below = self._below
+            below = self._mode.below
             if below is not None and number < below.layers:
                 if below.output is not None:
                     return below.output  # only the topmost layer's output is used
@@ -252,7 +272,7 @@ class AdaptedModel:
                 if number == below.layers - 1:
                     below.output = output
                 return output
-            if self._recomputes and torch.is_grad_enabled():
+            if self._mode.recomputes and torch.is_grad_enabled():
                 return self._recomputed(forward, *args, **kwargs)
             return forward(*args, **kwargs)
 
@@ -260,31 +280,25 @@ class AdaptedModel:
 
     def _recomputed(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a layer with gradient checkpointing: its input alone is kept, with this adapter."""
-        terms = self._terms
+        # The backward pass comes when this pass's mode is over. Inside of a layer only the terms
+        # of a mode count.
+        mode = ForwardMode(terms=self._mode.terms)
 
         def with_adapter(*args: Any, **kwargs: Any) -> Any:
-            with self._using(terms):
+            with self._in_mode(mode):
                 return forward(*args, **kwargs)
 
         return recomputed(with_adapter, *args, use_reentrant=False, **kwargs)
-
-    @contextmanager
-    def _picking(self, batch: Batch, below: Below | None) -> Generator[None]:
-        self._picked, self._recomputes = (batch.rows, batch.positions), batch.recompute
-        self._below = below
-        try:
-            yield
-        finally:
-            self._picked, self._recomputes, self._below = None, False, None
 
     def _at_answers(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Return the head's forward pass; in a training it covers the answer tokens alone."""
 
         def forward_head(states: Tensor) -> Tensor:
-            if self._picked is None:
+            picked = self._mode.picked
+            if picked is None:
                 return forward(states)
             # Of [B, T, H] the places (row, position) of the N answer tokens, as [1, N, H].
-            chosen = states[self._picked].unsqueeze(0)
+            chosen = states[picked].unsqueeze(0)
             head = self._frozen[-1]
             return forward(chosen) if head is None else head(chosen, None, 0.0)
 
@@ -296,7 +310,7 @@ class AdaptedModel:
         """Return the forward pass of target number `index` with the terms of the rows."""
 
         def forward_target(x: Tensor) -> Tensor:
-            terms = self._terms
+            terms = self._mode.terms
             return forward(x) if terms is None else terms.output(index, name, x, forward)
 
         return forward_target
