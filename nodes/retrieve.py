@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 from typing_extensions import TypedDict
 
@@ -13,7 +12,6 @@ from rttc_graph.errors import EmbeddingError, UnusableAdapterError
 from rttc_graph.protocols import (
     AdapterTrainer,
     Embedded,
-    Embedder,
     KnowledgeBase,
     MeasuringEmbedder,
     QueryStateCache,
@@ -72,7 +70,7 @@ class Retrieve:
     """Finds samples and, if one was trained for a near query, an adapter."""
 
     arms: frozenset[Attempt]
-    embedder: Embedder
+    embedder: MeasuringEmbedder
     knowledge_base: KnowledgeBase
     cache: QueryStateCache | None = None
     trainer: AdapterTrainer | None = None
@@ -123,11 +121,7 @@ class Retrieve:
         return embedded
 
     async def _embedded(self, query: str) -> Embedded:
-        if hasattr(self.embedder, "embed_measured"):
-            found = await cast("MeasuringEmbedder", self.embedder).embed_measured([query])
-        else:
-            vectors = await self.embedder.embed([query])
-            found = [Embedded(vector=vector, unread=0) for vector in vectors]
+        found = await self.embedder.embed_measured([query])
         if len(found) != 1:
             raise EmbeddingError(f"{self.embedder.name} gave {len(found)} vectors for 1 text")
         return found[0]

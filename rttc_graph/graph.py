@@ -30,6 +30,7 @@ from rttc_graph.protocols import (
     PolicyModel,
     QueryStateCache,
     RewardModel,
+    as_measuring_embedder,
     as_reward_model,
 )
 from rttc_graph.run.closing import Closing
@@ -158,7 +159,7 @@ def _nodes(
     if embedder is not None and knowledge_base is not None:
         nodes[RETRIEVE] = Retrieve(
             arms=arms,
-            embedder=embedder,
+            embedder=as_measuring_embedder(embedder),
             knowledge_base=knowledge_base,
             cache=cache,
             trainer=trainer,

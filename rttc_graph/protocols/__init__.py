@@ -27,6 +27,7 @@ from rttc_graph.protocols.embedder import (
     Embedder,
     MeasuringEmbedder,
     Vector,
+    as_measuring_embedder,
 )
 from rttc_graph.protocols.knowledge_base import (
     DomainStats,
@@ -94,6 +95,7 @@ __all__ = (
     "TrainedAdapter",
     "TrainingExample",
     "Vector",
+    "as_measuring_embedder",
     "as_reward_model",
     "reuse_scope",
     "reward_requests",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Vector = Sequence[float]
 """Numbers of a unit vector."""
@@ -45,6 +45,7 @@ class Embedded:
     """Number of characters that the vector leaves out because the text is too long."""
 
 
+@runtime_checkable
 class MeasuringEmbedder(Embedder, Protocol):
     """An embedder that tells where a text was too long for it."""
 
@@ -55,3 +56,35 @@ class MeasuringEmbedder(Embedder, Protocol):
             EmbeddingError: The embedder failed.
         """
         ...
+
+
+def as_measuring_embedder(embedder: Embedder) -> MeasuringEmbedder:
+    """Return an embedder that measures; one that does not is taken to read every text whole.
+
+    This is the only place that asks whether an embedder has `embed_measured`.
+    """
+    return embedder if isinstance(embedder, MeasuringEmbedder) else _ReadsAll(embedder)
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadsAll:
+    """An embedder that says nothing of what it leaves out."""
+
+    _embedder: Embedder
+
+    @property
+    def name(self) -> str:
+        return self._embedder.name
+
+    async def fingerprint(self) -> str:
+        return await self._embedder.fingerprint()
+
+    async def dimension(self) -> int:
+        return await self._embedder.dimension()
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return await self._embedder.embed(texts)
+
+    async def embed_measured(self, texts: Sequence[str]) -> list[Embedded]:
+        vectors = await self._embedder.embed(texts)
+        return [Embedded(vector=vector, unread=0) for vector in vectors]

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from rttc_graph.testing.adapter_trainer_contract import AdapterTrainerContract
     from rttc_graph.testing.api_key_store_contract import ApiKeyStoreContract
     from rttc_graph.testing.calibration_store_contract import CalibrationStoreContract
-    from rttc_graph.testing.embedder_contract import EmbedderContract
+    from rttc_graph.testing.embedder_contract import EmbedderContract, MeasuringEmbedderContract
     from rttc_graph.testing.knowledge_base_contract import KnowledgeBaseContract
+    from rttc_graph.testing.ledger_store_contract import LedgerStoreContract
     from rttc_graph.testing.managed_knowledge_base_contract import ManagedKnowledgeBaseContract
     from rttc_graph.testing.policy_model_contract import PolicyModelContract
     from rttc_graph.testing.query_state_cache_contract import QueryStateCacheContract
@@ -32,7 +33,9 @@ __all__ = (
     "CalibrationStoreContract",
     "EmbedderContract",
     "KnowledgeBaseContract",
+    "LedgerStoreContract",
     "ManagedKnowledgeBaseContract",
+    "MeasuringEmbedderContract",
     "MemoryKnowledgeBase",
     "MemoryLedgerStore",
     "MemoryQueryStateCache",
@@ -50,8 +53,10 @@ _SUITES = {
     "ApiKeyStoreContract": "rttc_graph.testing.api_key_store_contract",
     "CalibrationStoreContract": "rttc_graph.testing.calibration_store_contract",
     "EmbedderContract": "rttc_graph.testing.embedder_contract",
-    "PolicyModelContract": "rttc_graph.testing.policy_model_contract",
     "KnowledgeBaseContract": "rttc_graph.testing.knowledge_base_contract",
+    "LedgerStoreContract": "rttc_graph.testing.ledger_store_contract",
+    "MeasuringEmbedderContract": "rttc_graph.testing.embedder_contract",
+    "PolicyModelContract": "rttc_graph.testing.policy_model_contract",
     "ManagedKnowledgeBaseContract": "rttc_graph.testing.managed_knowledge_base_contract",
     "QueryStateCacheContract": "rttc_graph.testing.query_state_cache_contract",
     "RewardModelContract": "rttc_graph.testing.reward_model_contract",

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rttc_graph.protocols import Embedder
+from rttc_graph.protocols import Embedder, MeasuringEmbedder
 
 _TEXTS = ("a cat", "", " \n", "two dogs and a horse " * 200, "数学 🧮", "a\0b", "a\ud800b", "a cat")
 
@@ -57,3 +57,31 @@ class EmbedderContract:
         with ThreadPoolExecutor(3) as pool:
             results = list(pool.map(embed, range(6)))
         assert all(result[0] == pytest.approx(results[0][0], abs=1e-4) for result in results)
+
+
+class MeasuringEmbedderContract(EmbedderContract):
+    """Subclass it in a backend's tests and define the fixture `embedder`."""
+
+    @pytest.fixture
+    def embedder(self) -> MeasuringEmbedder:
+        """Return the embedder under test; override it."""
+        raise NotImplementedError("define the fixture `embedder`")
+
+    async def test_measuring_changes_no_vector(self, embedder: MeasuringEmbedder) -> None:
+        """It gives what `embed` gives, and no text has more unread than it has."""
+        vectors = await embedder.embed(_TEXTS)
+        measured = await embedder.embed_measured(_TEXTS)
+        for text, vector, found in zip(_TEXTS, vectors, measured, strict=True):
+            assert found.vector == pytest.approx(vector, abs=1e-4)
+            assert 0 <= found.unread <= len(text)
+        assert await embedder.embed_measured([]) == []
+
+    async def test_what_is_unread_changes_no_vector(self, embedder: MeasuringEmbedder) -> None:
+        """A text that is far too long says how much of its end the vector leaves out."""
+        text = "two dogs and a horse " * 20_000
+        [found] = await embedder.embed_measured([text])
+        if not found.unread:
+            pytest.skip("this embedder reads texts of 400,000 characters")
+        changed = found.unread // 2  # the very place where reading ends may lie within a word
+        [other] = await embedder.embed([text[:-changed] + "x" * changed])
+        assert found.vector == pytest.approx(other, abs=1e-4)

@@ -240,14 +240,25 @@ class MemoryKnowledgeBase:
 
 
 class MemoryLedgerStore:
-    """A `LedgerStore` that keeps its runs in `runs`."""
+    """A `LedgerStore` that keeps its runs in `runs`, oldest first."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self.runs: list[RunRecord] = []
 
     async def append(self, run: RunRecord) -> None:
-        """Store one finished run."""
-        self.runs.append(copy.deepcopy(run))
+        """Store one finished run; one whose id is stored already is left out."""
+        checked_name("tenant", run.tenant)
+        with self._lock:
+            if all(stored.run_id != run.run_id for stored in self.runs):
+                self.runs.append(copy.deepcopy(run))
+
+    async def recent(self, *, tenant: str, count: int = 20) -> list[RunRecord]:
+        """Return the tenant's last runs, newest first."""
+        checked_name("tenant", tenant)
+        with self._lock:
+            found = [run for run in reversed(self.runs) if run.tenant == tenant]
+        return copy.deepcopy(found[:count])
 
 
 def _key(sample: NewSample) -> str:

@@ -6,23 +6,49 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from langchain_fakes import HashEmbeddings
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_fakes import HashEmbeddings, SyncChat
 from lora_server import lora_server
 
+from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
 from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.publishing_trainer import PublishingTrainer
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.samples.stored_embedder import StoredEmbedder
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
-from rttc_graph.protocols import AdapterTrainer, Embedder, PolicyModel
-from rttc_graph.testing import AdapterTrainerContract, EmbedderContract, PolicyModelContract
+from rttc_graph.protocols import (
+    AdapterTrainer,
+    Embedder,
+    MeasuringEmbedder,
+    PolicyModel,
+    as_measuring_embedder,
+)
+from rttc_graph.testing import (
+    AdapterTrainerContract,
+    EmbedderContract,
+    MeasuringEmbedderContract,
+    PolicyModelContract,
+)
+
+
+def last_word(messages: list[BaseMessage]) -> AIMessage:
+    """Answer with the last word that was said."""
+    return AIMessage(messages[-1].text.split()[-1])
 
 
 class TestTransformersPolicyModel(PolicyModelContract):
     @pytest.fixture
     def policy_model(self, tiny_engine: LocalEngine) -> PolicyModel:
         return TransformersPolicyModel(tiny_engine)
+
+
+class TestChatPolicyModel(PolicyModelContract):
+    @pytest.fixture
+    def policy_model(self) -> PolicyModel:
+        return ChatPolicyModel(SyncChat(answer=last_word))
 
 
 class TestLoraTrainer(AdapterTrainerContract):
@@ -42,13 +68,40 @@ class TestPublishingTrainer(AdapterTrainerContract):
             found.close()
 
 
-class TestLangChainEmbedder(EmbedderContract):
+class PlainEmbedder:
+    """Has what `Embedder` asks for and no more."""
+
+    name = "plain"
+
+    def __init__(self, behind: Embedder) -> None:
+        self.fingerprint = behind.fingerprint
+        self.dimension = behind.dimension
+        self.embed = behind.embed
+
+
+class TestLangChainEmbedder(MeasuringEmbedderContract):
     @pytest.fixture
-    def embedder(self) -> Embedder:
+    def embedder(self) -> MeasuringEmbedder:
         return LangChainEmbedder(HashEmbeddings(), name="hash")
 
 
-class TestLocalEmbedder(EmbedderContract):
+class TestLocalEmbedder(MeasuringEmbedderContract):
     @pytest.fixture
-    def embedder(self, tiny_embedder_path: Path) -> Embedder:
+    def embedder(self, tiny_embedder_path: Path) -> MeasuringEmbedder:
         return local_embedder(lambda: tiny_embedder_path, name="tiny")
+
+
+class TestEmbedderThatMeasuresNothing(MeasuringEmbedderContract):
+    """As a user writes it: the graph takes it to read every text whole."""
+
+    @pytest.fixture
+    def embedder(self) -> MeasuringEmbedder:
+        plain = PlainEmbedder(LangChainEmbedder(HashEmbeddings(), name="hash"))
+        assert not isinstance(plain, MeasuringEmbedder)
+        return as_measuring_embedder(plain)
+
+
+class TestStoredEmbedder(EmbedderContract):
+    @pytest.fixture
+    def embedder(self, database: Database) -> Embedder:
+        return StoredEmbedder(database, LangChainEmbedder(HashEmbeddings(), name="hash"))

@@ -11,6 +11,10 @@ from langchain_fakes import FixedCrossEncoder, SyncChat
 from tiny_checkpoints import classifier_folder, encoder_folder, trained_reward_folder
 
 from rttc_graph.errors import RewardModelError
+from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CalibratedReward
+from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
 from rttc_graph.integrations.rewards.callable_reward import CallableReward
 from rttc_graph.integrations.rewards.chat_judge import ChatJudge
 from rttc_graph.integrations.rewards.cross_encoder_reward import CrossEncoderReward
@@ -26,8 +30,9 @@ from rttc_graph.integrations.rewards.trained.network_reward import (
 from rttc_graph.integrations.rewards.trained.reward_folder import encoder_base, policy_base
 from rttc_graph.integrations.rewards.trained.reward_spec import Backbone
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
-from rttc_graph.protocols import RewardModel
+from rttc_graph.protocols import DomainCalibration, RewardModel, StoredCalibration
 from rttc_graph.testing import RewardModelContract
+from rttc_graph.testing.inputs import TENANT
 
 
 def share(text: str) -> float:
@@ -84,6 +89,43 @@ class TestChatJudge(RewardModelContract):
     @pytest.fixture
     def reward_model(self) -> RewardModel:
         return ChatJudge(SyncChat(answer=judge))
+
+
+@pytest.fixture
+def calibrations(database: Database) -> PostgresCalibrationStore:
+    return PostgresCalibrationStore(database)
+
+
+class TestCalibratedWithoutMap(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self, calibrations: PostgresCalibrationStore) -> RewardModel:
+        return CalibratedReward(CallableReward(other_share), calibrations)
+
+
+class TestCalibrated(RewardModelContract):
+    @pytest.fixture
+    def reward_model(self, calibrations: PostgresCalibrationStore) -> RewardModel:
+        raw = CallableReward(other_share)
+        found = CalibrationMap("platt", ((3.0, -1.0),))
+        domain = DomainCalibration(parameters=found.to_json(), pairs=100)
+        asyncio.run(save(calibrations, raw, {"": domain}))
+        return CalibratedReward(raw, calibrations)
+
+    async def test_a_map_makes_it_calibrated(self, reward_model: RewardModel) -> None:
+        assert await reward_model.is_calibrated()
+        assert await reward_model.within(tenant=TENANT, domain="math").is_calibrated()
+
+
+async def save(
+    calibrations: PostgresCalibrationStore,
+    raw: RewardModel,
+    domains: dict[str, DomainCalibration],
+) -> None:
+    stored = StoredCalibration(
+        reward_model=raw.name, fingerprint=await raw.fingerprint(), domains=domains
+    )
+    for tenant in ("default", TENANT):
+        await calibrations.save(stored, tenant=tenant)
 
 
 @pytest.fixture(scope="module")

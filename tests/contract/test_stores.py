@@ -1,4 +1,4 @@
-"""Calibrations and API keys in Postgres do what every store of them must do."""
+"""Calibrations, API keys and ledgers: each store does what every store of them must do."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ import pytest
 from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
 from rttc_graph.protocols.api_keys import ApiKey
-from rttc_graph.testing import ApiKeyStoreContract, CalibrationStoreContract
+from rttc_graph.testing import (
+    ApiKeyStoreContract,
+    CalibrationStoreContract,
+    LedgerStoreContract,
+    MemoryLedgerStore,
+)
+from rttc_graph.testing.ledger_store_contract import ReadRuns
 
 
 @pytest.mark.usefixtures("no_blocking_calls")
@@ -29,3 +36,24 @@ class TestPostgresApiKeys(ApiKeyStoreContract):
     @pytest.fixture
     def add_key(self, keys: PostgresApiKeyStore) -> Callable[[ApiKey], Awaitable[object]]:
         return keys.add
+
+
+class TestMemoryLedgerStore(LedgerStoreContract):
+    @pytest.fixture
+    def ledger_store(self) -> MemoryLedgerStore:
+        return MemoryLedgerStore()
+
+    @pytest.fixture
+    def stored_runs(self, ledger_store: MemoryLedgerStore) -> ReadRuns:
+        return lambda tenant: ledger_store.recent(tenant=tenant)
+
+
+@pytest.mark.usefixtures("no_blocking_calls")
+class TestPostgresLedgerStore(LedgerStoreContract):
+    @pytest.fixture
+    def ledger_store(self, database: Database) -> PostgresLedgerStore:
+        return PostgresLedgerStore(database)
+
+    @pytest.fixture
+    def stored_runs(self, ledger_store: PostgresLedgerStore) -> ReadRuns:
+        return lambda tenant: ledger_store.recent(tenant=tenant)
