@@ -37,7 +37,7 @@ from rttc_graph.state import (
 
 
 class RetrieveUpdate(TypedDict):
-    """What `retrieve` writes."""
+    """State update of `retrieve`."""
 
     vector: list[float]
     samples: list[Sample]
