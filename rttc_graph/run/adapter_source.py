@@ -36,7 +36,7 @@ class WantedAdapter:
     base: str
     """Fingerprint of the base model."""
     examples: Sequence[TrainingExample]
-    """What it learns; never empty."""
+    """Samples to learn, at least one."""
 
 
 class OneTraining:
@@ -85,8 +85,8 @@ class AdapterSource:
 
         Args:
             state: With the samples.
-            scope: Of the step that needs the adapter.
-            notes: Are told what was tried on the way, also where there is no adapter in the end.
+            scope: Scope of the step that needs the adapter.
+            notes: Entries of that step; what was tried is added, also where nothing comes of it.
 
         Raises:
             BudgetExceeded: A training would take more tokens, or took more seconds, than are left.
