@@ -21,7 +21,7 @@ from rttc_graph.protocols import (
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import Notes, record
 from rttc_graph.run.policies import decide
-from rttc_graph.run.recalling import recall_request
+from rttc_graph.run.recalling import LOAD_RECALLED, recall_request
 from rttc_graph.run.scope import RunScope
 from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import (
@@ -233,7 +233,7 @@ async def _load_adapter(
     since, key = time.monotonic(), recalled.adapter or ""
     ready = await survive(_make_resident(cache, trainer, key), deadline=scope.deadline)
     if isinstance(ready, Failure):
-        notes.add_failure(ready, since=since, what="load the recalled adapter")
+        notes.add_failure(ready, since=since, what=LOAD_RECALLED)
         return None
     if not ready:
         return None

@@ -23,7 +23,7 @@ from rttc_graph.protocols import (
 from rttc_graph.run.adapter_key import adapter_key
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.prompts import training_examples
-from rttc_graph.run.recalling import checked_adapter, recall_request
+from rttc_graph.run.recalling import checked_adapter, not_loaded, recall_request
 from rttc_graph.run.scope import RunScope
 from rttc_graph.state import ChatTurn, RttcState
 
@@ -155,7 +155,9 @@ class AdapterSource:
             adapter_similarity=settings.reuse_similarity,
         )
         try:
-            found = await checked_adapter(self.cache, self.trainer, request, wanted.examples)
+            found = await checked_adapter(
+                self.cache, self.trainer, request, wanted.examples, without=not_loaded(state)
+            )
             if found is None:
                 return None
             knows = found.loss < settings.reuse_loss

@@ -15,12 +15,17 @@ from rttc_graph.protocols import (
     Vector,
 )
 from rttc_graph.settings import RttcSettings
+from rttc_graph.state import RttcState
 
-__all__ = ("CheckedAdapter", "checked_adapter", "recall_request")
+__all__ = ("LOAD_RECALLED", "CheckedAdapter", "checked_adapter", "not_loaded", "recall_request")
 
 CHECKED_EXAMPLES = 2
 """The nearest ones, on which an adapter is tried: a tenth of the time of a training, and as telling
 as all eight (docs/experiments.md, "Warm start")."""
+
+
+LOAD_RECALLED = "load the recalled adapter"
+"""What has failed, in the ledger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +61,22 @@ def recall_request(
     )
 
 
+def not_loaded(state: RttcState) -> str | None:
+    """Return the key of the adapter that was recalled in this run and could not be loaded."""
+    ledger = state["ledger"]
+    if all(one["detail"].get("what") != LOAD_RECALLED for one in ledger):
+        return None
+    recalled = [one["detail"]["adapter_key"] for one in ledger if one["event"] == "recalled"]
+    return recalled[-1] if recalled else None
+
+
 async def checked_adapter(
     cache: QueryStateCache,
     trainer: AdapterTrainer,
     request: RecallRequest,
     examples: Sequence[TrainingExample],
+    *,
+    without: str | None = None,
 ) -> CheckedAdapter | None:
     """Return the adapter of the nearest query with its loss; `None` if there is none.
 
@@ -69,13 +85,14 @@ async def checked_adapter(
         trainer: Trainer for the adapter's base model.
         request: With the lowest similarity that is worth a check.
         examples: The nearest to the query first.
+        without: Key of an adapter that is of no use in this run.
 
     Raises:
         QueryStateCacheError: The cache failed.
         AdaptationError: The adapter does not fit, or could not be tried.
     """
     recalled = await cache.recall(request)
-    if recalled.adapter is None or request.base_fingerprint is None:
+    if recalled.adapter in (None, without) or request.base_fingerprint is None:
         return None
     adapter = await cache.load_adapter(recalled.adapter, base_fingerprint=request.base_fingerprint)
     if adapter is None:

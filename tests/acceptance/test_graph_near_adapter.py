@@ -102,6 +102,19 @@ async def test_one_that_was_recalled_and_has_answered_is_not_tried_again(face: F
     assert parts.trainer.trainings == [(KEY_OF_SAMPLES, 3)]
 
 
+async def test_one_that_was_recalled_and_could_not_be_loaded_is_not_tried_again(
+    face: Face,
+) -> None:
+    parts = parts_near(0.95, loss=0.1)
+    parts.cache.fails = {"load_adapter": QueryStateCacheError("no connection")}
+
+    output = await ask(parts, face)
+
+    assert failures(output["ledger"]) == ["retrieve: QueryStateCacheError: no connection"]
+    assert parts.trainer.trainings == [(KEY_OF_SAMPLES, 3)]
+    assert output["arm"] == "ttt"
+
+
 async def test_one_that_is_gone_is_none(face: Face) -> None:
     parts = parts_near()
     parts.cache.stored.clear()
