@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 
@@ -13,6 +14,21 @@ EXIT_FAILED = 1
 EXIT_MISUSE = 2
 EXIT_INTERRUPTED = 130
 """128 plus the number of SIGINT, as shells do."""
+
+
+_FULL = "free some space there and run it again; what was written before is kept"
+_FORBIDDEN = "name another file, or another folder with --home or RTTC_HOME, or allow it there"
+_WAYS_OUT = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EROFS: _FORBIDDEN,
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the machine's limit of open files",
+}
+"""What to do about errors of the system that are no fault of the program."""
 
 
 def report(error: BaseException, *, debug: bool) -> int:
@@ -34,5 +50,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return EXIT_FAILED, " ".join(str(error).split())
     if isinstance(error, Abort | KeyboardInterrupt):
         return EXIT_INTERRUPTED, "interrupted"
+    if isinstance(error, OSError) and error.errno in _WAYS_OUT:
+        where = "the disk" if error.filename is None else repr(str(error.filename))
+        said = (error.strerror or type(error).__name__).lower()
+        return EXIT_FAILED, f"{where}: {said}: {_WAYS_OUT[error.errno]}"
     kind = type(error).__name__
     return EXIT_FAILED, f"unexpected {kind}: {error} (run it again with --debug for the traceback)"

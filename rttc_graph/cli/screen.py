@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rttc_graph.jobs.output_files import check_outputs
+from rttc_graph.support.named_files import write_file
 from rttc_graph.support.progress import Advance
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
@@ -65,7 +66,7 @@ def write_json(value: object, json_out: str | None) -> bool:
         return False
     if json_out is not None:
         text = json.dumps(value, indent=2, ensure_ascii=False)
-        Path(json_out).write_text(text + "\n", encoding="utf-8")
+        write_file(Path(json_out), text + "\n")
     return True
 
 

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from rttc_graph.arms import ARMS
 from rttc_graph.evaluation.reliability import reliability
 from rttc_graph.support.extras import require
+from rttc_graph.support.named_files import naming_file
 
 _INCHES = (7.0, 4.5)
 _DPI = 150
@@ -135,4 +136,5 @@ def finish(figure: Any, axes: Any, path: Path, title: str) -> None:
     if title:
         axes.set_title(title)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(str(path), format="png")
+    with naming_file(path):
+        figure.savefig(str(path), format="png")

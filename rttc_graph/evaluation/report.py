@@ -11,6 +11,7 @@ from pathlib import Path
 from rttc_graph.arms import ARMS
 from rttc_graph.evaluation.accuracy_plot import plot_accuracy, plot_reliability, plot_shares
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, GroupFigures, PolicyFigures
+from rttc_graph.support.named_files import write_file
 
 FIGURES = "figures.json"
 REPORT = "report.md"
@@ -50,8 +51,8 @@ def write_report(found: ReportInput, folder: Path) -> Path:
     lines += [*_reliability(found, folder), *_shares(found.groups, folder), _LEGEND]
     written = {"settings": dict(found.settings), "groups": list(found.groups)}
     text = json.dumps(written, indent=2, ensure_ascii=False, default=str)
-    (folder / FIGURES).write_text(text + "\n", encoding="utf-8")
-    (folder / REPORT).write_text("\n".join(lines), encoding="utf-8")
+    write_file(folder / FIGURES, text + "\n")
+    write_file(folder / REPORT, "\n".join(lines))
     return folder / REPORT
 
 

@@ -46,6 +46,7 @@ from rttc_graph.reward_training.card import model_card
 from rttc_graph.reward_training.probability_fit import fit_logit_maps
 from rttc_graph.reward_training.reward_metrics import RewardMetrics, reward_metrics
 from rttc_graph.reward_training.wordings import reworded
+from rttc_graph.support.named_files import write_file
 
 _PASS = 32
 """Pairs scored at once."""
@@ -139,7 +140,7 @@ def train_reward(
     spec = replace(spec, training=training)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(network, folder)
-    (folder / CARD_FILE).write_text(model_card(spec), encoding="utf-8")
+    write_file(folder / CARD_FILE, model_card(spec))
     spec.write(folder)
     return TrainResult(folder=folder, spec=spec, learned=learned, head=head, held_out=measured)
 
@@ -186,7 +187,7 @@ def refit(base: RewardBase, rows: Sequence[CandidateRow], folder: Path) -> Rewar
     by_domain = _figures_by_domain(spec, rows, logits)
     news = {"held_out_answers": dict(measured), "held_out_by_domain": by_domain}
     spec = replace(spec, training=spec.training | news)
-    (folder / CARD_FILE).write_text(model_card(spec), encoding="utf-8")
+    write_file(folder / CARD_FILE, model_card(spec))
     spec.write(folder)
     return measured
 

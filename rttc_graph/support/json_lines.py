@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.support.encodings import detect_encoding
+from rttc_graph.support.named_files import naming_file
 
 T = TypeVar("T")
 
@@ -67,10 +68,14 @@ def load_lines(
 
 
 def add_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Append lines; once this returns, a kill of the process does not lose them."""
+    """Append lines; once this returns, a kill of the process does not lose them.
+
+    Raises:
+        OSError: There is no room, say; with the file's name. The lines before are kept.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    with path.open("a+b", buffering=0) as file:
+    with naming_file(path), path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         start = "" if file.read(1) in (b"", b"\n") else "\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.support.named_files import write_file
 
 SPEC_FILE = "reward.json"
 WEIGHTS_FILE = "reward.safetensors"
@@ -64,7 +65,7 @@ class RewardSpec:
         """Write `reward.json`."""
         content = {"format": FORMAT, **asdict(self)}
         text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
-        (folder / SPEC_FILE).write_text(text + "\n", encoding="utf-8")
+        write_file(folder / SPEC_FILE, text + "\n")
 
 
 def is_reward_folder(folder: Path) -> bool:
