@@ -19,6 +19,7 @@ from rttc_graph.arms import FirstArm as FirstArm
 from rttc_graph.arms import PolicyName as PolicyName
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.support.identity import MAX_NAME_CHARACTERS, checked_name
+from rttc_graph.support.validation import problem_words
 
 SamplesChoice = Literal["nearest", "sift"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
@@ -356,7 +357,8 @@ def _first_problem(exc: ValidationError) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "settings"
     given = repr(problem["input"])
     shown = given if len(given) <= _SHOWN_CHARACTERS else f"{given[:_SHOWN_CHARACTERS]}…"
-    return f"{name}={shown}: {problem['msg'].lower()}"
+    words = problem_words(problem)
+    return words if words.startswith(f"{name}=") else f"{name}={shown}: {words}"
 
 
 _SHOWN_CHARACTERS = 200

@@ -32,6 +32,7 @@ from rttc_graph.integrations.transformers.decoding.decoder import Decoded, Decod
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.state import ChatTurn
+from rttc_graph.support.validation import problem_words
 
 
 class CallOptions(BaseModel):
@@ -177,7 +178,7 @@ class ChatTransformers(BaseChatModel):
             problem = exc.errors()[0]
             name = ".".join(map(str, problem["loc"]))
             raise ConfigurationError(
-                f"{name}={problem['input']!r}: {problem['msg'].lower()}"
+                f"{name}={problem['input']!r}: {problem_words(problem)}"
             ) from exc
 
     def _queue(

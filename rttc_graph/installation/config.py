@@ -22,6 +22,7 @@ from pydantic_settings import (
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.settings import RttcSettings, TrainingDtype
 from rttc_graph.support.encodings import open_text, undecodable
+from rttc_graph.support.validation import problem_words
 
 CONFIG_FILE = "rttc.toml"
 
@@ -91,6 +92,17 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         default=128 * 1024**2,
         ge=0,
         description="Most bytes of recent prompts that the local model need not compute again.",
+    )
+    max_resident_bytes: int = Field(
+        default=512 * 1024**2,
+        gt=0,
+        description="Most bytes of adapters that the local model keeps in memory.",
+    )
+    max_training_bytes: int = Field(
+        default=2 * 1024**3,
+        gt=0,
+        description="Most bytes of weights, gradients and optimiser of the trainings in progress; "
+        "a training that needs more is refused.",
     )
     share_between_tenants: bool = Field(
         default=False,
@@ -177,6 +189,6 @@ def _explain(exc: ValidationError, path: Path) -> str:
         )
     shown = "…" if name == "database_url" else repr(problem["input"])  # it may hold a password
     env = f"RTTC_{name.upper()}"
-    return (
-        f"{name}={shown}: {problem['msg'].lower()} (set by a flag, by {env}, or in {str(path)!r})"
-    )
+    words = problem_words(problem)
+    said = words if words.startswith(f"{name}=") else f"{name}={shown}: {words}"
+    return f"{said} (set by a flag, by {env}, or in {str(path)!r})"

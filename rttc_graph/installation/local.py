@@ -105,7 +105,12 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
             thinking=config.thinking,
         )
         try:
-            trainer = LoraTrainer(engine, training_dtype=config.training_dtype)
+            trainer = LoraTrainer(
+                engine,
+                training_dtype=config.training_dtype,
+                max_resident_bytes=config.max_resident_bytes,
+                max_training_bytes=config.max_training_bytes,
+            )
             judge = open_reward_model(config, engine, trainer.base_fingerprint)
             parts: RttcParts = {
                 "policy_model": TransformersPolicyModel(engine),

@@ -22,6 +22,7 @@ from rttc_graph.errors import (
 )
 from rttc_graph.serving.redaction import without_places
 from rttc_graph.support.identity import clean
+from rttc_graph.support.validation import problem_words
 
 __all__ = ("HttpError", "OpenAIProblem", "Problem", "as_http_error", "first_problem", "response_to")
 
@@ -141,4 +142,4 @@ def first_problem(errors: Sequence[Any]) -> str:
         return str(first)
     problem: Mapping[str, Any] = first  # pyright: ignore[reportUnknownVariableType]  # pydantic's
     where = ".".join(str(part) for part in problem.get("loc", ()))
-    return f"{where}: {problem.get('msg', '')}".removeprefix(": ")
+    return f"{where}: {problem_words(problem)}".removeprefix(": ")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.installation import local
 from rttc_graph.installation.config import load_config
 
 
@@ -99,3 +100,24 @@ def test_an_address_of_a_wrong_type_is_not_repeated(empty_folder: Path) -> None:
         load_config()
     assert "database_url" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_bytes_of_adapters_and_trainings_reach_the_trainer(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty_folder / "rttc.toml").write_text("max_training_bytes = 7\n")
+    monkeypatch.setenv("RTTC_MAX_RESIDENT_BYTES", "9")
+    seen: dict[str, Any] = {}
+
+    def note(_: Any, **more: Any) -> Any:
+        seen.update(more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "LoraTrainer", note)
+    config = load_config(home=empty_folder, database_url="postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(KeyboardInterrupt), local.open_local(config):
+        pass
+    assert (seen["max_training_bytes"], seen["max_resident_bytes"]) == (7, 9)
+
+    with pytest.raises(ConfigurationError, match="max_training_bytes=0"):
+        load_config(max_training_bytes=0)

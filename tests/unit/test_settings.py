@@ -244,3 +244,20 @@ def test_studio_can_check_a_field(field: str) -> None:
     bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum"}
     bounds |= {"minLength", "maxLength"}
     assert bounds & PROPERTIES[field].keys() or PROPERTIES[field]["type"] == "boolean"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"tenant": "Acme\0Ltd"}, "tenant='Acme\\x00Ltd' holds a NUL character"),
+        ({"k": 0}, "k=0: input should be greater than"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_is_said_once_as_it_is(
+    said: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        RttcSettings.of(said)
+    assert str(caught.value).startswith(words)
+    assert "error," not in str(caught.value)
+    assert str(caught.value).count("=") == 1
