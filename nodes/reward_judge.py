@@ -19,7 +19,7 @@ from rttc_graph.protocols import RewardModel, reward_requests
 from rttc_graph.run.budget import added
 from rttc_graph.run.closing import Closing, no_answer
 from rttc_graph.run.ledger import Notes, record
-from rttc_graph.run.outcome import Outcome, outcome_of, told_in_ledger
+from rttc_graph.run.outcome import Outcome, run_outcome, told_in_ledger
 from rttc_graph.run.policies import best_candidate, decide
 from rttc_graph.run.scope import RunScope
 from rttc_graph.run.survival import Failure, survive
@@ -137,7 +137,7 @@ class RewardJudge:
         task = state["task"]
         judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
         calibrated = await survive(judge.is_calibrated(), deadline=scope.deadline)
-        return outcome_of(
+        return run_outcome(
             best,
             state["candidates"],
             state["samples"],

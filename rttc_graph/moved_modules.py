@@ -73,6 +73,7 @@ MOVED = {
     "integrations.postgres.adapter_lease": "integrations.postgres.cache.adapter_lease",
     "integrations.postgres.adapter_rows": "integrations.postgres.cache.adapter_rows",
     "integrations.postgres.api_keys": "integrations.postgres.api_key_store",
+    "integrations.postgres.connecting": "integrations.postgres.connection_setup",
     "integrations.postgres.data_folder": "integrations.postgres.embedded_server.data_folder",
     "integrations.postgres.embedded": "integrations.postgres.embedded_server.embedded_postgres",
     "integrations.postgres.embedder_record": "integrations.postgres.samples.embedder_record",

@@ -24,7 +24,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from rttc_graph.errors import BackendError
 from rttc_graph.integrations.concurrency.daemon_threads import DaemonThreads, on_daemon
-from rttc_graph.integrations.postgres.connecting import (
+from rttc_graph.integrations.postgres.connection_setup import (
     completed,
     connection_class,
     encoding_fault,

@@ -21,7 +21,7 @@ from psycopg.rows import DictRow, dict_row
 
 from rttc_graph.errors import RttcError
 from rttc_graph.integrations.concurrency.daemon_threads import on_daemon
-from rttc_graph.integrations.postgres.connecting import cut
+from rttc_graph.integrations.postgres.connection_setup import cut
 from rttc_graph.integrations.postgres.psycopg_errors import DRIVER_ERRORS
 from rttc_graph.integrations.postgres.statements import statement
 

@@ -20,7 +20,7 @@ from psycopg import Connection, sql
 from psycopg.errors import InsufficientPrivilege
 
 from rttc_graph.errors import BackendError, ConfigurationError
-from rttc_graph.integrations.postgres.connecting import (
+from rttc_graph.integrations.postgres.connection_setup import (
     completed,
     connection_class,
     cut_after,

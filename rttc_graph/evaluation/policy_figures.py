@@ -17,12 +17,12 @@ from rttc_graph.evaluation.replay import (
     Arms,
     Gate,
     JudgedArm,
-    Outcome,
+    ReplayedRun,
     arm_shares,
     at_random,
     oracle,
-    outcome_of,
     replay,
+    replayed_run,
 )
 from rttc_graph.evaluation.scorers import ScorerName, is_right
 from rttc_graph.protocols import NewSample
@@ -189,7 +189,7 @@ def policy_figures(
                 "questions: collect them, or leave it out of the policies"
             )
     cascade = [replay(q.arms, "cascade", gate_of(q)) for q in questions]
-    outcomes: dict[str, list[Outcome]] = {
+    outcomes: dict[str, list[ReplayedRun]] = {
         policy: [replay(q.arms, policy, gate_of(q)) for q in questions] for policy in policies
     }
     shares = arm_shares(cascade)
@@ -216,17 +216,19 @@ def real_figures(
         tau_r: Threshold of the runs.
         scorer: Says what is right; by row, unless named.
     """
-    outcomes: dict[str, list[Outcome]] = {}
+    outcomes: dict[str, list[ReplayedRun]] = {}
     for key in keys:
         row = rows.rows[key]
         seconds = sum(row["seconds"].values())
-        outcome = outcome_of(row["candidates"], _rights(row, scorer), seconds=seconds, tau_r=tau_r)
+        outcome = replayed_run(
+            row["candidates"], _rights(row, scorer), seconds=seconds, tau_r=tau_r
+        )
         outcomes.setdefault(key.policy, []).append(outcome)
     return _group(outcomes, outcomes.get("cascade"))
 
 
 def _group(
-    outcomes: Mapping[str, Sequence[Outcome]], cascade: Sequence[Outcome] | None
+    outcomes: Mapping[str, Sequence[ReplayedRun]], cascade: Sequence[ReplayedRun] | None
 ) -> GroupFigures:
     return {
         "model": None,
@@ -240,7 +242,7 @@ def _group(
 
 
 def _figures(
-    outcomes: Sequence[Outcome], cascade: Sequence[Outcome] | None, is_yardstick: bool
+    outcomes: Sequence[ReplayedRun], cascade: Sequence[ReplayedRun] | None, is_yardstick: bool
 ) -> PolicyFigures:
     count = len(outcomes)
     right = [outcome.right for outcome in outcomes]
@@ -263,7 +265,7 @@ def _figures(
     }
 
 
-def _by_arm(outcomes: Sequence[Outcome]) -> dict[str, float]:
+def _by_arm(outcomes: Sequence[ReplayedRun]) -> dict[str, float]:
     sums = {arm: sum(o.shares.get(arm, 0.0) for o in outcomes) for arm in ARMS}
     return {arm: round(value, 6) for arm, value in sums.items() if value}
 

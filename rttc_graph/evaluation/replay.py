@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from rttc_graph.arms import ARMS, FINISH, PLAIN, RETRIEVE
 from rttc_graph.evaluation.evaluation_rows import EvaluationRow
-from rttc_graph.run.policies import NextStep, best_candidate, decide
+from rttc_graph.run.policies import NextStep, best_candidate, decide, is_accepted
 from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
 
@@ -51,7 +51,7 @@ Arms = Mapping[Arm, JudgedArm]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ReplayedRun:
     """One question under one policy or yardstick."""
 
     right: float
@@ -89,7 +89,7 @@ class _Run:
     seconds: float = 0.0
 
 
-def replay(arms: Arms, policy: PolicyName, gate: Gate) -> Outcome:
+def replay(arms: Arms, policy: PolicyName, gate: Gate) -> ReplayedRun:
     """Return what a policy would have made of a question.
 
     Args:
@@ -108,10 +108,10 @@ def replay(arms: Arms, policy: PolicyName, gate: Gate) -> Outcome:
         choice = decide(run.state, settings, arms=possible)
     candidates = run.state["candidates"]
     rights = [arms[c["arm"]].row["right"] for c in candidates]
-    return outcome_of(candidates, rights, seconds=run.seconds, tau_r=gate.tau_r)
+    return replayed_run(candidates, rights, seconds=run.seconds, tau_r=gate.tau_r)
 
 
-def oracle(arms: Arms) -> Outcome:
+def oracle(arms: Arms) -> ReplayedRun:
     """Return the best arm in hindsight: of the right ones the cheapest, else the cheapest."""
     answered: list[Arm] = [a for a in ARMS if a in arms and arms[a].candidate is not None]
     right: list[Arm] = [arm for arm in answered if arms[arm].row["right"]]
@@ -120,7 +120,7 @@ def oracle(arms: Arms) -> Outcome:
     return _mixed(arms, alone)
 
 
-def at_random(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
+def at_random(arms: Arms, shares: Mapping[Arm, float]) -> ReplayedRun:
     """Return what an arm drawn with these shares gives in the mean, computed, not drawn."""
     return _mixed(arms, shares)
 
@@ -144,9 +144,9 @@ def _step(run: _Run, choice: NextStep, arms: Arms) -> None:
     run.state["candidates"] = [*run.state["candidates"], candidate]
 
 
-def outcome_of(
+def replayed_run(
     candidates: Sequence[Candidate], rights: Sequence[bool], *, seconds: float, tau_r: float
-) -> Outcome:
+) -> ReplayedRun:
     """Return what a run came to, replayed or real.
 
     Args:
@@ -159,7 +159,7 @@ def outcome_of(
     judged = list(zip(candidates, rights, strict=True))
     right = any(is_right for candidate, is_right in judged if candidate is best)
     reward = None if best is None else best["reward"]
-    return Outcome(
+    return ReplayedRun(
         right=float(right),
         seconds=seconds,
         prompt_tokens=sum(c["prompt_tokens"] for c in candidates),
@@ -168,20 +168,21 @@ def outcome_of(
         shares={} if best is None else {best["arm"]: 1.0},
         ran=tuple(c["arm"] for c in candidates),
         reward=reward,
-        false_accept=reward is not None and reward >= tau_r and not right,
+        false_accept=is_accepted(reward, tau_r) and not right,
         false_reject=any(
-            is_right and c["reward"] is not None and c["reward"] < tau_r for c, is_right in judged
+            is_right and c["reward"] is not None and not is_accepted(c["reward"], tau_r)
+            for c, is_right in judged
         ),
     )
 
 
-def _mixed(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
+def _mixed(arms: Arms, shares: Mapping[Arm, float]) -> ReplayedRun:
     """Return the mean over arms that run alone, weighted by their shares."""
     weighted = [
         (share, arms[arm], arms[arm].candidate) for arm, share in shares.items() if arm in arms
     ]
     made = [(share, judged, c) for share, judged, c in weighted if c is not None]
-    return Outcome(
+    return ReplayedRun(
         right=sum(share * judged.row["right"] for share, judged, _ in made),
         seconds=sum(share * judged.alone_seconds for share, judged, _ in made),
         prompt_tokens=sum(share * c["prompt_tokens"] for share, _, c in made),
@@ -191,7 +192,7 @@ def _mixed(arms: Arms, shares: Mapping[Arm, float]) -> Outcome:
     )
 
 
-def arm_shares(outcomes: Sequence[Outcome]) -> dict[Arm, float]:
+def arm_shares(outcomes: Sequence[ReplayedRun]) -> dict[Arm, float]:
     """Return how often each arm's answer was returned, as shares of the answered questions."""
     sums: dict[Arm, float] = {arm: sum(o.shares.get(arm, 0.0) for o in outcomes) for arm in ARMS}
     total = sum(sums.values())

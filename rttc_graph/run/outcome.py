@@ -1,4 +1,4 @@
-"""What a run says beside its answer: whether it can be acted on, and what it rests on."""
+"""The output of a run beside its answer: whether it is accepted, and what it rests on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from rttc_graph.run.policies import is_accepted
 from rttc_graph.state import Arm, Candidate, Sample, Source
 
-__all__ = ("Outcome", "outcome_of", "sources_of", "told_in_ledger")
+__all__ = ("Outcome", "answer_sources", "run_outcome", "told_in_ledger")
 
 
 class Outcome(TypedDict):
-    """The part of a run's output that tells what the answer is worth."""
+    """Part of a run's output that tells what the answer is worth."""
 
     arm: Arm
     reward: float | None
@@ -24,12 +25,7 @@ class Outcome(TypedDict):
     run_id: str
 
 
-def is_accepted(best: Candidate | None, tau_r: float) -> bool:
-    """Tell whether an answer can be acted on."""
-    return best is not None and best["reward"] is not None and best["reward"] >= tau_r
-
-
-def outcome_of(
+def run_outcome(
     best: Candidate,
     candidates: Sequence[Candidate],
     samples: Sequence[Sample],
@@ -51,15 +47,15 @@ def outcome_of(
     return {
         "arm": best["arm"],
         "reward": best["reward"],
-        "accepted": is_accepted(best, tau_r),
+        "accepted": is_accepted(best["reward"], tau_r),
         "tau_r": tau_r,
         "calibrated": calibrated,
-        "sources": sources_of(best, candidates, samples),
+        "sources": answer_sources(best, candidates, samples),
         "run_id": run_id,
     }
 
 
-def sources_of(
+def answer_sources(
     best: Candidate, candidates: Sequence[Candidate], samples: Sequence[Sample]
 ) -> list[Source]:
     """Return the samples that answers rest on, nearest first, without those that no arm used."""

@@ -17,6 +17,11 @@ from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
 from rttc_graph.state import Attempt, Candidate, Decision, RttcState
 
 
+def is_accepted(reward: float | None, tau_r: float) -> bool:
+    """Tell whether an answer is accepted: the τr rule, a reward of at least τr."""
+    return reward is not None and reward >= tau_r
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
     """View of a run that a policy decides on."""
@@ -33,7 +38,7 @@ class RunView:
     @property
     def accepted(self) -> bool:
         """Whether an answer in hand has a reward of at least τr."""
-        return self.best_reward is not None and self.best_reward >= self.tau_r
+        return is_accepted(self.best_reward, self.tau_r)
 
     def first_open(self, *order: Attempt) -> Attempt | None:
         """Return the first attempt of `order` that is possible and was not tried."""

@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from rttc_graph.cli.app import main
 from rttc_graph.errors import BackendError, ConfigurationError, KnowledgeBaseError
-from rttc_graph.integrations.postgres.connecting import completed, without_secrets
+from rttc_graph.integrations.postgres.connection_setup import completed, without_secrets
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres

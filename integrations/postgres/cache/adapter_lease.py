@@ -16,7 +16,7 @@ from functools import partial
 from rttc_graph.errors import QueryStateCacheError, RttcError
 from rttc_graph.integrations.concurrency.daemon_threads import on_daemon
 from rttc_graph.integrations.postgres.cache.adapter_rows import Claim, renew
-from rttc_graph.integrations.postgres.connecting import cut_after
+from rttc_graph.integrations.postgres.connection_setup import cut_after
 from rttc_graph.integrations.postgres.database import BACKGROUND_SECONDS, Database
 from rttc_graph.integrations.postgres.psycopg_errors import translated
 

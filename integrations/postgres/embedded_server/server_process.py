@@ -18,7 +18,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from rttc_graph.errors import BackendError
-from rttc_graph.integrations.postgres.connecting import without_environment
+from rttc_graph.integrations.postgres.connection_setup import without_environment
 from rttc_graph.integrations.postgres.embedded_server.data_folder import DataFolder
 from rttc_graph.integrations.postgres.embedded_server.lock_files import (
     forget_dead_server,

@@ -19,7 +19,7 @@ from psycopg.rows import DictRow, dict_row
 
 from rttc_graph.errors import KnowledgeBaseError
 from rttc_graph.integrations.concurrency.daemon_threads import on_daemon
-from rttc_graph.integrations.postgres.connecting import cut
+from rttc_graph.integrations.postgres.connection_setup import cut
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.psycopg_errors import translated

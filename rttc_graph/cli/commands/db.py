@@ -13,7 +13,7 @@ from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json, print_p
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import embedded_server, open_knowledge
-from rttc_graph.integrations.postgres.connecting import without_secrets
+from rttc_graph.integrations.postgres.connection_setup import without_secrets
 from rttc_graph.integrations.postgres.migrate import migrate
 
 if TYPE_CHECKING:
