@@ -71,7 +71,7 @@ class TrainingWatch:
             BudgetExceeded: It may not.
         """
         if self.is_stopped():
-            raise BudgetExceeded("the training was broken off: nobody waits for it any more")
+            raise BudgetExceeded("the training was stopped: no request waits for it any more")
         if self.deadline is not None and self.clock() >= self.deadline:
             raise BudgetExceeded(
                 "the deadline passed within the training: raise budget_seconds, or lower k, "

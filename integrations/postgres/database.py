@@ -49,7 +49,7 @@ caller's."""
 
 BRIEF_SECONDS = 5.0
 """Longest wait of a run for what takes milliseconds, such as a recall or a row of the ledger: a
-database that has fallen silent costs that, not the run's budget."""
+database that stopped answering costs that, not the run's budget."""
 
 BACKGROUND_SECONDS = 10.0
 """Longest silence in work that nobody waits for, such as storing an adapter."""
@@ -269,7 +269,7 @@ class Database:
                 self._forget(self._pool)
             except LOST as exc:
                 if session.was_cut:
-                    raise UnreachableDatabase("the database has fallen silent") from exc
+                    raise UnreachableDatabase("the database stopped answering") from exc
                 if not session.lost:
                     raise
             session.step()

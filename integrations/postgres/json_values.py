@@ -80,7 +80,7 @@ def _fault(text: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        return f"half a surrogate pair at {exc.start}"
+        return f"a lone surrogate at {exc.start}"
     return None
 
 

@@ -32,7 +32,7 @@ class SampleUpdate:
 
 @dataclass(slots=True, kw_only=True)
 class IngestPreview:
-    """What an ingest would do."""
+    """Changes that an ingest would make."""
 
     rows: int = 0
     """Usable rows; `new + updated + already`."""

@@ -213,7 +213,7 @@ class CountRequest(FilterMessage):
 
 
 class CountReply(BaseModel):
-    """How many samples are meant, by domain."""
+    """Number of matching samples, by domain."""
 
     domains: dict[str, int]
 

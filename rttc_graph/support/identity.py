@@ -97,7 +97,7 @@ def checked_name(kind: str, name: str) -> str:
         )
     if "\0" in name or _is_unencodable(name):
         raise ConfigurationError(
-            f"{kind}={name!r} holds a NUL character or half a surrogate pair; remove it"
+            f"{kind}={name!r} holds a NUL character or a lone surrogate; remove it"
         )
     return name
 

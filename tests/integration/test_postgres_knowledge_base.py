@@ -553,7 +553,7 @@ class TestIngest:
             ),
             pytest.param(
                 NewSample(question="q", answer="x\ud83d", domain="d"),
-                "answer of sample 'q' holds half a surrogate pair at 1",
+                "answer of sample 'q' holds a lone surrogate at 1",
                 id="half-a-pair-in-the-answer",
             ),
             pytest.param(

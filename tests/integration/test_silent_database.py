@@ -195,7 +195,7 @@ async def test_every_way_to_work_ends(silent: Database, tcp_proxy: TcpProxy, way
         ),
     }
     started = time.monotonic()
-    with pytest.raises(KnowledgeBaseError, match="fallen silent") as caught:
+    with pytest.raises(KnowledgeBaseError, match="stopped answering") as caught:
         await ways[way]()
     assert caught.value.retryable
     assert time.monotonic() - started < 10

@@ -103,7 +103,7 @@ def post(url: str, path: str, body: Any, *, key: str | None = None, **more: Any)
     """Send JSON."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     headers["content-type"] = "application/json"
-    # Escaped as most clients do it: half a surrogate pair can travel in no other way.
+    # Escaped as most clients do it: a lone surrogate can travel in no other way.
     return send("POST", url + path, content=json.dumps(body), headers=headers, **more)
 
 

@@ -21,7 +21,7 @@ from rttc_graph.integrations.postgres.json_values import (
         pytest.param({"a": "\0"}, "holds a NUL character at 0", id="nul-in-a-value"),
         pytest.param({"\0": 1}, "holds a NUL", id="nul-in-a-key"),
         pytest.param([{"a": ["x", "y\0"]}], "at 1", id="nul-deep-inside"),
-        pytest.param({"a": "é\udfff"}, "half a surrogate pair at 1", id="half-a-pair"),
+        pytest.param({"a": "é\udfff"}, "a lone surrogate at 1", id="half-a-pair"),
         pytest.param({"a": math.inf}, "not JSON", id="infinite"),
         pytest.param({"a": object()}, "not JSON", id="object"),
         pytest.param({(1, 2): 3}, "not JSON", id="tuple-as-a-key"),

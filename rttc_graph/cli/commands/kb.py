@@ -65,7 +65,7 @@ def reembed(context: typer.Context, as_json: AsJson = False) -> None:
     """Embed all samples again with the configured embedder; needed after it was changed.
 
     Searches go on with the old vectors until the new ones are complete. A re-embedding that was
-    broken off is resumed by running it again. The query-state cache is emptied.
+    interrupted is resumed by running it again. The query-state cache is emptied.
 
     Example: RTTC_EMBEDDER=/models/other-embedder rttc kb reembed
     """

@@ -161,8 +161,8 @@ def _serve(
     usable = [key for key in asyncio.run(keys.all()) if key.revoked_at is None]
     if not local_only and not usable:
         raise ConfigurationError(
-            f"host={host!r} can be reached from elsewhere, and there is no API key that would keep "
-            "others out: make one with `rttc keys add`, or leave --host out"
+            f"host={host!r} is reachable from other machines, and there is no API key: "
+            "make one with `rttc keys add`, or leave --host out"
         )
     app = create_app(
         served,

@@ -87,7 +87,7 @@ def ingest_file(  # noqa: PLR0913 - one parameter for each flag
     """Store solved questions, or cut a document into passages that RAG may show.
 
     A row has question and answer, and if known domain, id and metadata. What is stored already is
-    skipped, so an ingest that was broken off is resumed by running it again. A row with the id of a
+    skipped, so an ingest that was interrupted is resumed by running it again. A row with the id of a
     stored one of its domain, and other content, takes its place. A document that was ingested
     before is replaced: passages that it no longer has are deleted.
 

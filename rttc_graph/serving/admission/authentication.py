@@ -135,7 +135,7 @@ class Authentication:
             _log.warning("the keys cannot be looked up: %s", exc)
             raise HttpError(
                 503,
-                "the keys cannot be looked up just now",
+                "API keys cannot be checked at the moment",
                 kind="BackendError",
                 retry_after_seconds=1,
             ) from exc
