@@ -186,6 +186,6 @@ def _text_of_part(part: Any, place: int, is_assistants: bool) -> str:
     if is_assistants and not kind.startswith(_MEDIA):
         return str(part.get("refusal") or "") if kind == "refusal" else ""
     raise ConfigurationError(
-        f"messages[{place}] has a part of type {kind[:40]!r}, and only text is supported: leave it out "
-        "or describe it in text"
+        f"messages[{place}] has a part of type {kind[:40]!r}, and only text is supported: "
+        "remove it or describe it in text"
     )

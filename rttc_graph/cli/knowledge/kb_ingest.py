@@ -86,9 +86,9 @@ def ingest_file(  # noqa: PLR0913 - one parameter for each flag
 ) -> None:
     """Store solved questions, or cut a document into passages that RAG may show.
 
-    A row has question and answer, and if known domain, id and metadata. What is stored already is
-    skipped, so an ingest that was interrupted is resumed by running it again. A row with the id of a
-    stored one of its domain, and other content, takes its place. A document that was ingested
+    A row has question and answer, and optionally domain, id and metadata. Rows that are stored
+    already are skipped, so an interrupted ingest is resumed by running it again. A row with the id
+    of a stored row of its domain, but other content, replaces it. A document that was ingested
     before is replaced: passages that it no longer has are deleted.
 
     Example: rttc kb ingest solved.jsonl --domain banking --dry-run
