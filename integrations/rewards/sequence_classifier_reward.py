@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 try:
     import torch
@@ -24,11 +24,12 @@ try:
 except ImportError as exc:
     raise ImportError("sequence classifiers need the extra 'local': rttc-graph[local]") from exc
 
-from rttc_graph.errors import ConfigurationError, PolicyModelError, RewardModelError
+from rttc_graph.errors import PolicyModelError, RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, reward_fingerprint
+from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings as ClassifierSettings
 from rttc_graph.integrations.transformers.loading import (
     one_load_at_a_time,
     readable_config,
@@ -41,40 +42,11 @@ from rttc_graph.state import Candidate
 from rttc_graph.support.identity import clean
 from rttc_graph.support.logistic import sigmoid
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
 _VENDOR_ERRORS = (
     *(OSError, ValueError, KeyError, ImportError, RuntimeError),
     *(SafetensorError, UnpicklingError),
 )
 """Errors of torch, transformers and safetensors; they share no base class."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassifierSettings:
-    """Settings for loading a sequence classifier and reading its output."""
-
-    max_tokens: int = 4096
-    """Longest input; a model with a shorter context is given that. Reward models are mostly
-    trained on conversations of up to 4096 to 16384 tokens, and memory grows with it."""
-    batch_size: int = 8
-    """Pairs that go through the model at once."""
-    device: str | None = None
-    """torch device; `None` takes a GPU if there is one."""
-    dtype: Dtype = "auto"
-    """`auto` is that of the weights, but float32 on a processor, where halves are slow."""
-    midpoint: float = 0.0
-    """Logit that becomes the reward 0.5."""
-    scale: float = 1.0
-    """Logits for one unit of the sigmoid. Skywork's models reach from -20 to 30 or so, where a
-    scale of 1 makes nearly everything 0 or 1; calibrate both on answers of known worth."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        if not self.scale > 0:
-            raise ConfigurationError(f"scale must be above 0, got {self.scale!r}")
 
 
 class SequenceClassifierReward(RewardModel):

@@ -10,9 +10,9 @@ import hashlib
 import json
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import httpx
 
@@ -20,64 +20,15 @@ from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, describe
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards
+from rttc_graph.integrations.rewards.reward_settings import Route as Route
+from rttc_graph.integrations.rewards.reward_settings import ServedSettings as ServedSettings
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 from rttc_graph.support.identity import clean
 from rttc_graph.support.logistic import sigmoid
 
-Route = Literal["classify", "score", "predict"]
-"""`classify`: vLLM, one conversation a call, in the model's chat template: reward models such as
-Skywork's. `score`: vLLM, pairs: cross encoders. `predict`: text-embeddings-inference, pairs."""
-
-Activation = Literal["identity", "sigmoid"]
-"""`identity` where the server squashes scores itself, as all three do by default."""
-
 Pair = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedSettings:
-    """Settings for calling a served reward model."""
-
-    route: Route = "classify"
-    model: str | None = None
-    """Name under which vLLM serves it; TEI serves one model and needs none."""
-    activation: Activation = "identity"
-    timeout_seconds: float = 30.0
-    """Time limit of one call, in seconds. A call with a retryable failure is made once more."""
-    batch_size: int = 32
-    """Pairs in one call; TEI's own limit is 32 by default. `classify` takes one each."""
-    concurrency: int = 4
-    max_characters: int = 24_000
-    """Longer questions keep their end, longer answers both ends; the server's context is its own
-    affair and is told to cut on the left, where the question stands."""
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    """HTTP headers of each call, for example `Authorization`."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            ConfigurationError: Says which setting is out of its bounds.
-        """
-        if self.route not in _ROUTES:
-            raise ConfigurationError(f"route={self.route!r}: use one of {', '.join(_ROUTES)}")
-        if self.activation not in ("identity", "sigmoid"):
-            raise ConfigurationError(
-                f"activation={self.activation!r}: use 'identity', or 'sigmoid' for raw scores"
-            )
-        for name in ("batch_size", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        if self.max_characters < 100:
-            raise ConfigurationError(
-                f"max_characters must be at least 100, got {self.max_characters!r}"
-            )
-        if not self.timeout_seconds > 0:
-            raise ConfigurationError(
-                f"timeout_seconds must be above 0, got {self.timeout_seconds!r}"
-            )
 
 
 class ServedReward(RewardModel):

@@ -28,7 +28,7 @@ _WAYS_OUT = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the machine's limit of open files",
 }
-"""What to do about errors of the system that are no fault of the program."""
+"""Advice by errno, for errors of the system that are no fault of the program."""
 
 
 def report(error: BaseException, *, debug: bool) -> int:

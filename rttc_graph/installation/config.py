@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,21 @@ from pydantic_settings import (
 )
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
 from rttc_graph.settings import RttcSettings, TrainingDtype
 from rttc_graph.support.encodings import open_text, undecodable
 from rttc_graph.support.validation import problem_words
 
 CONFIG_FILE = "rttc.toml"
+
+_SECRET = ("database_url", "reward_api_key", "reward_served.headers")
+"""Settings that may hold a password; their values are not repeated in an error."""
+
+_TABLES = {
+    "reward_served": [field.name for field in fields(ServedSettings)],
+    "reward_classifier": [field.name for field in fields(ClassifierSettings)],
+}
+"""Settings that are tables of their own, and what may stand in them."""
 
 
 class _TomlFile(TomlConfigSettingsSource):
@@ -42,7 +53,11 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     """Settings of an installation: folders, database, models, and the defaults of a run."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RTTC_", env_ignore_empty=True, extra="forbid", frozen=True
+        env_prefix="RTTC_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
     )
 
     home: Path = Field(
@@ -69,6 +84,20 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         min_length=1,
         description="Reward model: `minilm-judge` (ships), `self-confidence`, a folder of `rttc "
         "reward train`, the URL of a server, or a sequence classifier (hub name or folder).",
+    )
+    reward_served: ServedSettings = Field(
+        default_factory=ServedSettings,
+        description="How the reward model behind a URL is called: route, model, headers, …",
+    )
+    reward_classifier: ClassifierSettings = Field(
+        default_factory=ClassifierSettings,
+        description="How a sequence classifier is loaded and read: scale, midpoint, max_tokens, …",
+    )
+    reward_api_key: str | None = Field(
+        default=None,
+        repr=False,
+        description="Bearer token for the reward model behind a URL; give it by "
+        "RTTC_REWARD_API_KEY, not in a file.",
     )
     device: str = Field(
         default="auto", description="Device of the models: `auto`, `cpu`, `cuda`, …"
@@ -183,12 +212,14 @@ def load_config(file: Path | None = None, **flags: Any) -> InstallationConfig:
 def _explain(exc: ValidationError, path: Path) -> str:
     problem = exc.errors()[0]
     name = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _TABLES.get(name.partition(".")[0], InstallationConfig.model_fields)
         return f"{str(path)!r} has an unknown setting {name!r}; known are: " + ", ".join(
-            sorted(InstallationConfig.model_fields)
+            sorted(known)
         )
-    shown = "…" if name == "database_url" else repr(problem["input"])  # it may hold a password
-    env = f"RTTC_{name.upper()}"
-    words = problem_words(problem)
+    is_secret = name.startswith(_SECRET)
+    words = problem["msg"].lower() if is_secret else problem_words(problem)
+    shown = "…" if is_secret else repr(problem["input"])
+    env = f"RTTC_{name.upper().replace('.', '__')}"
     said = words if words.startswith(f"{name}=") else f"{name}={shown}: {words}"
     return f"{said} (set by a flag, by {env}, or in {str(path)!r})"

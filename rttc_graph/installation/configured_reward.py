@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from string import Template
 
+from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.needed_models import trained_folder
+from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.sequence_classifier_reward import SequenceClassifierReward
 from rttc_graph.integrations.rewards.served_reward import ServedReward
@@ -33,17 +38,48 @@ def open_reward_model(
         policy: Returns the policy model's fingerprint; self-confidence is that model's own.
 
     Raises:
-        ConfigurationError: A folder is damaged.
+        ConfigurationError: A folder is damaged, or a header names a variable that is not set.
     """
     name = config.reward
     if name == "self-confidence":
         return SelfConfidence(policy)
     if name.startswith(("http://", "https://")):
-        return ServedReward(name)
+        return ServedReward(name, settings=_served(config))
     folder = trained_folder(config)
     if folder is None:
-        return SequenceClassifierReward(name)
+        return SequenceClassifierReward(name, settings=_classifier(config))
     return _trained(folder, config, engine)
+
+
+def _served(config: InstallationConfig) -> ServedSettings:
+    """Return how the server is called, with the key and with variables filled into the headers."""
+    headers = {name: _filled(name, text) for name, text in config.reward_served.headers.items()}
+    if config.reward_api_key is not None:
+        headers["Authorization"] = f"Bearer {config.reward_api_key}"
+    return replace(config.reward_served, headers=headers)
+
+
+def _filled(name: str, text: str) -> str:
+    try:
+        return Template(text).substitute(os.environ)
+    except KeyError as exc:
+        raise ConfigurationError(
+            f"reward_served.headers.{name} names the environment variable {exc}, which is not "
+            "set: set it, or write $$ for a dollar sign"
+        ) from exc
+    except ValueError as exc:
+        raise ConfigurationError(
+            f"reward_served.headers.{name} has a $ that names no variable: write $$ for a dollar "
+            "sign"
+        ) from exc
+
+
+def _classifier(config: InstallationConfig) -> ClassifierSettings:
+    """Return how the classifier is loaded: on the installation's device if it names no other."""
+    settings = config.reward_classifier
+    if settings.device is not None or config.device == "auto":
+        return settings
+    return replace(settings, device=config.device)
 
 
 def _trained(folder: Path, config: InstallationConfig, engine: LocalEngine) -> RewardModel:

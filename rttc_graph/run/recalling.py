@@ -25,7 +25,7 @@ as all eight (docs/experiments.md, "Warm start")."""
 
 
 LOAD_RECALLED = "load the recalled adapter"
-"""What has failed, in the ledger."""
+"""Piece of work named in the ledger where a recalled adapter could not be loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from installations import Installation
 
 from rttc_graph.cli.app import main
 from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowLog
+from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 
 ROWS = [
     {"question": f"what is {n} plus {n}", "answer": str(2 * n), "domain": "sums"} for n in range(20)
@@ -346,6 +347,38 @@ def test_a_calibration_is_fitted_kept_and_used(
     assert "rttc calibrate" in line
 
 
+def test_the_last_runs_are_listed_by_their_ids(
+    solved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        call_json(capsys, "ask", f"what is {n}", "--policy", "direct", "--json") for n in range(3)
+    ]
+    runs = call_json(capsys, "stats", "--last", "2", "--json")["runs"]
+    assert [run["run_id"] for run in runs] == [one["run_id"] for one in asked[:0:-1]]
+    assert [run["query"] for run in runs] == ["what is 2", "what is 1"]
+    assert main(["stats", "--last", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert all(one["run_id"] in shown for one in asked)
+    assert main(["stats", "--last", "5", "--days", "1"]) == 2
+    assert "exclude each other" in capsys.readouterr().err
+    assert call_json(capsys, "stats", "--last", "5", "--tenant", "nobody", "--json")["runs"] == []
+
+
+def test_missing_indexes_are_built_on_demand(
+    solved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = PostgresKnowledgeBase.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "index_rows", 10)
+    monkeypatch.setitem(defaults, "auto_index", False)
+    call_json(capsys, "kb", "ingest", str(solved), "--json")
+    assert call_json(capsys, "db", "index", "--json") == {"indexed": ["sums"]}
+    [domain] = call_json(capsys, "kb", "stats", "--json")["domains"]
+    assert domain["index"] == "hnsw"
+    assert main(["db", "index"]) == 0
+    assert "no large domain lacks an index" in capsys.readouterr().out
+
+
 def test_stats_add_up_what_was_asked(solved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stats"]) == 0
     assert "no runs" in capsys.readouterr().out
@@ -493,7 +526,7 @@ def test_status_speaks_of_models_and_database(capsys: pytest.CaptureFixture[str]
 
 def commands() -> list[list[str]]:
     groups = {"kb": ["ingest", "stats", "delete", "reembed"], "cache": ["stats", "purge"]}
-    groups |= {"db": ["up", "down", "status", "migrate"], "models": ["pull", "list"]}
+    groups |= {"db": ["up", "down", "status", "migrate", "index"], "models": ["pull", "list"]}
     single = [["ask"], ["eval"], ["calibrate"], ["stats"], ["demo"], ["status"]]
     return single + [[group, name] for group, names in groups.items() for name in names]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -45,3 +46,20 @@ def test_a_host_with_a_state_of_its_own_gets_its_reply(installed: Installation, 
     assert urgent.startswith("Urgent: what is the capital of Italy?\n")
     assert urgent.endswith("\n  (direct of direct)\n")
     assert re.search(r"\n  \((direct|rag|ttt) of direct(, rag)?(, ttt)?\)\n$", calm)
+
+
+def test_the_how_to_shares_the_engine_with_a_host(installed: Installation) -> None:
+    text = (REPOSITORY / "docs/howto/other-models.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    [block] = [block for block in blocks if "ChatTransformers" in block]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{block}\nprint([title, result['arm']])"],
+        env={**installed.variables, "RTTC_TAU_R": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    title, arm = ast.literal_eval(done.stdout)
+    assert isinstance(title, str)
+    assert arm

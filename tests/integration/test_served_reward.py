@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
+from rttc_graph.installation.config import InstallationConfig, load_config
+from rttc_graph.installation.configured_reward import open_reward_model
 from rttc_graph.integrations.rewards.served_reward import Route, ServedReward, ServedSettings
 from rttc_graph.protocols import RewardModel
 from rttc_graph.testing import RewardModelContract
@@ -35,6 +39,7 @@ class Script:
         default_factory=list[tuple[str, dict[str, Any]]]
     )
     headers: list[str | None] = field(default_factory=list["str | None"])
+    signatures: list[str | None] = field(default_factory=list["str | None"])
     hangs: bool = False
     release: threading.Event = field(default_factory=threading.Event)
 
@@ -47,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.script.bodies.append((self.path, body))
         self.script.headers.append(self.headers.get("authorization"))
+        self.script.signatures.append(self.headers.get("x-signature"))
         if self.script.hangs:
             self.script.release.wait(20)
         status = self.script.statuses.pop(0) if self.script.statuses else 200
@@ -225,3 +231,46 @@ def test_a_wrong_setting_is_refused(options: dict[str, Any], message: str) -> No
 def test_an_address_needs_a_scheme() -> None:
     with pytest.raises(ConfigurationError, match="must start with http"):
         ServedReward("localhost:8000")
+
+
+def installed(config: InstallationConfig) -> RewardModel:
+    async def policy() -> str:
+        return "policy"
+
+    return open_reward_model(config, cast("Any", None), policy)  # a served one needs no engine
+
+
+async def test_an_installation_calls_the_server_as_its_settings_say(
+    url: str, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_SIGNATURE", "signed")
+    monkeypatch.setenv("RTTC_REWARD_API_KEY", "key")
+    table = f"""
+reward = "{url}"
+[reward_served]
+route = "score"
+model = "judge"
+[reward_served.headers]
+X-Signature = "$JUDGE_SIGNATURE for $$5"
+"""
+    path = tmp_path / "rttc.toml"
+    path.write_text(table)
+    reward = installed(await asyncio.to_thread(load_config, path))
+    assert reward.name == "judge"
+    [got] = await reward.score("why", [candidate("so")])
+    assert got == pytest.approx(share("so"))
+    [(route, body)] = script.bodies
+    assert (route, body["model"]) == ("/score", "judge")
+    assert script.headers == ["Bearer key"]
+    assert script.signatures == ["signed for $5"]
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [("$NO_SUCH_VARIABLE", "NO_SUCH_VARIABLE.*not set"), ("5 $", "names no variable")],
+)
+def test_a_header_without_its_variable_is_refused(header: str, problem: str) -> None:
+    served = ServedSettings(headers={"X-Signature": header})
+    config = load_config(reward="http://judge", reward_served=served)
+    with pytest.raises(ConfigurationError, match=rf"reward_served.headers.X-Signature.*{problem}"):
+        installed(config)

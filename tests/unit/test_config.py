@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation import local
 from rttc_graph.installation.config import load_config
+from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +123,94 @@ def test_bytes_of_adapters_and_trainings_reach_the_trainer(
 
     with pytest.raises(ConfigurationError, match="max_training_bytes=0"):
         load_config(max_training_bytes=0)
+
+
+REWARD_TABLES = """
+reward = "http://judge:8000"
+
+[reward_served]
+route = "score"
+model = "judge"
+timeout_seconds = 5
+
+[reward_served.headers]
+X-Team = "search"
+
+[reward_classifier]
+scale = 8.0
+midpoint = 5
+"""
+
+
+def test_tables_of_the_reward_model_and_their_variables(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty_folder / "rttc.toml").write_text(REWARD_TABLES)
+    monkeypatch.setenv("RTTC_REWARD_SERVED__MODEL", "another")
+    monkeypatch.setenv("RTTC_REWARD_SERVED__CONCURRENCY", "2")
+    monkeypatch.setenv("RTTC_REWARD_CLASSIFIER__DTYPE", "bfloat16")
+    config = load_config()
+    assert config.reward_served == ServedSettings(
+        route="score",
+        model="another",
+        timeout_seconds=5,
+        concurrency=2,
+        headers={"X-Team": "search"},
+    )
+    assert config.reward_classifier == ClassifierSettings(scale=8, midpoint=5, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (
+            "[reward_served]\nroute = 'rank'",
+            ["reward_served.route='rank'", "'classify'", "__ROUTE"],
+        ),
+        ("[reward_served]\nbatch_size = 0", ["batch_size must be at least 1"]),
+        (
+            "[reward_served]\nspeed = 1",
+            ["unknown setting 'reward_served.speed'", "timeout_seconds"],
+        ),
+        ("[reward_classifier]\nscale = 0", ["scale must be above 0"]),
+        ("[reward_classifier]\nscale = inf", ["scale must be above 0 and finite"]),
+        ("[reward_classifier]\nmidpoint = nan", ["midpoint must be finite"]),
+        ("[reward_classifier]\nscale = 'big'", ["reward_classifier.scale='big'", "valid number"]),
+        ("reward_served = 'score'", ["reward_served='score'"]),
+    ],
+)
+def test_a_wrong_setting_of_a_reward_model_is_named(
+    empty_folder: Path, table: str, words: list[str]
+) -> None:
+    (empty_folder / "rttc.toml").write_text(table)
+    with pytest.raises(ConfigurationError) as caught:
+        load_config()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["reward_api_key = ['secret']", "[reward_served]\nheaders = { Authorization = ['secret'] }"],
+)
+def test_a_key_of_a_wrong_type_is_not_repeated(empty_folder: Path, line: str) -> None:
+    (empty_folder / "rttc.toml").write_text(line)
+    with pytest.raises(ConfigurationError, match="reward_") as caught:
+        load_config()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_key_is_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTTC_REWARD_API_KEY", "secret")
+    monkeypatch.setenv("RTTC_REWARD_SERVED", '{"headers": {"Authorization": "secret"}}')
+    config = load_config()
+    assert config.reward_api_key == config.reward_served.headers["Authorization"] == "secret"
+    assert "secret" not in repr(config)
+
+
+def test_the_tables_of_the_how_to_can_be_read(empty_folder: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/howto/reward-models.md").read_text()
+    tables = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(tables) >= 2
+    for table in tables:
+        (empty_folder / "rttc.toml").write_text(table)
+        load_config()

@@ -18,6 +18,8 @@ from tiny_checkpoints import (
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
+from rttc_graph.installation import configured_reward
+from rttc_graph.installation.config import load_config
 from rttc_graph.integrations.rewards.pair_encoding import PairEncoder
 from rttc_graph.integrations.rewards.sequence_classifier_reward import (
     ClassifierSettings,
@@ -218,3 +220,25 @@ async def test_a_padding_token_that_cannot_be_read_is_none(
     answers = [candidate(text) for text in ("yes", "It is late.", "word " * 50)]
     alone = [(await reward.score("Is it?", [one]))[0] for one in answers]
     assert await reward.score("Is it?", answers) == pytest.approx(alone)
+
+
+@pytest.mark.parametrize(
+    ("device", "own", "used"), [("cpu", None, "cpu"), ("auto", None, None), ("cuda", "cpu", "cpu")]
+)
+def test_a_classifier_of_an_installation_has_its_settings(
+    monkeypatch: pytest.MonkeyPatch, device: str, own: str | None, used: str | None
+) -> None:
+    made: list[ClassifierSettings] = []
+
+    def note(name: str, *, settings: ClassifierSettings) -> SequenceClassifierReward:
+        made.append(settings)
+        return SequenceClassifierReward(name, settings=settings)
+
+    monkeypatch.setattr(configured_reward, "SequenceClassifierReward", note)
+    config = load_config(
+        reward="some/classifier",
+        device=device,
+        reward_classifier=ClassifierSettings(scale=8.0, device=own),
+    )
+    configured_reward.open_reward_model(config, cast("Any", None), cast("Any", None))
+    assert made == [ClassifierSettings(scale=8.0, device=used)]

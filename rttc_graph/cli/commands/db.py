@@ -18,6 +18,7 @@ from rttc_graph.integrations.postgres.migrate import migrate
 
 if TYPE_CHECKING:
     from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
+    from rttc_graph.integrations.postgres.samples.sample_index import IndexProgress
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The database and its embedded server."
@@ -101,6 +102,31 @@ def apply_migrations(context: typer.Context, as_json: AsJson = False) -> None:
         print_json({"applied": applied})
     else:
         out.print("applied: " + (", ".join(applied) or "nothing, it is up to date"))
+
+
+@app.command("index")
+def build_indexes(context: typer.Context, as_json: AsJson = False) -> None:
+    """Build the indexes that large domains lack, and wait for them.
+
+    An ingest starts this by itself in the background; searches are exact, and slower, until it is
+    done. Readers and writers go on meanwhile.
+
+    Example: rttc db index
+    """
+    with (
+        progress("index", total=0) as bar,
+        open_knowledge(command_context(context).config()) as knowledge,
+    ):
+
+        def show(found: IndexProgress) -> None:
+            text = f"index {found.domain}: {found.phase}"
+            bar.update(bar.task_ids[0], description=text, completed=found.done, total=found.total)
+
+        domains = asyncio.run(knowledge.knowledge_base.build_indexes(on_progress=show))
+    if as_json:
+        print_json({"indexed": domains})
+    else:
+        out.print("indexed: " + (", ".join(domains) or "nothing, no large domain lacks an index"))
 
 
 @app.command("prune")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
 from rttc_graph.cli.shared_options import with_default
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import open_knowledge
 
 if TYPE_CHECKING:
@@ -41,12 +43,23 @@ def show_stats(
     tenant: Annotated[
         str | None, typer.Option(help=with_default("Whose runs to show", "tenant"))
     ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Show this many runs, the newest first (default: figures of all runs)."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show runs, acceptance, cache hits and seconds saved, by domain, day (UTC) and arm.
 
     Example: rttc stats --days 7
     """
+    if last is not None:
+        if days is not None:
+            raise ConfigurationError("--days and --last exclude each other: give one of them")
+        _show_last(command_context(context).config(tenant=tenant), last, as_json=as_json)
+        return
     if days is not None and not 1 <= days <= _MOST_DAYS:
         raise ConfigurationError(f"days={days!r} must be from 1 to {_MOST_DAYS}")
     config = command_context(context).config(tenant=tenant)
@@ -94,6 +107,28 @@ def show_stats(
         "share: of the runs of the domain and day; seconds: mean of a run; samples, adapters: "
         "cache hits; saved: seconds of training"
     )
+
+
+def _show_last(config: InstallationConfig, count: int, *, as_json: bool) -> None:
+    """Show single runs, as they were stored."""
+    with open_knowledge(config) as knowledge:
+        runs = asyncio.run(knowledge.ledger_store.recent(tenant=config.tenant, count=count))
+    if as_json:
+        print_json({"tenant": config.tenant, "runs": [asdict(run) for run in runs]})
+        return
+    rows = [
+        (
+            run.run_id,
+            run.domain or "(none)",
+            run.arm,
+            "-" if run.reward is None else f"{run.reward:.3f}",
+            "yes" if run.accepted else "no",
+            f"{run.seconds:.2f}",
+            run.query,
+        )
+        for run in runs
+    ]
+    print_table(("run", "domain", "arm", "reward", "accepted", "seconds", "question"), rows)
 
 
 def _by_cost(one: RunStatistics) -> tuple[int, str, int, str]:
