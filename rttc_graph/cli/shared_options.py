@@ -43,7 +43,7 @@ Limit = Annotated[
 ]
 Scorer = Annotated[
     ScorerName,
-    typer.Option(help="How right answers are told from wrong ones; auto chooses row by row."),
+    typer.Option(help="How right answers are told from wrong ones; auto: by the references."),
 ]
 
 

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,7 +34,13 @@ from rttc_graph.evaluation.evaluation_rows import (
     SettingsLine,
     settings_digest,
 )
-from rttc_graph.evaluation.scorers import ScorerName, check_reference, is_right
+from rttc_graph.evaluation.scorers import (
+    ExactMatchWatch,
+    ScorerName,
+    check_reference,
+    choose_scorer,
+    is_right,
+)
 from rttc_graph.protocols import NewSample, RewardModel, reward_requests
 from rttc_graph.run.policies import best_candidate
 from rttc_graph.samples.rows import DEFAULT_DOMAIN
@@ -125,6 +131,11 @@ class Collection:
         return [key for key, _ in _plan(self)]
 
 
+def drop_warning(text: str) -> None:
+    """Drop a warning, where nobody reads them."""
+    del text
+
+
 async def collect(
     collection: Collection,
     ask: AskPolicy,
@@ -133,6 +144,7 @@ async def collect(
     *,
     rows: EvaluationRows | None = None,
     on_progress: Advance = show_nothing,
+    on_warning: Callable[[str], None] = drop_warning,
 ) -> EvaluationRows:
     """Ask what is not in the log yet, judge what `reward_model` has not judged, return all rows.
 
@@ -148,6 +160,7 @@ async def collect(
         rows: Content of the log, where the caller has read it; it gets the new rows too.
         on_progress: Called on the event loop after each row, and once at the start with what is
             there already.
+        on_warning: Called, perhaps from another thread, when exact match seems to find nothing.
 
     Raises:
         ConfigurationError: A reference answer fits no scorer, the log is something else, or `ask`
@@ -156,7 +169,7 @@ async def collect(
     # Files and verifiers block, so they get a thread.
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rttc-collect")
     try:
-        collecting = _Collecting(collection, ask, reward_model, log, thread)
+        collecting = _Collecting(collection, ask, reward_model, log, thread, on_warning)
         return await collecting.run(rows, on_progress)
     finally:
         thread.shutdown(wait=False)
@@ -170,7 +183,14 @@ class _Collecting:
         reward_model: RewardModel | None,
         log: RowLog,
         thread: ThreadPoolExecutor,
+        warn: Callable[[str], None],
     ) -> None:
+        self._warn = warn
+        self._exact = ExactMatchWatch()
+        self._scorers = {
+            data_set.name: choose_scorer(data_set.rows, collection.scorer).scorer
+            for data_set in collection.data_sets
+        }
         self._collection = collection
         self._ask = ask
         self._reward_model = reward_model
@@ -277,9 +297,14 @@ class _Collecting:
 
     def _keep(self, sample: NewSample, row: EvaluationRow, lines: Sequence[Line]) -> None:
         best = best_candidate(row["candidates"])
-        scorer = self._collection.scorer
+        scorer = self._scorers[row["data_set"]]
         row["right"] = best is not None and is_right(best["answer"], sample, scorer)
         self._log.add(lines)
+        if best is None:
+            return
+        warning = self._exact.add(best["answer"], sample, scorer, right=row["right"])
+        if warning is not None:
+            self._warn(warning)
 
 
 async def judge_missing(

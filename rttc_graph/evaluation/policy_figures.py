@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
@@ -24,7 +24,7 @@ from rttc_graph.evaluation.replay import (
     replay,
     replayed_run,
 )
-from rttc_graph.evaluation.scorers import ScorerName, is_right
+from rttc_graph.evaluation.scorers import ScorerChoice, ScorerName, choose_scorer, is_right
 from rttc_graph.protocols import NewSample
 from rttc_graph.settings import PolicyName
 from rttc_graph.state import Arm
@@ -108,12 +108,13 @@ def evaluated_questions(
         keys: Which of them.
         fingerprint: Reward model whose judgements count.
         calibrate: Raw reward and domain to the reward that counts; `None` for raw ones.
-        scorer: Says what is right; by row, unless named.
+        scorer: Says what is right; by the data, unless named.
 
     Raises:
         ConfigurationError: One model has answers of two settings to one data set.
     """
     _check_settings(keys)
+    scorers = scorers_of(rows, keys, scorer)
     found: dict[tuple[str, str, str], dict[Arm, list[JudgedArm]]] = {}
     for key in sorted((key for key in keys if key in rows.rows), key=lambda key: key.seed):
         row = rows.rows[key]
@@ -122,7 +123,7 @@ def evaluated_questions(
         if reward is not None and calibrate is not None:
             reward = calibrate(reward, row["domain"])
         draw = JudgedArm(
-            row={**row, "right": any(_rights(row, scorer))},
+            row={**row, "right": any(_rights(row, scorers[key.data_set].scorer))},
             reward=reward,
             judging_seconds=0.0 if judgement is None else judgement["seconds"],
         )
@@ -214,15 +215,15 @@ def real_figures(
         rows: Rows of runs, all policies on the same questions.
         keys: Which of them, at least one.
         tau_r: Threshold of the runs.
-        scorer: Says what is right; by row, unless named.
+        scorer: Says what is right; by the data, unless named.
     """
     outcomes: dict[str, list[ReplayedRun]] = {}
+    scorers = scorers_of(rows, keys, scorer)
     for key in keys:
         row = rows.rows[key]
         seconds = sum(row["seconds"].values())
-        outcome = replayed_run(
-            row["candidates"], _rights(row, scorer), seconds=seconds, tau_r=tau_r
-        )
+        rights = _rights(row, scorers[key.data_set].scorer)
+        outcome = replayed_run(row["candidates"], rights, seconds=seconds, tau_r=tau_r)
         outcomes.setdefault(key.policy, []).append(outcome)
     return _group(outcomes, outcomes.get("cascade"))
 
@@ -270,15 +271,31 @@ def _by_arm(outcomes: Sequence[ReplayedRun]) -> dict[str, float]:
     return {arm: round(value, 6) for arm, value in sums.items() if value}
 
 
-def _rights(row: EvaluationRow, scorer: ScorerName) -> list[bool]:
-    """Return for each candidate of a row whether it is right, by today's scorer."""
-    sample = NewSample(
+def scorers_of(
+    rows: EvaluationRows, keys: Iterable[RowKey], scorer: ScorerName = "auto"
+) -> dict[str, ScorerChoice]:
+    """Return what scores each data set, by its questions unless a scorer is named."""
+    questions: dict[str, dict[str, NewSample]] = {}
+    for key in keys:
+        if key in rows.rows:
+            of_set = questions.setdefault(key.data_set, {})
+            of_set[key.row] = _sample_of(rows.rows[key])
+    return {name: choose_scorer(list(of.values()), scorer) for name, of in questions.items()}
+
+
+def _sample_of(row: EvaluationRow) -> NewSample:
+    return NewSample(
         question=row["question"],
         answer=row["reference"],
         domain=row["domain"] or "",
         external_id=row["id"],
         metadata=row["metadata"],
     )
+
+
+def _rights(row: EvaluationRow, scorer: ScorerName) -> list[bool]:
+    """Return for each candidate of a row whether it is right, by today's scorer."""
+    sample = _sample_of(row)
     return [is_right(candidate["answer"], sample, scorer) for candidate in row["candidates"]]
 
 

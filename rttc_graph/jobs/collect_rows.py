@@ -22,7 +22,7 @@ from rttc_graph.evaluation.collect import (
 )
 from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowKey, RowLog
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, evaluated_questions
-from rttc_graph.evaluation.scorers import ScorerName
+from rttc_graph.evaluation.scorers import ScorerName, choose_scorer
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     calibrated_fingerprint,
@@ -99,6 +99,14 @@ def wanted_data_sets(
         rows = draw_rows(read_samples(source), limit=limit, seed=seed)
         data_sets.append(DataSet(name=name, rows=rows))
     return data_sets, samples
+
+
+def tell_scorers(data_sets: Sequence[DataSet], scorer: ScorerName, watcher: Watcher) -> None:
+    """Say for which data sets answers are not told by exact match, and why."""
+    for data_set in data_sets:
+        choice = choose_scorer(data_set.rows, scorer)
+        if choice.scorer != scorer:
+            watcher.warn(f"{data_set.name}: {choice.reason}")
 
 
 def run_name(data_sets: Sequence[DataSet], records: Path | None) -> str:
@@ -194,7 +202,15 @@ def collect_rows(
                 with watcher.step(f"collect with {model}") as advance:
                     ask = _asker(local)
                     asyncio.run(
-                        collect(collection, ask, local.judge, log, rows=rows, on_progress=advance)
+                        collect(
+                            collection,
+                            ask,
+                            local.judge,
+                            log,
+                            rows=rows,
+                            on_progress=advance,
+                            on_warning=watcher.warn,
+                        )
                     )
             else:
                 keys = [key for key in rows.replayable() if key.model == model]

@@ -20,6 +20,7 @@ from rttc_graph.jobs.collect_rows import (
     collect_rows,
     questions_of_models,
     run_name,
+    tell_scorers,
     wanted_data_sets,
 )
 from rttc_graph.jobs.output_files import check_outputs
@@ -89,6 +90,7 @@ def fit_calibration(
     name = run_name(data_sets, wanted.records)
     log = wanted.records or config.home / "evaluations" / f"{name}.jsonl"
     plot = wanted.plot or Path(f"rttc-calibrate-{name}.png")
+    tell_scorers(data_sets, wanted.scorer, watcher)
     check_outputs(logs=[log, plot])
     require_evaluation()
     rows_wanted = RowsWanted(

@@ -17,6 +17,7 @@ from rttc_graph.evaluation.policy_figures import (
     GroupFigures,
     grouped,
     real_figures,
+    scorers_of,
 )
 from rttc_graph.evaluation.replay import Gate
 from rttc_graph.evaluation.report import REPORT, ReportInput, write_report
@@ -29,6 +30,7 @@ from rttc_graph.jobs.collect_rows import (
     questions_of_models,
     rows_settings,
     run_name,
+    tell_scorers,
     wanted_data_sets,
 )
 from rttc_graph.jobs.output_files import check_outputs
@@ -139,6 +141,7 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
     name = run_name(data_sets, wanted.records)
     log = wanted.records or config.home / "evaluations" / f"{name}.jsonl"
     plot = wanted.plot or Path(f"rttc-eval-{name}.png")
+    tell_scorers(data_sets, wanted.scorer, watcher)
     check_outputs(logs=[log, plot, *([wanted.report / REPORT] if wanted.report else [])])
     require_evaluation()
     if wanted.real:
@@ -182,7 +185,9 @@ def _of_runs(config: InstallationConfig, found: ModelRows, wanted: EvaluationWan
     gate = Gate(tau_r=config.tau_r, first_arm=config.first_arm)
     figures = real_figures(found.rows, found.keys, tau_r=gate.tau_r, scorer=wanted.scorer)
     calibrated = "yes" if found.calibration else "no"
-    return _Measured(groups=[figures], settings=_settings([found], [gate], calibrated))
+    return _Measured(
+        groups=[figures], settings=_settings([found], [gate], calibrated, scorer=wanted.scorer)
+    )
 
 
 def _of_rows(
@@ -200,7 +205,7 @@ def _of_rows(
     calibrated = ", ".join("yes" if rows.calibration else "no" for rows in found)
     return _Measured(
         groups=grouped(questions, wanted.policies, lambda question: gate),
-        settings=_settings(found, [gate], calibrated),
+        settings=_settings(found, [gate], calibrated, scorer=wanted.scorer),
         questions=questions,
         raw=raw,
     )
@@ -217,7 +222,7 @@ def _cross_fitted(
     ]
     questions = [question for question, _ in fitted]
     gates = {(q.data_set, q.model, q.row): gate for q, gate in fitted}
-    settings = _settings(found, list(gates.values()), "cross-fitted", wanted.aim)
+    settings = _settings(found, list(gates.values()), "cross-fitted", wanted.aim, wanted.scorer)
     return _Measured(
         groups=grouped(questions, wanted.policies, lambda q: gates[q.data_set, q.model, q.row]),
         settings=settings,
@@ -227,7 +232,11 @@ def _cross_fitted(
 
 
 def _settings(
-    found: Sequence[ModelRows], gates: Sequence[Gate], calibrated: str, aim: Aim | None = None
+    found: Sequence[ModelRows],
+    gates: Sequence[Gate],
+    calibrated: str,
+    aim: Aim | None = None,
+    scorer: ScorerName = "auto",
 ) -> dict[str, Any]:
     """Return everything that figures depend on, for the reader."""
     thresholds = [gate.tau_r for gate in gates]
@@ -238,9 +247,22 @@ def _settings(
         "calibrated": calibrated,
         "first arm": ", ".join(dict.fromkeys(gate.first_arm for gate in gates)),
         "τr": f"{low:g}" if low == high else f"{low:g} to {high:g}",
+        "scorer": _scorers_shown(found, scorer),
         **({} if aim is None else {"aim of the gates": str(aim)}),
         **rows_settings(found),
     }
+
+
+def _scorers_shown(found: Sequence[ModelRows], scorer: ScorerName) -> str:
+    """Return how answers were scored, data set by data set, and why so."""
+    chosen = {
+        name: choice.reason
+        for rows in found
+        for name, choice in scorers_of(rows.rows, rows.keys, scorer).items()
+    }
+    if len(set(chosen.values())) == 1:
+        return next(iter(chosen.values()))
+    return "; ".join(f"{name}: {reason}" for name, reason in chosen.items())
 
 
 def _report(measured: _Measured, name: str, folder: Path | None) -> Path | None:

@@ -53,7 +53,15 @@ def run_policies(config: InstallationConfig, wanted: RealRuns, watcher: Watcher)
             found = await judged_rows(local, rows, [])
             collection = _collection(config, wanted, found.judge)
             ask = _asker(local, use_cache=wanted.use_cache)
-            await collect(collection, ask, None, log, rows=rows, on_progress=advance)
+            await collect(
+                collection,
+                ask,
+                None,
+                log,
+                rows=rows,
+                on_progress=advance,
+                on_warning=watcher.warn,
+            )
             return replace(found, keys=collection.keys())
 
         return asyncio.run(run())

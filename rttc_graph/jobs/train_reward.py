@@ -39,7 +39,12 @@ from rttc_graph.reward_training.candidate_sampling import (
     SamplingSettings,
 )
 from rttc_graph.reward_training.measuring import Measured, measure
-from rttc_graph.reward_training.training import TrainResult, TrainSettings, train_reward
+from rttc_graph.reward_training.training import (
+    TrainResult,
+    TrainSettings,
+    check_right,
+    train_reward,
+)
 from rttc_graph.samples import draw_rows, read_samples
 from rttc_graph.support.progress import Advance
 
@@ -225,6 +230,7 @@ async def train_on(
     Raises:
         RttcError: The backbone is unavailable, or there are too few candidates.
     """
+    check_right(rows)
 
     def train(base: RewardBase) -> TrainResult:
         return train_reward(base, rows, settings, folder, on_progress=on_progress)

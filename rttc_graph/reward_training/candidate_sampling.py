@@ -9,11 +9,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rttc_graph.arms import ARMS, sampled_arms, untrained_arms
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.scorers import ScorerName, check_reference, is_right
+from rttc_graph.evaluation.scorers import (
+    ScorerName,
+    check_reference,
+    choose_scorer,
+    is_right,
+)
 from rttc_graph.protocols import (
     AdapterTrainer,
     Embedder,
@@ -130,6 +135,7 @@ class CandidateSampler:
         """
         if not questions or not samples:
             raise ConfigurationError("no rows to draw candidates for: the file is empty")
+        settings = replace(settings, scorer=choose_scorer(questions, settings.scorer).scorer)
         for row in questions:
             check_reference(row, settings.scorer)
         known = await asyncio.to_thread(log.load)
@@ -139,7 +145,9 @@ class CandidateSampler:
         await asyncio.to_thread(log.add, [row for row in free if row["key"] not in known])
         rows = {row["key"]: row for row in free}
         jobs = await self._jobs(questions, near, settings)
-        rows |= {job.key: known[job.key] for job in jobs if job.key in known}
+        rows |= {
+            job.key: _scored_anew(known[job.key], job, settings) for job in jobs if job.key in known
+        }
         done = sum(job.key in known for job in jobs)
         on_progress(done, len(jobs))
         for batch in _batches([job for job in jobs if job.key not in known]):
@@ -266,6 +274,11 @@ def _judged(
         }
         for job, answer in zip(batch, answers, strict=True)
     ]
+
+
+def _scored_anew(row: CandidateRow, job: _Job, settings: SamplingSettings) -> CandidateRow:
+    """Return a kept candidate with today's scorer's word."""
+    return {**row, "right": is_right(row["answer"], job.row, settings.scorer)}
 
 
 def _free_rows(

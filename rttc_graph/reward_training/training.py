@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rttc_graph.arms import ARMS
-from rttc_graph.errors import ConfigurationError
+from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.rewards.trained.head_learning import (
     HeadLearned,
     HeadSettings,
@@ -98,6 +98,28 @@ class TrainResult:
     held_out: RewardMetrics
     """Metrics of the policy model's answers to held-out questions, or of all answers if it gave
     none."""
+
+
+MOST_WRONG = 40
+"""Generated answers of which at least one must be right, or there is nothing to learn from them."""
+
+
+def check_right(rows: Sequence[CandidateRow]) -> None:
+    """Do nothing if some answer that the policy model gave is right, or it gave few.
+
+    Raises:
+        RewardModelError: None of `MOST_WRONG` or more is right: the judge would learn that the
+            model is always wrong, whatever it says.
+    """
+    made = [row for row in rows if row["source"] in ARMS]
+    if len(made) >= MOST_WRONG and not any(row["right"] for row in made):
+        shown = made[0]
+        raise RewardModelError(
+            f"not one of {len(made)} answers of the policy model is right, for example "
+            f"{shown['answer'][:80]!r} for {shown['reference'][:80]!r}: nothing can be learnt. If "
+            "they are right in other words, name a scorer with --scorer (sentences, contains); if "
+            "they are wrong, take a stronger --model, samples that help (--samples), or --arms none"
+        )
 
 
 def train_reward(

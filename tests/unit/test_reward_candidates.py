@@ -6,12 +6,13 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_fakes import HashEmbeddings
 from scripted_parts import ScriptedPolicyModel
 
-from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.errors import ConfigurationError, PolicyModelError, RewardModelError
 from rttc_graph.evaluation.scorers import is_right, normalised
 from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
 from rttc_graph.protocols import NewSample
@@ -22,6 +23,7 @@ from rttc_graph.reward_training.candidate_sampling import (
 )
 from rttc_graph.reward_training.negatives import TRICKS, free_answers
 from rttc_graph.reward_training.neighbours import nearest_samples
+from rttc_graph.reward_training.training import check_right
 
 LABELS = ("lost card", "card arrival", "exchange rate", "top up failed")
 
@@ -223,3 +225,20 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="no candidates in"):
         read_candidates([tmp_path / "empty.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "source", "is_refused"),
+    [(0, 40, "rag", True), (1, 40, "rag", False), (0, 39, "rag", False), (0, 40, "other", False)],
+)
+def test_a_judge_is_not_trained_where_the_model_is_never_right(
+    right: int, wrong: int, source: str, is_refused: bool
+) -> None:
+    base: Any = {"source": source, "answer": "no idea", "reference": "the third day"}
+    rows: list[Any] = [{**base, "right": True}] * right + [{**base, "right": False}] * wrong
+    reference: Any = {**base, "source": "reference", "right": True}
+    if not is_refused:
+        check_right([*rows, reference])
+        return
+    with pytest.raises(RewardModelError, match=r"not one of 40 answers .* 'no idea'"):
+        check_right([*rows, reference])

@@ -12,11 +12,15 @@ import pytest
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.numbers import is_number, last_number
 from rttc_graph.evaluation.scorers import (
+    EARLY_ROWS,
+    ExactMatchWatch,
     ScorerName,
     check_reference,
+    choose_scorer,
     is_right,
     normalised,
     scorer_for,
+    token_f1,
 )
 from rttc_graph.protocols import NewSample
 
@@ -292,3 +296,110 @@ def test_noise_is_scored_in_no_time(reference: str, noise: str) -> None:
     started = time.monotonic()
     is_right(noise, row(reference))
     assert time.monotonic() - started < 5  # seconds; a pattern that backtracks takes hours
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("It is 39 euros per month.", "39 euros a month", True),
+        ("It is 69 euros per month.", "39 euros a month", False),
+        ("The term is three months.", "The shortest term is 3 months", True),
+        ("The shortest term is twelve months", "The shortest term is three months", False),
+        ("On the first working day", "On the third working day", False),
+        ("Yes, discounts are added together", "No, discounts are never added together", False),
+        ("Discounts are never added together", "No, discounts are never added together", True),
+        ("Up to 2.5 hours", "2.5 hours", True),
+        ("Up to 25 hours", "2.5 hours", False),
+        ("I do not know.", "The depots are closed on Sundays", False),
+        ("", "The depots are closed on Sundays", False),
+        ("<think>closed on Sundays</think>Who knows?", "The depots are closed on Sundays", False),
+    ],
+)
+def test_a_sentence_is_right_by_its_words_and_numbers(
+    answer: str, reference: str, right: bool
+) -> None:
+    row = NewSample(question="q", answer=reference, domain="d")
+    assert is_right(answer, row, "f1") is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "f1"),
+    [
+        ("the cat sat", "a cat sat", 1.0),
+        ("cat cat", "cat", 2 / 3),
+        ("a b c d", "b x", 2 / 5),
+        ("the", "the", 1.0),
+        ("", "x", 0.0),
+    ],
+)
+def test_token_f1_counts_each_word_as_often_as_it_is_there(
+    answer: str, reference: str, f1: float
+) -> None:
+    assert token_f1(answer, reference) == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [("It is Card Arrival, I think.", True), ("card", False), ("discard arrivals", False)],
+)
+def test_contains_wants_the_reference_s_words_in_a_row(answer: str, right: bool) -> None:
+    row = NewSample(question="q", answer="card_arrival", domain="d")
+    assert is_right(answer, row, "contains") is right
+
+
+def rows_with(*references: str) -> list[NewSample]:
+    return [NewSample(question="q", answer=one, domain="d") for one in references]
+
+
+SENTENCES = rows_with(*(f"The fee of plan {n} is due on Mondays" for n in range(6)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "scorer", "reason"),
+    [
+        (SENTENCES, "auto", "sentences", "references are sentences, 9.0 words"),
+        (SENTENCES, "exact", "exact", "as asked for"),
+        (rows_with("card arrival", "lost card", "pin"), "auto", "auto", "labels, 1.7 words"),
+        (rows_with(*["the handbook does not say"] * 5), "auto", "auto", "labels"),
+        (rows_with("12", "#### 7", "yes", "B"), "auto", "auto", "form of its reference"),
+        ([*SENTENCES, *rows_with(*map(str, range(90)))], "auto", "sentences", "sentences"),
+        ([], "auto", "auto", "form"),
+    ],
+)
+def test_the_data_choose_the_scorer(
+    rows: list[NewSample], asked: ScorerName, scorer: str, reason: str
+) -> None:
+    choice = choose_scorer(rows, asked)
+    assert choice.scorer == scorer
+    assert reason in choice.reason
+
+
+def test_sentences_leaves_numbers_and_choices_as_they_are() -> None:
+    (number, choice) = rows_with("12", "yes")
+    assert is_right("about 12", number, "sentences")
+    assert not is_right("no", choice, "sentences")
+    assert is_right("Due on Mondays, the fee of plan 3", SENTENCES[3], "sentences")
+
+
+@pytest.mark.parametrize(
+    ("right", "alike", "scorer", "warns"),
+    [
+        (0, 5, "exact", True),
+        (0, 5, "auto", True),
+        (1, 5, "exact", False),
+        (0, 0, "exact", False),
+        (0, 5, "f1", False),
+    ],
+)
+def test_it_is_said_once_that_exact_match_finds_nothing(
+    right: int, alike: int, scorer: ScorerName, warns: bool
+) -> None:
+    watch = ExactMatchWatch()
+    (row,) = rows_with("due on the third day")
+    told: list[str | None] = []
+    for number in range(3 * EARLY_ROWS):
+        answer = "The third day it is due" if number < alike else "no idea"
+        told.append(watch.add(answer, row, scorer, right=number < right))
+    warnings = {n: text for n, text in enumerate(told, 1) if text}
+    assert list(warnings) == ([EARLY_ROWS] if warns else [])
+    assert not warns or "5 are by token F1" in warnings[EARLY_ROWS]

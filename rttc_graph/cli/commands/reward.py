@@ -12,8 +12,9 @@ from rich.text import Text
 from rttc_graph.arms import sampled_arms, untrained_arms
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, out, print_table, write_json
-from rttc_graph.cli.shared_options import split_names
+from rttc_graph.cli.shared_options import Scorer, split_names
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.state import Arm
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
     k: _K = 8,
     max_new_tokens: _Tokens = 96,
     negatives: _Negatives = 4,
+    scorer: Scorer = "auto",
     seed: _Seed = 0,
 ) -> None:
     """Generate candidate answers, compare them with the references, and keep them in a file.
@@ -77,7 +79,7 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
     Example: rttc reward draw questions.jsonl --samples samples.jsonl --out candidates.jsonl
     """
     config = command_context(context).config()
-    settings = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
+    settings = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, scorer, seed)
     material = _material(files, samples, questions, most_samples, seed)
 
     from rttc_graph.jobs.train_reward import draw_candidates
@@ -135,6 +137,7 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     learning_rate: _LearningRate = 1e-3,
     rank: _Rank = 16,
     name: _Name = None,
+    scorer: Scorer = "auto",
     seed: _Seed = 0,
     json_out: AsJsonFile = None,
 ) -> None:
@@ -151,7 +154,7 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     Example: rttc reward train samples.jsonl --backbone policy --epochs 1 --out my-judge
     """
     config = command_context(context).config()
-    sampling = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, seed)
+    sampling = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, scorer, seed)
 
     from rttc_graph.integrations.rewards.trained.network_learning import LearnSettings
     from rttc_graph.jobs.train_reward import train_from_files, train_settings
@@ -203,7 +206,13 @@ def evaluate(
 
 
 def _draw_settings(
-    arms: str, temperatures: str, k: int, max_new_tokens: int, negatives: int, seed: int
+    arms: str,
+    temperatures: str,
+    k: int,
+    max_new_tokens: int,
+    negatives: int,
+    scorer: ScorerName,
+    seed: int,
 ) -> SamplingSettings:
     from rttc_graph.reward_training.candidate_sampling import SamplingSettings
 
@@ -213,6 +222,7 @@ def _draw_settings(
         k=k,
         max_new_tokens=max_new_tokens,
         negatives=negatives,
+        scorer=scorer,
         seed=seed,
     )
 

@@ -1,0 +1,106 @@
+"""Thresholds of the scorers for sentences, and what a passage's vector is best made of.
+
+`python -m benchmarks.experiments.sentence_scorers [EMBEDDER]`, on `benchmarks/data`. The answers
+are those of `trail_facts.jsonl`: 48 right ones in other words, 48 wrong ones, half of them near
+misses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rttc_graph.evaluation.scorers import is_right, says_the_same, token_f1
+from rttc_graph.installation.config import load_config
+from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
+from rttc_graph.integrations.transformers.weight_files.resolve import resolve
+from rttc_graph.protocols import Embedder, NewSample
+from rttc_graph.samples import read_samples
+from rttc_graph.samples.documents import read_document
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def answers(rows: Sequence[NewSample], kind: str) -> list[tuple[str, NewSample]]:
+    """Return the answers of a kind, each with its row."""
+    return [(text, row) for row in rows for text in row.metadata[kind]]
+
+
+def share(pairs: Sequence[tuple[str, NewSample]], is_taken: Callable[..., bool]) -> float:
+    """Return the share of the answers that are taken for right."""
+    return sum(is_taken(*pair) for pair in pairs) / len(pairs)
+
+
+async def similarities(
+    embedder: Embedder, pairs: Sequence[tuple[str, NewSample]], *, with_question: bool
+) -> list[float]:
+    """Return the cosine of each answer with its reference."""
+    lead = (lambda row: f"{row.question} ") if with_question else (lambda row: "")
+    said = await embedder.embed([lead(row) + text for text, row in pairs])
+    wanted = await embedder.embed([lead(row) + row.answer for _, row in pairs])
+    return [float(np.dot(one, other)) for one, other in zip(said, wanted, strict=True)]
+
+
+async def passages(embedder: Embedder, rows: Sequence[NewSample]) -> None:
+    """Print how often the right passage is found, for each way to embed one."""
+    found = read_document(DATA / "trail_manual.md", source="trail_manual.md")
+    ways: dict[str, Callable[[NewSample], str]] = {
+        "text": lambda one: one.answer,
+        "last heading and text": lambda one: f"{one.question.split(' > ')[-1]}\n{one.answer}",
+        "place and text": lambda one: f"{one.question}\n{one.answer}",
+        "place": lambda one: one.question,
+    }
+    queries = np.array(await embedder.embed([row.question for row in rows]))
+    for name, text in ways.items():
+        scores = queries @ np.array(await embedder.embed([text(one) for one in found])).T
+        ranks = [
+            [found[i].metadata["heading"].split(" > ")[-1] for i in np.argsort(-line)].index(
+                row.metadata["heading"]
+            )
+            for line, row in zip(scores, rows, strict=True)
+        ]
+        at = [sum(rank < k for rank in ranks) for k in (1, 2, 4)]
+        print(f"passage's vector of {name:22} right at 1, 2, 4: {at} of {len(rows)}")
+
+
+async def main(embedder_name: str) -> None:
+    """Print all figures."""
+    rows = list(read_samples(DATA / "trail_facts.jsonl"))
+    right, wrong = answers(rows, "right"), answers(rows, "wrong")
+    for scorer in ("exact", "contains"):
+        shares = [share(pairs, partial(is_right, scorer=scorer)) for pairs in (right, wrong)]
+        print(f"{scorer}: right taken {shares[0]:.2f}, wrong taken {shares[1]:.2f}")
+    for limit in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+        f1 = [
+            share(pairs, lambda text, row, at=limit: token_f1(text, row.answer) >= at)
+            for pairs in (right, wrong)
+        ]
+        same = [
+            share(pairs, lambda text, row, at=limit: says_the_same(text, row.answer, at))
+            for pairs in (right, wrong)
+        ]
+        print(
+            f"F1 >= {limit}: right taken {f1[0]:.2f}, wrong {f1[1]:.2f}; with numbers and yes "
+            f"or no compared {same[0]:.2f} and {same[1]:.2f}"
+        )
+    home = load_config(None).home
+    embedder = local_embedder(partial(resolve, embedder_name, cache_dir=home), name=embedder_name)
+    for with_question in (False, True):
+        good = await similarities(embedder, right, with_question=with_question)
+        bad = await similarities(embedder, wrong, with_question=with_question)
+        for limit in (0.5, 0.6, 0.7, 0.8, 0.9):
+            taken = [float(np.mean(np.array(s) >= limit)) for s in (good, bad)]
+            print(
+                f"cosine >= {limit}, question {'in' if with_question else 'out'}: right taken "
+                f"{taken[0]:.2f}, wrong taken {taken[1]:.2f}"
+            )
+    await passages(embedder, rows)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else load_config(None).embedder))
