@@ -319,3 +319,32 @@ def test_what_makes_no_sense_is_refused(
     del shop
     assert message in complaint(capsys, *words)
     assert len(call_json(capsys, "kb", "list")["samples"]) == 4
+
+
+def test_check_finds_answers_that_contradict_each_other(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"question": "How much is a helmet?", "answer": "20 euros", "domain": "shop"},
+        {"question": "how much is a helmet", "answer": "35 euros", "domain": "shop"},
+        {"question": "How much is a helmet", "answer": "20 euros.", "domain": "shop"},
+        {"question": "How much is a helmet?", "answer": "99 euros", "domain": "law"},
+        {"question": "how much are 2 bells", "answer": "8", "domain": "sums"},
+        {"question": "how much are 3 bells", "answer": "12", "domain": "sums"},
+    ]
+    passage = {"question": "x", "answer": "How much is a helmet?", "domain": "shop"}
+    ingest(folder, [*rows, {**passage, "metadata": {"kind": "passage"}}])
+    ingest(folder, [{**rows[0], "answer": "1 euro"}], "--tenant", "other")
+    capsys.readouterr()
+    found = call_json(capsys, "kb", "check")["domains"]
+    counted = {one["domain"]: (one["samples"], one["contradictions"]) for one in found}
+    assert counted == {"law": (1, 0), "shop": (3, 2), "sums": (2, 0)}
+    (shop,) = call_json(capsys, "kb", "check", "--domain", "shop")["domains"]
+    assert shop["copies"] == 1
+    for pair in shop["pairs"]:
+        answers_of = {pair["first"]["answer"].strip("."), pair["second"]["answer"].strip(".")}
+        assert answers_of == {"20 euros", "35 euros"}
+    assert main(["kb", "check", "--domain", "shop"]) == 0
+    printed = capsys.readouterr().out
+    assert "shop: 3 solved questions; nearly the same are 2 pairs with different" in printed
+    assert "no domain 'shpo'" in complaint(capsys, "kb", "check", "--domain", "shpo")

@@ -9,6 +9,7 @@ import typer
 
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.knowledge.filter_options import Tenant
+from rttc_graph.cli.knowledge.kb_check import check_samples
 from rttc_graph.cli.knowledge.kb_delete import delete_samples
 from rttc_graph.cli.knowledge.kb_ingest import ingest_file
 from rttc_graph.cli.knowledge.kb_list import (
@@ -38,6 +39,7 @@ app.command("show")(show_sample)
 app.command("search")(search_samples)
 app.command("export")(export_samples)
 app.command("delete")(delete_samples)
+app.command("check")(check_samples)
 
 
 @app.command("stats")
