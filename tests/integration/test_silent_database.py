@@ -16,6 +16,7 @@ from graph_runs import failures, run, until
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool
 from scripted_parts import Parts
+from starvation import starved_seconds
 from tcp_proxy import TcpProxy
 
 from rttc_graph import RttcSettings, create_rttc_graph
@@ -39,8 +40,6 @@ from rttc_graph.state import RttcInput
 pytestmark = pytest.mark.usefixtures("no_blocking_calls")
 
 BUDGET_SECONDS = 8.0
-LOAD_SECONDS = 6
-"""Slack for a busy machine; an idle one needs 2. A hang lasts longer than both."""
 THREADS = 3
 SOLVED = [NewSample(question=f"{n} and {n}", answer=str(2 * n), domain="sums") for n in range(8)]
 QUESTION: RttcInput = {"query": "what is 9 and 9", "domain": "sums"}
@@ -122,7 +121,7 @@ async def test_a_run_answers_in_its_budget_whatever_falls_silent(
     tcp_proxy.silence(mark(phase))
     settings = RttcSettings(tau_r=0.9, k=2, budget_seconds=BUDGET_SECONDS, policy="cascade")
 
-    started = time.monotonic()
+    started, starved = time.monotonic(), starved_seconds()
     outputs = await asyncio.gather(
         *(
             run(graph, {**QUESTION, "query": f"what is {n} and 9"}, context=settings)
@@ -130,7 +129,8 @@ async def test_a_run_answers_in_its_budget_whatever_falls_silent(
         )
     )
 
-    assert time.monotonic() - started < BUDGET_SECONDS + LOAD_SECONDS
+    took = time.monotonic() - started - (starved_seconds() - starved)
+    assert took < BUDGET_SECONDS + 2
     assert tcp_proxy.silenced >= 1
     assert arm is None or arm in {output["arm"] for output in outputs}
     for output in outputs:
