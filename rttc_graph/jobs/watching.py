@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Protocol
 
-from rttc_graph.support.progress import Advance, show_nothing
+from rttc_graph.support.progress import Advance
 
 
 class Watcher(Protocol):
@@ -27,22 +26,3 @@ class Watcher(Protocol):
     def warn(self, text: str) -> None:
         """Show a sentence that the user should read before believing the result."""
         ...
-
-
-class SilentWatcher:
-    """A watcher for callers who show nothing."""
-
-    @contextmanager
-    def step(self, what: str) -> Generator[Advance]:
-        """Run the block; its progress goes nowhere."""
-        del what
-        yield show_nothing
-
-    def describe(self, text: str) -> None:
-        """Drop the text."""
-
-    def tell(self, text: str) -> None:
-        """Drop the line."""
-
-    def warn(self, text: str) -> None:
-        """Drop the warning."""
