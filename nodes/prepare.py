@@ -132,15 +132,15 @@ class Prepare:
         if self.domains is None:
             why = "this graph has no knowledge base, so the domain finds no samples"
             return [entry("prepare", "noted", since=since, domain=domain, reason=why)]
-        found = await survive(
+        problem = await survive(
             self.domains.problem(domain, tenant=scope.settings.tenant),
             deadline=since + scope.allowance.seconds * _LOOK_UP_SHARE,
         )
-        if isinstance(found, Failure):
+        if isinstance(problem, Failure):
             what = "look up the domain"
-            return [entry("prepare", "failed", since=since, what=what, error=found.reason)]
-        if found is not None:
-            raise found
+            return [entry("prepare", "failed", since=since, what=what, error=problem.reason)]
+        if problem is not None:
+            raise problem
         return []
 
     async def _check_threshold(self, task: Task, scope: RunScope) -> list[LedgerEntry]:
@@ -152,16 +152,18 @@ class Prepare:
         if not wanted:
             return []
         judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
-        found = await survive(judge.fingerprint(), deadline=scope.deadline)
-        if isinstance(found, Failure):
+        fingerprint = await survive(judge.fingerprint(), deadline=scope.deadline)
+        if isinstance(fingerprint, Failure):
             what = "check what τr was chosen for"
-            return [entry("prepare", "failed", since=scope.started, what=what, error=found.reason)]
-        if found != wanted:
+            return [
+                entry("prepare", "failed", since=scope.started, what=what, error=fingerprint.reason)
+            ]
+        if fingerprint != wanted:
             raise ConfigurationError(
                 f"tau_r={scope.settings.tau_r!r} was chosen for a reward model with the "
                 f"fingerprint {wanted!r}, but {judge.name!r} with its present calibration has "
-                f"{found!r}: choose τr for it with 'rttc calibrate FILE.jsonl --save', or leave "
-                "out tau_r_of to use this number with any reward model"
+                f"{fingerprint!r}: choose τr for it with 'rttc calibrate FILE.jsonl --save', or "
+                "leave out tau_r_of to use this number with any reward model"
             )
         return []
 

@@ -121,10 +121,10 @@ class Retrieve:
         return embedded
 
     async def _embedded(self, query: str) -> Embedded:
-        found = await self.embedder.embed_measured([query])
-        if len(found) != 1:
-            raise EmbeddingError(f"{self.embedder.name} gave {len(found)} vectors for 1 text")
-        return found[0]
+        vectors = await self.embedder.embed_measured([query])
+        if len(vectors) != 1:
+            raise EmbeddingError(f"{self.embedder.name} gave {len(vectors)} vectors for 1 text")
+        return vectors[0]
 
     async def _look_up(
         self, embedded: Embedded, state: RttcState, scope: RunScope, notes: Notes

@@ -103,8 +103,8 @@ class RewardJudge:
             closed: RttcState = {**state, "candidates": candidates}
             await self.closing.close(closed, scope, best, outcome, notes)
             if state["task"]["from_messages"]:
-                said = AIMessage(best["answer"], name="rttc", response_metadata={**outcome})
-                update["messages"] = [said]
+                message = AIMessage(best["answer"], name="rttc", response_metadata={**outcome})
+                update["messages"] = [message]
         spent = added(state["spent"], since=scope.started)
         ledger = record(state, scope, notes.entries)
         return update | {"spent": spent, "seconds": spent["seconds"], "ledger": ledger}

@@ -59,12 +59,12 @@ class TttAdapt:
         source = AdapterSource(
             policy_model=self.policy_model, trainer=self.trainer, cache=self.cache
         )
-        found = await survive(
+        adapter = await survive(
             source.get(state, scope, notes), deadline=scope.deadline, grace_seconds=GRACE_SECONDS
         )
-        if isinstance(found, Failure):
-            return _failed(found, state, scope, notes)
-        return _adapted(found, state, scope, notes)
+        if isinstance(adapter, Failure):
+            return _failed(adapter, state, scope, notes)
+        return _adapted(adapter, state, scope, notes)
 
 
 def _adapted(found: AdapterLookup, state: RttcState, scope: RunScope, notes: Notes) -> AdaptUpdate:

@@ -342,14 +342,14 @@ def _fields_of(context: object, cls: type[RttcSettings]) -> dict[str, Any]:
     """
     if context is None:
         return {}
-    said: dict[str, Any]
+    values: dict[str, Any]
     if isinstance(context, cls):
-        said = {k: getattr(context, k) for k in cls.model_fields if k in context.model_fields_set}
+        values = {k: getattr(context, k) for k in cls.model_fields if k in context.model_fields_set}
     elif isinstance(context, Mapping):
-        said = {k: context[k] for k in cls.model_fields if k in context}
+        values = {k: context[k] for k in cls.model_fields if k in context}
     else:
-        said = {k: getattr(context, k) for k in cls.model_fields if hasattr(context, k)}
-    return {k: value for k, value in said.items() if value is not None}
+        values = {k: getattr(context, k) for k in cls.model_fields if hasattr(context, k)}
+    return {k: value for k, value in values.items() if value is not None}
 
 
 def _first_problem(exc: ValidationError) -> str:

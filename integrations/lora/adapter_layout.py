@@ -136,10 +136,10 @@ class AdapterLayout:
             base_model_name_or_path=self.base_name or None,
             inference_mode=True,
         )
-        found = cast("dict[str, Any]", config.to_dict())  # type: ignore[no-untyped-call]  # peft
+        settings = cast("dict[str, Any]", config.to_dict())  # type: ignore[no-untyped-call]  # peft
         if is_listed:
-            found["target_modules"] = names  # peft has made a set of them
-        return cast("dict[str, Any]", json.loads(json.dumps(found, sort_keys=True)))
+            settings["target_modules"] = names  # peft has made a set of them
+        return cast("dict[str, Any]", json.loads(json.dumps(settings, sort_keys=True)))
 
 
 def adapter_layout(model: PreTrainedModel) -> AdapterLayout:
@@ -164,27 +164,27 @@ def adapter_layout(model: PreTrainedModel) -> AdapterLayout:
     except ValueError as exc:  # peft: no target modules
         raise AdaptationError(f"peft finds no place for an adapter in the model: {exc}") from exc
     modules = cast("Iterable[tuple[str, nn.Module]]", injected.named_modules())
-    found = [(name, layer) for name, layer in modules if isinstance(layer, LoraLayer)]
-    apart = _keep_rows_apart(model, {name for name, _ in found})
+    lora_layers = [(name, layer) for name, layer in modules if isinstance(layer, LoraLayer)]
+    apart = _keep_rows_apart(model, {name for name, _ in lora_layers})
     targets = tuple(
         Target(
             name=name,
             in_features=cast("int", layer.in_features),
             out_features=cast("int", layer.out_features),
         )
-        for name, layer in found
+        for name, layer in lora_layers
         if name in apart
     )
     base_name = str(getattr(model.config, "name_or_path", "") or "")
     if not targets:
-        names = ", ".join(sorted({name.rpartition(".")[2] for name, _ in found}))
+        names = ", ".join(sorted({name.rpartition(".")[2] for name, _ in lora_layers}))
         raise AdaptationError(
             f"no module of {base_name!r} can have an adapter of its own for each row ({names} "
             "cannot): take another base model, or answer without ttt"
         )
     return AdapterLayout(
         targets=targets,
-        is_all_linear=len(targets) == len(found),
+        is_all_linear=len(targets) == len(lora_layers),
         layers=tuple(_layers(model, targets)),
         base_name=base_name,
         fan_in_fan_out=transposed,
@@ -203,10 +203,10 @@ def _keep_rows_apart(model: PreTrainedModel, names: set[str]) -> set[str]:
             shapes = [each.shape[:-1] for each in (x, output) if isinstance(each, Tensor)]
             (right if shapes == [(2, 3), (2, 3)] else wrong).add(name)
 
-        if isinstance(module := found.get(name), nn.Module):
+        if isinstance(module := modules.get(name), nn.Module):
             module.register_forward_hook(look)
 
-    found = dict(cast("Iterable[tuple[str, nn.Module]]", twin.named_modules()))
+    modules = dict(cast("Iterable[tuple[str, nn.Module]]", twin.named_modules()))
     for name in names:
         watch(name)
     with torch.inference_mode():

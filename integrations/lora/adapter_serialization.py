@@ -96,8 +96,8 @@ def _rank_and_alpha(config: object) -> tuple[int, float]:
         raise UnusableAdapterError(
             f"the adapter's provenance lacks {PEFT_CONFIG!r}: train it again"
         )
-    found = cast("Mapping[str, Any]", config)
-    rank, alpha = found.get("r"), found.get("lora_alpha")
+    peft_config = cast("Mapping[str, Any]", config)
+    rank, alpha = peft_config.get("r"), peft_config.get("lora_alpha")
     if (
         not isinstance(rank, int)
         or rank < 1

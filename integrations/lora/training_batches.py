@@ -144,8 +144,8 @@ class StepLimits:
         rows, length = batch.input_ids.shape
         prefix = batch.prefix.numel()
         tokens = prefix + rows * length
-        found = self.cost(tokens=tokens, pairs=prefix**2 + rows * length * (prefix + length))
-        return found * (_RECOMPUTED if batch.recompute else 1.0)
+        work = self.cost(tokens=tokens, pairs=prefix**2 + rows * length * (prefix + length))
+        return work * (_RECOMPUTED if batch.recompute else 1.0)
 
     def cost(self, *, tokens: int, pairs: int) -> float:
         """Return the work of a pass, in tokens without attention."""

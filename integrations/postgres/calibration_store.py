@@ -53,10 +53,10 @@ class PostgresCalibrationStore:
         self, reward_model: str, fingerprint: str, *, tenant: str
     ) -> StoredCalibration | None:
         """Return the calibration of a reward model; `None` if it has none."""
-        asked = {"reward_model": reward_model, "fingerprint": fingerprint, "tenant": tenant}
+        parameters = {"reward_model": reward_model, "fingerprint": fingerprint, "tenant": tenant}
         rows = await self._database.execute_work(
             "load a calibration",
-            lambda session: session.rows("load_calibration", **asked),
+            lambda session: session.rows("load_calibration", **parameters),
             error=BackendError,
             within_seconds=BRIEF_SECONDS,
         )

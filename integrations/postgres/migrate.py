@@ -72,12 +72,12 @@ def read_migrations(folder: Traversable | None = None) -> list[Migration]:
     """
     folder = folder or importlib.resources.files("rttc_graph.migrations")
     files = [path for path in folder.iterdir() if _FILE_NAME.fullmatch(path.name)]
-    found = [Migration(path.name, path.read_text(encoding="utf-8")) for path in files]
-    found.sort(key=lambda migration: migration.name)
-    numbers = [migration.number for migration in found]
-    if numbers != list(range(1, len(found) + 1)):
+    migrations = [Migration(path.name, path.read_text(encoding="utf-8")) for path in files]
+    migrations.sort(key=lambda migration: migration.name)
+    numbers = [migration.number for migration in migrations]
+    if numbers != list(range(1, len(migrations) + 1)):
         raise ConfigurationError(f"migrations must be numbered from 1 without gaps: {numbers!r}")
-    return found
+    return migrations
 
 
 def migrate(

@@ -134,16 +134,16 @@ class RemoteKnowledgeBase:
         if domain is not None:
             checked_name("domain", domain)
         await self._check_vectors([vector])
-        asked = {"vector": _rounded(vector), "k": k, "domain": domain, "tenant": tenant}
+        body = {"vector": _rounded(vector), "k": k, "domain": domain, "tenant": tenant}
         if choice != "nearest":  # which a server from before there was a choice does not know
-            asked["choice"] = choice
-        found = await self._call("search the knowledge base", "search", asked, SearchReply)
-        return SearchResult(samples=found.samples, revision=found.revision)
+            body["choice"] = choice
+        reply = await self._call("search the knowledge base", "search", body, SearchReply)
+        return SearchResult(samples=reply.samples, revision=reply.revision)
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
         """Tell for each sample whether `ingest` would change anything; the samples go up."""
-        asked = {"samples": _messages(samples), "tenant": checked_name("tenant", tenant)}
-        return (await self._call("look for stored samples", "missing", asked, MissingReply)).missing
+        body = {"samples": _messages(samples), "tenant": checked_name("tenant", tenant)}
+        return (await self._call("look for stored samples", "missing", body, MissingReply)).missing
 
     async def ingest(
         self, samples: Sequence[NewSample], vectors: Sequence[Vector], *, tenant: str
@@ -159,23 +159,23 @@ class RemoteKnowledgeBase:
                 f"there are {len(samples)} samples and {len(vectors)} vectors; give one for each"
             )
         mine = await self._check_vectors(vectors)
-        asked = {
+        body = {
             "samples": _messages(samples),
             "vectors": [_rounded(vector) for vector in vectors],
             "embedder": mine.fingerprint,
             "tenant": tenant,
         }
         action = f"store {len(samples)} samples"
-        done = await self._call(action, "ingest", asked, ChangeReply)
+        done = await self._call(action, "ingest", body, ChangeReply)
         return Ingested(new=done.samples, updated=done.updated)
 
     async def delete(self, *, domain: str, tenant: str) -> int:
         """Delete a domain's samples and return how many there were."""
-        asked = {
+        body = {
             "domain": checked_name("domain", domain),
             "tenant": checked_name("tenant", tenant),
         }
-        return (await self._call(f"delete domain {domain!r}", "delete", asked, ChangeReply)).samples
+        return (await self._call(f"delete domain {domain!r}", "delete", body, ChangeReply)).samples
 
     async def list_samples(
         self,
@@ -188,18 +188,18 @@ class RemoteKnowledgeBase:
     ) -> SamplePage:
         """Return a page of the samples that are meant, by domain and then by id."""
         checked_page(limit, after)
-        asked = {
+        body = {
             **_filter(which, tenant),
             "limit": limit,
             "after": after,
             "with_vectors": with_vectors,
         }
-        return (await self._call("list samples", "list", asked, ListReply)).to_page()
+        return (await self._call("list samples", "list", body, ListReply)).to_page()
 
     async def count_samples(self, which: SampleFilter, *, tenant: str) -> dict[str, int]:
         """Return how many samples are meant, by domain."""
-        asked = _filter(which, tenant)
-        return (await self._call("count samples", "count", asked, CountReply)).domains
+        body = _filter(which, tenant)
+        return (await self._call("count samples", "count", body, CountReply)).domains
 
     async def delete_samples(self, which: SampleFilter, *, tenant: str) -> int:
         """Delete the samples that are meant, in one transaction, and return how many there were.
@@ -207,14 +207,14 @@ class RemoteKnowledgeBase:
         After an answer that was lost on its way the count may be too low.
         """
         which.check_for_delete()
-        asked = _filter(which, tenant)
-        return (await self._call("delete samples", "delete", asked, ChangeReply)).samples
+        body = _filter(which, tenant)
+        return (await self._call("delete samples", "delete", body, ChangeReply)).samples
 
     async def stats(self, *, tenant: str) -> list[DomainStats]:
         """Return the size of each domain, by name."""
-        asked = {"tenant": checked_name("tenant", tenant)}
-        found = await self._call("measure the knowledge base", "stats", asked, StatsReply)
-        return [domain.to_stats() for domain in found.domains]
+        body = {"tenant": checked_name("tenant", tenant)}
+        reply = await self._call("measure the knowledge base", "stats", body, StatsReply)
+        return [domain.to_stats() for domain in reply.domains]
 
     async def info(self) -> KnowledgeBaseInfo:
         """Return what the server says of itself, whether it fits or not."""

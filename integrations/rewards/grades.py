@@ -68,9 +68,9 @@ def parse_grade(reply: str) -> float | None:
     agree, or if one of them is called final or overall.
     """
     text = _FENCE.sub("", answer_behind(reply)).strip()
-    found = _in_json(text)
-    if found is not None:
-        return _one_of(found)
+    grades = _in_json(text)
+    if grades is not None:
+        return _one_of(grades)
     lines = [line for line in text.splitlines() if line.strip()]
     stated = [(line, grade) for line in lines for grade in _in_line(line)]
     final = [grade for line, grade in stated if _FINAL.search(line)]

@@ -184,10 +184,10 @@ def _predict_scores(answer: Any, count: int) -> list[float]:
 
 def _in_order(rows: Any, count: int) -> list[Any]:
     """Return the rows by their index: a server may answer in the order in which it was done."""
-    found = sorted(cast("list[Any]", rows), key=lambda row: int(row["index"]))
-    if [int(row["index"]) for row in found] != list(range(count)):
-        raise ValueError(len(found))
-    return found
+    ordered = sorted(cast("list[Any]", rows), key=lambda row: int(row["index"]))
+    if [int(row["index"]) for row in ordered] != list(range(count)):
+        raise ValueError(len(ordered))
+    return ordered
 
 
 def _number(value: Any) -> float:

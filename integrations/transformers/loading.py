@@ -276,9 +276,9 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
     """Collect end tokens; instruction-tuned models often have more than their tokenizer says."""
     ends: set[int] = set()
     for source in (model.generation_config, model.config.get_text_config(), tokenizer):
-        found = cast("int | Iterable[int] | None", getattr(source, "eos_token_id", None))
-        if found is not None:
-            ends.update([found] if isinstance(found, int) else found)
+        ids = cast("int | Iterable[int] | None", getattr(source, "eos_token_id", None))
+        if ids is not None:
+            ends.update([ids] if isinstance(ids, int) else ids)
     return frozenset(ends)
 
 
@@ -288,5 +288,5 @@ def _context_tokens(model: PreTrainedModel) -> int:
 
 
 def _stop_strings(model: PreTrainedModel) -> tuple[str, ...]:
-    found = cast("str | list[str] | None", getattr(model.generation_config, "stop_strings", None))
-    return (found,) if isinstance(found, str) else tuple(found or ())
+    strings = cast("str | list[str] | None", getattr(model.generation_config, "stop_strings", None))
+    return (strings,) if isinstance(strings, str) else tuple(strings or ())

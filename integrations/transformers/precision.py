@@ -56,12 +56,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     if name in ("auto", NF4):
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
         raise ConfigurationError(
             f"dtype={name!r} is unknown: use auto, float32, bfloat16, float16 or {NF4}"
         )
-    return found
+    return dtype
 
 
 def choose_training_dtype(

@@ -184,8 +184,8 @@ def _cross_fitted(method: Method, pairs: Sequence[Labelled]) -> list[float]:
 
 
 def _mean_loss(probabilities: Sequence[float], pairs: Sequence[Labelled]) -> float:
-    said = zip(probabilities, pairs, strict=True)
-    return fmean(log_loss(p, right=pair.right) for p, pair in said)
+    judged = zip(probabilities, pairs, strict=True)
+    return fmean(log_loss(p, right=pair.right) for p, pair in judged)
 
 
 def _is_better(said: Sequence[float], other: Sequence[float], pairs: Sequence[Labelled]) -> bool:

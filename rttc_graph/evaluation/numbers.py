@@ -74,8 +74,8 @@ def last_number(text: str) -> Fraction | None:
     Understood are thousands separators, a decimal comma where it can be nothing else, a currency
     or percent sign, an exponent, fractions such as `3/4`, `1 1/2` and `\frac{3}{4}`; `12 %` is 12.
     """
-    found = [m for m in _NUMBER.finditer(_plain(final_part(text))) if m["whole"] or m["decimals"]]
-    return _value(found[-1]) if found else None
+    numbers = [m for m in _NUMBER.finditer(_plain(final_part(text))) if m["whole"] or m["decimals"]]
+    return _value(numbers[-1]) if numbers else None
 
 
 def is_number(text: str) -> bool:

@@ -128,9 +128,9 @@ def at_random(arms: Arms, shares: Mapping[Arm, float]) -> ReplayedRun:
 def _step(run: _Run, choice: NextStep, arms: Arms) -> None:
     """Do what the graph's next node would have done."""
     if choice.decision == RETRIEVE:
-        found = any(ARMS[arm].retrieves and judged.candidate for arm, judged in arms.items())
+        has_samples = any(ARMS[arm].retrieves and judged.candidate for arm, judged in arms.items())
         run.state["retrieved"] = True
-        run.state["samples"] = [_ANY_SAMPLE] if found else []
+        run.state["samples"] = [_ANY_SAMPLE] if has_samples else []
         return
     arm = ARMS.of_attempt(choice.attempt).name
     run.state["tried"] = [*run.state["tried"], choice.attempt]
@@ -181,14 +181,14 @@ def _mixed(arms: Arms, shares: Mapping[Arm, float]) -> ReplayedRun:
     weighted = [
         (share, arms[arm], arms[arm].candidate) for arm, share in shares.items() if arm in arms
     ]
-    made = [(share, judged, c) for share, judged, c in weighted if c is not None]
+    answered = [(share, judged, c) for share, judged, c in weighted if c is not None]
     return ReplayedRun(
-        right=sum(share * judged.row["right"] for share, judged, _ in made),
-        seconds=sum(share * judged.alone_seconds for share, judged, _ in made),
-        prompt_tokens=sum(share * c["prompt_tokens"] for share, _, c in made),
-        completion_tokens=sum(share * c["completion_tokens"] for share, _, c in made),
-        trained_tokens=sum(share * c["trained_tokens"] for share, _, c in made),
-        shares={c["arm"]: share for share, _, c in made},
+        right=sum(share * judged.row["right"] for share, judged, _ in answered),
+        seconds=sum(share * judged.alone_seconds for share, judged, _ in answered),
+        prompt_tokens=sum(share * c["prompt_tokens"] for share, _, c in answered),
+        completion_tokens=sum(share * c["completion_tokens"] for share, _, c in answered),
+        trained_tokens=sum(share * c["trained_tokens"] for share, _, c in answered),
+        shares={c["arm"]: share for share, _, c in answered},
     )
 
 

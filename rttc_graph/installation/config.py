@@ -199,10 +199,10 @@ def load_config(file: Path | None = None, **flags: Any) -> InstallationConfig:
     try:
         config: InstallationConfig = bound(**given)
     except ConfigurationError as exc:
-        found = exc.__cause__
-        if not isinstance(found, ValidationError):
+        cause = exc.__cause__
+        if not isinstance(cause, ValidationError):
             raise
-        raise ConfigurationError(_explain(found, path)) from exc
+        raise ConfigurationError(_explain(cause, path)) from exc
     except (ValueError, OSError) as exc:  # TOML that cannot be parsed, a file not to be read
         raise ConfigurationError(f"cannot read {str(path)!r}: {exc}") from exc
     home = Path(os.path.expandvars(config.home)).expanduser().resolve()

@@ -165,11 +165,11 @@ class ModelRows:
         Raises:
             ConfigurationError: It was.
         """
-        found = self.judge
-        if config.tau_r_of not in ("", found):
+        fingerprint = self.judge
+        if config.tau_r_of not in ("", fingerprint):
             raise ConfigurationError(
                 f"tau_r={config.tau_r!r} was chosen for the fingerprint {config.tau_r_of!r}, but "
-                f"{self.reward_model!r} has {found!r}: run rttc calibrate, or give --tau and "
+                f"{self.reward_model!r} has {fingerprint!r}: run rttc calibrate, or give --tau and "
                 "leave out tau_r_of"
             )
 

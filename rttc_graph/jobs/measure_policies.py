@@ -268,11 +268,11 @@ def _scorers_shown(found: Sequence[ModelRows], scorer: ScorerName) -> str:
 def _report(measured: _Measured, name: str, folder: Path | None) -> Path | None:
     if folder is None:
         return None
-    found = ReportInput(
+    report = ReportInput(
         title=f"Evaluation of {name}",
         groups=measured.groups,
         questions=measured.questions,
         raw=measured.raw,
         settings=measured.settings,
     )
-    return write_report(found, folder)
+    return write_report(report, folder)

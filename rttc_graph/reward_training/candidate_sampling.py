@@ -230,8 +230,8 @@ def _job(
         seed=seed,
         adapter=adapter,
     )
-    asked = [list(messages), temperature, seed, settings.max_new_tokens, adapter]
-    key = row_digest(base, asked, question_group(row))
+    request_key = [list(messages), temperature, seed, settings.max_new_tokens, adapter]
+    key = row_digest(base, request_key, question_group(row))
     return _Job(key=key, row=row, arm=arm, request=request, near=tuple(near))
 
 

@@ -51,15 +51,15 @@ def free_answers(
         chance: Random numbers of this question.
     """
     seen = {normalised(row.answer), ""}
-    found = [FreeAnswer("reference", row.answer)]
+    answers = [FreeAnswer("reference", row.answer)]
     hard = _different(near, seen, negatives)
-    found += [FreeAnswer("neighbour", sample.answer) for sample in hard]
+    answers += [FreeAnswer("neighbour", sample.answer) for sample in hard]
     drawn = chance.sample(range(len(samples)), min(len(samples), 4 * negatives))
     easy = _different((samples[i] for i in drawn), seen, (negatives + 1) // 2)
-    found += [FreeAnswer("other", sample.answer) for sample in easy]
+    answers += [FreeAnswer("other", sample.answer) for sample in easy]
     if negatives:
-        found += _tricks(row, found, chance)
-    return found
+        answers += _tricks(row, answers, chance)
+    return answers
 
 
 def _different(samples: Iterable[NewSample], seen: set[str], most: int) -> Iterable[NewSample]:

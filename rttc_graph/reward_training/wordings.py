@@ -142,13 +142,13 @@ def reworded(
     first = list(right[:1])
     pleas = [*first, *first, *(chance.choice(wrong) for _ in range(2) if wrong)]
     pleas += [""] if chance.random() < _ALONE else []
-    said = [(with_plea(answer, chance), False) for answer in pleas]
-    said += [(in_a_sentence(answer, chance), True) for answer in first]
-    said += [(in_a_sentence(chance.choice(wrong), chance), False)] if wrong else []
-    said += [(beside_an_echo(question, answer, chance), True) for answer in first]
+    pleading = [(with_plea(answer, chance), False) for answer in pleas]
+    pleading += [(in_a_sentence(answer, chance), True) for answer in first]
+    pleading += [(in_a_sentence(chance.choice(wrong), chance), False)] if wrong else []
+    pleading += [(beside_an_echo(question, answer, chance), True) for answer in first]
     beside = [chance.choice(wrong) for _ in range(2) if wrong]
     beside += [""] if chance.random() < _ALONE else []
-    return said + [(beside_an_echo(question, answer, chance), False) for answer in beside]
+    return pleading + [(beside_an_echo(question, answer, chance), False) for answer in beside]
 
 
 def in_a_sentence(answer: str, chance: random.Random) -> str:

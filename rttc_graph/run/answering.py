@@ -59,19 +59,19 @@ async def answer(
         adapted: The adapter that is on.
         shown: Samples in the prompt.
     """
-    made = await survive(
+    generation = await survive(
         _generate(policy_model, messages, state, scope, adapted["key"] if adapted else None),
         deadline=scope.deadline,
         grace_seconds=GRACE_SECONDS,
     )
-    if isinstance(made, Failure):
-        return failed_answer(made, state, scope, node=node, attempt=attempt)
-    tokens = made.prompt_tokens + made.completion_tokens
-    said = spoken(made.text)
+    if isinstance(generation, Failure):
+        return failed_answer(generation, state, scope, node=node, attempt=attempt)
+    tokens = generation.prompt_tokens + generation.completion_tokens
+    said = spoken(generation.text)
     if said.has_thoughts and not said.answer:
-        thinking = Failure(PolicyModelError(_only_thoughts(made, scope)))
+        thinking = Failure(PolicyModelError(_only_thoughts(generation, scope)))
         return failed_answer(thinking, state, scope, node=node, attempt=attempt, tokens=tokens)
-    candidate = _candidate(made, said.answer, attempt, adapted, seconds=_elapsed(scope))
+    candidate = _candidate(generation, said.answer, attempt, adapted, seconds=_elapsed(scope))
     candidate["rests_on"] = [
         *(sample["id"] for sample in shown),
         *(adapted.get("rests_on", ()) if adapted else ()),
@@ -184,14 +184,16 @@ async def _generate(
             )
         ),
     )
-    made = await policy_model.generate([request], deadline=scope.deadline)
-    if len(made) != 1:
-        raise PolicyModelError(f"{policy_model.name} returned {len(made)} answers to 1 prompt")
-    if made[0].finish_reason == "budget" and not made[0].text.strip():
+    generations = await policy_model.generate([request], deadline=scope.deadline)
+    if len(generations) != 1:
+        raise PolicyModelError(
+            f"{policy_model.name} returned {len(generations)} answers to 1 prompt"
+        )
+    if generations[0].finish_reason == "budget" and not generations[0].text.strip():
         raise BudgetExceeded(
             f"no text came within budget_seconds={scope.settings.budget_seconds}; raise it"
         )
-    return made[0]
+    return generations[0]
 
 
 def _only_thoughts(made: Generation, scope: RunScope) -> str:

@@ -47,8 +47,8 @@ class KnownDomains:
         asked_at, names = self._seen.get(tenant, (0.0, frozenset[str]()))
         if domain in names and now - asked_at < FRESH_SECONDS:
             return None
-        found = await self._knowledge_base.stats(tenant=tenant)
-        names = frozenset(one.domain for one in found if one.samples)
+        domains = await self._knowledge_base.stats(tenant=tenant)
+        names = frozenset(one.domain for one in domains if one.samples)
         if len(self._seen) >= _MOST_TENANTS:
             self._seen.clear()
         self._seen[tenant] = (now, names)

@@ -31,9 +31,9 @@ def describe(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    found = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    paths: dict[str, Any] = found["paths"]
-    schemas = found.setdefault("components", {}).setdefault("schemas", {})
+    schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    paths: dict[str, Any] = schema["paths"]
+    schemas = schema.setdefault("components", {}).setdefault("schemas", {})
     schemas.setdefault("Problem", Problem.model_json_schema())
     for path, item in paths.items():
         for operation in item.values():
@@ -41,8 +41,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
                 _correct(path, operation)
             if path not in _OPEN:
                 operation["security"] = [{"key": []}]
-    found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    return found
+    schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return schema
 
 
 def _correct(path: str, operation: dict[str, Any]) -> None:

@@ -77,14 +77,14 @@ class Runner:
         if unknown := sorted(said.keys() - RttcSettings.model_fields.keys()):
             known = ", ".join(sorted(RttcSettings.model_fields))
             raise ConfigurationError(f"unknown settings {unknown!r}; known are: {known}")
-        asked = RttcSettings.of(said, defaults=self._defaults)
-        if asked.ask_before_training:
+        settings = RttcSettings.of(said, defaults=self._defaults)
+        if settings.ask_before_training:
             raise ConfigurationError(
                 "ask_before_training=True: nobody can be asked over HTTP; leave it out, or run the "
                 "graph on a LangGraph server (docs/howto/studio.md)"
             )
         tenant = caller.tenant_for(said.get("tenant"), self._defaults.tenant)
-        return asked.model_copy(update={"tenant": tenant})
+        return settings.model_copy(update={"tenant": tenant})
 
     async def run(
         self,

@@ -118,7 +118,7 @@ class PostgresQueryStateCache:
 
     async def recall(self, request: RecallRequest) -> RecalledState:
         """Return the nearest usable samples and adapter; both `None` on a miss."""
-        asked = {
+        parameters = {
             "tenant": checked_name("tenant", request.tenant),
             "domain": _domain(request.domain),
             "vector": HalfVector(list(request.vector)),
@@ -130,7 +130,7 @@ class PostgresQueryStateCache:
             "base_fingerprint": request.base_fingerprint,
             "training_fingerprint": request.training_fingerprint,
         }
-        row = await self._briefly("recall a query state", lambda s: s.row("recall", **asked))
+        row = await self._briefly("recall a query state", lambda s: s.row("recall", **parameters))
         if row is None:
             raise QueryStateCacheError("a recall returned nothing, not even a miss")
         hit = row["samples"] is not None
@@ -198,12 +198,12 @@ class PostgresQueryStateCache:
         waited = False
         while True:
             with self._news.about(key) as news:
-                found = await self._find_or_claim(claim)
-                if found == "claimed":
+                claimed = await self._find_or_claim(claim)
+                if claimed == "claimed":
                     adapter = await self._train(claim, train, deadline)
                     return AdapterLookup(adapter=adapter, origin="trained")
-                if found != "busy":
-                    return AdapterLookup(adapter=found, origin="waited" if waited else "cache")
+                if claimed != "busy":
+                    return AdapterLookup(adapter=claimed, origin="waited" if waited else "cache")
                 waited = True
                 left = _POLL_SECONDS if deadline is None else deadline - time.monotonic()
                 if left <= 0:

@@ -70,11 +70,11 @@ class DataFolder:
         if self.sockets == self.data:
             return
         if not self.sockets.exists():
-            made = Path(tempfile.mkdtemp(prefix=".rttc-graph-", dir=self.sockets.parent))
-            self.give(made)
-            made.rename(self.sockets)
-        found = self.sockets.lstat()
-        if found.st_uid != self.account.uid or found.st_mode & 0o077:
+            new_folder = Path(tempfile.mkdtemp(prefix=".rttc-graph-", dir=self.sockets.parent))
+            self.give(new_folder)
+            new_folder.rename(self.sockets)
+        status = self.sockets.lstat()
+        if status.st_uid != self.account.uid or status.st_mode & 0o077:
             raise ConfigurationError(
                 f"{str(self.sockets)!r} must belong to {self.account.name!r} with mode 0700; "
                 "remove it or choose a data folder with a shorter path"

@@ -77,8 +77,8 @@ class FileLock:
 
 def _close_to_others(file: int) -> None:
     """Remove the rights of other users: anyone who can read a file can lock it for ever."""
-    found = os.fstat(file)
-    if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+    status = os.fstat(file)
+    if status.st_mode & 0o077 and status.st_uid == os.geteuid():
         os.fchmod(file, 0o600)
 
 
@@ -116,8 +116,8 @@ def _is_living_postgres(pid: int) -> bool:
         except (FileNotFoundError, ProcessLookupError):
             return False
         return "postgres" in name and rest.split()[0] not in "ZX"
-    asked = subprocess.run(
+    listing = subprocess.run(
         ["ps", "-o", "state=,comm=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
-    state, _, command = asked.stdout.strip().partition(" ")
+    state, _, command = listing.stdout.strip().partition(" ")
     return "postgres" in command and not state.startswith("Z")

@@ -69,10 +69,10 @@ class Account:
     def _has(self, path: Path, wanted: str) -> bool:
         if self.uid == 0:
             return True
-        found = path.stat()
-        shift = 6 if found.st_uid == self.uid else 3 if found.st_gid == self.gid else 0
+        status = path.stat()
+        shift = 6 if status.st_uid == self.uid else 3 if status.st_gid == self.gid else 0
         bits = sum({"r": 4, "x": 1}[letter] for letter in wanted)
-        return (found.st_mode >> shift) & bits == bits
+        return (status.st_mode >> shift) & bits == bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,8 @@ class Programs:
         postgres = self.root / "bin" / "postgres"
         if self.account.may_run(postgres):
             return self
-        found = postgres.stat()
-        mark = f"{self.root}:{found.st_size}:{found.st_mtime_ns}"
+        status = postgres.stat()
+        mark = f"{self.root}:{status.st_size}:{status.st_mtime_ns}"
         target = store / f"programs-{hashlib.sha256(mark.encode()).hexdigest()[:12]}"
         if not target.exists():
             for old in store.glob("programs-*"):

@@ -96,16 +96,16 @@ class ServerProcess:
             return
         for left in self._folder.store.glob("data.new-*"):
             shutil.rmtree(left)
-        made = Path(tempfile.mkdtemp(prefix="data.new-", dir=self._folder.store))
-        self._folder.give(made)
+        new_data = Path(tempfile.mkdtemp(prefix="data.new-", dir=self._folder.store))
+        self._folder.give(new_data)
         arguments = ["-U", "postgres", "-E", "UTF8", "--no-instructions"]
         # The builtin provider: an upgrade of the C library cannot break indexes.
         arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         arguments += ["--auth-local=trust", "--auth-host=scram-sha-256", self._sync_option()]
-        status, output = self._run_program("initdb", "-D", str(made), *arguments)
+        status, output = self._run_program("initdb", "-D", str(new_data), *arguments)
         if status:
-            raise BackendError(f"could not create a database in {str(made)!r}: {output}")
-        made.rename(self._folder.data)
+            raise BackendError(f"could not create a database in {str(new_data)!r}: {output}")
+        new_data.rename(self._folder.data)
 
     def _sync_option(self) -> str:
         if self._conf.get("fsync") == "off":
@@ -144,11 +144,11 @@ class ServerProcess:
         )
         if not status:
             return
-        said = self._log_since(mark)
-        if left_seconds <= 1 or not any(part in said for part in _PASSING):
+        log_text = self._log_since(mark)
+        if left_seconds <= 1 or not any(part in log_text for part in _PASSING):
             raise BackendError(
                 f"the embedded server did not start: {output}; end of {log!r}: "
-                f"{said[-1500:].strip()}"
+                f"{log_text[-1500:].strip()}"
             )
         time.sleep(0.2)
 

@@ -104,8 +104,8 @@ def delete_listed(session: DatabaseSession, *, which: SampleFilter, tenant: str)
 def _domains(session: DatabaseSession, which: SampleFilter, tenant: str) -> list[_Domain]:
     """Return the tenant's domains in the order of a list, whatever the database's collation."""
     rows = session.rows("tenant_domains", tenant=tenant, domain=which.domain)
-    found = [_Domain(row["domain_id"], row["name"], row["samples"]) for row in rows]
-    return sorted(found, key=lambda domain: domain.name)
+    domains = [_Domain(row["domain_id"], row["name"], row["samples"]) for row in rows]
+    return sorted(domains, key=lambda domain: domain.name)
 
 
 def _matching(

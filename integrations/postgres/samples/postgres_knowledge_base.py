@@ -354,17 +354,17 @@ def _remove(
 
 def _delete(session: DatabaseSession, *, domain: str, tenant: str) -> int:
     with session.connection.transaction():
-        found = session.row("lock_domain", domain=domain)
-        if found is None:
+        locked = session.row("lock_domain", domain=domain)
+        if locked is None:
             return 0
-        place = {"tenant": tenant, "domain_id": found["id"]}
+        place = {"tenant": tenant, "domain_id": locked["id"]}
         counts = session.row("samples_of_domain", **place)
         if counts is None or counts["mine"] == 0:
             return 0
-        if counts["others"] or not has_own_partition(session.connection, found["id"]):
+        if counts["others"] or not has_own_partition(session.connection, locked["id"]):
             session.execute("delete_samples", **place)
         else:
-            _empty_partition(session, found["id"])
+            _empty_partition(session, locked["id"])
         session.execute("forget_samples", **place)
         return int(counts["mine"])
 

@@ -89,14 +89,14 @@ class Reembedding:
     def _added(
         self, rows: Sequence[DictRow], vectors: Sequence[Sequence[float]]
     ) -> Callable[[DatabaseSession], None]:
-        made = {
+        new_columns = {
             "fingerprint": self._mine.fingerprint,
             "domain_ids": [row["domain_id"] for row in rows],
             "tenants": [row["tenant"] for row in rows],
             "ids": [row["id"] for row in rows],
             "embeddings": [HalfVector(list(vector)) for vector in vectors],
         }
-        return lambda session: session.execute("add_reembedded", **made).close()
+        return lambda session: session.execute("add_reembedded", **new_columns).close()
 
     def _exchange(self, session: DatabaseSession) -> bool:
         """Exchange all vectors, unless samples came that have no new one yet."""

@@ -151,8 +151,8 @@ class SampleSearch:
             with session.together():
                 embedder = session.execute("embedder")
                 domains = session.execute("search_scope", tenant=query.tenant, domain=query.domain)
-                found = query.send(session, before) if before else None
-            rows = found.fetchall() if found else []
+                guess_cursor = query.send(session, before) if before else None
+            rows = guess_cursor.fetchall() if guess_cursor else []
         except DRIVER_ERRORS as exc:
             if before is None or isinstance(exc, LOST):
                 raise
@@ -193,8 +193,8 @@ def search(
     wanted = min(query.candidates, scope.samples)
     if rows is None and wanted:
         with session.together():
-            found = query.send(session, scope)
-        rows = found.fetchall()
+            cursor = query.send(session, scope)
+        rows = cursor.fetchall()
     if len(rows or ()) < wanted and not scope.is_exact:
         rows = query.send_exact(session, scope).fetchall()
     chosen = query.chosen(rows or ())

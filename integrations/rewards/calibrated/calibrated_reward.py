@@ -39,8 +39,8 @@ class _Maps:
     """Fingerprint of the reward model and its maps together."""
 
     def __call__(self, score: float, domain: str | None) -> float:
-        found = self.by_domain.get(domain or "") or self.by_domain[""]
-        return found(score)
+        domain_map = self.by_domain.get(domain or "") or self.by_domain[""]
+        return domain_map(score)
 
 
 def probability_map(stored: StoredCalibration) -> ProbabilityMap:

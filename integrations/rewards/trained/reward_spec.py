@@ -82,10 +82,10 @@ def read_spec(folder: Path) -> RewardSpec:
     path = folder / SPEC_FILE
     try:
         content = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-        found = content.pop("format")
-        if found != FORMAT:
+        version = content.pop("format")
+        if version != FORMAT:
             raise ConfigurationError(
-                f"{str(path)!r} has format {found!r}, this version reads {FORMAT}: train it again"
+                f"{str(path)!r} has format {version!r}, this version reads {FORMAT}: train it again"
             )
         for key in ("with_signals", "without_signals"):
             given = cast(dict[str, Any], content[key])

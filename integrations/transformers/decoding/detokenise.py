@@ -86,9 +86,9 @@ class TextStream:
         if self.is_stopped or not piece:
             return
         self.text += piece
-        found = [at for at in (self.text.find(s, self._released) for s in self._stop) if at >= 0]
-        if found:
-            self.text = self.text[: min(found)]
+        places = [at for at in (self.text.find(s, self._released) for s in self._stop) if at >= 0]
+        if places:
+            self.text = self.text[: min(places)]
             self.is_stopped = True
 
     def _held(self) -> int:

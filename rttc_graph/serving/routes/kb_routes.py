@@ -105,10 +105,10 @@ class _Routes:
         vector = body.vector or (await self._embedder.embed([body.text or ""]))[0]
         await self._check_length([vector])
         await self._name_embedder(response)
-        found = await self._knowledge_base.search(
+        result = await self._knowledge_base.search(
             vector, k=body.k, domain=body.domain, tenant=tenant, choice=body.choice
         )
-        return SearchReply(samples=found.samples, revision=found.revision)
+        return SearchReply(samples=result.samples, revision=result.revision)
 
     async def tell_missing(self, body: MissingRequest, request: Request) -> MissingReply:
         """Tell which samples are not stored yet."""

@@ -127,8 +127,8 @@ class CompletionRequest(BaseModel):
             "temperature": self.temperature,
             "seed": None if self.seed is None else self.seed % 2**31,  # ours are of 31 bits
         }
-        said = {name: value for name, value in named.items() if value is not None}
-        return {**said, **self.rttc.settings}
+        settings = {name: value for name, value in named.items() if value is not None}
+        return {**settings, **self.rttc.settings}
 
     def _refuse_the_impossible(self) -> None:
         for name, value in (self.model_extra or {}).items():
