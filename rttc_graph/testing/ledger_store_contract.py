@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from rttc_graph.arms import PLAIN
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import LedgerStore, RunRecord
 from rttc_graph.testing.inputs import BAD_NAMES, ODD_NAMES, TENANT
@@ -25,7 +26,7 @@ RUN = RunRecord(
     query="What is 1 + 1?",
     policy="cascade",
     tau_r=0.9,
-    arm="rag",
+    arm=PLAIN,
     reward=0.95,
     accepted=True,
     seconds=1.5,
