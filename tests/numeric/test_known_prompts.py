@@ -14,7 +14,7 @@ from tiny_adapters import adapter_of
 
 from rttc_graph.integrations.lora.adapter_layout import Adapter
 from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
-from rttc_graph.integrations.transformers.decoding.prompt_cache import Owner, PrefixCache
+from rttc_graph.integrations.transformers.decoding.prompt_cache import Owner, PromptCache
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 
 BASE: Owner = ("", None, -1)
@@ -99,7 +99,7 @@ def test_a_prompt_is_computed_anew_for_another_adapter_of_the_same_key(
 
 
 def test_no_more_bytes_of_prompts_are_kept_than_allowed() -> None:
-    cache = PrefixCache(max_bytes=3 * 2 * 4 * 10)  # three prompts of ten tokens
+    cache = PromptCache(max_bytes=3 * 2 * 4 * 10)  # three prompts of ten tokens
     prompts = [[n, *range(1, 10)] for n in range(5)]
     for prompt in prompts[:3]:
         cache.add(BASE, prompt, [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
@@ -123,7 +123,7 @@ def test_no_more_bytes_of_prompts_are_kept_than_allowed() -> None:
 
 
 def test_what_an_adapter_computed_is_no_other_s() -> None:
-    cache = PrefixCache(max_bytes=2**20)
+    cache = PromptCache(max_bytes=2**20)
     owners = (
         ("", None, -1),
         ("", "a", 0),

@@ -25,7 +25,7 @@ from torch import Tensor
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.decoding.detokenise import TextStream, prompt_opening
 from rttc_graph.integrations.transformers.decoding.drafts import Drafts
-from rttc_graph.integrations.transformers.decoding.prompt_cache import Known, Owner, PrefixCache
+from rttc_graph.integrations.transformers.decoding.prompt_cache import Known, Owner, PromptCache
 from rttc_graph.integrations.transformers.decoding.running_batch import Batch, LoneRow, RunningBatch
 from rttc_graph.integrations.transformers.decoding.token_sampling import Draw, choose
 from rttc_graph.integrations.transformers.loading import LoadedModel
@@ -204,7 +204,7 @@ class Decoder:
         self._entering: list[_Row] = []
         """Rows whose prompts are being computed: neither waiting nor in the batch."""
         self._rows: list[_Row] = []
-        self._prefixes = PrefixCache(max_bytes=max_prefix_bytes)
+        self._prefixes = PromptCache(max_bytes=max_prefix_bytes)
         self._batch: Batch = RunningBatch(torch.device("cpu"))
         self._has_company = True
         """Whether the model's rows may share a pass, a prefix, and have drafts checked."""

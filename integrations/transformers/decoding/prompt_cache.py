@@ -40,7 +40,7 @@ class _Entry:
     """Last greedy answer, most likely the next one too."""
 
 
-class PrefixCache:
+class PromptCache:
     """Recent prompts with their answers; the least recently used are dropped. For the lane only.
 
     Args:
