@@ -52,11 +52,18 @@ SHOP = DataSet(
 MATH = DataSet(name="math", rows=[NewSample(question="m", answer="ttt", domain="general")])
 
 
+def shop_parts() -> Parts:
+    """Scripted parts whose knowledge base has samples in the domain of `SHOP`."""
+    parts = Parts().rewarding(direct=0.2, rag=0.6, ttt=0.9)
+    parts.knowledge_base.domains = ("shop",)
+    return parts
+
+
 @dataclass
 class Arms:
     """Runs arms on a real graph of scripted parts; may break off after some runs."""
 
-    parts: Parts = field(default_factory=lambda: Parts().rewarding(direct=0.2, rag=0.6, ttt=0.9))
+    parts: Parts = field(default_factory=shop_parts)
     most: int = 10_000
     asked: list[tuple[str, str | None, Arm]] = field(
         default_factory=list[tuple[str, str | None, Arm]]
