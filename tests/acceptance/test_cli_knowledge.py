@@ -334,6 +334,10 @@ def test_check_finds_answers_that_contradict_each_other(
     ]
     passage = {"question": "x", "answer": "How much is a helmet?", "domain": "shop"}
     ingest(folder, [*rows, {**passage, "metadata": {"kind": "passage"}}])
+    told = capsys.readouterr().out
+    assert "2 pairs of samples ask nearly the same with different answers" in told
+    assert "rttc kb check --domain shop" in told
+    assert "--domain sums" not in told
     ingest(folder, [{**rows[0], "answer": "1 euro"}], "--tenant", "other")
     capsys.readouterr()
     found = call_json(capsys, "kb", "check")["domains"]

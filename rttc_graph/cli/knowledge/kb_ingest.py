@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,16 +18,21 @@ from rttc_graph.cli.shared_options import checked_domain
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.protocols import NewSample
+from rttc_graph.protocols.managed_knowledge_base import SampleFilter
 from rttc_graph.samples import Samples, read_samples
 from rttc_graph.samples.document_ingest import delete_vanished, vanished_passages
 from rttc_graph.samples.documents import is_document, read_document
 from rttc_graph.samples.ingest import IngestProgress, IngestReport, ingest
+from rttc_graph.samples.likeness import compare_samples
 from rttc_graph.samples.preview import IngestPreview, SampleUpdate, preview_ingest
 from rttc_graph.samples.rows import DEFAULT_DOMAIN, ColumnNames
 
 __all__ = ("ingest_file",)
 
 _SHOWN_UPDATES = 20
+_MOST_CHECKED = 5000
+"""Samples of a domain up to which an ingest looks for contradictions in it."""
+
 _SHOWN_CHARACTERS = 100
 
 
@@ -118,10 +123,11 @@ def ingest_file(  # noqa: PLR0913 - one parameter for each flag
 
         if not dry_run:
             report, deleted = asyncio.run(_ingest(given, knowledge, config.tenant, show))
+            opposed = asyncio.run(_contradictions(given, report, knowledge, config.tenant))
         else:
             told, vanished = asyncio.run(_preview(given, knowledge, config.tenant, show))
     if not dry_run:
-        _print_report(report, given, deleted, as_json=as_json)
+        _print_report(report, given, deleted, opposed, as_json=as_json)
         return
     _print_preview(told, given, vanished, as_json=as_json)
     if told.refused and not skip_bad:
@@ -151,6 +157,26 @@ async def _ingest(
     return report, deleted
 
 
+async def _contradictions(
+    given: _Source, report: IngestReport, knowledge: Knowledge, tenant: str
+) -> dict[str, int]:
+    """Return by domain how many pairs of samples contradict each other, where some do.
+
+    Only small domains are looked at, which takes less than a second; `rttc kb check` takes all.
+    """
+    if given.passages or not report.stored + report.updated or report.rows > _MOST_CHECKED:
+        return {}
+    kept = knowledge.knowledge_base
+    domains = await asyncio.to_thread(lambda: sorted({one.domain for one in given.samples}))
+    found: dict[str, int] = {}
+    for domain in domains:
+        counted = await kept.count_samples(SampleFilter(domain=domain), tenant=tenant)
+        if sum(counted.values()) <= _MOST_CHECKED:
+            compared = await compare_samples(kept, domain=domain, tenant=tenant)
+            found[domain] = compared.contradictions
+    return {domain: count for domain, count in found.items() if count}
+
+
 async def _preview(
     given: _Source, knowledge: Knowledge, tenant: str, show: Show
 ) -> tuple[IngestPreview, int]:
@@ -161,15 +187,31 @@ async def _preview(
     return told, len(await vanished_passages(given.passages, kept, tenant=tenant))
 
 
-def _print_report(report: IngestReport, given: _Source, deleted: int, *, as_json: bool) -> None:
+def _print_report(
+    report: IngestReport,
+    given: _Source,
+    deleted: int,
+    opposed: Mapping[str, int],
+    *,
+    as_json: bool,
+) -> None:
     if as_json:
-        print_json({**asdict(report), "deleted": deleted, "bad": given.bad})
+        more = {"deleted": deleted, "contradictions": opposed, "bad": given.bad}
+        print_json({**asdict(report), **more})
         return
     out.print(
         f"{report.stored} stored, {report.updated} updated, {report.already} were there, "
         f"{report.skipped} bad left out{_vanished(given, deleted, 'deleted')}; "
         f"{report.seconds:.1f} s, {report.embed_seconds:.1f} s of them embedding"
     )
+    for domain, count in opposed.items():
+        pairs = "1 pair of samples asks" if count == 1 else f"{count} pairs of samples ask"
+        out.print(
+            Text(
+                f"{pairs} nearly the same with different answers: rttc kb check --domain {domain}",
+                style="yellow",
+            )
+        )
     _print_bad(given.bad, report.skipped, "left out")
 
 
