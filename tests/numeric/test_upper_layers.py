@@ -69,3 +69,14 @@ def test_layers_below_an_adapter_are_computed_once_for_each_batch(
     monkeypatch.setattr(LlamaMLP, "forward", count)
     finish(steps)
     assert computed == 2 * 3 + 8 * 1  # three layers for each batch, the topmost at each step
+
+
+@pytest.mark.parametrize("layers", [1.0, 0.25])
+def test_a_pass_leaves_no_mode_behind(layers: float, model: AdaptedModel, tmp_path: Path) -> None:
+    """What the model is found to be afterwards is what it was before a training."""
+    finish(start(model, replace(SETTINGS, layers=layers)))
+    path = make_tiny_model(tmp_path / "fresh", layers=4)
+    fresh = AdaptedModel(load_model(path, device="cpu", dtype="auto").model)
+    assert fresh.tree_tokens > 0
+    assert model.tree_tokens == fresh.tree_tokens
+    assert model.can_share_prefix == fresh.can_share_prefix
