@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from typing_extensions import TypedDict
 
-from rttc_graph.arms import ARMS
+from rttc_graph.arms import ARMS, PLANS, in_order
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import RewardModel
 from rttc_graph.run.budget import NOTHING_SPENT
@@ -19,6 +19,7 @@ from rttc_graph.run.scope import RunScope
 from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import (
     Adapted,
+    Arm,
     Attempt,
     CacheReport,
     Candidate,
@@ -52,6 +53,7 @@ class PrepareUpdate(TypedDict):
     retrieved: bool
     revision: int | None
     adapted: Adapted | None
+    arms: list[Arm]
     tried: list[Attempt]
     attempt: Attempt
     decision: Decision
@@ -96,7 +98,8 @@ class Prepare:
         task = _task(state, scope.settings.domain)
         notes = await self._check_domain(task, scope)
         notes += await self._check_threshold(task, scope)
-        choice = decide({}, scope.settings, arms=self.arms)
+        arms, more = await self._chosen_arms(task, scope)
+        choice = decide({"arms": arms}, scope.settings, arms=self.arms)
         return {
             "task": task,
             "vector": [],
@@ -104,11 +107,12 @@ class Prepare:
             "retrieved": False,
             "revision": None,
             "adapted": None,
+            "arms": arms,
             "tried": [],
             "attempt": choice.attempt,
             "decision": choice.decision,
             "candidates": [],
-            "ledger": notes,
+            "ledger": [*notes, *more],
             "spent": NOTHING_SPENT,
             "cache": {"samples": "miss", "adapter": "miss"},
             "answer": "",
@@ -166,6 +170,22 @@ class Prepare:
                 "leave out tau_r_of to use this number with any reward model"
             )
         return []
+
+    async def _chosen_arms(
+        self, task: Task, scope: RunScope
+    ) -> tuple[list[Arm], list[LedgerEntry]]:
+        """Return the arms that calibration has chosen, where a plan is free to follow it."""
+        settings = scope.settings
+        if settings.policy not in PLANS or settings.wanted_arms:
+            return [], []
+        judge = self.reward_model.within(tenant=settings.tenant, domain=task["domain"])
+        found = await survive(judge.chosen_arms(), deadline=scope.deadline)
+        since = scope.started
+        if isinstance(found, Failure):
+            what = "read which arms calibration has chosen"
+            return [], [entry("prepare", "failed", since=since, what=what, error=found.reason)]
+        arms = list(in_order(found))
+        return arms, [entry("prepare", "chosen", since=since, arms=arms)] if arms else []
 
 
 def check_input(given: RttcInput) -> None:

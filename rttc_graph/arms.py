@@ -24,10 +24,15 @@ FINISH = "finish"
 """Decision that ends the run."""
 
 PLAIN = "direct"
-"""Arm that needs nothing but the policy model: it answers where a policy's own arm cannot."""
+"""Arm that needs nothing but the policy model: it answers where a policy's own arm cannot. A plan
+tries it beside others only where it is told to."""
 
-Found = Literal["samples", "adapter"]
-"""Kinds of results of `retrieve`: samples, or an adapter recalled from the query-state cache."""
+MODEL = "policy_model"
+"""Name of the part that writes answers."""
+
+Found = Literal["samples", "solved", "adapter"]
+"""Kinds of results of `retrieve`: samples of any kind, solved questions among them, or an adapter
+recalled from the query-state cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +63,11 @@ class AttemptRecord:
     finds: Found | None = None
     """Result of `retrieve` that the attempt needs; `None` if it needs no retrieval."""
 
+    @property
+    def asks_model(self) -> bool:
+        """Whether the policy model writes the answer."""
+        return MODEL in self.parts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmRecord:
@@ -68,9 +78,9 @@ class ArmRecord:
     """One of them has the arm's name and works without a query-state cache."""
     in_cascade: bool = False
     """Whether `cascade` and `compare` try it in its turn. Other arms run only under the policy of
-    their own name."""
+    their own name, or where `arms` lists them."""
     may_begin: bool = False
-    """Whether it may be the `first_arm` of `cascade` and `compare`."""
+    """Whether `cascade` may begin with it, where calibration chooses the arms."""
     asked_with: Literal["question", "samples", "adapter"] | None = None
     """Input beside the question when this arm generates candidates for training a reward model;
     `None` if it generates none."""
@@ -188,12 +198,27 @@ class ArmTable(Mapping[str, ArmRecord]):
 PLANS = ("cascade", "compare")
 """Policies over several arms; every arm's name is a policy too."""
 
-_ANSWERS = frozenset({"policy_model"})
+_ANSWERS = frozenset({MODEL})
 _RETRIEVES = frozenset({"embedder", "knowledge_base"})
 _GENERATE = ArmNode(name="generate", made_by="rttc_graph.nodes.generate:Generate")
 
 ARMS = ArmTable(
     (
+        ArmRecord(
+            name="nearest",
+            attempts=(
+                AttemptRecord(
+                    name="nearest",
+                    cost=5,
+                    node=ArmNode(name="nearest", made_by="rttc_graph.nodes.nearest:Nearest"),
+                    reason="the nearest samples answer",
+                    parts=_RETRIEVES,
+                    finds="solved",
+                ),
+            ),
+            in_cascade=True,
+            may_begin=True,
+        ),
         ArmRecord(
             name=PLAIN,
             attempts=(
@@ -303,14 +328,32 @@ def decision_names() -> tuple[str, ...]:
 
 
 def cascade_arms() -> tuple[str, ...]:
-    """Return the arms that `cascade` tries, from cheap to dear."""
+    """Return the arms that `cascade` may be made of, from cheap to dear."""
     return tuple(name for name, arm in ARMS.items() if arm.in_cascade)
+
+
+def default_arms() -> tuple[str, ...]:
+    """Return the arms that `cascade` and `compare` try where nobody has said which.
+
+    The plain model is not one of them: it answers where there are no samples.
+    """
+    return tuple(name for name in cascade_arms() if name != PLAIN)
+
+
+def arms_from(first_arm: str) -> tuple[str, ...]:
+    """Return the arms of `cascade` that cost no less than one of them."""
+    return tuple(name for name in cascade_arms() if ARMS[name].cost >= ARMS[first_arm].cost)
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return known arms, each once, from cheap to dear."""
+    wanted = set(names)
+    return tuple(name for name in ARMS if name in wanted)
 
 
 def arms_of_policies(policies: Iterable[str]) -> tuple[str, ...]:
     """Return the arms whose rows an evaluation needs: the policies' own, and those of `cascade`."""
-    wanted = {*cascade_arms(), *policies}
-    return tuple(name for name in ARMS if name in wanted)
+    return in_order({*cascade_arms(), *policies})
 
 
 def sampled_arms() -> tuple[str, ...]:
@@ -324,7 +367,7 @@ def untrained_arms() -> tuple[str, ...]:
 
 
 def first_arm_names() -> tuple[str, ...]:
-    """Return the arms with which `cascade` and `compare` may begin."""
+    """Return the arms with which `cascade` and `compare` may begin, from cheap to dear."""
     return tuple(name for name, arm in ARMS.items() if arm.may_begin)
 
 
@@ -366,5 +409,5 @@ Decision = Annotated[str, OneOf(decision_names)]
 PolicyName = Annotated[str, OneOf(policy_names)]
 """Name of a policy: who decides the next arm."""
 
-FirstArm = Annotated[str, OneOf(first_arm_names)]
-"""Name of an arm with which `cascade` and `compare` may begin."""
+FirstArm = Annotated[str, OneOf(lambda: ("", *first_arm_names()))]
+"""Name of an arm with which `cascade` and `compare` may begin; empty where nothing is said."""

@@ -49,6 +49,8 @@ MOVED = {
     "demo_samples": "jobs.demo_samples",
     "evaluation.arm_rows": "evaluation.evaluation_rows",
     "evaluation.figures": "evaluation.policy_figures",
+    "evaluation.marks": "support.marks",
+    "evaluation.numbers": "support.numbers",
     "evaluation.plot": "evaluation.accuracy_plot",
     "evaluation.records": "evaluation.evaluation_rows",
     "evaluation.runner": "evaluation.collect",

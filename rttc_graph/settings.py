@@ -12,9 +12,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from rttc_graph.arms import PLAIN
+from rttc_graph.arms import Arm, arms_from, in_order
 from rttc_graph.arms import FirstArm as FirstArm
 from rttc_graph.arms import PolicyName as PolicyName
 from rttc_graph.errors import ConfigurationError
@@ -97,14 +104,20 @@ class RttcSettings(BaseModel):
 
     policy: PolicyName = Field(
         default="cascade",
-        description="Which arm comes next: cascade (direct, RAG, TTT, stop at τr), compare (RAG "
-        "and TTT, the better one), or always direct, rag or ttt.",
+        description="Which arm comes next: cascade (from cheap to dear, stop at τr), compare (RAG "
+        "and TTT, the better one, unless a cheaper answer reaches τr), or always the one named.",
+        json_schema_extra=_on("reward_judge"),
+    )
+    arms: tuple[Arm, ...] = Field(
+        default=(),
+        description="Arms that cascade and compare try, from cheap to dear. Empty: those that rttc "
+        "calibrate has kept for the domain, else all but direct, which then answers only where no "
+        "samples are found.",
         json_schema_extra=_on("reward_judge"),
     )
     first_arm: FirstArm = Field(
-        default=PLAIN,
-        description="Arm with which cascade and compare begin: rag where the plain model is hardly "
-        "ever right, as rttc calibrate finds out.",
+        default="",
+        description="Deprecated, use arms: cascade and compare try this arm and all dearer ones.",
         json_schema_extra=_on("reward_judge"),
     )
     tau_r: float = Field(
@@ -128,6 +141,14 @@ class RttcSettings(BaseModel):
         le=64,
         description="Number of samples to retrieve.",
         json_schema_extra=_on("retrieve"),
+    )
+    nearest_votes: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="How many of the nearest samples vote in the arm nearest, each weighted by its "
+        "similarity; 1 takes the nearest sample's answer.",
+        json_schema_extra=_on("nearest"),
     )
     samples_choice: SamplesChoice = Field(
         default="nearest",
@@ -286,6 +307,33 @@ class RttcSettings(BaseModel):
     def _is_none_or_kept(cls, domain: str) -> str:
         return checked_name("domain", domain) if domain.strip() else ""
 
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _read_arms(cls, arms: object) -> object:
+        """Take a list written with commas, as an environment variable or a flag has it."""
+        if isinstance(arms, str):
+            return tuple(word.strip() for word in arms.split(",") if word.strip())
+        return arms
+
+    @field_validator("arms")
+    @classmethod
+    def _sorted_arms(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+        return in_order(arms)
+
+    @model_validator(mode="after")
+    def _arms_said_once(self) -> RttcSettings:
+        if self.arms and self.first_arm:
+            raise ValueError(
+                f"arms={','.join(self.arms)} and first_arm={self.first_arm!r} both say which arms "
+                "to try: leave out first_arm"
+            )
+        return self
+
+    @property
+    def wanted_arms(self) -> tuple[Arm, ...]:
+        """Arms that these settings ask for, from cheap to dear; empty where they say nothing."""
+        return arms_from(self.first_arm) if self.first_arm else self.arms
+
     @property
     def ttt(self) -> TttSettings:
         """Settings of the training: each field of `TttSettings`, from `ttt_` and its name."""
@@ -318,6 +366,8 @@ class RttcSettings(BaseModel):
         if not given:
             return defaults or cls()
         base = defaults.model_dump() if defaults else {}
+        if given.keys() & _SAY_ARMS:  # the nearer one holds, under whichever name
+            base = {name: value for name, value in base.items() if name not in _SAY_ARMS}
         return cls(**{**base, **given})
 
 
@@ -360,6 +410,9 @@ def _first_problem(exc: ValidationError) -> str:
     words = problem_words(problem)
     return words if words.startswith(f"{name}=") else f"{name}={shown}: {words}"
 
+
+_SAY_ARMS = frozenset({"arms", "first_arm"})
+"""Fields that say which arms a plan tries."""
 
 _SHOWN_CHARACTERS = 200
 """Longest part of a wrong value that an error shows."""

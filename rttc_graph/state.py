@@ -195,8 +195,19 @@ class RttcState(RttcInput, RttcOutput, total=False):
     revision: int | None
     """Revision of the knowledge base's domain that `samples` belong to."""
     adapted: Adapted | None
+    arms: list[Arm]
+    """Arms that calibration has chosen for the question's domain; empty where it has not."""
     tried: list[Attempt]
     attempt: Attempt
     """Attempt for the next answering node, written together with `decision`."""
     decision: Decision
     spent: Spent
+
+
+PASSAGE = "passage"
+"""`kind` in the metadata of a sample that is part of a document, and answers no question."""
+
+
+def is_solved(sample: Sample) -> bool:
+    """Tell whether a sample is a solved question, and not a passage of a document."""
+    return sample.get("metadata", {}).get("kind") != PASSAGE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
+from rttc_graph.arms import ARMS
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, reward_fingerprint
 from rttc_graph.protocols import RewardModel
@@ -50,7 +51,10 @@ class SelfConfidence(RewardModel):
         return reward_fingerprint(self.name, whose)
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
-        """Return the confidence of each candidate, in order; 0 for an empty answer.
+        """Return the confidence of each candidate, in order.
+
+        An empty answer has none, and neither has one that no model wrote, such as that of the
+        nearest sample: both get 0.
 
         Raises:
             RewardModelError: A candidate has no log-probabilities.
@@ -59,10 +63,17 @@ class SelfConfidence(RewardModel):
         return checked_rewards(scores, expected=len(candidates), source=self.name)
 
 
+def _is_from_model(candidate: Candidate) -> bool:
+    arm = ARMS.get(candidate["arm"])
+    return arm is None or arm.own.asks_model
+
+
 def _confidence(candidate: Candidate) -> float:
     if not candidate["answer"].strip():
         return 0.0
     mean_logprob = candidate["mean_logprob"]
+    if mean_logprob is None and not _is_from_model(candidate):
+        return 0.0
     if mean_logprob is None:
         raise RewardModelError(
             f"the {candidate['arm']!r} candidate has no log-probabilities, so it has no "

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import fmean
 
-from rttc_graph.arms import first_arm_names
+from rttc_graph.arms import ARMS, cascade_arms, first_arm_names
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.intervals import is_above_zero
-from rttc_graph.evaluation.replay import Arms, Gate, arm_shares, replay
+from rttc_graph.evaluation.replay import Arms, Gate, ReplayedRun, arm_shares, replay
 from rttc_graph.state import Arm
 
 GRID = tuple(round(step / 50, 2) for step in range(51))
@@ -75,13 +76,51 @@ class GatePoint:
         return fmean(self.rights)
 
 
-def sweep(questions: Sequence[Arms], grid: Sequence[float] = GRID) -> list[GatePoint]:
-    """Return the figures of cascade for either first arm at each threshold of a grid."""
+def arm_choices(known: Iterable[Arm]) -> list[tuple[Arm, ...]]:
+    """Return the lists of arms that a cascade may be made of, the short ones first.
+
+    Args:
+        known: Arms that there are rows of.
+    """
+    arms = [arm for arm in cascade_arms() if arm in set(known)]
     return [
-        _point(questions, Gate(tau_r=tau_r, first_arm=first_arm))
-        for first_arm in first_arm_names()
+        chosen
+        for size in range(1, len(arms) + 1)
+        for chosen in combinations(arms, size)
+        if chosen[0] in first_arm_names()
+    ]
+
+
+def sweep(questions: Sequence[Arms], grid: Sequence[float] = GRID) -> list[GatePoint]:
+    """Return the figures of cascade for each choice of arms at each threshold of a grid.
+
+    Args:
+        questions: At least one; arms that not all of them have are left out.
+        grid: Thresholds.
+    """
+    known = set(ARMS).intersection(*questions)
+    replayed = [_Replayed(arms) for arms in questions]
+    return [
+        _point(replayed, Gate(tau_r=tau_r, arms=arms))
+        for arms in arm_choices(known)
         for tau_r in grid
     ]
+
+
+class _Replayed:
+    """Cascade on one question; thresholds that accept the same answers are replayed once."""
+
+    def __init__(self, arms: Arms) -> None:
+        self._arms = arms
+        self._known: dict[tuple[tuple[Arm, ...], tuple[bool, ...]], ReplayedRun] = {}
+
+    def __call__(self, gate: Gate) -> ReplayedRun:
+        rewards = (judged.reward for judged in self._arms.values())
+        accepted = tuple(reward is not None and reward >= gate.tau_r for reward in rewards)
+        key = gate.arms, accepted
+        if key not in self._known:
+            self._known[key] = replay(self._arms, "cascade", gate)
+        return self._known[key]
 
 
 def choose(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
@@ -134,32 +173,33 @@ def _is_worse(point: GatePoint, best: GatePoint) -> bool:
 def overview(points: Sequence[GatePoint], chosen: GatePoint, aim: Aim) -> list[GatePoint]:
     """Return what a person needs to see of a sweep, in its order.
 
-    Every fifth threshold with the chosen first arm, where something changes; the chosen point; and
-    what the aim would have chosen with the other first arm.
+    Every fifth threshold with the chosen arms, where something changes; the chosen point; and what
+    the aim would have chosen among other arms, once for each arm to begin with.
     """
-    alike = [point for point in points if point.gate.first_arm == chosen.gate.first_arm]
-    others = [point for point in points if point.gate.first_arm != chosen.gate.first_arm]
+    alike = [point for point in points if point.gate.arms == chosen.gate.arms]
     shown: list[GatePoint] = []
     for point in alike[::5]:
         if shown and _same(shown[-1], point):
             shown[-1] = point
         else:
             shown.append(point)
-    with suppress(ConfigurationError):  # the other first arm does not reach the aim
-        shown.append(choose(others, aim))
+    others = [point for point in points if point.gate.arms != chosen.gate.arms]
+    for first in dict.fromkeys(point.gate.arms[0] for point in others):
+        with suppress(ConfigurationError):  # none of them reaches the aim
+            shown.append(choose([p for p in others if p.gate.arms[0] == first], aim))
     return [point for point in points if point in shown or point is chosen]
 
 
 def _same(one: GatePoint, other: GatePoint) -> bool:
-    return (one.gate.first_arm, one.accuracy, one.seconds) == (
-        other.gate.first_arm,
+    return (one.gate.arms, one.accuracy, one.seconds) == (
+        other.gate.arms,
         other.accuracy,
         other.seconds,
     )
 
 
-def _point(questions: Sequence[Arms], gate: Gate) -> GatePoint:
-    outcomes = [replay(arms, "cascade", gate) for arms in questions]
+def _point(questions: Sequence[_Replayed], gate: Gate) -> GatePoint:
+    outcomes = [replayed(gate) for replayed in questions]
     return GatePoint(
         gate=gate,
         rights=tuple(o.right for o in outcomes),

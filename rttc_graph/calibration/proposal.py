@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rttc_graph.calibration.aims import Aim, GatePoint, choose, sweep
+from rttc_graph.calibration.aims import GRID, Aim, GatePoint, choose, sweep
 from rttc_graph.calibration.map_fitting import (
     FittedCalibration,
-    FittedMap,
     Labelled,
     calibrate,
     fold_number,
@@ -16,7 +15,9 @@ from rttc_graph.calibration.map_fitting import (
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion
 from rttc_graph.evaluation.replay import Gate, JudgedArm
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import ARMS_KEY
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
+from rttc_graph.state import Arm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class Proposal:
     """Gates of the cascade over these rewards; where rewards tell nothing, only gates that ignore
     them."""
     chosen: GatePoint
+    arms: Mapping[str, tuple[Arm, ...]]
+    """Arms of the cascade by domain, at the chosen τr; the empty name is for all others."""
     aim: Aim
 
     def stored(self, reward_model: str, fingerprint: str) -> StoredCalibration:
@@ -38,14 +41,20 @@ class Proposal:
         return StoredCalibration(
             reward_model=reward_model,
             fingerprint=fingerprint,
-            domains={domain: _kept(found) for domain, found in fitted.items()},
+            domains={
+                domain: DomainCalibration(
+                    parameters={**found.map.to_json(), ARMS_KEY: list(self.arms[domain])},
+                    pairs=found.pairs,
+                )
+                for domain, found in fitted.items()
+            },
             tau_r=self.chosen.gate.tau_r,
             aim=str(self.aim),
         )
 
 
 def propose(questions: Sequence[EvaluatedQuestion], aim: Aim) -> Proposal:
-    """Calibrate on all judged answers, and choose τr and the first arm of the cascade.
+    """Calibrate on all judged answers, and choose τr and the arms of the cascade.
 
     The figures of the gates use cross-fitted rewards: with the maps' own answers they would be too
     good.
@@ -59,13 +68,36 @@ def propose(questions: Sequence[EvaluatedQuestion], aim: Aim) -> Proposal:
     """
     calibration, seen = _calibrated(questions)
     points = _gates(seen, calibration)
+    chosen = choose(points, aim)
     return Proposal(
         calibration=calibration,
         questions=seen,
         points=points,
-        chosen=choose(points, aim),
+        chosen=chosen,
+        arms={
+            "": chosen.gate.arms,
+            **{
+                name: _arms_for(name, calibration, seen, chosen, aim)
+                for name in calibration.domains
+            },
+        },
         aim=aim,
     )
+
+
+def _arms_for(
+    domain: str,
+    calibration: FittedCalibration,
+    seen: Sequence[EvaluatedQuestion],
+    chosen: GatePoint,
+    aim: Aim,
+) -> tuple[Arm, ...]:
+    """Return the arms that a domain's own questions call for, at the τr that is chosen for all."""
+    own = [question for question in seen if question.domain == domain]
+    try:
+        return choose(_gates(own, calibration, grid=[chosen.gate.tau_r]), aim).gate.arms
+    except ConfigurationError:  # alone they do not reach the aim
+        return chosen.gate.arms
 
 
 def _calibrated(
@@ -118,10 +150,6 @@ def _with_rewards(
     return _rewarded(question, lambda raw: rewards[domain, group, raw])
 
 
-def _kept(found: FittedMap) -> DomainCalibration:
-    return DomainCalibration(parameters=found.map.to_json(), pairs=found.pairs)
-
-
 def cross_fitted(
     questions: Sequence[EvaluatedQuestion], aim: Aim
 ) -> list[tuple[EvaluatedQuestion, Gate]]:
@@ -155,7 +183,9 @@ def _gate_for(
 
 
 def _gates(
-    questions: Sequence[EvaluatedQuestion], calibration: FittedCalibration
+    questions: Sequence[EvaluatedQuestion],
+    calibration: FittedCalibration,
+    grid: Sequence[float] = GRID,
 ) -> list[GatePoint]:
     """Return what each gate does; where rewards tell nothing, those that accept any answer.
 
@@ -163,8 +193,8 @@ def _gates(
     """
     arms = [question.arms for question in questions]
     if all(calibration.map_for(question.domain).tells_nothing for question in questions):
-        return sweep(arms, [0.0])
-    return sweep(arms)
+        return [point for point in sweep(arms, [0.0]) if len(point.gate.arms) == 1]
+    return sweep(arms, grid)
 
 
 def _judged_by(question: EvaluatedQuestion, calibration: FittedCalibration) -> EvaluatedQuestion:

@@ -17,7 +17,7 @@ def plot_sweep(
     """Write the plot.
 
     Args:
-        points: In the order of τr; those with the chosen first arm are shown.
+        points: In the order of τr; those with the chosen arms are shown.
         chosen: One of them, marked by a line.
         path: PNG file, replaced if it is there.
         title: Above the plot.
@@ -27,7 +27,7 @@ def plot_sweep(
     """
     figure = new_figure()
     axes: Any = figure.add_subplot()
-    points = [point for point in points if point.gate.first_arm == chosen.gate.first_arm]
+    points = [point for point in points if point.gate.arms == chosen.gate.arms]
     taus = [point.gate.tau_r for point in points]
     shares = [[point.shares.get(arm, 0.0) for point in points] for arm in ARMS]
     axes.stackplot(taus, shares, labels=[f"share of {arm}" for arm in ARMS], alpha=0.25)

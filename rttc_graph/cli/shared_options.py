@@ -71,9 +71,18 @@ Tau = Annotated[
 First = Annotated[
     str | None,
     typer.Option(
-        help=with_default("Arm that cascade and compare try first", "first_arm"),
+        help="Deprecated, use --arms: cascade and compare try this arm and all dearer ones "
+        "(default: none).",
         parser=one_of(first_arm_names),
         metavar=shown(first_arm_names),
+    ),
+]
+ArmList = Annotated[
+    str | None,
+    typer.Option(
+        "--arms",
+        help="Arms that cascade and compare try, comma-separated (default: the setting arms, else "
+        "those that rttc calibrate has kept, else all but direct).",
     ),
 ]
 Policy = Annotated[

@@ -101,7 +101,8 @@ def evaluated_questions(
 ) -> list[EvaluatedQuestion]:
     """Return the questions whose arms are all there, in the order of the keys.
 
-    Those of `cascade` must be: rows that were collected before there was another arm still serve.
+    Those of `cascade` must be, unless no question has a row of one: rows that were collected before
+    there was that arm still serve.
 
     Args:
         rows: Rows of arms alone, and their judgements.
@@ -129,7 +130,7 @@ def evaluated_questions(
         )
         draws = found.setdefault((key.data_set, key.model, key.row), {})
         draws.setdefault(key.policy, []).append(draw)
-    wanted = set(cascade_arms())
+    wanted = set(cascade_arms()).intersection(arm for draws in found.values() for arm in draws)
     places = dict.fromkeys((key.data_set, key.model, key.row) for key in keys)
     return [
         _question(*place, found[place]) for place in places if wanted <= found.get(place, {}).keys()

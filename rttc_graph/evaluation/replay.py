@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rttc_graph.arms import ARMS, FINISH, PLAIN, RETRIEVE
+from rttc_graph.arms import ARMS, FINISH, RETRIEVE
 from rttc_graph.evaluation.evaluation_rows import EvaluationRow
 from rttc_graph.run.policies import NextStep, best_candidate, decide, is_accepted
-from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
+from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
 
 
@@ -72,12 +72,12 @@ class ReplayedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """τr and first arm: the rule by which a run accepts an answer or goes on."""
+    """τr and arms: the rule by which a run accepts an answer or goes on."""
 
     tau_r: float
     """Least reward of an accepted answer, in the units of the rewards."""
-    first_arm: FirstArm = PLAIN
-    """First arm of cascade and compare."""
+    arms: tuple[Arm, ...] = ()
+    """Arms of cascade and compare, from cheap to dear; empty for those that they try by default."""
 
 
 @dataclass(slots=True)
@@ -97,9 +97,7 @@ def replay(arms: Arms, policy: PolicyName, gate: Gate) -> ReplayedRun:
         policy: Decides, as in the graph.
         gate: Settings that policies go by.
     """
-    settings = RttcSettings(
-        policy=policy, tau_r=gate.tau_r, first_arm=gate.first_arm, budget_arms=len(ARMS)
-    )
+    settings = RttcSettings(policy=policy, tau_r=gate.tau_r, arms=gate.arms, budget_arms=len(ARMS))
     possible: frozenset[Attempt] = frozenset(arms)
     run = _Run()
     choice = decide(run.state, settings, arms=possible)

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.marks import FINAL_MARK, final_part
-from rttc_graph.evaluation.numbers import is_number, last_number
 from rttc_graph.protocols import NewSample
+from rttc_graph.support.canonical import normalised as normalised
+from rttc_graph.support.canonical import states_number, without_punctuation
 from rttc_graph.support.extras import require
+from rttc_graph.support.marks import final_part
+from rttc_graph.support.numbers import last_number
 from rttc_graph.support.thinking import answer_behind
 
 ScorerName = Literal[
@@ -39,8 +41,6 @@ REASONING_GYM_KEY = "reasoning_gym"
 """Key in a row's metadata that holds the entry metadata of reasoning-gym, which name the task."""
 
 _CHOICES = (frozenset({"yes", "no", "maybe"}), frozenset({"true", "false"}))
-_WORD_PUNCTUATION = ".,;:!?\"'()[]{}<>*_`…“”\u2018\u2019«»"
-_HYPHEN = re.compile(r"(?<=[^\W\d_])[-_](?=[^\W\d_])")
 _MARKUP = r"[\s\"'*_`(\[{<>)\]}]{0,9}"  # bounded: a regex must not be slow on noise
 _STATING = rf"\b(?P<what>answer|verdict|conclusion|choice|option)\b{_MARKUP}"
 _LINK = rf"(?:(?:is|be|was)\b|[:=>]|->|→){_MARKUP}:?{_MARKUP}"
@@ -98,7 +98,7 @@ def scorer_for(sample: NewSample) -> ScorerName:
     """
     if REASONING_GYM_KEY in sample.metadata:
         return "reasoning-gym"
-    if FINAL_MARK in sample.answer or is_number(sample.answer):
+    if states_number(sample.answer):
         return "number"
     if _choices_of(sample.answer) is not None or _letter_of(sample.answer) is not None:
         return "choice"
@@ -174,18 +174,6 @@ def check_reference(sample: NewSample, scorer: ScorerName = "auto") -> None:
         ConfigurationError: As `is_right`.
     """
     is_right("", sample, scorer)
-
-
-def normalised(text: str) -> str:
-    """Return a text in the form in which `exact` compares: lower case, words by single spaces.
-
-    Words lose the punctuation around them and hyphens between letters become spaces; signs,
-    decimals and symbols stay, so that -5 is not 5. A text of punctuation alone is left as it is.
-    """
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    words = _HYPHEN.sub(" ", plain).split()
-    bare = [word.strip(_WORD_PUNCTUATION) for word in words]
-    return " ".join(word for word in bare if word) or " ".join(words)
 
 
 def _exact(answer: str, sample: NewSample) -> bool:
@@ -330,7 +318,7 @@ def _choices_of(reference: str) -> frozenset[str] | None:
 
 def _letter_of(text: str) -> str | None:
     """Return the letter, in upper case, of a text that is one letter, perhaps in brackets."""
-    word = text.strip().strip(_WORD_PUNCTUATION)
+    word = without_punctuation(text.strip())
     return word.upper() if len(word) == 1 and word.isascii() and word.isalpha() else None
 
 

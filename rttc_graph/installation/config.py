@@ -10,16 +10,18 @@ import os
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from rttc_graph.arms import Arm
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
 from rttc_graph.settings import RttcSettings, TrainingDtype
@@ -60,6 +62,10 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         frozen=True,
     )
 
+    # The environment has a list as words with commas, not as JSON.
+    arms: Annotated[tuple[Arm, ...], NoDecode] = Field(
+        default=(), description=RttcSettings.model_fields["arms"].description
+    )
     home: Path = Field(
         default=Path("~/.rttc"),
         description="Folder of models, data and the embedded Postgres.",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rttc_graph.arms import cascade_arms
+from rttc_graph.arms import cascade_arms, in_order
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.collect import (
     AskPolicy,
@@ -22,9 +22,11 @@ from rttc_graph.evaluation.collect import (
 )
 from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowKey, RowLog
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, evaluated_questions
+from rttc_graph.evaluation.replay import Gate
 from rttc_graph.evaluation.scorers import ScorerName, choose_scorer
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
+    arms_of,
     calibrated_fingerprint,
     probability_map,
 )
@@ -32,7 +34,7 @@ from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import StoredCalibration
 from rttc_graph.samples import draw_rows, read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
-from rttc_graph.settings import PolicyName
+from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Arm
 from rttc_graph.support.progress import Advance
 
@@ -42,7 +44,10 @@ if TYPE_CHECKING:
 QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
 """Files in the folder of a data set."""
 
-_NO_PART = {"policy", "first_arm", "tau_r", "tau_r_of", "use_cache", "seed"}
+_NO_PART = {"policy", "arms", "first_arm", "tau_r", "tau_r_of", "use_cache", "seed"}
+_LATER = ("nearest_votes",)
+"""Settings that came after there were rows: with their defaults they do not make rows of another
+kind, so that those of before are found again."""
 _UNBOUNDED: Mapping[str, Any] = {
     "budget_seconds": 86_400.0,
     "budget_tokens": 10**9,
@@ -127,7 +132,8 @@ def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collect
             f"draws={wanted.draws!r} must be at least 1, and more need a temperature above 0, as "
             "RTTC_TEMPERATURE=0.7: greedy answers are all alike"
         )
-    settings = run.model_dump(exclude=_NO_PART | _UNBOUNDED.keys())
+    later = {name for name in _LATER if getattr(run, name) == getattr(RttcSettings(), name)}
+    settings = run.model_dump(exclude=_NO_PART | later | _UNBOUNDED.keys())
     details = {**settings, "embedder": config.embedder, "domain": wanted.domain}
     return Collection(
         data_sets=wanted.data_sets,
@@ -266,6 +272,20 @@ def questions_of_models(
             scorer=scorer,
         )
     ]
+
+
+def gates_of(
+    config: InstallationConfig, found: Sequence[ModelRows], questions: Sequence[EvaluatedQuestion]
+) -> dict[tuple[str, str, str], Gate]:
+    """Return the gate that a run of each question has: by data set, policy model and row."""
+    calibrations = {rows.model: rows.calibration for rows in found}
+    wanted = config.run_settings().wanted_arms
+
+    def arms(question: EvaluatedQuestion) -> tuple[Arm, ...]:
+        stored = calibrations[question.model]
+        return wanted or (in_order(arms_of(stored, question.domain)) if stored else ())
+
+    return {(q.data_set, q.model, q.row): Gate(tau_r=config.tau_r, arms=arms(q)) for q in questions}
 
 
 async def judged_rows(local: LocalRttc, rows: EvaluationRows, keys: Sequence[RowKey]) -> ModelRows:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rttc_graph.arms import arms_of_policies
+from rttc_graph.arms import arms_of_policies, default_arms
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import cross_fitted
 from rttc_graph.errors import ConfigurationError
@@ -27,6 +27,7 @@ from rttc_graph.jobs.collect_rows import (
     ModelRows,
     RowsWanted,
     collect_rows,
+    gates_of,
     questions_of_models,
     rows_settings,
     run_name,
@@ -65,7 +66,7 @@ class EvaluationWanted:
     collect_only: bool = False
     """Whether to stop when all rows are there."""
     cross_fit: bool = False
-    """Whether calibration, τr and first arm of each question come from the others."""
+    """Whether calibration, τr and arms of each question come from the others."""
     aim: Aim = field(default_factory=Aim)
     """Aim of the cross-fitted gates."""
     records: Path | None = None
@@ -182,7 +183,7 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
 
 def _of_runs(config: InstallationConfig, found: ModelRows, wanted: EvaluationWanted) -> _Measured:
     """Return the figures of runs for real."""
-    gate = Gate(tau_r=config.tau_r, first_arm=config.first_arm)
+    gate = Gate(tau_r=config.tau_r, arms=config.run_settings().wanted_arms)
     figures = real_figures(found.rows, found.keys, tau_r=gate.tau_r, scorer=wanted.scorer)
     calibrated = "yes" if found.calibration else "no"
     return _Measured(
@@ -201,11 +202,11 @@ def _of_rows(
         rows.check_threshold(config)
     has_map = any(rows.calibration for rows in found)
     questions = questions_of_models(found, scorer=wanted.scorer) if has_map else raw
-    gate = Gate(tau_r=config.tau_r, first_arm=config.first_arm)
+    gates = gates_of(config, found, questions)
     calibrated = ", ".join("yes" if rows.calibration else "no" for rows in found)
     return _Measured(
-        groups=grouped(questions, wanted.policies, lambda question: gate),
-        settings=_settings(found, [gate], calibrated, scorer=wanted.scorer),
+        groups=grouped(questions, wanted.policies, lambda q: gates[q.data_set, q.model, q.row]),
+        settings=_settings(found, list(gates.values()), calibrated, scorer=wanted.scorer),
         questions=questions,
         raw=raw,
     )
@@ -245,7 +246,9 @@ def _settings(
         "policy models": ", ".join(rows.model for rows in found),
         "reward model": ", ".join(dict.fromkeys(rows.reward_model for rows in found)),
         "calibrated": calibrated,
-        "first arm": ", ".join(dict.fromkeys(gate.first_arm for gate in gates)),
+        "arms of cascade": "; ".join(
+            dict.fromkeys(", ".join(gate.arms or default_arms()) for gate in gates)
+        ),
         "τr": f"{low:g}" if low == high else f"{low:g} to {high:g}",
         "scorer": _scorers_shown(found, scorer),
         **({} if aim is None else {"aim of the gates": str(aim)}),

@@ -60,7 +60,7 @@ class RewardModel(PlainRewardModel, Protocol):
     """A judge of (query, answer) pairs, which may look at the evidence too.
 
     A class that inherits from this one says by default that its scores are no probabilities and
-    the same for everybody.
+    the same for everybody, and has no say in which arms are tried.
     """
 
     @property
@@ -75,6 +75,14 @@ class RewardModel(PlainRewardModel, Protocol):
             RewardModelError: It depends on something that could not be read.
         """
         return False
+
+    async def chosen_arms(self) -> tuple[str, ...]:
+        """Return the arms that calibration has chosen to try; empty where it has chosen none.
+
+        Raises:
+            RewardModelError: The calibration could not be loaded.
+        """
+        return ()
 
     def within(self, *, tenant: str, domain: str | None) -> RewardModel:
         """Return the judge for the questions of a tenant in a domain; `None` is all domains."""
@@ -118,7 +126,8 @@ def as_reward_model(model: PlainRewardModel) -> RewardModel:
     """Return a judge with all of `RewardModel`; one that has it already is returned as it is.
 
     This is the only place that asks which methods a judge has. What a class leaves out is added:
-    its own name as `name`, scores that are no probabilities, and one scale for everybody.
+    its own name as `name`, scores that are no probabilities, one scale for everybody, and no chosen
+    arms.
     """
     # Callable: `is_calibrated` may be a plain attribute too.
     if isinstance(model, RewardModel) and callable(model.is_calibrated):
@@ -147,6 +156,11 @@ class _Completed(RewardModel):
     async def is_calibrated(self) -> bool:
         stated = getattr(self._plain, "is_calibrated", False)
         return bool(await stated() if callable(stated) else stated)
+
+    async def chosen_arms(self) -> tuple[str, ...]:
+        stated = getattr(self._plain, "chosen_arms", None)
+        arms: tuple[str, ...] = () if stated is None else await stated()
+        return arms
 
     def within(self, *, tenant: str, domain: str | None) -> RewardModel:
         scoped = getattr(self._plain, "within", None)

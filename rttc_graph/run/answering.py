@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -28,7 +29,7 @@ from rttc_graph.support.thinking import answer_behind, spoken
 
 
 class AnswerUpdate(TypedDict):
-    """State update of `generate` and `rag_generate`."""
+    """State update of an answering node."""
 
     candidates: list[Candidate]
     tried: list[Attempt]
@@ -93,14 +94,15 @@ def answered(
     *,
     node: str,
     attempt: Attempt,
-    **detail: bool,
+    **detail: Any,
 ) -> AnswerUpdate:
     """Return the update of an attempt that gave a candidate; `detail` is noted in the ledger."""
     tokens = candidate["prompt_tokens"] + candidate["completion_tokens"]
+    generated = 1 if ARMS.attempts[attempt].asks_model else 0
     return {
         "candidates": [*state["candidates"], candidate],
         "tried": [*state["tried"], attempt],
-        "spent": added(state["spent"], since=scope.started, tokens=tokens, arms=1),
+        "spent": added(state["spent"], since=scope.started, tokens=tokens, arms=generated),
         "ledger": record(
             state,
             scope,

@@ -1,7 +1,8 @@
 """Who decides the next arm: pure functions of the state, so that each choice is a row of a table.
 
-The order direct, RAG, TTT of `cascade` is our reading of RTTC (arXiv 2508.10024); a trained
-adapter that the query-state cache recalls comes before RAG, because it costs no training.
+The order direct, RAG, TTT of `cascade` is our reading of RTTC (arXiv 2508.10024). What the nearest
+samples say comes before all of them, since it costs a search; a trained adapter that the
+query-state cache recalls comes before RAG, because it costs no training.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from rttc_graph.arms import ARMS, FINISH, PLAIN, RETRIEVE, ArmRecord
+from rttc_graph.arms import ARMS, FINISH, PLAIN, RETRIEVE, ArmRecord, default_arms, in_order
 from rttc_graph.run.budget import NOTHING_SPENT, Allowance
-from rttc_graph.settings import FirstArm, PolicyName, RttcSettings
-from rttc_graph.state import Attempt, Candidate, Decision, RttcState
+from rttc_graph.settings import PolicyName, RttcSettings
+from rttc_graph.state import Arm, Attempt, Candidate, Decision, RttcState, is_solved
 
 
 def is_accepted(reward: float | None, tau_r: float) -> bool:
@@ -32,8 +33,8 @@ class RunView:
     be."""
     best_reward: float | None
     tau_r: float
-    first_arm: FirstArm = PLAIN
-    """First arm of cascade and compare."""
+    arms: tuple[Arm, ...]
+    """Arms that cascade and compare try, from cheap to dear."""
 
     @property
     def accepted(self) -> bool:
@@ -54,35 +55,26 @@ class ArmPolicy(Protocol):
 
 
 def cascade(view: RunView) -> Attempt | None:
-    """Try the arms from cheap to dear and stop at the first reward of at least τr.
-
-    Arms that are cheaper than `first_arm` are left out: with RAG the plain model answers only where
-    there are no samples.
-    """
+    """Try the arms from cheap to dear and stop at the first reward of at least τr."""
     if view.accepted:
         return None
-    arms = {arm.name for arm in _from_first_arm(view)}
-    return view.first_open(*(a for a in ARMS.attempts if ARMS.of_attempt(a).name in arms))
+    return view.first_open(*(a for a in ARMS.attempts if ARMS.of_attempt(a).name in view.arms))
 
 
 def compare(view: RunView) -> Attempt | None:
-    """Below τr after the direct answer, run RAG and TTT whatever they score.
+    """Run RAG and TTT whatever they score, unless an answer that costs less is accepted before.
 
-    With `first_arm` RAG there is no direct answer, and both always run.
+    What costs less is the nearest samples' own answer and the plain model's, where they are among
+    the arms.
     """
-    arms = _from_first_arm(view)
-    if not arms[0].retrieves:
-        if arms[0].name not in view.tried:
-            return arms[0].name
-        if len(view.tried) == 1 and view.accepted:
+    arms = [ARMS[name] for name in view.arms]
+    compared = [arm for arm in arms if arm.retrieves and arm.own.asks_model]
+    begun = any(attempt.name in view.tried for arm in compared for attempt in arm.attempts)
+    if not begun:
+        if view.accepted:
             return None
-    return next((attempt for arm in arms if (attempt := _once(arm, view)) is not None), None)
-
-
-def _from_first_arm(view: RunView) -> list[ArmRecord]:
-    """Return the arms that `cascade` and `compare` try, from cheap to dear."""
-    first = ARMS[view.first_arm]
-    return [arm for arm in ARMS.values() if arm.in_cascade and arm.cost >= first.cost]
+        compared = [*(arm for arm in arms if arm not in compared), *compared]
+    return next((attempt for arm in compared if (attempt := _once(arm, view)) is not None), None)
 
 
 def _once(arm: ArmRecord, view: RunView) -> Attempt | None:
@@ -147,9 +139,11 @@ def _view(state: RttcState, settings: RttcSettings, arms: frozenset[Attempt]) ->
     possible = arms
     if state.get("retrieved", False):
         adapted = state.get("adapted")
+        samples = state.get("samples", [])
         found = {
             None: True,
-            "samples": bool(state.get("samples")),
+            "samples": bool(samples),
+            "solved": any(map(is_solved, samples)),
             "adapter": adapted is not None and adapted["origin"] == "recalled",
         }
         possible = frozenset(a for a in arms if found[ARMS.attempts[a].finds])
@@ -159,7 +153,7 @@ def _view(state: RttcState, settings: RttcSettings, arms: frozenset[Attempt]) ->
         possible=possible,
         best_reward=max(rewards, default=None),
         tau_r=settings.tau_r,
-        first_arm=settings.first_arm,
+        arms=settings.wanted_arms or in_order(state.get("arms", ())) or default_arms(),
     )
 
 

@@ -322,8 +322,9 @@ def test_a_calibration_is_fitted_kept_and_used(
     assert read == ["rows.jsonl"]
     assert found["saved"]
     assert found["questions"] == 18
-    gates = [(point["first_arm"], point["tau_r"]) for point in found["points"]]
-    assert gates == [("direct", 0), ("rag", 0)]
+    gates = [(point["arms"], point["tau_r"]) for point in found["points"]]
+    assert gates == [(["nearest"], 0), (["direct"], 0), (["rag"], 0)]
+    assert found["maps"][""]["arms"] == found["arms"]
     assert found["maps"][""]["tells_nothing"]  # the confidence of random weights
     assert Path("rttc-calibrate-rows.png").read_bytes().startswith(b"\x89PNG")
     assert found["tau_r_of"] != found["fingerprint"]

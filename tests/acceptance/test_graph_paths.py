@@ -275,11 +275,13 @@ def without(*names: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("left_out", "nodes"),
     [
-        pytest.param((), {"retrieve", "rag_generate", "ttt_adapt"}, id="all-parts"),
+        pytest.param((), {"retrieve", "nearest", "rag_generate", "ttt_adapt"}, id="all-parts"),
         pytest.param(
-            ("cache", "ledger_store"), {"retrieve", "rag_generate", "ttt_adapt"}, id="no-cache"
+            ("cache", "ledger_store"),
+            {"retrieve", "nearest", "rag_generate", "ttt_adapt"},
+            id="no-cache",
         ),
-        pytest.param(("trainer",), {"retrieve", "rag_generate"}, id="no-trainer"),
+        pytest.param(("trainer",), {"retrieve", "nearest", "rag_generate"}, id="no-trainer"),
         pytest.param(("trainer", "embedder", "knowledge_base"), set[str](), id="no-knowledge-base"),
     ],
 )

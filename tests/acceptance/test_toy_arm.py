@@ -17,7 +17,7 @@ from langgraph.types import Command
 from scripted_parts import Parts
 
 from rttc_graph import RttcSettings, create_rttc_graph
-from rttc_graph.arms import ArmNode, ArmRecord, AttemptRecord, register_arm, unregister_arm
+from rttc_graph.arms import ARMS, ArmNode, ArmRecord, AttemptRecord, register_arm, unregister_arm
 from rttc_graph.cli.app import main
 from rttc_graph.run.answering import AnswerUpdate, answered
 from rttc_graph.run.scope import RunScope
@@ -27,13 +27,13 @@ TOLD = "what is 7 plus 7"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TellNearest:
+class TellSample:
     """Answers with the text of the nearest sample."""
 
     async def __call__(self, state: RttcState, scope: RunScope) -> AnswerUpdate:
         nearest = state["samples"][0]
         candidate: Candidate = {
-            "arm": "nearest",
+            "arm": "told",
             "answer": nearest["answer"],
             "reward": None,
             "seconds": 0.0,
@@ -44,17 +44,17 @@ class TellNearest:
             "finish_reason": "stop",
             "adapter": None,
         }
-        return answered(candidate, state, scope, node="tell_nearest", attempt="nearest")
+        return answered(candidate, state, scope, node="tell_sample", attempt="told")
 
 
-def nearest(*, in_cascade: bool = False) -> ArmRecord:
+def told(*, in_cascade: bool = False) -> ArmRecord:
     return ArmRecord(
-        name="nearest",
+        name="told",
         attempts=(
             AttemptRecord(
-                name="nearest",
-                cost=5,
-                node=ArmNode(name="tell_nearest", made_by=TellNearest),
+                name="told",
+                cost=7,
+                node=ArmNode(name="tell_sample", made_by=TellSample),
                 reason="the nearest sample's answer is told",
                 parts=frozenset({"embedder", "knowledge_base"}),
                 finds="samples",
@@ -67,30 +67,30 @@ def nearest(*, in_cascade: bool = False) -> ArmRecord:
 
 @pytest.fixture
 def toy_arm() -> Iterator[None]:
-    register_arm(nearest())
+    register_arm(told())
     yield
-    unregister_arm("nearest")
+    unregister_arm("told")
 
 
 @pytest.fixture
 def toy_arm_in_cascade() -> Iterator[None]:
-    register_arm(nearest(in_cascade=True))
+    register_arm(told(in_cascade=True))
     yield
-    unregister_arm("nearest")
+    unregister_arm("told")
 
 
 @pytest.mark.usefixtures("toy_arm")
 async def test_the_graph_and_the_ledger_take_it_up() -> None:
     parts = Parts().rewarding(**{"answer 1": 0.95})
-    output = await ask(parts, policy="nearest")
-    assert (output["answer"], output["arm"], output["reward"]) == ("answer 1", "nearest", 0.95)
+    output = await ask(parts, policy="told")
+    assert (output["answer"], output["arm"], output["reward"]) == ("answer 1", "told", 0.95)
     assert parts.policy_model.requests == []
     (stored,) = parts.ledger_store.runs
-    assert (stored.arm, stored.policy, stored.accepted) == ("nearest", "nearest", True)
+    assert (stored.arm, stored.policy, stored.accepted) == ("told", "told", True)
     (told,) = [one for one in stored.entries if one["event"] == "answered"]
-    assert (told["node"], told["detail"]["arm"]) == ("tell_nearest", "nearest")
+    assert (told["node"], told["detail"]["arm"]) == ("tell_sample", "told")
     schema = create_rttc_graph(**parts.parts()).get_output_jsonschema()
-    assert schema["properties"]["arm"]["enum"] == ["nearest", "direct", "rag", "ttt"]
+    assert schema["properties"]["arm"]["enum"] == ["nearest", "told", "direct", "rag", "ttt"]
 
 
 @pytest.mark.usefixtures("toy_arm")
@@ -104,14 +104,14 @@ async def test_cascade_leaves_it_out_unless_its_record_says_so() -> None:
 async def test_without_a_sample_the_plain_model_answers() -> None:
     parts = Parts().rewarding(direct=0.3)
     parts.knowledge_base.samples = []
-    assert (await ask(parts, policy="nearest"))["arm"] == "direct"
+    assert (await ask(parts, policy="told"))["arm"] == "direct"
 
 
 @pytest.mark.usefixtures("toy_arm_in_cascade")
 @pytest.mark.parametrize(
     ("first_arm", "ran"),
     [
-        ("nearest", ["nearest", "direct", "rag", "ttt"]),
+        ("told", ["told", "direct", "rag", "ttt"]),
         ("direct", ["direct", "rag", "ttt"]),
         ("rag", ["rag", "ttt"]),
     ],
@@ -133,7 +133,7 @@ async def test_accepting_instead_of_a_training_ends_a_run_that_could_try_it() ->
     assert [c["arm"] for c in output["candidates"]] == ["direct", "rag"]
     ended = await graph.aget_state({"configurable": {"thread_id": "1"}})
     assert ended.next == ()
-    assert set(ended.values["tried"]) == {"nearest", "direct", "recalled", "rag", "ttt"}
+    assert set(ended.values["tried"]) == set(ARMS.attempts)
     assert parts.trainer.trainings == []
 
 
@@ -163,32 +163,32 @@ def test_commands_take_it_up_on_a_real_database(
         return json.loads(capsys.readouterr().out)
 
     old = ("eval", str(folder), "--records", "rows.jsonl", "--tau", "1", "--json", "-")
-    assert "nearest" not in call(*old)["policies"]
+    assert "told" not in call(*old)["policies"]
     kept = Path("rows.jsonl").read_text(encoding="utf-8")
-    named = ("--policies", "direct,rag,ttt,nearest,cascade")
+    named = ("--policies", "direct,rag,ttt,told,cascade")
     rejudged = ("eval", "--rejudge", "--records", "rows.jsonl", "--json", "-")
     assert main([*rejudged, *named]) == 2
-    assert "'nearest' has no rows of its arm for 1 of 1" in capsys.readouterr().err
+    assert "'told' has no rows of its arm for 1 of 1" in capsys.readouterr().err
 
     replayed = call(*old, *named)["policies"]
     assert Path("rows.jsonl").read_text(encoding="utf-8").startswith(kept)  # only its rows are new
-    assert replayed["nearest"]["arms"] == replayed["nearest"]["arms_run"] == {"nearest": 1}
-    assert replayed["nearest"]["accuracy"] == 1
-    assert replayed["nearest"]["completion_tokens"] == 0
-    assert replayed["oracle"]["arms"] == {"nearest": 1}
-    assert call(*rejudged, *named)["policies"]["nearest"] == replayed["nearest"]
+    assert replayed["told"]["arms"] == replayed["told"]["arms_run"] == {"told": 1}
+    assert replayed["told"]["accuracy"] == 1
+    assert replayed["told"]["completion_tokens"] == 0
+    assert replayed["oracle"]["arms"] == {"told": 1}
+    assert call(*rejudged, *named)["policies"]["told"] == replayed["told"]
 
-    asked = call("ask", TOLD, "--domain", "sums", "--policy", "nearest", "--json")
-    assert (asked["arm"], asked["answer"]) == ("nearest", "14")
+    asked = call("ask", TOLD, "--domain", "sums", "--policy", "told", "--json")
+    assert (asked["arm"], asked["answer"]) == ("told", "14")
     call("ask", TOLD, "--domain", "sums", "--policy", "direct", "--json")
     found = call("stats", "--json")
-    assert [(one["arm"], one["runs"]) for one in found["arms"]] == [("nearest", 1), ("direct", 1)]
-    assert [(one["domain"], one["arm"]) for one in found["rows"]].count(("sums", "nearest")) == 1
+    assert [(one["arm"], one["runs"]) for one in found["arms"]] == [("told", 1), ("direct", 1)]
+    assert [(one["domain"], one["arm"]) for one in found["rows"]].count(("sums", "told")) == 1
     assert main(["stats"]) == 0
-    assert "nearest" in capsys.readouterr().out
+    assert "told" in capsys.readouterr().out
 
 
 async def test_nothing_is_left_of_it() -> None:
     assert (await ask(Parts().rewarding(direct=1.0)))["arm"] == "direct"
-    with pytest.raises(ValueError, match="policy='nearest'"):
-        RttcSettings(policy="nearest")
+    with pytest.raises(ValueError, match="policy='told'"):
+        RttcSettings(policy="told")

@@ -27,7 +27,7 @@ from rttc_graph.protocols import (
     TrainStep,
     Vector,
 )
-from rttc_graph.settings import SamplesChoice, TttSettings
+from rttc_graph.settings import RttcSettings, SamplesChoice, TttSettings
 from rttc_graph.state import Arm, Candidate, ChatTurn, Sample
 
 
@@ -363,7 +363,11 @@ class ScriptedLedgerStore:
 
 @dataclass
 class Parts:
-    """One of each part; change what the test is about, then take `parts()`."""
+    """One of each part; change what the test is about, then take `parts()`.
+
+    Plans try all arms that ask the model, unless a test says otherwise, so that a test of a path
+    has each of its steps; no `arms` leaves the choice to the graph.
+    """
 
     policy_model: ScriptedPolicyModel = field(default_factory=ScriptedPolicyModel)
     reward_model: ScriptedRewardModel = field(default_factory=ScriptedRewardModel)
@@ -372,6 +376,7 @@ class Parts:
     cache: ScriptedCache = field(default_factory=ScriptedCache)
     trainer: ScriptedTrainer = field(default_factory=ScriptedTrainer)
     ledger_store: ScriptedLedgerStore = field(default_factory=ScriptedLedgerStore)
+    arms: tuple[Arm, ...] = ("direct", "rag", "ttt")
 
     def rewarding(self, **rewards: float) -> Parts:
         self.reward_model.rewards = rewards
@@ -386,4 +391,5 @@ class Parts:
             "cache": self.cache,
             "trainer": self.trainer,
             "ledger_store": self.ledger_store,
+            "settings": RttcSettings(arms=self.arms),
         }

@@ -7,6 +7,7 @@ import pkgutil
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -26,7 +27,7 @@ from rttc_graph.arms import (
 )
 from rttc_graph.evaluation.evaluation_rows import Judgement, RowLog
 from rttc_graph.run.policies import PLAN_POLICIES
-from rttc_graph.settings import RttcSettings
+from rttc_graph.settings import RttcSettings, SamplesChoice
 from rttc_graph.state import RttcState
 
 ROOT = Path(__file__).parents[2]
@@ -41,11 +42,11 @@ NEW = ArmRecord(name="new", attempts=(ATTEMPT,))
 
 
 def test_the_table_is_in_the_order_of_cost() -> None:
-    assert list(ARMS) == ["direct", "rag", "ttt"]
-    assert list(ARMS.attempts) == ["direct", "recalled", "rag", "ttt"]
+    assert list(ARMS) == ["nearest", "direct", "rag", "ttt"]
+    assert list(ARMS.attempts) == ["nearest", "direct", "recalled", "rag", "ttt"]
     table = ArmTable(ARMS.values())
     table.register(NEW)
-    assert list(table) == ["direct", "rag", "new", "ttt"]
+    assert list(table) == ["nearest", "direct", "rag", "new", "ttt"]
     assert table.of_attempt("recalled").name == "ttt"
     table.unregister("new")
     assert list(table) == list(ARMS)
@@ -98,17 +99,17 @@ def test_every_plan_has_a_policy() -> None:
 
 
 def test_an_evaluation_runs_the_arms_of_cascade_and_of_the_policies() -> None:
-    assert arms_of_policies(["cascade", "rag"]) == ("direct", "rag", "ttt")
+    assert arms_of_policies(["cascade", "rag"]) == ("nearest", "direct", "rag", "ttt")
 
 
 def test_schemas_show_the_known_names_and_others_are_refused() -> None:
     properties = RttcSettings.model_json_schema()["properties"]
     assert properties["policy"]["enum"] == list(policy_names())
-    assert properties["first_arm"]["enum"] == ["direct", "rag"]
+    assert properties["first_arm"]["enum"] == ["", "nearest", "direct", "rag"]
     state = TypeAdapter(RttcState).json_schema()["properties"]
     assert state["attempt"]["enum"] == list(ARMS.attempts)
     assert state["decision"]["enum"] == list(decision_names())
-    with pytest.raises(ValidationError, match="'cascade', 'compare', 'direct', 'rag' or 'ttt'"):
+    with pytest.raises(ValidationError, match="'compare', 'nearest', 'direct', 'rag' or 'ttt'"):
         TypeAdapter(PolicyName).validate_python("best")
 
 
@@ -152,6 +153,7 @@ CONSTANTS = {
 
 
 def test_no_other_file_lists_arms() -> None:
-    named = {file: found & ARMS.keys() for file, found in CONSTANTS.items() if found & ARMS.keys()}
-    assert named.pop("rttc_graph/arms.py") == {"direct", "rag", "ttt"}
+    arms = ARMS.keys() - get_args(SamplesChoice)  # `nearest` is a choice of samples as well
+    named = {file: found & arms for file, found in CONSTANTS.items() if found & arms}
+    assert named.pop("rttc_graph/arms.py") == arms == {"direct", "rag", "ttt"}
     assert all(len(arms) == 1 and file.startswith("nodes/") for file, arms in named.items()), named

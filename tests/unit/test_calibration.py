@@ -15,7 +15,7 @@ from rttc_graph.calibration.map_fitting import FOLDS, Labelled, calibrate, fit_m
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.replay import Gate
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
-from rttc_graph.settings import FirstArm
+from rttc_graph.state import Arm
 from rttc_graph.support.extras import require_evaluation
 
 
@@ -182,11 +182,9 @@ def test_too_few_answers_are_refused_with_their_number() -> None:
         calibrate({"d": [Labelled(0.5, n < 3) for n in range(23)]})
 
 
-def point(
-    tau_r: float, accuracy: float, seconds: float, first_arm: FirstArm = "direct"
-) -> GatePoint:
+def point(tau_r: float, accuracy: float, seconds: float, *arms: Arm) -> GatePoint:
     return GatePoint(
-        gate=Gate(tau_r=tau_r, first_arm=first_arm),
+        gate=Gate(tau_r=tau_r, arms=arms or ("direct",)),
         rights=tuple(number < 20 * accuracy for number in range(20)),
         seconds=seconds,
         shares={"direct": 1.0},
@@ -219,7 +217,7 @@ def test_an_aim_chooses_its_point(aim: Aim, tau_r: float) -> None:
     assert choose(POINTS, aim).gate.tau_r == tau_r
 
 
-def test_the_middle_of_equals_is_one_with_the_same_first_arm() -> None:
+def test_the_middle_of_equals_is_one_with_the_same_arms() -> None:
     cheaper = [point(tau_r, 0.7, 1.5, "rag") for tau_r in (0.3, 0.4, 0.5)]
     assert choose([*POINTS, *cheaper], Aim(best=True)) is cheaper[1]
 
@@ -274,9 +272,9 @@ def test_an_overview_has_every_fifth_change_the_choice_and_its_rival() -> None:
     direct = [point(tau_r, 0.5, 1.0 + (tau_r > 0.55) + (tau_r > 0.9)) for tau_r in GRID]
     rag = [point(tau_r, 0.4 + 0.1 * (tau_r == 0.3), 3.0, "rag") for tau_r in GRID]
     chosen = choose([*direct, *rag], Aim())
-    assert chosen.gate == Gate(tau_r=0.28)  # the middle of 0 to 0.54
+    assert chosen.gate == Gate(tau_r=0.28, arms=("direct",))  # the middle of 0 to 0.54
     shown = [p.gate for p in overview([*direct, *rag], chosen, Aim())]
-    assert [gate.tau_r for gate in shown if gate.first_arm == "direct"] == [0.28, 0.5, 0.9, 1.0]
-    assert shown[-1] == Gate(tau_r=0.3, first_arm="rag")
+    assert [gate.tau_r for gate in shown if gate.arms == ("direct",)] == [0.28, 0.5, 0.9, 1.0]
+    assert shown[-1] == Gate(tau_r=0.3, arms=("rag",))
     unreached = overview([*direct, *rag[:5]], chosen, Aim(accuracy=0.5))
-    assert {p.gate.first_arm for p in unreached} == {"direct"}
+    assert {p.gate.arms for p in unreached} == {("direct",)}

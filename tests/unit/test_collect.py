@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from scripted_parts import Parts, ScriptedRewardModel, sample
 
-from rttc_graph.arms import ARMS
 from rttc_graph.calibration.aims import GRID, Aim
 from rttc_graph.calibration.map_fitting import fold_number
 from rttc_graph.calibration.proposal import cross_fitted, propose
@@ -49,6 +48,8 @@ SHOP = DataSet(
     name="shop",
     rows=[NewSample(question=f"q{n}", answer="rag", domain="shop") for n in range(3)],
 )
+MODEL_ARMS: tuple[Arm, ...] = ("direct", "rag", "ttt")
+RAG: tuple[Arm, ...] = ("rag", "ttt")
 MATH = DataSet(name="math", rows=[NewSample(question="m", answer="ttt", domain="general")])
 
 
@@ -70,6 +71,9 @@ class Arms:
     )
     seeds: list[int] = field(default_factory=list[int])
 
+    def __post_init__(self) -> None:
+        self.parts.knowledge_base.domains = ("math", "shop")
+
     async def __call__(
         self, question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
     ) -> Mapping[str, Any]:
@@ -84,7 +88,9 @@ class Arms:
 
 
 def collection(*data_sets: DataSet, k: int = 8, model: str = "m") -> Collection:
-    return Collection(data_sets=data_sets or (SHOP, MATH), model=model, settings={"k": k})
+    return Collection(
+        data_sets=data_sets or (SHOP, MATH), model=model, settings={"k": k}, policies=MODEL_ARMS
+    )
 
 
 async def collected(
@@ -167,7 +173,10 @@ async def test_a_failed_arm_counts_as_wrong_and_is_tried_again(tmp_path: Path) -
     }
     assert "out of memory" in str(failed[0]["error"])
     [question, *_] = evaluated_questions(rows, collection().keys(), "scripted")
-    assert replay(question.arms, "cascade", Gate(tau_r=0.95)).ran == ("direct", "rag")
+    assert replay(question.arms, "cascade", Gate(tau_r=0.95, arms=MODEL_ARMS)).ran == (
+        "direct",
+        "rag",
+    )
     alone = replay(question.arms, "ttt", Gate(tau_r=0.5))
     assert alone.shares == {"direct": 1.0}  # as in the graph
     again = await collected(tmp_path)
@@ -189,7 +198,7 @@ async def test_another_reward_model_judges_without_a_new_answer(tmp_path: Path) 
     assert seen == [(done, 12) for done in range(1, 13)]
     stored = await asyncio.to_thread(log.load)
     assert (len(stored.rows), len(stored.judgements)) == (12, 24)
-    gate = Gate(tau_r=0.8)
+    gate = Gate(tau_r=0.8, arms=MODEL_ARMS)
     by_first = policy_figures(
         evaluated_questions(stored, keys, "scripted"), ["cascade"], lambda q: gate
     )
@@ -323,7 +332,7 @@ QUESTION: Mapping[Arm, JudgedArm] = {
 def test_a_replay_against_a_hand_calculation(
     policy: PolicyName, tau_r: float, ran: tuple[Arm, ...], seconds: float, verdict: tuple[Any, ...]
 ) -> None:
-    found = replay(QUESTION, policy, Gate(tau_r=tau_r))
+    found = replay(QUESTION, policy, Gate(tau_r=tau_r, arms=MODEL_ARMS))
     assert found.ran == ran
     assert found.seconds == pytest.approx(seconds)
     assert (found.right, found.false_accept, found.false_reject) == verdict
@@ -331,7 +340,7 @@ def test_a_replay_against_a_hand_calculation(
 
 
 def test_a_cascade_may_begin_with_rag() -> None:
-    low, high = Gate(tau_r=0.2, first_arm="rag"), Gate(tau_r=0.8, first_arm="rag")
+    low, high = Gate(tau_r=0.2, arms=RAG), Gate(tau_r=0.8, arms=RAG)
     assert replay(QUESTION, "cascade", low).ran == ("rag",)
     assert replay(QUESTION, "cascade", low).seconds == pytest.approx(1.75)
     assert replay(QUESTION, "cascade", high).ran == ("rag", "ttt")
@@ -350,7 +359,7 @@ def test_the_gate_begins_with_rag_where_the_plain_model_is_never_right() -> None
         for q in questions
     ]
     found = cross_fitted([*wrong, *easy], Aim())
-    begun = {(q.data_set, gate.first_arm) for q, gate in found}
+    begun = {(q.data_set, gate.arms[0]) for q, gate in found}
     assert begun == {("hard", "rag"), ("easy", "direct")}
 
 
@@ -406,7 +415,7 @@ async def test_a_report_has_tables_plots_and_figures(tmp_path: Path) -> None:
 def question(number: int, draw: random.Random) -> EvaluatedQuestion:
     """A hard or an easy question, on which rewards are right 9 times in 10."""
     arms: dict[Arm, JudgedArm] = {}
-    for arm, chance in zip(ARMS, (0.3, 0.6, 0.8), strict=True):
+    for arm, chance in zip(MODEL_ARMS, (0.3, 0.6, 0.8), strict=True):
         right = draw.random() < chance
         reward = (
             draw.uniform(0.6, 0.7) if right == (draw.random() < 0.9) else draw.uniform(0.5, 0.6)
@@ -448,7 +457,7 @@ def test_a_reward_that_tells_nothing_of_a_data_set_gates_nothing_there() -> None
     assert gates["blind"] == {0.0}
     assert min(gates["known"]) > 0
     assert {point.gate.tau_r for point in propose(unknown, Aim(best=True)).points} == {0.0}
-    assert len(propose([*known, *unknown], Aim(best=True)).points) == 2 * len(GRID)
+    assert len(propose([*known, *unknown], Aim(best=True)).points) == 6 * len(GRID)
 
 
 def test_a_calibration_learns_from_every_draw_and_rewards_every_draw() -> None:
@@ -525,11 +534,12 @@ async def test_draws_with_their_seeds_stand_side_by_side_and_the_first_is_replay
     assert stored.judgements == rows.judgements
 
     [found] = evaluated_questions(stored, list(reversed(stored.rows)), "scripted")
-    assert {arm: draw.row["seed"] for arm, draw in found.arms.items()} == dict.fromkeys(ARMS, 5)
+    seeds = {arm: draw.row["seed"] for arm, draw in found.arms.items()}
+    assert seeds == dict.fromkeys(MODEL_ARMS, 5)
     assert [draw.row["seed"] for draw in found.draws["rag"]] == [5, 6, 7]
     assert [draw.reward for draw in found.draws["rag"]] == [0.6, 0.3, 0.3]
     assert len(found.answers) == 9
-    replayed = replay(found.arms, "cascade", Gate(tau_r=0.5))
+    replayed = replay(found.arms, "cascade", Gate(tau_r=0.5, arms=MODEL_ARMS))
     assert (replayed.ran, replayed.reward) == (("direct", "rag"), 0.6)
     # One more seed later asks no old draw again.
     later = Arms()
@@ -585,14 +595,16 @@ async def test_rows_of_an_earlier_release_are_not_asked_again(tmp_path: Path, se
         model="m",
         settings=settings,
         seeds=(seed,),
+        policies=MODEL_ARMS,
     )
     arms = Arms(most=0)
     rows = await collected(tmp_path, arms, wanted)
     assert arms.asked == []
     assert rows.settings == {settings_digest(settings): settings}
     [found] = evaluated_questions(rows, wanted.keys(), "scripted")
-    assert {arm: draw.reward for arm, draw in found.arms.items()} == dict.fromkeys(ARMS, 0.5)
-    assert replay(found.arms, "cascade", Gate(tau_r=0.5)).right == 0  # "direct" is not "rag"
+    assert {arm: draw.reward for arm, draw in found.arms.items()} == dict.fromkeys(MODEL_ARMS, 0.5)
+    gate = Gate(tau_r=0.5, arms=MODEL_ARMS)
+    assert replay(found.arms, "cascade", gate).right == 0  # "direct" is not "rag"
 
 
 async def test_runs_for_real_in_the_same_file_are_not_replayed(tmp_path: Path) -> None:

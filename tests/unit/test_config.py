@@ -214,3 +214,14 @@ def test_the_tables_of_the_how_to_can_be_read(empty_folder: Path) -> None:
     for table in tables:
         (empty_folder / "rttc.toml").write_text(table)
         load_config()
+
+
+def test_the_environment_and_the_file_list_arms(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "rttc.toml"
+    file.write_text('arms = ["rag", "nearest"]\n', encoding="utf-8")
+    assert load_config(file).run_settings().arms == ("nearest", "rag")
+    monkeypatch.setenv("RTTC_ARMS", "nearest, ttt")
+    assert load_config(file).run_settings().arms == ("nearest", "ttt")
+    assert load_config(file, arms="rag").arms == ("rag",)

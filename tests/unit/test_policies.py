@@ -8,14 +8,16 @@ from scripted_parts import candidate, sample
 from rttc_graph.arms import policy_names
 from rttc_graph.run.policies import NextStep, best_candidate, decide
 from rttc_graph.settings import PolicyName, RttcSettings
-from rttc_graph.state import Adapted, Attempt, Candidate, RttcState, Spent
+from rttc_graph.state import Adapted, Arm, Attempt, Candidate, RttcState, Sample, Spent
 
-ALL: frozenset[Attempt] = frozenset({"direct", "recalled", "rag", "ttt"})
+ALL: frozenset[Attempt] = frozenset({"nearest", "direct", "recalled", "rag", "ttt"})
+MODEL_ARMS = ("direct", "rag", "ttt")
 WITHOUT_TRAINER: frozenset[Attempt] = frozenset({"direct", "rag"})
 PLAIN: frozenset[Attempt] = frozenset({"direct"})
 RECALLED: Adapted = {"key": "a", "origin": "recalled", "seconds": 0.0, "trained_tokens": 0}
 TRAINED: Adapted = {"key": "b", "origin": "trained", "seconds": 1.0, "trained_tokens": 9}
 FRESH: RttcState = {}
+PASSAGE: Sample = {**sample(9), "metadata": {"kind": "passage"}}
 
 D, R, T = candidate("direct", 0.2), candidate("rag", 0.5), candidate("ttt", 0.6)
 GOOD = candidate("direct", 0.9)
@@ -43,11 +45,88 @@ def looked(
 
 
 def step(state: RttcState, policy: str, arms: frozenset[Attempt] = ALL) -> tuple[str, str]:
-    choice = decide(state, RttcSettings(policy=policy, tau_r=0.9), arms=arms)
+    """Return what comes next where every arm that asks the model may be tried."""
+    settings = RttcSettings(policy=policy, arms=MODEL_ARMS, tau_r=0.9)
+    choice = decide(state, settings, arms=arms)
     return choice.decision, choice.attempt
 
 
 FINISH = ("finish", "direct")
+N, N_GOOD = candidate("nearest", 0.3), candidate("nearest", 0.95)
+
+BY_DEFAULT = [
+    pytest.param(FRESH, ("retrieve", "nearest"), id="it-starts-with-the-samples"),
+    pytest.param(looked(tried=()), ("nearest", "nearest"), id="whose-answer-comes-first"),
+    pytest.param(looked(N_GOOD, tried=("nearest",)), FINISH, id="accepted-it-is-the-last"),
+    pytest.param(looked(N, tried=("nearest",)), ("rag_generate", "rag"), id="then-rag"),
+    pytest.param(looked(N, R, tried=("nearest", "rag")), ("ttt_adapt", "ttt"), id="then-ttt"),
+    pytest.param(
+        looked(N, R, T, tried=("nearest", "rag", "ttt")), FINISH, id="the-plain-model-is-left-out"
+    ),
+    pytest.param(
+        looked(N, tried=("nearest", "rag", "ttt")), FINISH, id="no-model-leaves-the-samples-answer"
+    ),
+    pytest.param(looked(tried=(), samples=0), ("generate", "direct"), id="no-samples"),
+    pytest.param(looked(D, samples=0), FINISH, id="no-samples-and-the-plain-model-has-answered"),
+    pytest.param(
+        {**looked(tried=()), "samples": [PASSAGE]}, ("rag_generate", "rag"), id="passages-alone"
+    ),
+    pytest.param(
+        {**looked(tried=()), "samples": [PASSAGE, sample(1)]},
+        ("nearest", "nearest"),
+        id="passages-beside-a-solved-question",
+    ),
+]
+
+
+@pytest.mark.parametrize(("state", "expected"), BY_DEFAULT)
+@pytest.mark.parametrize("policy", ["cascade", "compare"])
+def test_the_arms_that_are_tried_where_nobody_says_which(
+    policy: PolicyName, state: RttcState, expected: tuple[str, str]
+) -> None:
+    choice = decide(state, RttcSettings(policy=policy, tau_r=0.9), arms=ALL - {"recalled"})
+    assert (choice.decision, choice.attempt) == expected
+
+
+@pytest.mark.parametrize(
+    ("arms", "state", "cascade", "compare"),
+    [
+        pytest.param(("nearest",), looked(N, tried=("nearest",)), "finish", "finish", id="nearest"),
+        pytest.param(
+            ("nearest", "direct"), looked(N, tried=("nearest",)), "generate", "generate", id="plain"
+        ),
+        pytest.param(
+            ("nearest", "ttt"), looked(N, tried=("nearest",)), "ttt_adapt", "ttt_adapt", id="no-rag"
+        ),
+        pytest.param(
+            ("nearest", "rag", "ttt"),
+            looked(N, candidate("rag", 0.95), tried=("nearest", "rag")),
+            "finish",
+            "ttt_adapt",
+            id="compare-runs-both",
+        ),
+        pytest.param(("rag",), FRESH, "retrieve", "retrieve", id="rag-alone"),
+    ],
+)
+def test_a_list_of_arms_leaves_out_all_others(
+    arms: tuple[Arm, ...], state: RttcState, cascade: str, compare: str
+) -> None:
+    for policy, expected in (("cascade", cascade), ("compare", compare)):
+        settings = RttcSettings(policy=policy, arms=arms, tau_r=0.9)
+        assert decide(state, settings, arms=ALL - {"recalled"}).decision == expected
+        free = RttcSettings(policy=policy, tau_r=0.9)  # the same list, from calibration
+        chosen: RttcState = {**state, "arms": list(arms)}
+        assert decide(chosen, free, arms=ALL - {"recalled"}).decision == expected
+
+
+def test_settings_go_before_calibration_and_unknown_arms_do_not_count() -> None:
+    calibrated: RttcState = {**looked(N, tried=("nearest",)), "arms": ["nearest"]}
+    told = RttcSettings(arms=("nearest", "rag"), tau_r=0.9)
+    assert decide(calibrated, told, arms=ALL).attempt == "rag"
+    assert decide(calibrated, RttcSettings(tau_r=0.9), arms=ALL).decision == "finish"
+    gone: RttcState = {**calibrated, "arms": ["gone"]}
+    assert decide(gone, RttcSettings(tau_r=0.9), arms=ALL).attempt == "rag"
+
 
 FROM_RAG = [
     pytest.param(FRESH, ("retrieve", "recalled"), id="it-starts-with-samples"),
@@ -257,7 +336,9 @@ def spent(*, seconds: float = 0.0, tokens: int = 0, arms: int = 1) -> Spent:
 )
 @pytest.mark.parametrize("policy", ["cascade", "compare"])
 def test_a_spent_budget_ends_the_run(policy: str, used: Spent, reason: str) -> None:
-    settings = RttcSettings(policy=policy, budget_seconds=10, budget_tokens=100, budget_arms=2)
+    settings = RttcSettings(
+        policy=policy, arms=MODEL_ARMS, budget_seconds=10, budget_tokens=100, budget_arms=2
+    )
     choice = decide({**asked(D), "spent": used}, settings, arms=ALL)
     assert choice.reason.replace("for rag", "for recalled") == reason
 
@@ -269,7 +350,8 @@ def test_a_spent_budget_ends_the_run(policy: str, used: Spent, reason: str) -> N
 )
 def test_a_spent_budget_still_owes_an_answer(used: Spent) -> None:
     settings = RttcSettings(budget_seconds=10, budget_tokens=100, budget_arms=2)
-    assert decide({"spent": used}, settings, arms=ALL).decision == "generate"
+    assert decide({"spent": used}, settings, arms=ALL - {"nearest"}).decision == "retrieve"
+    assert decide({"spent": used}, settings, arms=PLAIN).decision == "generate"
 
 
 @pytest.mark.parametrize("policy", policy_names())

@@ -85,6 +85,9 @@ class FullJudge(OldJudge):
     async def is_calibrated(self) -> bool:
         return True
 
+    async def chosen_arms(self) -> tuple[str, ...]:
+        return ("rag",)
+
     def within(self, *, tenant: str, domain: str | None) -> RewardModel:
         return self
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.numbers import is_number, last_number
 from rttc_graph.evaluation.scorers import (
     EARLY_ROWS,
     ExactMatchWatch,
@@ -23,6 +22,7 @@ from rttc_graph.evaluation.scorers import (
     token_f1,
 )
 from rttc_graph.protocols import NewSample
+from rttc_graph.support.numbers import is_number, last_number
 
 GSM8K = "Half of 48 is 24.\n48 + 24 = 72\n#### 72"
 

@@ -85,6 +85,36 @@ def test_a_run_reads_its_settings_once_and_a_hosts_own_context_each_time() -> No
     assert settings_of(changing).tau_r == 0.8
 
 
+@pytest.mark.parametrize(
+    ("said", "arms"),
+    [
+        pytest.param({}, (), id="nothing"),
+        pytest.param({"arms": ("ttt", "nearest")}, ("nearest", "ttt"), id="sorted-by-cost"),
+        pytest.param({"arms": ["rag", "rag"]}, ("rag",), id="each-once"),
+        pytest.param({"arms": " rag, nearest,"}, ("nearest", "rag"), id="with-commas"),
+        pytest.param({"first_arm": "rag"}, ("rag", "ttt"), id="from-rag"),
+        pytest.param({"first_arm": "direct"}, ("direct", "rag", "ttt"), id="from-direct"),
+    ],
+)
+def test_settings_say_which_arms_to_try(said: dict[str, Any], arms: tuple[str, ...]) -> None:
+    assert RttcSettings(**said).wanted_arms == arms
+
+
+@pytest.mark.parametrize("arms", [("rag", "best"), "rag, best"])
+def test_an_unknown_arm_is_named_with_those_that_are_known(arms: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"arms\.1='best': .*'nearest', 'direct', 'rag'"):
+        RttcSettings(arms=arms)
+
+
+def test_arms_and_a_first_arm_are_not_said_in_one_place() -> None:
+    with pytest.raises(ConfigurationError, match="leave out first_arm"):
+        RttcSettings(arms=("rag",), first_arm="rag")
+    of_graph = RttcSettings(first_arm="rag")
+    assert RttcSettings.of({"arms": ["nearest"]}, defaults=of_graph).wanted_arms == ("nearest",)
+    listed = RttcSettings(arms=("nearest",))
+    assert RttcSettings.of({"first_arm": "rag"}, defaults=listed).wanted_arms == ("rag", "ttt")
+
+
 BAD: list[tuple[str, Any]] = [
     ("policy", "best"),
     ("tau_r", -0.01),
@@ -117,7 +147,10 @@ BAD: list[tuple[str, Any]] = [
     ("reuse_loss", -0.1),
     ("ask_before_training", "perhaps"),
     ("tau_r_of", "f" * 201),
+    ("arms", 7),
     ("first_arm", "ttt"),
+    ("nearest_votes", 0),
+    ("nearest_votes", 65),
     ("use_cache", "perhaps"),
     ("ttt_rank", 0),
     ("ttt_rank", 257),
@@ -234,7 +267,8 @@ PROPERTIES: dict[str, Any] = (GRAPH.get_context_jsonschema() or {})["properties"
 def test_studio_can_show_a_field(field: str) -> None:
     shown = PROPERTIES[field]
     assert shown["description"]
-    assert shown["default"] == getattr(RttcSettings(), field)
+    default = getattr(RttcSettings(), field)
+    assert shown["default"] == (list(default) if isinstance(default, tuple) else default)
     assert set(shown["langgraph_nodes"]) <= set(GRAPH.get_graph().nodes)
     assert shown["langgraph_nodes"]
 
@@ -243,7 +277,8 @@ def test_studio_can_show_a_field(field: str) -> None:
 def test_studio_can_check_a_field(field: str) -> None:
     bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum"}
     bounds |= {"minLength", "maxLength"}
-    assert bounds & PROPERTIES[field].keys() or PROPERTIES[field]["type"] == "boolean"
+    shown = PROPERTIES[field].get("items", PROPERTIES[field])  # a list has the bounds of its items
+    assert bounds & shown.keys() or shown["type"] == "boolean"
 
 
 @pytest.mark.parametrize(

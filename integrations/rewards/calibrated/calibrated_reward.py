@@ -26,6 +26,9 @@ REFRESH_SECONDS = 60.0
 """Longest time that a calibration is kept in memory: a new one is used within a minute, without a
 restart."""
 
+ARMS_KEY = "arms"
+"""Key in a domain's parameters: the arms that `rttc calibrate` has chosen for it."""
+
 ProbabilityMap = Callable[[float, str | None], float]
 """Function of raw score and domain that returns P(right)."""
 
@@ -35,8 +38,14 @@ class _Maps:
     """A stored calibration, read."""
 
     by_domain: Mapping[str, CalibrationMap]
+    arms: Mapping[str, tuple[str, ...]]
+    """By domain; calibrations of before there was a choice have none."""
     fingerprint: str
     """Fingerprint of the reward model and its maps together."""
+
+    def arms_of(self, domain: str | None) -> tuple[str, ...]:
+        """Return the arms that were chosen for a domain; empty where none were."""
+        return self.arms.get(domain or "") or self.arms.get("", ())
 
     def __call__(self, score: float, domain: str | None) -> float:
         domain_map = self.by_domain.get(domain or "") or self.by_domain[""]
@@ -50,6 +59,15 @@ def probability_map(stored: StoredCalibration) -> ProbabilityMap:
         ConfigurationError: It cannot be read.
     """
     return _read(stored)
+
+
+def arms_of(stored: StoredCalibration, domain: str | None) -> tuple[str, ...]:
+    """Return the arms that a calibration has chosen for a domain; empty where it has none.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    return _read(stored).arms_of(domain)
 
 
 def calibrated_fingerprint(stored: StoredCalibration) -> str:
@@ -186,6 +204,10 @@ class _Within(RewardModel):
             return scores
         return [maps(score, self._domain) for score in scores]
 
+    async def chosen_arms(self) -> tuple[str, ...]:
+        maps = await self._calibrated.maps(self._tenant)
+        return () if maps is None else maps.arms_of(self._domain)
+
 
 def _read(stored: StoredCalibration) -> _Maps:
     maps = {
@@ -199,4 +221,8 @@ def _read(stored: StoredCalibration) -> _Maps:
         )
     read = {domain: found.to_json() for domain, found in maps.items()}
     text = json.dumps([stored.fingerprint, read], sort_keys=True)
-    return _Maps(maps, hashlib.sha256(text.encode()).hexdigest()[:32])
+    arms = {
+        domain: tuple(map(str, found.parameters.get(ARMS_KEY, ())))
+        for domain, found in stored.domains.items()
+    }
+    return _Maps(maps, arms, hashlib.sha256(text.encode()).hexdigest()[:32])

@@ -11,6 +11,7 @@ from rich.text import Text
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import ScreenWatcher, out, print_json, print_table
 from rttc_graph.cli.shared_options import (
+    ArmList,
     First,
     K,
     MaxNewTokens,
@@ -71,6 +72,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     question: _Question,
     domain: _Domain = None,
     policy: Policy = None,
+    arms: ArmList = None,
     first_arm: First = None,
     tau: Tau = None,
     k: K = None,
@@ -91,6 +93,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     """
     config = command_context(context).config(
         policy=policy,
+        arms=arms,
         first_arm=first_arm,
         tau_r=tau,
         k=k,

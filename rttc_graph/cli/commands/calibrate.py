@@ -34,7 +34,6 @@ from rttc_graph.cli.shared_options import (
     TargetCost,
     with_default,
 )
-from rttc_graph.evaluation.replay import Gate
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import calibrated_fingerprint
 from rttc_graph.jobs.collect_rows import ModelRows
 from rttc_graph.jobs.fit_calibration import CalibrationWanted, fit_calibration
@@ -88,13 +87,13 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Map the reward model's scores to P(right), and propose τr and the first arm for an aim.
+    """Map the reward model's scores to P(right), and propose τr and the arms for an aim.
 
     Every arm answers every question once; answers that --records holds already are not made again.
     The scorer tells right from wrong, and the map with the lowest log-loss on held-out answers is
-    chosen. Without an aim, the cheapest τr and first arm within one standard error of the most
-    accurate ones are proposed. With --save, the map is in use within a minute wherever this reward
-    model judges.
+    chosen. Without an aim, the cheapest τr and arms within one standard error of the most accurate
+    ones are proposed. With --save, the map is in use within a minute wherever this reward model
+    judges, and so are the arms, by domain.
 
     Example: rttc calibrate questions.jsonl --limit 60 --target-accuracy 0.8 --save
     """
@@ -121,7 +120,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     else:
         _show(fitted.proposal, fitted.rows)
         out.print(Text(f"every answer: {fitted.log}\nplot: {fitted.plot}"))
-        _say_how(fitted.stored, fitted.proposal.chosen.gate, saved=save)
+        _say_how(fitted.stored, fitted.proposal, saved=save)
 
 
 def _show(proposal: Proposal, rows: ModelRows) -> None:
@@ -146,13 +145,14 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
     if all(point.gate.tau_r == 0 for point in proposal.points):
         err.print(Text("warning: so only gates that accept the first answer (τr = 0) are tried"))
     out.print()
-    columns = ["", "first", "τr", "accuracy", "seconds", *ARMS, "false accepts", "rejects"]
+    columns = ["", "arms of cascade", "τr", "accuracy", "seconds", *ARMS]
+    columns += ["false accepts", "rejects"]
     print_table(
         columns,
         [
             (
                 "→" if point is proposal.chosen else "",
-                point.gate.first_arm,
+                ", ".join(point.gate.arms),
                 f"{point.gate.tau_r:.2f}",
                 f"{point.accuracy:.1%}",
                 f"{point.seconds:.2f}",
@@ -170,13 +170,15 @@ def _map_row(domain: str, found: FittedMap) -> tuple[object, ...]:
     return (domain, found.pairs, found.map.method, *losses, found.ece)
 
 
-def _say_how(stored: StoredCalibration, gate: Gate, *, saved: bool) -> None:
+def _say_how(stored: StoredCalibration, proposal: Proposal, *, saved: bool) -> None:
+    for domain, arms in proposal.arms.items():
+        out.print(Text(f"arms of cascade in {domain or 'all other domains'}: {', '.join(arms)}"))
     if not saved:
         out.print("not kept: add --save to use it")
         return
     fingerprint = calibrated_fingerprint(stored)
-    lines = f'first_arm = "{gate.first_arm}"\ntau_r = {gate.tau_r:g}\ntau_r_of = "{fingerprint}"'
-    out.print(Text(f"kept for {stored.aim}; put into rttc.toml:\n\n{lines}\n"))
+    lines = f'tau_r = {stored.tau_r:g}\ntau_r_of = "{fingerprint}"'
+    out.print(Text(f"kept for {stored.aim}, the arms with it; put into rttc.toml:\n\n{lines}\n"))
 
 
 def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> dict[str, Any]:
@@ -191,6 +193,7 @@ def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> d
         "questions": len(proposal.questions),
         "maps": {
             domain: {
+                "arms": proposal.arms[domain],
                 **found.map.to_json(),
                 "pairs": found.pairs,
                 "log_loss": dict(found.losses),

@@ -14,6 +14,7 @@ from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.policy_table import print_group
 from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, err, out, write_json
 from rttc_graph.cli.shared_options import (
+    ArmList,
     Best,
     First,
     K,
@@ -76,9 +77,7 @@ Rejudge = Annotated[
 ]
 CrossFit = Annotated[
     bool,
-    typer.Option(
-        "--cross-fit", help="Calibrate, and choose τr and first arm, on the other questions."
-    ),
+    typer.Option("--cross-fit", help="Calibrate, and choose τr and arms, on the other questions."),
 ]
 Records = Annotated[
     Path | None,
@@ -101,6 +100,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     paths: Paths = None,
     models: Models = None,
     policies: Policies = _POLICIES,
+    arms: ArmList = None,
     first_arm: First = None,
     limit: Limit = None,
     seed: Seed = 0,
@@ -134,8 +134,8 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
 
     Example: rttc eval banking/ math/ --models smollm2-135m-instruct,gemma-3-270m --report out
     """
-    flags = {"tau_r": tau, "first_arm": first_arm, "k": k, "samples_choice": samples_choice}
-    flags |= {"max_new_tokens": max_new_tokens, "tenant": tenant}
+    flags = {"tau_r": tau, "arms": arms, "first_arm": first_arm, "k": k}
+    flags |= {"samples_choice": samples_choice, "max_new_tokens": max_new_tokens, "tenant": tenant}
     wanted = EvaluationWanted(
         policies=_parse(policies),
         paths=paths or [],

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from fractions import Fraction
 
-from rttc_graph.evaluation.marks import final_part
+from rttc_graph.support.marks import final_part
 
 MAX_DIGITS = 100
 """Longer runs of digits are noise, and would make exact arithmetic slow."""

@@ -1,0 +1,104 @@
+"""`nearest`: the nearest samples answer; no model is asked and nothing is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.run.answering import AnswerUpdate, answered, failed_answer
+from rttc_graph.run.budget import NOTHING_SPENT, added
+from rttc_graph.run.scope import RunScope
+from rttc_graph.run.survival import Failure, survive
+from rttc_graph.state import Candidate, RttcState, Sample, is_solved
+from rttc_graph.support.canonical import canonical
+from rttc_graph.support.thinking import answer_behind
+
+SHARPNESS = 8.0
+"""How fast a vote loses weight with its distance: one that is 0.1 less similar than the nearest
+sample counts `exp(-0.8)`, not quite half of it. Measured, see docs/experiments.md."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nearest:
+    """Answers with what the nearest solved questions say."""
+
+    async def __call__(self, state: RttcState, scope: RunScope) -> AnswerUpdate:
+        """Add a candidate of arm `nearest`."""
+        made = await survive(_vote(state, scope), deadline=scope.deadline)
+        if isinstance(made, Failure):
+            return failed_answer(made, state, scope, node="nearest", attempt="nearest")
+        candidate: Candidate = {
+            "arm": "nearest",
+            "answer": answer_behind(made.sample["answer"]),
+            "reward": None,
+            "seconds": added(NOTHING_SPENT, since=scope.started)["seconds"],
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "trained_tokens": 0,
+            "mean_logprob": None,
+            "finish_reason": "stop",
+            "adapter": None,
+        }
+        return answered(
+            candidate,
+            state,
+            scope,
+            node="nearest",
+            attempt="nearest",
+            sample=made.sample["id"],
+            similarity=made.sample["similarity"],
+            share=made.share,
+        )
+
+
+async def _vote(state: RttcState, scope: RunScope) -> Vote:
+    return vote(state["samples"], voters=scope.settings.nearest_votes)
+
+
+def solved(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the solved questions among samples, the nearest first."""
+    found = [sample for sample in samples if is_solved(sample)]
+    return sorted(found, key=lambda sample: -sample["similarity"])
+
+
+class Vote(NamedTuple):
+    """The outcome of a vote."""
+
+    sample: Sample
+    """The nearest of those whose answer won."""
+    share: float
+    """Weight of the votes for that answer, of all votes; 1 where all agree."""
+
+
+def vote(samples: Sequence[Sample], *, voters: int, sharpness: float = SHARPNESS) -> Vote:
+    """Return what most of the nearest samples say.
+
+    Answers are counted in one form (`canonical`), each with the weight
+    `exp(sharpness * (similarity - highest similarity))`; of equals the nearest wins.
+
+    Args:
+        samples: At least one of them a solved question.
+        voters: How many of the nearest vote; 1 takes the nearest sample's answer.
+        sharpness: 0 gives every voter the same weight.
+
+    Raises:
+        ConfigurationError: There is no solved question, or `voters` is below 1.
+    """
+    if voters < 1:
+        raise ConfigurationError(f"voters={voters!r} must be at least 1")
+    nearest = solved(samples)[:voters]
+    if not nearest:
+        raise ConfigurationError("no sample is a solved question: there is no answer to take")
+    highest = nearest[0]["similarity"]
+    weights: dict[str, float] = {}
+    first: dict[str, Sample] = {}
+    for sample in nearest:
+        said = canonical(answer_behind(sample["answer"]))
+        weight = math.exp(sharpness * (sample["similarity"] - highest))
+        weights[said] = weights.get(said, 0.0) + weight
+        first.setdefault(said, sample)
+    won = max(weights, key=weights.__getitem__)
+    return Vote(first[won], weights[won] / sum(weights.values()))
