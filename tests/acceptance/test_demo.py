@@ -44,6 +44,6 @@ def test_the_hard_question_is_answered_by_training_and_then_by_recall(
 
     assert first["answer"] == second["answer"]
     assert is_right(first["answer"], trained)
-    assert [candidate["arm"] for candidate in first["candidates"]] == ["direct", "rag", "ttt"]
-    assert [candidate["arm"] for candidate in second["candidates"]] == ["direct", "ttt"]
+    assert [candidate["arm"] for candidate in first["candidates"]] == ["nearest", "rag", "ttt"]
+    assert [candidate["arm"] for candidate in second["candidates"]] == ["nearest", "ttt"]
     assert second["cache"]["adapter"] == "hit"
