@@ -65,6 +65,7 @@ class PrepareUpdate(TypedDict):
     reward: float | None
     accepted: bool
     tau_r: float
+    declined: bool
     calibrated: bool
     sources: list[Source]
     run_id: str
@@ -119,6 +120,7 @@ class Prepare:
             "reward": None,
             "accepted": False,
             "tau_r": scope.settings.tau_r,
+            "declined": False,
             "calibrated": False,
             "sources": [],
             "run_id": uuid.uuid4().hex,

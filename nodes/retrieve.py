@@ -82,6 +82,7 @@ class Retrieve:
         found = _Found()
         if embedded is not None:
             found = await self._look_up(embedded, state, scope, notes)
+            found = _without_far_samples(found, scope, notes)
         seen: RttcState = {
             **state,
             "samples": found.samples,
@@ -244,6 +245,25 @@ async def _load_adapter(
         "trained_tokens": 0,
         "rests_on": _trained_on(recalled),
     }
+
+
+def _without_far_samples(found: _Found, scope: RunScope, notes: Notes) -> _Found:
+    """Return what was found without the samples, if not even the nearest one is near enough.
+
+    All or none, since samples are remembered for other runs, whose limit may be another one.
+    """
+    lowest = scope.settings.min_similarity
+    nearest = max((sample["similarity"] for sample in found.samples), default=1.0)
+    if lowest == 0 or nearest >= lowest:
+        return found
+    notes.add(
+        "dropped",
+        since=scope.started,
+        samples=len(found.samples),
+        best_similarity=nearest,
+        min_similarity=lowest,
+    )
+    return replace(found, samples=[])
 
 
 def _trained_on(recalled: RecalledState) -> list[str]:

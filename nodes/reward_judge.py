@@ -46,6 +46,7 @@ class JudgeUpdate(TypedDict, total=False):
     reward: float | None
     accepted: bool
     tau_r: float
+    declined: bool
     calibrated: bool
     sources: list[Source]
     run_id: str
@@ -103,7 +104,8 @@ class RewardJudge:
             closed: RttcState = {**state, "candidates": candidates}
             await self.closing.close(closed, scope, best, outcome, notes)
             if state["task"]["from_messages"]:
-                message = AIMessage(best["answer"], name="rttc", response_metadata={**outcome})
+                told = {name: value for name, value in outcome.items() if name != "answer"}
+                message = AIMessage(outcome["answer"], name="rttc", response_metadata=told)
                 update["messages"] = [message]
         spent = added(state["spent"], since=scope.started)
         ledger = record(state, scope, notes.entries)
@@ -137,14 +139,7 @@ class RewardJudge:
         task = state["task"]
         judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
         calibrated = await survive(judge.is_calibrated(), deadline=scope.deadline)
-        return run_outcome(
-            best,
-            state["candidates"],
-            state["samples"],
-            tau_r=scope.settings.tau_r,
-            calibrated=calibrated is True,
-            run_id=state["run_id"],
-        )
+        return run_outcome(best, state, scope.settings, calibrated=calibrated is True)
 
     async def _score(
         self, state: RttcState, scope: RunScope, waiting: Sequence[Candidate]

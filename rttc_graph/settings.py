@@ -29,6 +29,7 @@ from rttc_graph.support.identity import MAX_NAME_CHARACTERS, checked_name
 from rttc_graph.support.validation import problem_words
 
 SamplesChoice = Literal["nearest", "sift"]
+Below = Literal["answer", "decline"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
 
 DEFAULT_TENANT = "default"
@@ -133,6 +134,27 @@ class RttcSettings(BaseModel):
         max_length=200,
         description="Fingerprint of the reward model that τr was chosen for, as rttc calibrate "
         "prints it; a run that judges with another one is refused. Empty: not checked.",
+        json_schema_extra=_on("reward_judge"),
+    )
+    min_similarity: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Lowest cosine similarity of the nearest sample: below it samples are not "
+        "used, and no answer is accepted. 0: off.",
+        json_schema_extra=_on("retrieve", "reward_judge"),
+    )
+    below: Below = Field(
+        default="answer",
+        description="What is returned where no answer is accepted: the best answer, or decline, "
+        "which returns the text in decline_text.",
+        json_schema_extra=_on("reward_judge"),
+    )
+    decline_text: str = Field(
+        default="I do not know.",
+        min_length=1,
+        max_length=2000,
+        description="Text that is returned instead of an answer that is not accepted.",
         json_schema_extra=_on("reward_judge"),
     )
     k: int = Field(

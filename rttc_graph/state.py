@@ -140,7 +140,11 @@ class RttcOutput(TypedDict, total=False):
     reward: float | None
     """Judge's score in [0, 1] of the answer; `None` if it was not judged."""
     accepted: bool
-    """Whether the answer can be acted on: its reward is at least τr."""
+    """Whether the answer can be acted on: its reward is at least τr, it is no "I do not know" of
+    the model, and the nearest sample is near enough where the settings ask for one."""
+    declined: bool
+    """Whether `answer` is the text that declines, by the settings; what the arms answered is in
+    `candidates`, and `arm` and `reward` are those of the best of them."""
     tau_r: float
     """Reward from which on an answer of this run is accepted."""
     calibrated: bool

@@ -754,11 +754,11 @@ from gone;
 -- Nothing; a run that is stored already stays. Index: primary key.
 insert into rttc_run
     (run_id, tenant, domain, query, answer, candidate, policy, tau_r, arm, reward, accepted,
-    calibrated, sources, seconds, tokens, entries)
+    declined, calibrated, sources, seconds, tokens, entries)
 values (
     %(run_id)s, %(tenant)s, %(domain)s, %(query)s, %(answer)s, %(candidate)s, %(policy)s,
-    %(tau_r)s, %(arm)s, %(reward)s, %(accepted)s, %(calibrated)s, %(sources)s, %(seconds)s,
-    %(tokens)s, %(entries)s
+    %(tau_r)s, %(arm)s, %(reward)s, %(accepted)s, %(declined)s, %(calibrated)s, %(sources)s,
+    %(seconds)s, %(tokens)s, %(entries)s
 )
 on conflict do nothing;
 
@@ -785,7 +785,7 @@ from gone;
 -- The tenant's last runs, newest first. Index: (tenant, created_at).
 select
     run_id, tenant, domain, query, answer, candidate, policy, tau_r, arm, reward, accepted,
-    calibrated, sources, seconds, tokens, entries
+    declined, calibrated, sources, seconds, tokens, entries
 from rttc_run
 where tenant = %(tenant)s
 order by created_at desc

@@ -20,6 +20,7 @@ class AskResult(TypedDict):
     arm: Arm
     reward: float | None
     accepted: bool
+    declined: bool
     tau_r: float
     calibrated: bool
     sources: list[Source]
@@ -82,6 +83,7 @@ async def ask(
         "arm": output["arm"],
         "reward": output["reward"],
         "accepted": output["accepted"],
+        "declined": output["declined"],
         "tau_r": output["tau_r"],
         "calibrated": output["calibrated"],
         "sources": output["sources"],

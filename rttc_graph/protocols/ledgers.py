@@ -28,6 +28,8 @@ class RunRecord:
     entries: list[LedgerEntry]
     answer: str = ""
     """Answer of the run."""
+    declined: bool = False
+    """Whether that is the text that declines."""
     candidate: Candidate | None = None
     """The candidate that was taken."""
     calibrated: bool = False

@@ -129,7 +129,6 @@ def _run_record(
         domain=state["task"]["domain"],
         query=state["task"]["query"],
         policy=settings.policy,
-        answer=best["answer"],
         candidate=best,
         **outcome,
         seconds=added(state["spent"], since=scope.started)["seconds"],

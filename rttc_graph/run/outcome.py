@@ -7,15 +7,18 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from rttc_graph.run.policies import is_accepted
-from rttc_graph.state import Arm, Candidate, Sample, Source
+from rttc_graph.run.policies import is_answer_accepted
+from rttc_graph.settings import RttcSettings
+from rttc_graph.state import Arm, Candidate, RttcState, Sample, Source
 
 __all__ = ("Outcome", "answer_sources", "run_outcome", "told_in_ledger")
 
 
 class Outcome(TypedDict):
-    """Part of a run's output that tells what the answer is worth."""
+    """The answer and the part of a run's output that tells what it is worth."""
 
+    answer: str
+    declined: bool
     arm: Arm
     reward: float | None
     accepted: bool
@@ -26,32 +29,28 @@ class Outcome(TypedDict):
 
 
 def run_outcome(
-    best: Candidate,
-    candidates: Sequence[Candidate],
-    samples: Sequence[Sample],
-    *,
-    tau_r: float,
-    calibrated: bool,
-    run_id: str,
+    best: Candidate, state: RttcState, settings: RttcSettings, *, calibrated: bool
 ) -> Outcome:
-    """Return what is said of the answer that was taken.
+    """Return what a run says where it ends.
 
     Args:
-        best: The answer.
-        candidates: All answers of the run, `best` among them.
-        samples: Samples in hand, nearest first.
-        tau_r: Reward from which on an answer is accepted.
+        best: The best candidate of the run.
+        state: Of the run, with all candidates judged as far as they could be.
+        settings: Of the run.
         calibrated: Whether the reward is a probability, by a calibration for the domain.
-        run_id: What the run is stored under.
     """
+    accepted = is_answer_accepted(best, state, settings)
+    declined = settings.below == "decline" and not accepted
     return {
+        "answer": settings.decline_text if declined else best["answer"],
+        "declined": declined,
         "arm": best["arm"],
         "reward": best["reward"],
-        "accepted": is_accepted(best["reward"], tau_r),
-        "tau_r": tau_r,
+        "accepted": accepted,
+        "tau_r": settings.tau_r,
         "calibrated": calibrated,
-        "sources": answer_sources(best, candidates, samples),
-        "run_id": run_id,
+        "sources": answer_sources(best, state["candidates"], state["samples"]),
+        "run_id": state["run_id"],
     }
 
 
@@ -70,7 +69,8 @@ def answer_sources(
 
 def told_in_ledger(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome as the ledger has it: its sources by their ids, without their texts."""
-    told: dict[str, Any] = {name: value for name, value in outcome.items() if name != "run_id"}
+    elsewhere = ("run_id", "answer")
+    told: dict[str, Any] = {k: value for k, value in outcome.items() if k not in elsewhere}
     told["sources"] = [
         {
             "id": source["id"],

@@ -16,6 +16,7 @@ from rttc_graph.arms import ARMS, FINISH, PLAIN, RETRIEVE, ArmRecord, default_ar
 from rttc_graph.run.budget import NOTHING_SPENT, Allowance
 from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, Decision, RttcState, is_solved
+from rttc_graph.support.refusals import is_refusal
 
 
 def is_accepted(reward: float | None, tau_r: float) -> bool:
@@ -32,6 +33,7 @@ class RunView:
     """Attempts that the graph and the retrieved samples allow; before `retrieve`, all that might
     be."""
     best_reward: float | None
+    """Reward of the best answer in hand; `None` where it could not be accepted whatever it is."""
     tau_r: float
     arms: tuple[Arm, ...]
     """Arms that cascade and compare try, from cheap to dear."""
@@ -127,12 +129,51 @@ def decide(state: RttcState, settings: RttcSettings, *, arms: frozenset[Attempt]
 def best_candidate(candidates: list[Candidate]) -> Candidate | None:
     """Return the candidate with the highest reward; of equals the earliest, which is the cheapest.
 
-    An unjudged one counts below every judged one: it wins only when nothing was judged.
+    An unjudged one counts below every judged one: it wins only when nothing was judged. A model's
+    "I do not know" counts below every answer that was made from samples.
     """
     judged = [c for c in candidates if c["reward"] is not None]
     if not judged:
         return candidates[0] if candidates else None
+    if any(map(is_grounded, judged)):
+        judged = [c for c in judged if not is_unanswered(c)]
     return max(judged, key=lambda c: c["reward"] or 0.0)
+
+
+def is_unanswered(candidate: Candidate) -> bool:
+    """Tell whether the model said that it does not know.
+
+    What no model wrote, such as a sample's own answer, is the answer whatever it says.
+    """
+    return candidate["completion_tokens"] > 0 and is_refusal(candidate["answer"])
+
+
+def is_grounded(candidate: Candidate) -> bool:
+    """Tell whether an answer was made from samples and says something."""
+    return ARMS[candidate["arm"]].retrieves and not is_unanswered(candidate)
+
+
+def has_near_sample(state: RttcState, settings: RttcSettings) -> bool:
+    """Tell whether a sample is near enough, where the settings ask for one; before `retrieve`, yes.
+
+    `retrieve` leaves no samples where none is near enough.
+    """
+    found = bool(state.get("samples")) or not state.get("retrieved", False)
+    return found or settings.min_similarity == 0
+
+
+def is_answer_accepted(best: Candidate | None, state: RttcState, settings: RttcSettings) -> bool:
+    """Tell whether an answer can be acted on.
+
+    Its reward is at least τr, it is an answer, and a sample is near enough to the question.
+    """
+    return (
+        best is not None
+        and best["reward"] is not None
+        and best["reward"] >= settings.tau_r
+        and not is_unanswered(best)
+        and has_near_sample(state, settings)
+    )
 
 
 def _view(state: RttcState, settings: RttcSettings, arms: frozenset[Attempt]) -> RunView:
@@ -147,11 +188,16 @@ def _view(state: RttcState, settings: RttcSettings, arms: frozenset[Attempt]) ->
             "adapter": adapted is not None and adapted["origin"] == "recalled",
         }
         possible = frozenset(a for a in arms if found[ARMS.attempts[a].finds])
-    rewards = [c["reward"] for c in state.get("candidates", []) if c["reward"] is not None]
+    best = best_candidate(state.get("candidates", []))
+    can_be_accepted = best is not None and not is_unanswered(best)
+    if settings.min_similarity > 0 and not state.get("retrieved", False):
+        # Whether a sample is near enough is not known yet.
+        can_be_accepted &= not any(ARMS.of_attempt(attempt).retrieves for attempt in arms)
+    can_be_accepted &= has_near_sample(state, settings)
     return RunView(
         tried=frozenset(state.get("tried", [])),
         possible=possible,
-        best_reward=max(rewards, default=None),
+        best_reward=best["reward"] if best is not None and can_be_accepted else None,
         tau_r=settings.tau_r,
         arms=settings.wanted_arms or in_order(state.get("arms", ())) or default_arms(),
     )

@@ -62,8 +62,8 @@ def test_ask_goes_through_all_arms_and_its_json_has_the_promised_shape(
         capsys, "ask", "what is 7 plus 8", "--domain", "sums", "--tau", "1", "--json"
     )
 
-    said = ["answer", "arm", "reward", "accepted", "tau_r", "calibrated", "sources", "run_id"]
-    assert list(result) == [*said, "candidates", "ledger", "cache", "seconds"]
+    said = ["answer", "arm", "reward", "accepted", "declined", "tau_r", "calibrated", "sources"]
+    assert list(result) == [*said, "run_id", "candidates", "ledger", "cache", "seconds"]
     assert (result["tau_r"], result["accepted"], result["calibrated"]) == (1.0, False, False)
     assert {tuple(s["arms"]) for s in result["sources"]} == {("rag", "ttt")}
     assert len(result["sources"]) == 8
@@ -85,6 +85,11 @@ def test_below_tau_r_is_seen_and_the_sources_are_shown(
     assert "NOT ACCEPTED: score" in printed
     assert "is below τr 1; take the answer for a guess" in printed
     assert "what is 7 plus 7" in printed
+
+    assert main([*ask, "--tau", "1", "--below", "decline"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("I do not know.")
+    assert "DECLINED: score" in printed
 
     assert main([*ask, "--tau", "0"]) == 0
     printed = capsys.readouterr().out

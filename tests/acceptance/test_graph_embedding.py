@@ -203,6 +203,7 @@ async def test_output_and_state_are_plain_data(face: Face) -> None:
         "arm",
         "reward",
         "accepted",
+        "declined",
         "tau_r",
         "calibrated",
         "sources",

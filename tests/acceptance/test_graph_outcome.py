@@ -112,7 +112,8 @@ async def test_a_message_says_what_the_answer_rests_on(face: Face) -> None:
     made = create_rttc_graph(**parts.parts())
     output = await run(made, {"messages": [HumanMessage(QUERY)]}, face)
     said = output["messages"][-1].response_metadata
-    assert {"arm", "reward", "accepted", "tau_r", "calibrated", "sources", "run_id"} == said.keys()
+    named = {"arm", "reward", "accepted", "declined", "tau_r", "calibrated", "sources", "run_id"}
+    assert named == said.keys()
     assert all(said[name] == output[name] for name in said)
 
 

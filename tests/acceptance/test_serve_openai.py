@@ -66,6 +66,14 @@ def test_the_run_is_stored_under_the_id_in_the_response(
     assert [run.run_id for run in parts.ledger_store.runs] == [report["run_id"]]
 
 
+def test_a_run_declines_where_the_request_says_so(client: openai.OpenAI) -> None:
+    ours = {"tau_r": 0.99, "below": "decline", "decline_text": "Ask a person."}
+    done = client.chat.completions.create(model="rttc", messages=HELLO, extra_body={"rttc": ours})
+    assert done.choices[0].message.content == "Ask a person."
+    report = cast("dict[str, Any]", (done.model_extra or {})["rttc"])
+    assert (report["declined"], report["arm"], report["reward"]) == (True, "ttt", 0.95)
+
+
 def test_a_misspelt_domain_is_refused_with_the_one_that_is_meant(client: openai.OpenAI) -> None:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError, match=r"'maths' has no samples: did you mean"):

@@ -38,6 +38,7 @@ RUN = RunRecord(
         {"node": "reward_judge", "event": "judged", "seconds": 0.1, "detail": {}},
     ],
     answer="2",
+    declined=True,
     candidate={**candidate("rag", 0.95), "rests_on": ["a"]},
     calibrated=True,
     sources=[{**sample(1), "arms": ["rag"], "taken": True}],

@@ -166,7 +166,7 @@ class ScriptedKnowledgeBase:
     )
 
     choices: list[SamplesChoice] = field(default_factory=list[SamplesChoice])
-    domains: tuple[str, ...] = ("math",)
+    domains: tuple[str, ...] = ("math", "shop")
     asked_for_size: int = 0
 
     async def search(

@@ -23,6 +23,7 @@ from rttc_graph.cli.shared_options import (
 )
 from rttc_graph.installation.ask_question import AskResult, describe_event
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.settings import Below
 
 if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
@@ -75,6 +76,12 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     arms: ArmList = None,
     first_arm: First = None,
     tau: Tau = None,
+    below: Annotated[
+        Below | None, typer.Option(help="Below τr: the best answer, or the text that declines.")
+    ] = None,
+    min_similarity: Annotated[
+        float | None, typer.Option(help="Lowest similarity of the nearest sample; 0 is off.")
+    ] = None,
     k: K = None,
     samples_choice: SamplesChoiceFlag = None,
     tenant: _Tenant = None,
@@ -96,6 +103,8 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
         arms=arms,
         first_arm=first_arm,
         tau_r=tau,
+        below=below,
+        min_similarity=min_similarity,
         k=k,
         samples_choice=samples_choice,
         tenant=tenant,
@@ -168,15 +177,18 @@ def print_result(result: AskResult) -> None:
 
 def verdict(result: AskResult) -> Text:
     """Return the line that says whether the answer can be acted on."""
-    tau_r, reward = result["tau_r"], result["reward"]
+    tau_r, reward, style = result["tau_r"], result["reward"], "bold red"
     if result["accepted"]:
         return Text(f"accepted: {worth(result)} is at least τr {tau_r:g}", style="green")
+    verdict = "DECLINED" if result["declined"] else "NOT ACCEPTED"
     if reward is None:
-        return Text("NOT ACCEPTED: the answer could not be judged", style="bold red")
-    return Text(
-        f"NOT ACCEPTED: {worth(result)} is below τr {tau_r:g}; take the answer for a guess",
-        style="bold red",
-    )
+        return Text(f"{verdict}: the answer could not be judged", style=style)
+    if reward >= tau_r:  # so it is something else than the judge
+        why = "the model says that it does not know, or no sample is near enough"
+    else:
+        why = f"{worth(result)} is below τr {tau_r:g}"
+    advice = "" if result["declined"] else "; take the answer for a guess"
+    return Text(f"{verdict}: {why}{advice}", style=style)
 
 
 def worth(result: AskResult) -> str:

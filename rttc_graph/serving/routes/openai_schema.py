@@ -265,5 +265,7 @@ class ModelList(BaseModel):
 
 def finish_reason(output: RttcOutput) -> FinishReason:
     """Return why the answer ends where it does; a spent budget cuts it like a limit of tokens."""
+    if output["declined"]:
+        return "stop"
     taken = [c for c in output["candidates"] if c["arm"] == output["arm"]]
     return "stop" if taken and taken[-1]["finish_reason"] == "stop" else "length"

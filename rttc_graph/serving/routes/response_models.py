@@ -91,6 +91,10 @@ class Report(BaseModel):
     arm: Arm = Field(description="The arm that gave the answer.")
     reward: float | None = Field(description="Its reward; `None` if the judge failed.")
     accepted: bool = Field(description="Whether it can be acted on: its reward is at least τr.")
+    declined: bool = Field(
+        description="Whether the answer is the text that declines, by the setting `below`; the "
+        "best answer is among the candidates."
+    )
     tau_r: float = Field(description="Reward from which on an answer of this run is accepted.")
     calibrated: bool = Field(
         description="Whether the reward is the probability that the answer is right, by a "
@@ -113,6 +117,7 @@ class Report(BaseModel):
             arm=output["arm"],
             reward=output["reward"],
             accepted=output["accepted"],
+            declined=output["declined"],
             tau_r=output["tau_r"],
             calibrated=output["calibrated"],
             sources=output["sources"],
