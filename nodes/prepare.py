@@ -54,6 +54,7 @@ class PrepareUpdate(TypedDict):
     revision: int | None
     adapted: Adapted | None
     arms: list[Arm]
+    rejected_adapter: str | None
     tried: list[Attempt]
     attempt: Attempt
     decision: Decision
@@ -109,6 +110,7 @@ class Prepare:
             "revision": None,
             "adapted": None,
             "arms": arms,
+            "rejected_adapter": None,
             "tried": [],
             "attempt": choice.attempt,
             "decision": choice.decision,

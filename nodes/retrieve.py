@@ -44,6 +44,7 @@ class RetrieveUpdate(TypedDict):
     retrieved: bool
     revision: int | None
     adapted: Adapted | None
+    rejected_adapter: str | None
     cache: CacheReport
     decision: Decision
     attempt: Attempt
@@ -62,6 +63,7 @@ class _Found:
     samples: list[Sample] = field(default_factory=list[Sample])
     revision: int | None = None
     adapted: Adapted | None = None
+    rejected_adapter: str | None = None
     cache: CacheReport = field(default_factory=_all_missed)
 
 
@@ -97,6 +99,7 @@ class Retrieve:
             "retrieved": True,
             "revision": found.revision,
             "adapted": found.adapted,
+            "rejected_adapter": found.rejected_adapter,
             "cache": found.cache,
             "decision": JUDGE if choice.decision == FINISH else choice.decision,
             "attempt": choice.attempt,
@@ -177,6 +180,7 @@ class Retrieve:
             samples=recalled.samples or [],
             revision=recalled.revision if recalled.samples else None,
             adapted=adapted,
+            rejected_adapter=recalled.rejected_adapter,
             cache=report,
         )
 

@@ -8,7 +8,7 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 from rttc_graph.protocols import AdapterLookup, AdapterTrainer, PolicyModel, QueryStateCache
-from rttc_graph.run.adapter_source import AdapterSource
+from rttc_graph.run.adapter_source import AdapterSource, NoHelpError
 from rttc_graph.run.ask_person import ask_person, refused
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import Notes, record
@@ -106,7 +106,10 @@ def _refused(
 
 
 def _failed(failure: Failure, state: RttcState, scope: RunScope, notes: Notes) -> AdaptUpdate:
-    notes.add_failure(failure, since=scope.started, arm="ttt")
+    if isinstance(failure.error, NoHelpError):
+        notes.add("skipped", since=scope.started, arm="ttt", reason=str(failure.error))
+    else:
+        notes.add_failure(failure, since=scope.started, arm="ttt")
     return {
         "tried": [*state["tried"], "ttt"],
         "decision": "reward_judge",

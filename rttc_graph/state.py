@@ -201,6 +201,9 @@ class RttcState(RttcInput, RttcOutput, total=False):
     adapted: Adapted | None
     arms: list[Arm]
     """Arms that calibration has chosen for the question's domain; empty where it has not."""
+    rejected_adapter: str | None
+    """Key of the adapter that was trained on these samples for the query before, and did not raise
+    the reward."""
     tried: list[Attempt]
     attempt: Attempt
     """Attempt for the next answering node, written together with `decision`."""

@@ -503,6 +503,7 @@ used_adapters as (
 select
     current.revision,
     rttc_query_state.samples,
+    rttc_query_state.rejected_adapter,
     with_samples.similarity as samples_similarity,
     with_adapter.adapter_key,
     with_adapter.similarity as adapter_similarity
@@ -516,12 +517,12 @@ left join with_adapter on true;
 -- stored is dropped; one without an adapter leaves the adapter of the same revision alone.
 insert into rttc_query_state as old
     (tenant, domain, query_digest, query, embedding, k, choice, samples, revision,
-    adapter_key, training_fingerprint, reward, bytes)
+    adapter_key, training_fingerprint, reward, rejected_adapter, bytes)
 values (
     %(tenant)s, %(domain)s, %(query_digest)s, %(query)s, %(vector)s, %(k)s, %(choice)s,
     %(samples)s, %(revision)s,
     (select key from rttc_adapter where key = %(adapter)s and state = 'ready' for key share),
-    %(training_fingerprint)s, %(reward)s, %(bytes)s
+    %(training_fingerprint)s, %(reward)s, %(rejected_adapter)s, %(bytes)s
 )
 on conflict (tenant, domain, query_digest) do update
 set query = excluded.query,
@@ -531,6 +532,7 @@ set query = excluded.query,
     samples = excluded.samples,
     revision = excluded.revision,
     bytes = excluded.bytes,
+    rejected_adapter = excluded.rejected_adapter,
     used_at = now(),
     adapter_key = case
         when excluded.adapter_key is null and excluded.revision = old.revision then old.adapter_key
@@ -952,3 +954,49 @@ returning revoked_at;
 -- name: server_answers
 -- One row. No index, no table.
 select 1 as one;
+
+-- name: rate_run
+-- Nothing; a rating of a run that the tenant does not have is not stored. Index: primary keys.
+insert into rttc_rating (run_id, tenant, is_right, answer, note, correction)
+select run_id, tenant, %(is_right)s, %(answer)s, %(note)s, %(correction)s
+from rttc_run
+where run_id = %(run_id)s
+    and tenant = %(tenant)s
+on conflict (run_id) do update
+set is_right = excluded.is_right,
+    answer = excluded.answer,
+    note = excluded.note,
+    correction = excluded.correction,
+    created_at = now();
+
+-- name: rated_run
+-- One row or none: a run of the tenant with its rating. Index: primary keys.
+select
+    rttc_rating.run_id, rttc_rating.is_right, rttc_rating.answer, rttc_rating.note,
+    rttc_rating.correction, rttc_run.query, rttc_run.domain, rttc_run.answer as answered,
+    (
+        select source ->> 'domain'
+        from jsonb_array_elements(rttc_run.sources) as listed (source)
+        limit 1
+    ) as source_domain
+from rttc_rating
+join rttc_run on rttc_run.run_id = rttc_rating.run_id
+where rttc_rating.run_id = %(run_id)s
+    and rttc_rating.tenant = %(tenant)s;
+
+-- name: rated_runs
+-- The tenant's rated runs, newest rating first, or of these the ones whose correction waits. Index:
+-- (tenant, created_at).
+select
+    rttc_rating.run_id, rttc_rating.is_right, rttc_rating.answer, rttc_rating.note,
+    rttc_rating.correction, rttc_run.query, rttc_run.domain, rttc_run.answer as answered,
+    (
+        select source ->> 'domain'
+        from jsonb_array_elements(rttc_run.sources) as listed (source)
+        limit 1
+    ) as source_domain
+from rttc_rating
+join rttc_run on rttc_run.run_id = rttc_rating.run_id
+where rttc_rating.tenant = %(tenant)s
+    and (not %(pending)s or rttc_rating.correction = 'pending')
+order by rttc_rating.created_at desc, rttc_rating.run_id;

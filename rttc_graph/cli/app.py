@@ -23,6 +23,7 @@ from rttc_graph.cli.commands import (
     kb,
     keys,
     models,
+    rate,
     reward,
     serve,
     stats,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("ask")(ask.ask_question)
 app.command("eval")(evaluate.evaluate_file)
 app.command("calibrate")(calibrate.calibrate_file)
+app.command("rate")(rate.rate_run)
 app.command("stats")(stats.show_stats)
 app.command("demo")(demo.show_demo)
 app.command("status")(status.show_status)

@@ -24,6 +24,7 @@ from pydantic_settings import (
 from rttc_graph.arms import Arm
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
+from rttc_graph.samples.corrections import CorrectionsPolicy
 from rttc_graph.settings import RttcSettings, TrainingDtype
 from rttc_graph.support.encodings import open_text, undecodable
 from rttc_graph.support.validation import problem_words
@@ -162,6 +163,12 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         le=36_500,
         description="Age at which finished runs, of all tenants, are deleted; by default they are "
         "kept until `rttc db prune`.",
+    )
+
+    corrections: CorrectionsPolicy = Field(
+        default="approve",
+        description="What becomes of a right answer that comes with a rating: a sample at once "
+        "(`store`), a sample after `rttc rate RUN approve`, or nothing (`off`).",
     )
 
     @classmethod

@@ -24,6 +24,7 @@ from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrati
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
 from rttc_graph.integrations.postgres.migrate import migrate
+from rttc_graph.integrations.postgres.rating_store import PostgresRatingStore
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 
@@ -45,6 +46,7 @@ class Knowledge:
     cache: PostgresQueryStateCache
     ledger_store: PostgresLedgerStore
     calibrations: PostgresCalibrationStore
+    ratings: PostgresRatingStore
 
 
 @contextmanager
@@ -69,6 +71,7 @@ def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
                 ),
                 ledger_store=PostgresLedgerStore(database, max_age_days=config.runs_max_age_days),
                 calibrations=PostgresCalibrationStore(database),
+                ratings=PostgresRatingStore(database),
             )
         finally:
             database.close()

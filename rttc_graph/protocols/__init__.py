@@ -53,6 +53,12 @@ from rttc_graph.protocols.query_state_cache import (
     RecalledState,
     RecallRequest,
 )
+from rttc_graph.protocols.ratings import (
+    Correction,
+    RatedRun,
+    Rating,
+    RatingStore,
+)
 from rttc_graph.protocols.reward_model import (
     OtherAnswer,
     PlainRewardModel,
@@ -68,6 +74,7 @@ __all__ = (
     "ApiKey",
     "ApiKeyStore",
     "CalibrationStore",
+    "Correction",
     "DomainCalibration",
     "DomainStats",
     "Embedded",
@@ -84,6 +91,9 @@ __all__ = (
     "PolicyModel",
     "QueryState",
     "QueryStateCache",
+    "RatedRun",
+    "Rating",
+    "RatingStore",
     "RecallRequest",
     "RecalledState",
     "RewardModel",

@@ -44,6 +44,9 @@ class RecalledState:
     revision: int | None
     adapter: str | None
     adapter_similarity: float | None
+    rejected_adapter: str | None = None
+    """Key of the adapter that was trained on these samples for the earlier query, and did not raise
+    the reward."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,8 @@ class QueryState:
     training_fingerprint: str
     reward: float | None
     """Reward of the answer that the adapter gave."""
+    rejected_adapter: str | None = None
+    """Key of the adapter that was trained for it and did not raise the reward."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

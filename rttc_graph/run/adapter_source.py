@@ -28,6 +28,10 @@ from rttc_graph.run.scope import RunScope
 from rttc_graph.state import ChatTurn, RttcState
 
 
+class NoHelpError(AdaptationError):
+    """An adapter that was trained before for the same query and samples, in vain."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedAdapter:
     """The adapter that a run wants, whether or not it is there."""
@@ -90,6 +94,7 @@ class AdapterSource:
 
         Raises:
             BudgetExceeded: A training would take more tokens, or took more seconds, than are left.
+            NoHelpError: The same training did not raise the reward before, and there is an answer.
             AdaptationError: There are no samples, their adapter has answered already, or the
                 training failed.
         """
@@ -115,6 +120,8 @@ class AdapterSource:
         key = adapter_key(base, examples, scope.settings.ttt, reuse_scope=scope.reuse_scope)
         if any(c["adapter"] == key for c in state["candidates"]):
             raise AdaptationError("the adapter of these samples was recalled and has answered")
+        if state["candidates"] and key == state.get("rejected_adapter"):
+            raise NoHelpError("the adapter for this query did not help before")
         return WantedAdapter(key=key, base=base, examples=examples)
 
     async def _kept(

@@ -106,6 +106,7 @@ def _query_state(state: RttcState, scope: RunScope, best: Candidate) -> QuerySta
         adapter=best["adapter"],
         training_fingerprint=scope.settings.training_fingerprint,
         reward=best["reward"],
+        rejected_adapter=_rejected_adapter(state, best) or state.get("rejected_adapter"),
     )
 
 

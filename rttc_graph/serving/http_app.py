@@ -23,6 +23,7 @@ from rttc_graph.graph import RttcParts
 from rttc_graph.protocols import Embedder
 from rttc_graph.protocols.api_keys import ApiKeyStore
 from rttc_graph.protocols.managed_knowledge_base import ManagedKnowledgeBase
+from rttc_graph.samples.corrections import Corrections
 from rttc_graph.serving.admission.admission import Admission
 from rttc_graph.serving.admission.authentication import Authentication
 from rttc_graph.serving.admission.request_queue import RequestQueue
@@ -30,6 +31,7 @@ from rttc_graph.serving.admission.route_rights import QueueName
 from rttc_graph.serving.http_errors import HttpError, as_http_error, first_problem, response_to
 from rttc_graph.serving.metrics import Metrics
 from rttc_graph.serving.openapi import describe
+from rttc_graph.serving.routes.feedback_routes import feedback_router
 from rttc_graph.serving.routes.health_routes import health_router
 from rttc_graph.serving.routes.kb_routes import knowledge_base_router
 from rttc_graph.serving.routes.langserve_routes import PATH, langserve_router
@@ -57,6 +59,8 @@ class ServedParts:
     """Knowledge base, at `/kb`; needs `embedder` too."""
     embedder: Embedder | None = None
     """Embedder whose vectors the knowledge base holds."""
+    corrections: Corrections | None = None
+    """Ratings of runs, at `/v1/feedback`."""
     default_tenant: str = "default"
     """Tenant of callers without a key."""
     checkpointer: BaseCheckpointSaver[Any] | None = None
@@ -101,6 +105,10 @@ def create_app(
         )
         app.include_router(openai_router(runner))
         app.include_router(langserve_router(runner, batch=options.batch))
+    if served.corrections is not None:
+        app.include_router(
+            feedback_router(served.corrections, default_tenant=served.default_tenant)
+        )
     if served.knowledge_base is not None and served.embedder is not None:
         app.include_router(
             knowledge_base_router(

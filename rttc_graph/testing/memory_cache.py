@@ -164,6 +164,7 @@ class MemoryQueryStateCache:
             samples=copy.deepcopy(samples[1].samples) if samples else None,
             samples_similarity=samples[0] if samples else None,
             revision=samples[1].revision if samples else None,
+            rejected_adapter=samples[1].rejected_adapter if samples else None,
             adapter=adapter[1].adapter if adapter else None,
             adapter_similarity=adapter[0] if adapter else None,
         )

@@ -99,6 +99,34 @@ def test_below_tau_r_is_seen_and_the_sources_are_shown(
     assert len(run_id) == 32
 
 
+def test_a_corrected_answer_is_asked_for_and_is_the_source_of_the_next(
+    solved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_json(capsys, "kb", "ingest", str(solved), "--json")
+    ask = ("ask", "what is 7 plus 8", "--domain", "sums", "--policy", "rag", "--json")
+    run = call_json(capsys, *ask)["run_id"]
+
+    rated = call_json(capsys, "rate", run, "wrong", "--answer", "15", "--note", "sum", "--json")
+    assert (rated["is_right"], rated["correction"], rated["note"]) == (False, "pending", "sum")
+    [waiting] = call_json(capsys, "rate", "--pending", "--json")
+    assert (waiting["run_id"], waiting["query"]) == (run, "what is 7 plus 8")
+    assert call_json(capsys, "rate", run, "approve", "--json")["correction"] == "stored"
+
+    source = call_json(capsys, *ask)["sources"][0]
+    assert (source["question"], source["answer"], source["taken"]) == (
+        "what is 7 plus 8",
+        "15",
+        True,
+    )
+    assert main(["rate", "--export", "rated.jsonl"]) == 0
+    row = json.loads(Path("rated.jsonl").read_text())
+    assert (row["question"], row["answer"], row["domain"]) == ("what is 7 plus 8", "15", "sums")
+    capsys.readouterr()
+    code, line = complaint(capsys, "rate", "unknown", "right")
+    assert code == 2
+    assert "there is no run 'unknown'" in line
+
+
 def test_a_misspelt_domain_ends_with_the_one_that_is_meant_and_no_statistics(
     solved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

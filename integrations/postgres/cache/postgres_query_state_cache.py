@@ -138,6 +138,7 @@ class PostgresQueryStateCache:
             samples=row["samples"],
             samples_similarity=row["samples_similarity"],
             revision=row["revision"] if hit else None,
+            rejected_adapter=row["rejected_adapter"],
             adapter=row["adapter_key"],
             adapter_similarity=row["adapter_similarity"],
         )
@@ -159,6 +160,7 @@ class PostgresQueryStateCache:
             "adapter": state.adapter,
             "training_fingerprint": state.training_fingerprint,
             "reward": state.reward,
+            "rejected_adapter": state.rejected_adapter,
             "bytes": len(samples) + len(query.encode()) + 2 * len(state.vector),
         }
 

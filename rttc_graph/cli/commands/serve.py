@@ -16,6 +16,7 @@ from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, progress
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.correcting import corrections_of
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.protocols import Embedder
@@ -133,6 +134,7 @@ def _served_parts(
                 parts=local.parts,
                 knowledge_base=knowledge.knowledge_base,
                 embedder=knowledge.embedder,
+                corrections=corrections_of(config, knowledge),
                 default_tenant=config.tenant,
             ),
             knowledge,

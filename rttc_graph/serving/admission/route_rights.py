@@ -34,6 +34,8 @@ class RouteRights:
 _ALIVE = "/healthz"
 """Costs no more than a refusal, and whoever asks may end a server that does not answer."""
 _OPEN = frozenset({_ALIVE, "/readyz", "/metrics", "/openapi.json"})
+_FEEDBACK = "/v1/feedback"
+"""Waits for the database, not for a model."""
 _WRITES = frozenset({"/kb/ingest", "/kb/delete"})
 
 
@@ -46,4 +48,6 @@ def needed_rights(request: Scope) -> RouteRights:
         scope: KeyScope = "kb:write" if path in _WRITES else "kb:read"
         is_large = path in ("/kb/ingest", "/kb/missing")
         return RouteRights(scope, "kb" if works else None, is_ingest=is_large)
+    if path == _FEEDBACK:
+        return RouteRights("ask", "kb" if works else None)
     return RouteRights("ask", "runs" if works else None)
