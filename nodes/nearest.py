@@ -41,6 +41,7 @@ class Nearest:
             "mean_logprob": None,
             "finish_reason": "stop",
             "adapter": None,
+            "rests_on": [made.sample["id"]],
         }
         return answered(
             candidate,

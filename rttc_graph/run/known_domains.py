@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import KnowledgeBase
-from rttc_graph.support.suggestions import known_names
+from rttc_graph.support.identity import known_names
 
 __all__ = ("KnownDomains",)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols.managed_knowledge_base import ManagedKnowledgeBase, SampleFilter
-from rttc_graph.support.suggestions import known_names
+from rttc_graph.support.identity import known_names
 
 __all__ = ("check_domain", "unknown_domain")
 

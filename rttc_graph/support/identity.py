@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rttc_graph.errors import ConfigurationError
@@ -14,6 +16,7 @@ __all__ = (
     "check_texts",
     "checked_name",
     "clean",
+    "known_names",
     "query_digest",
     "sample_id",
 )
@@ -108,3 +111,27 @@ def _is_unencodable(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+_SHOWN_NAMES = 20
+"""Most names in one message."""
+
+_LIKENESS = 0.6
+"""Lowest ratio of `difflib` at which a name is suggested, the library's own default."""
+
+
+def known_names(name: str, known: Sequence[str]) -> str:
+    """Return the end of an error about an unknown name: a suggestion, then the known names.
+
+    Args:
+        name: What was given.
+        known: All names that it might have been; may be empty.
+    """
+    if not known:
+        return "there are none yet"
+    by_folded = {one.casefold(): one for one in known}
+    like = difflib.get_close_matches(name.strip().casefold(), by_folded, n=1, cutoff=_LIKENESS)
+    suggestion = f"did you mean {by_folded[like[0]]!r}? " if like else ""
+    shown = ", ".join(map(repr, sorted(known)[:_SHOWN_NAMES]))
+    more = f" and {len(known) - _SHOWN_NAMES} more" if len(known) > _SHOWN_NAMES else ""
+    return f"{suggestion}Known are {shown}{more}"

@@ -46,6 +46,7 @@ async def test_an_answer_that_was_not_judged_is_not_accepted() -> None:
     ("policy", "arms", "taken"),
     [
         pytest.param("direct", {}, set[str](), id="the-plain-model-rests-on-nothing"),
+        pytest.param("nearest", {FIRST: ["nearest"]}, {FIRST}, id="what-the-nearest-says"),
         pytest.param("rag", {FIRST: ["rag"], SECOND: ["rag"]}, {FIRST, SECOND}, id="in-the-prompt"),
         pytest.param("ttt", {FIRST: ["ttt"], SECOND: ["ttt"]}, {FIRST, SECOND}, id="trained-on"),
         pytest.param(

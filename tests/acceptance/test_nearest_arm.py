@@ -28,7 +28,8 @@ async def test_it_costs_no_token_and_asks_no_model(face: Face) -> None:
     [candidate] = output["candidates"]
     assert candidate["prompt_tokens"] == candidate["completion_tokens"] == 0
     assert (candidate["mean_logprob"], candidate["finish_reason"]) == (None, "stop")
-    assert parts.policy_model.requests == parts.trainer.trainings == []
+    assert not parts.policy_model.requests
+    assert not parts.trainer.trainings
     [told] = [entry for entry in output["ledger"] if entry["event"] == "answered"]
     assert told["detail"]["sample"] == sample(1)["id"]
     [stored] = parts.ledger_store.runs

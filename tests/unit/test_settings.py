@@ -101,7 +101,7 @@ def test_settings_say_which_arms_to_try(said: dict[str, Any], arms: tuple[str, .
 
 
 @pytest.mark.parametrize("arms", [("rag", "best"), "rag, best"])
-def test_an_unknown_arm_is_named_with_those_that_are_known(arms: object) -> None:
+def test_an_unknown_arm_is_named_with_those_that_are_known(arms: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"arms\.1='best': .*'nearest', 'direct', 'rag'"):
         RttcSettings(arms=arms)
 

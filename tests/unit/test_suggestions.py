@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rttc_graph.support.suggestions import known_names
+from rttc_graph.support.identity import known_names
 
 MANY = [f"domain-{n:02}" for n in range(25)]
 

@@ -77,10 +77,13 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     first_arm: First = None,
     tau: Tau = None,
     below: Annotated[
-        Below | None, typer.Option(help="Below τr: the best answer, or the text that declines.")
+        Below | None, typer.Option(help=with_default("Answer or decline below τr", "below"))
     ] = None,
     min_similarity: Annotated[
-        float | None, typer.Option(help="Lowest similarity of the nearest sample; 0 is off.")
+        float | None,
+        typer.Option(
+            help=with_default("Lowest similarity of the nearest sample", "min_similarity")
+        ),
     ] = None,
     k: K = None,
     samples_choice: SamplesChoiceFlag = None,

@@ -37,18 +37,22 @@ def rate_run(  # noqa: PLR0913 - one parameter for each flag
             show_default=False,
         ),
     ] = None,
-    answer: Annotated[str | None, typer.Option(help="The right answer.")] = None,
-    note: Annotated[str | None, typer.Option(help="A note for people.")] = None,
+    answer: Annotated[str | None, typer.Option(help="The right answer (default: none).")] = None,
+    note: Annotated[str | None, typer.Option(help="A note for people (default: none).")] = None,
     pending: Annotated[
         bool, typer.Option("--pending", help="List the right answers that wait for approval.")
     ] = False,
     export: Annotated[
         Path | None,
-        typer.Option(help="Write rated runs as questions with answers, for rttc calibrate."),
+        typer.Option(
+            help="Write rated runs as questions with answers, for rttc calibrate (default: not)."
+        ),
     ] = None,
     tenant: Annotated[
         str | None,
-        typer.Option(help="Tenant whose run it is.", callback=checked_tenant),
+        typer.Option(
+            help="Tenant whose run it is (default: the setting tenant).", callback=checked_tenant
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
