@@ -28,12 +28,16 @@ Verdict = Literal["right", "wrong", "approve", "reject"]
 def rate_run(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
     run: Annotated[
-        str | None, typer.Argument(help="Run id, as rttc ask prints it.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Run id, as rttc ask prints it (default: none, for lists).", show_default=False
+        ),
     ] = None,
     verdict: Annotated[
         Verdict | None,
         typer.Argument(
-            help="Whether the answer was right; or approve or reject a right answer that waits.",
+            help="Whether the answer was right; or approve or reject a right answer that waits "
+            "(default: none, for lists).",
             show_default=False,
         ),
     ] = None,
