@@ -113,9 +113,10 @@ class RewardJudge:
 
     async def _judge(self, state: RttcState, scope: RunScope, notes: Notes) -> list[Candidate]:
         """Return the candidates with rewards, as far as the judge gives any."""
-        waiting = [c for c in state["candidates"] if c["reward"] is None]
-        if not waiting:
+        places = _to_judge(state, sees_evidence=self.reward_model.sees_evidence)
+        if not places:
             return state["candidates"]
+        waiting = [state["candidates"][n] for n in places]
         scored = await survive(self._score(state, scope, waiting), deadline=scope.deadline)
         if isinstance(scored, Failure):
             notes.add_failure(scored, since=scope.started)
@@ -126,12 +127,12 @@ class RewardJudge:
             reward_model=self.reward_model.name,
             arms=[c["arm"] for c in waiting],
             rewards=scored,
+            samples=len(state["samples"]),
             tau_r=scope.settings.tau_r,
         )
-        rewards = iter(scored)
+        rewards = dict(zip(places, scored, strict=True))
         return [
-            c if c["reward"] is not None else {**c, "reward": next(rewards)}
-            for c in state["candidates"]
+            {**c, "reward": rewards.get(n, c["reward"])} for n, c in enumerate(state["candidates"])
         ]
 
     async def _outcome(self, state: RttcState, scope: RunScope, best: Candidate) -> Outcome:
@@ -158,3 +159,16 @@ class RewardJudge:
                     f"{self.reward_model.name} gave reward {reward!r}, it must be in [0, 1]"
                 )
         return [float(reward) for reward in rewards]  # numpy's numbers are no plain data
+
+
+def _to_judge(state: RttcState, *, sees_evidence: bool) -> list[int]:
+    """Return the places of the candidates to judge: the unjudged ones.
+
+    All of them, once, when samples have come in hand since the last judgement and the judge looks
+    at them: rewards are compared, so they must rest on the same evidence.
+    """
+    candidates = state["candidates"]
+    before = [e for e in state["ledger"] if e["event"] == "judged"]
+    if sees_evidence and state["samples"] and before and not before[-1]["detail"].get("samples"):
+        return list(range(len(candidates)))
+    return [n for n, c in enumerate(candidates) if c["reward"] is None]

@@ -70,6 +70,10 @@ class ServedSettings:
     max_characters: int = 24_000
     """Longer questions keep their end, longer answers both ends; the server's context is its own
     affair and is told to cut on the left, where the question stands."""
+    most_samples: int = 8
+    """Nearest samples that stand before the question, where the route is `classify`: a reward model
+    judges the answer to its prompt, and RAG has them in its prompt too. 0 for none. Cross encoders
+    of the other routes compare two short texts, so they get none."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """HTTP headers of each call, for example `Authorization`."""
 
@@ -89,6 +93,8 @@ class ServedSettings:
         for name in ("batch_size", "concurrency"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.most_samples < 0:
+            raise ConfigurationError(f"most_samples must be at least 0, got {self.most_samples!r}")
         if self.max_characters < 100:
             raise ConfigurationError(
                 f"max_characters must be at least 100, got {self.max_characters!r}"

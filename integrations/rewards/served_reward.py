@@ -23,8 +23,8 @@ from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.reward_settings import Route as Route
 from rttc_graph.integrations.rewards.reward_settings import ServedSettings as ServedSettings
 from rttc_graph.integrations.rewards.shorten import keep_ends
-from rttc_graph.protocols import RewardModel
-from rttc_graph.state import Candidate
+from rttc_graph.protocols import RewardModel, RewardRequest
+from rttc_graph.state import Sample
 from rttc_graph.support.identity import clean
 from rttc_graph.support.logistic import sigmoid
 
@@ -67,14 +67,21 @@ class ServedReward(RewardModel):
         return self._name
 
     async def fingerprint(self) -> str:
-        """Return a digest of address, route, model and activation.
+        """Return a digest of address, route, model, activation and the samples shown.
 
         What the server loads under that name cannot be seen: give a new version a new name.
         """
         known = [self._url, self._settings.model, self._settings.activation]
+        if self.sees_evidence:
+            known.append(f"{self._settings.most_samples} samples")
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
 
-    async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
+    @property
+    def sees_evidence(self) -> bool:
+        """Whether the samples are in the prompt that is judged."""
+        return self._settings.route == "classify" and self._settings.most_samples > 0
+
+    async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
         """Return the server's score of each candidate, in order.
 
         Raises:
@@ -82,10 +89,23 @@ class ServedReward(RewardModel):
                 that is no score.
         """
         limit = self._settings.max_characters
-        question = clean(query)[-limit:]
-        pairs = [(question, keep_ends(clean(c["answer"]), limit)) for c in candidates]
-        scores = await self._queue.submit(pairs)
+        asked = [self._asked(query, c.get("samples", ()))[-limit:] for c in candidates]
+        said = [keep_ends(clean(c["answer"]), limit) for c in candidates]
+        scores = await self._queue.submit(list(zip(asked, said, strict=True)))
         return checked_rewards(scores, expected=len(candidates), source=self._name)
+
+    def _asked(self, query: str, samples: Sequence[Sample]) -> str:
+        """Return the question, behind the samples where the judge sees them."""
+        if not self.sees_evidence or not samples:
+            return clean(query)
+        nearest = samples[: self._settings.most_samples]
+        room = self._settings.max_characters // (4 * len(nearest))
+        shown = [
+            f"Question: {keep_ends(clean(sample['question']), room)}\n"
+            f"Answer: {keep_ends(clean(sample['answer']), room)}"
+            for sample in nearest
+        ]
+        return "\n\n".join(["Solved examples:", *shown, "Now the question:", clean(query)])
 
 
 class _Caller:

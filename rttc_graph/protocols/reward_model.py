@@ -68,6 +68,15 @@ class RewardModel(PlainRewardModel, Protocol):
         """Name for people and for calibrations."""
         ...
 
+    @property
+    def sees_evidence(self) -> bool:
+        """Whether samples change its scores.
+
+        A run then judges what it judged without samples once more when it has some, so that all
+        its candidates are compared by the same evidence.
+        """
+        return False
+
     async def is_calibrated(self) -> bool:
         """Tell whether a score is the probability that the answer is right.
 
@@ -152,6 +161,10 @@ class _Completed(RewardModel):
     async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
         rewards: list[float] = await self._plain.score(query, candidates)
         return rewards
+
+    @property
+    def sees_evidence(self) -> bool:
+        return bool(getattr(self._plain, "sees_evidence", False))
 
     async def is_calibrated(self) -> bool:
         stated = getattr(self._plain, "is_calibrated", False)

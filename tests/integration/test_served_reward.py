@@ -17,7 +17,8 @@ from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.installation.configured_reward import open_reward_model
 from rttc_graph.integrations.rewards.served_reward import Route, ServedReward, ServedSettings
-from rttc_graph.protocols import RewardModel
+from rttc_graph.protocols import RewardModel, reward_requests
+from rttc_graph.state import Sample
 from rttc_graph.testing import RewardModelContract
 from rttc_graph.testing.inputs import candidate
 
@@ -138,6 +139,30 @@ async def test_each_route_gets_its_own_form(url: str, script: Script) -> None:
         ),
     ]
     assert script.headers == ["Bearer k"] * 3
+
+
+async def test_a_classifier_gets_the_samples_before_the_question(url: str, script: Script) -> None:
+    sample: Sample = {
+        "id": "1",
+        "question": "price?",
+        "answer": "20 euros",
+        "domain": "d",
+        "similarity": 0.9,
+    }
+    requests = reward_requests([candidate("25 euros")], samples=[sample])
+    served = ServedReward(url)
+    await served.score("How much?", requests)
+    await ServedReward(url, settings=ServedSettings(most_samples=0)).score("How much?", requests)
+    score = ServedReward(url, settings=ServedSettings(route="score"))
+    await score.score("How much?", requests)
+    with_samples, without, pair = [body for _, body in script.bodies]
+    prompt = with_samples["messages"][0]["content"]
+    assert "Question: price?\nAnswer: 20 euros" in prompt
+    assert prompt.endswith("How much?")
+    assert without["messages"][0]["content"] == "How much?"
+    assert pair["text_1"] == ["How much?"]
+    assert served.sees_evidence
+    assert not score.sees_evidence
 
 
 async def test_what_is_too_long_keeps_the_ends_of_the_answer(url: str, script: Script) -> None:

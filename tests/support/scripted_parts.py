@@ -119,6 +119,7 @@ class ScriptedRewardModel(RewardModel):
     seconds: float = 0.0
     scored: list[str] = field(default_factory=list[str])
     requests: list[RewardRequest] = field(default_factory=list[RewardRequest])
+    sees_evidence: bool = False
     name: str = "scripted"
     digest: str = "scripted"
 

@@ -82,6 +82,8 @@ class ScopedJudge(OldJudge):
 
 
 class FullJudge(OldJudge):
+    sees_evidence = False
+
     async def is_calibrated(self) -> bool:
         return True
 
@@ -149,6 +151,21 @@ async def test_each_candidate_is_judged_with_what_is_in_hand_then(face: Face) ->
         ("direct", 0, []),
         ("rag", 2, [("direct", 0.1)]),
         ("ttt", 2, [("direct", 0.1), ("rag", 0.2)]),
+    ]
+
+
+async def test_what_was_judged_without_samples_is_judged_again_with_them(face: Face) -> None:
+    parts = Parts().rewarding(direct=0.1, rag=0.2, ttt=0.3)
+    parts.reward_model.sees_evidence = True
+    output = await ask(parts, face)
+    seen = [(r["arm"], len(r.get("samples", ()))) for r in parts.reward_model.requests]
+    assert seen == [("direct", 0), ("direct", 2), ("rag", 2), ("ttt", 2)]
+    assert [c["reward"] for c in output["candidates"]] == [0.1, 0.2, 0.3]
+    judged = [e["detail"] for e in output["ledger"] if e["event"] == "judged"]
+    assert [(d["arms"], d["samples"]) for d in judged] == [
+        (["direct"], 0),
+        (["direct", "rag"], 2),
+        (["ttt"], 2),
     ]
 
 

@@ -110,6 +110,11 @@ class CalibratedReward(RewardModel):
         """Name of the reward model that scores."""
         return self._raw.name
 
+    @property
+    def sees_evidence(self) -> bool:
+        """Whether samples change the scores of the reward model."""
+        return self._raw.sees_evidence
+
     async def fingerprint(self) -> str:
         """Return the digest of reward model and calibration; the model's own without one."""
         return await self.within(tenant=self._tenant, domain=None).fingerprint()
@@ -182,6 +187,10 @@ class _Within(RewardModel):
     @property
     def name(self) -> str:
         return self._raw.name
+
+    @property
+    def sees_evidence(self) -> bool:
+        return self._raw.sees_evidence
 
     async def fingerprint(self) -> str:
         maps = await self._calibrated.maps(self._tenant)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +16,15 @@ except ImportError as exc:
 from rttc_graph.errors import ConfigurationError, RewardModelError, RttcError
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import describe
+from rttc_graph.integrations.rewards.grounded.evidence import FEATURES
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards
+from rttc_graph.integrations.rewards.trained.evidence_reader import EvidenceReader
 from rttc_graph.integrations.rewards.trained.network import RewardNetwork
 from rttc_graph.integrations.rewards.trained.reward_folder import (
     RewardBase,
     encoder_base,
     load_network,
+    load_speech,
     policy_base,
 )
 from rttc_graph.integrations.rewards.trained.reward_spec import (
@@ -32,8 +36,10 @@ from rttc_graph.integrations.rewards.trained.reward_spec import (
 from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.integrations.rewards.trained.token_pairs import RewardPairs
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
-from rttc_graph.protocols import RewardModel
+from rttc_graph.protocols import RewardModel, RewardRequest
 from rttc_graph.state import Candidate
+
+_LOGIT = list(FEATURES).index("logit")
 
 _BATCH = 16
 """Pairs in one pass; answers to one question are few."""
@@ -61,7 +67,7 @@ class EncoderReward(RewardModel):
         self._folder = folder
         self._spec = _spec_of(folder, ("towers", "encoder"))
         self._queue = BatchQueue(
-            _Encoder(folder, self._spec, base, device).logits,
+            _Encoder(folder, self._spec, base, device).scores,
             name=f"rttc-reward-{self._spec.name}",
             batch_size=_BATCH,
         )
@@ -79,15 +85,23 @@ class EncoderReward(RewardModel):
         """Say that scores are P(right): its training ends with a map to it."""
         return True
 
-    async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
+    @property
+    def sees_evidence(self) -> bool:
+        """Whether it has a head for samples; folders of earlier versions have none."""
+        return self._spec.evidence is not None
+
+    async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
         """Return the probability that each candidate is right, in order.
+
+        Candidates that come with samples are judged by what these say too, others by question and
+        answer alone.
 
         Raises:
             ConfigurationError: The encoder is not the one it was trained on.
             RewardModelError: The encoder could not be loaded or run.
         """
-        pairs = [(query, candidate["answer"]) for candidate in candidates]
-        return _rewards(self._spec, await self._queue.submit(pairs), candidates)
+        scores = await self._queue.submit([(query, candidate) for candidate in candidates])
+        return checked_rewards(scores, expected=len(candidates), source=self._spec.name)
 
 
 class PolicyBackboneReward(RewardModel):
@@ -156,16 +170,62 @@ class _Encoder:
         self._base = base
         self._device = device
         self._ready: _Ready | None = None
+        self._evidence: EvidenceReader | None = None
 
-    def logits(self, pairs: list[tuple[str, str]]) -> list[float]:
-        """Return the logit of each pair, in order."""
+    def scores(self, asked: list[tuple[str, RewardRequest]]) -> list[float]:
+        """Return the score of each candidate, in order."""
+        ready = self._loaded()
+        scores: dict[int, float] = {}
+        if self._evidence is not None:
+            scores |= self._grounded(self._evidence, asked)
+        plain = [n for n in range(len(asked)) if n not in scores]
+        logits = ready.logits([(asked[n][0], asked[n][1]["answer"]) for n in plain])
+        rewards = _rewards(self._spec, logits, [asked[n][1] for n in plain])
+        scores |= dict(zip(plain, rewards, strict=True))
+        return [scores[n] for n in range(len(asked))]
+
+    def _grounded(
+        self, reader: EvidenceReader, asked: Sequence[tuple[str, RewardRequest]]
+    ) -> dict[int, float]:
+        """Return the scores of the candidates that have evidence, by their place."""
+        head = self._spec.evidence
+        assert head is not None
+        places = [n for n, (_, r) in enumerate(asked) if r.get("samples") and r["answer"].strip()]
+        with _failures(self._spec.name):
+            found = reader.features([asked[n] for n in places])
+        return {
+            n: head(features, _alone(self._spec, features, asked[n][1]))
+            for n, features in zip(places, found, strict=True)
+            if features is not None
+        }
+
+    def _loaded(self) -> _Ready:
         if self._ready is None:
             found = self._base() if callable(self._base) else self._base
             base = encoder_base(found, device=self._device)
             network = load_network(self._folder, self._spec, base)
             network.merge()
-            self._ready = _Ready(network, base, self._spec)
-        return self._ready.logits(pairs)
+            ready = _Ready(network, base, self._spec)
+            if self._spec.evidence is not None:
+                unchanged = encoder_base(found, device=self._device)
+                speech = load_speech(self._folder)
+                self._evidence = EvidenceReader(unchanged, speech, ready.logits)
+            self._ready = ready
+        return self._ready
+
+
+@contextmanager
+def _failures(name: str) -> Generator[None]:
+    """Turn what torch raises into our error."""
+    try:
+        yield
+    except RttcError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as exc:
+        raise RewardModelError(
+            f"reward model {name!r} failed: {describe(exc)}",
+            retryable=isinstance(exc, torch.OutOfMemoryError),
+        ) from exc
 
 
 class _Ready:
@@ -179,16 +239,11 @@ class _Ready:
     @torch.inference_mode()
     def logits(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return the logit of each pair, in order."""
-        try:
+        if not pairs:
+            return []
+        with _failures(self._name):
             rows = [self._pairs.encode(question, answer) for question, answer in pairs]
             return list(map(float, self._network(rows).tolist()))
-        except RttcError:
-            raise
-        except (RuntimeError, ValueError, IndexError) as exc:
-            raise RewardModelError(
-                f"reward model {self._name!r} failed: {describe(exc)}",
-                retryable=isinstance(exc, torch.OutOfMemoryError),
-            ) from exc
 
 
 def _spec_of(folder: Path, allowed: tuple[Backbone, ...]) -> RewardSpec:
@@ -206,6 +261,11 @@ async def _fingerprint(folder: Path) -> str:
         return await asyncio.to_thread(folder_fingerprint, folder)
     except OSError as exc:
         raise RewardModelError(f"could not read {str(folder)!r}: {describe(exc)}") from exc
+
+
+def _alone(spec: RewardSpec, features: Sequence[float], candidate: Candidate) -> float:
+    """Return the score without evidence from the logit among the features."""
+    return probability(features[_LOGIT], candidate, spec.with_signals, spec.without_signals)
 
 
 def _rewards(

@@ -30,11 +30,28 @@ from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO
 __all__ = ("RewardBase", "encoder_base", "load_network", "policy_base", "save_weights")
 
 
+_SPEECH_WEIGHT = "evidence.speech.weight"
+_SPEECH_BIAS = "evidence.speech.bias"
+
 _VENDOR_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, RuntimeError),
     *(SafetensorError, UnpicklingError),
 )
 """Errors of torch, transformers and safetensors for a folder that they cannot read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """Two directions in the encoder's space: declining to answer, and speaking to the judge."""
+
+    weight: torch.Tensor
+    """[2, H]"""
+    bias: torch.Tensor
+    """[2]"""
+
+    def log_odds(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the log-odds [N, 2] of both for vectors [N, H]."""
+        return vectors @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,14 +156,35 @@ def load_network(folder: Path, spec: RewardSpec, base: RewardBase) -> RewardNetw
             f"{spec.base_fingerprint!r}, this one has {base.fingerprint!r}: "
             "use that backbone, or train the reward model again with 'rttc reward train'"
         )
+    network = new_network(base, spec)
+    tensors = _tensors(folder)
+    network.restore({name: t for name, t in tensors.items() if not _is_speech(name)})
+    return network.train(False).requires_grad_(False)
+
+
+def load_speech(folder: Path) -> Speech:
+    """Return what the evidence head of a folder hears in a text.
+
+    Raises:
+        RewardModelError: The weights are missing or damaged.
+    """
+    tensors = _tensors(folder)
+    try:
+        return Speech(tensors[_SPEECH_WEIGHT].float(), tensors[_SPEECH_BIAS].float())
+    except KeyError as exc:
+        raise RewardModelError(f"{str(folder)!r} has an evidence head without {exc}") from exc
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     path = folder / WEIGHTS_FILE
     try:
-        tensors = load(path.read_bytes())
+        return load(path.read_bytes())
     except (OSError, SafetensorError) as exc:
         raise RewardModelError(f"could not read {str(path)!r}: {describe(exc)}") from exc
-    network = new_network(base, spec)
-    network.restore(tensors)
-    return network.train(False).requires_grad_(False)
+
+
+def _is_speech(name: str) -> bool:
+    return name in (_SPEECH_WEIGHT, _SPEECH_BIAS)
 
 
 def save_weights(network: RewardNetwork, folder: Path) -> None:
@@ -155,4 +193,16 @@ def save_weights(network: RewardNetwork, folder: Path) -> None:
         name: tensor.detach().to("cpu", torch.float16).contiguous()
         for name, tensor in network.trained().items()
     }
+    (folder / WEIGHTS_FILE).write_bytes(save(tensors))
+
+
+def add_speech(speech: Speech, folder: Path) -> None:
+    """Write what the evidence head hears beside the weights of a folder, in place of an older one.
+
+    Raises:
+        RewardModelError: The folder's weights are missing or damaged.
+    """
+    tensors = {name: t for name, t in _tensors(folder).items() if not _is_speech(name)}
+    tensors[_SPEECH_WEIGHT] = speech.weight.to("cpu", torch.float32).contiguous()
+    tensors[_SPEECH_BIAS] = speech.bias.to("cpu", torch.float32).contiguous()
     (folder / WEIGHTS_FILE).write_bytes(save(tensors))

@@ -1,7 +1,7 @@
 """What a reward-model folder says about itself, and how its weights are found again.
 
 reward.json          this file's `RewardSpec`
-reward.safetensors   LoRA terms and head, float16
+reward.safetensors   LoRA terms and head, float16; with an evidence head, what it hears in a text
 README.md            model card
 """
 
@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.integrations.rewards.grounded.evidence_head import EvidenceHead
 from rttc_graph.support.named_files import write_file
 
 SPEC_FILE = "reward.json"
 WEIGHTS_FILE = "reward.safetensors"
 CARD_FILE = "README.md"
-FORMAT = 1
+FORMAT = 2
+"""2 may hold an evidence head; a folder without one is written as 1, which every version reads."""
+
+_READ = (1, 2)
 
 READING = 2
 """Version of how a pair becomes the network's input; raised whenever that changes. 1 read the
@@ -58,12 +62,17 @@ class RewardSpec:
     with_signals: LogitMap = field(default_factory=LogitMap)
     """Map for answers that carry their model's log-probability."""
     without_signals: LogitMap = field(default_factory=LogitMap)
+    evidence: EvidenceHead | None = None
+    """Judges where samples are in hand; only with towers."""
     training: dict[str, Any] = field(default_factory=dict[str, Any])
     """Settings, data and figures, for people."""
 
     def write(self, folder: Path) -> None:
         """Write `reward.json`."""
-        content = {"format": FORMAT, **asdict(self)}
+        content = {"format": FORMAT if self.evidence else 1, **asdict(self)}
+        del content["evidence"]
+        if self.evidence:
+            content["evidence"] = self.evidence.to_json()
         text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
         write_file(folder / SPEC_FILE, text + "\n")
 
@@ -83,14 +92,17 @@ def read_spec(folder: Path) -> RewardSpec:
     try:
         content = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
         version = content.pop("format")
-        if version != FORMAT:
+        if version not in _READ:
             raise ConfigurationError(
-                f"{str(path)!r} has format {version!r}, this version reads {FORMAT}: train it again"
+                f"{str(path)!r} has format {version!r}, this version reads "
+                f"{' and '.join(map(str, _READ))}: train it again"
             )
         for key in ("with_signals", "without_signals"):
             given = cast(dict[str, Any], content[key])
             given["signals"] = tuple(given["signals"])
             content[key] = LogitMap(**given)
+        if (evidence := content.get("evidence")) is not None:
+            content["evidence"] = EvidenceHead.from_json(evidence)
         return RewardSpec(**content)
     except OSError as exc:
         raise ConfigurationError(

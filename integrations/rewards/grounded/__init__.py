@@ -1,0 +1,1 @@
+"""What samples say for an answer: features, and the head over them."""
