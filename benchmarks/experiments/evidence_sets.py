@@ -292,15 +292,14 @@ def all_sets(folder: Path, *, questions: int, seed: int = 0) -> list[EvidenceSet
             shorter = _set("", "", solved, asked[::-1][: min(questions, 100)])
             found.append(final_numbers(shorter, "math-bare"))
     found += [python_set(questions, seed), codes_set(questions, seed)]
-    return [*found, *_reasoning(folder, seed), *library_sets()]
+    return [*found, *_reasoning(folder), *library_sets()]
 
 
-def _reasoning(folder: Path, seed: int) -> list[EvidenceSet]:
+def _reasoning(folder: Path) -> list[EvidenceSet]:
     """Return each task as a set of its own, whose rows keep their verifier."""
     solved, asked = (
         _by_domain(list(read_samples(folder / file))) for file in ("reasoning.jsonl", "asked.jsonl")
     )
-    del seed
     return [
         EvidenceSet(
             name=task,

@@ -108,12 +108,13 @@ class TestCalibrated(RewardModelContract):
         raw = CallableReward(other_share)
         found = CalibrationMap("platt", ((3.0, -1.0),))
         domain = DomainCalibration(parameters=found.to_json(), pairs=100)
-        asyncio.run(save(calibrations, raw, {"": domain}))
+        asyncio.run(save(calibrations, raw, {"": domain, "math": domain}))
         return CalibratedReward(raw, calibrations)
 
-    async def test_a_map_makes_it_calibrated(self, reward_model: RewardModel) -> None:
+    async def test_a_map_makes_its_domain_calibrated(self, reward_model: RewardModel) -> None:
         assert await reward_model.is_calibrated()
         assert await reward_model.within(tenant=TENANT, domain="math").is_calibrated()
+        assert not await reward_model.within(tenant=TENANT, domain="law").is_calibrated()
 
 
 async def save(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_models import real_model_folder
 
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
@@ -147,3 +149,28 @@ async def test_without_samples_it_judges_as_before(
     assert bare == empty
     [blank] = await scores(reward, one, " ")
     assert blank == 0.0
+
+
+@pytest.fixture
+def ungrounded(request: pytest.FixtureRequest, tmp_path: Path) -> EncoderReward:
+    """The same folder as earlier versions wrote it: format 1, no evidence head."""
+    spec = json.loads((shipped_folder() / "reward.json").read_text(encoding="utf-8"))
+    del spec["evidence"]
+    (tmp_path / "reward.json").write_text(json.dumps(spec | {"format": 1}), encoding="utf-8")
+    weights = load_file(shipped_folder() / "reward.safetensors")
+    kept = {name: t for name, t in weights.items() if not name.startswith("evidence.")}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, tmp_path / "reward.safetensors")
+    return EncoderReward(tmp_path, real_model_folder(spec["base"], request))
+
+
+async def test_a_folder_of_format_1_judges_by_question_and_answer_alone(
+    reward: EncoderReward, ungrounded: EncoderReward, asked: list[Asked]
+) -> None:
+    one = asked[0]
+    answers = (one.right, other_number(one.right), REFUSALS[0])
+    alone = await reward.score(one.question, [candidate(a) for a in answers])
+    assert await scores(ungrounded, one, *answers) == pytest.approx(alone, abs=1e-6)
+    assert await scores(reward, one, *answers) != pytest.approx(alone, abs=1e-2)
+    assert (ungrounded.sees_evidence, reward.sees_evidence) == (False, True)
+    assert (await ungrounded.is_calibrated(), await reward.is_calibrated()) == (True, False)

@@ -165,6 +165,35 @@ def test_a_sample_of_another_task_says_nothing_by_its_numbers() -> None:
     assert found["logit_alone"] == found["logit"]
 
 
+REVERSE = "Reverse this list of words: "
+
+
+@pytest.mark.parametrize(
+    ("samples", "question", "foreign"),
+    [
+        pytest.param([(REVERSE + "red, sky", "sky, red")], REVERSE + "on, red", 1.0, id="list"),
+        pytest.param([(REVERSE + "red, sky", "sky, red")], REVERSE + "red, sky", 0.0, id="same"),
+        pytest.param([("my card arrival", "card arrival")], "is it there?", 1.0, id="label-once"),
+        pytest.param(
+            [("my card arrival", "card arrival"), ("has it come?", "card arrival")],
+            "is it there?",
+            0.0,
+            id="label-of-other-questions-too",
+        ),
+        pytest.param([("the weather today", "weather")], "will it rain?", 0.0, id="one-word"),
+    ],
+)
+def test_an_answer_of_words_that_were_not_asked_is_of_another_task(
+    samples: list[tuple[str, str]], question: str, foreign: float
+) -> None:
+    told = [
+        Said(question=asked, answer=answer, question_cosine=0.9, answer_cosine=1.0)
+        for asked, answer in samples
+    ]
+    for answer in (samples[0][1], "something else"):
+        assert features(answer, *told, question=question)["foreign"] == foreign
+
+
 def test_a_rule_holds_for_a_question_with_one_number() -> None:
     found = features(PRICE, said(PRICE, likeness=1.0), question="What do I pay for 3 helmets?")
     assert (found["asked_numbers"], found["foreign"], found["applies"]) == (1.0, 0.0, 1.0)

@@ -254,9 +254,9 @@ async def test_only_the_answers_without_a_grade_are_asked_again() -> None:
 async def test_the_judge_is_shown_the_samples_as_data() -> None:
     asked: list[list[BaseMessage]] = []
 
-    def judge(messages: list[BaseMessage]) -> str:
+    def judge(messages: list[BaseMessage]) -> AIMessage:
         asked.append(messages)
-        return "7"
+        return AIMessage("7")
 
     sample: Sample = {
         "id": "1",

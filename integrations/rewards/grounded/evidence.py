@@ -44,10 +44,13 @@ _PART = 0.9
 _LOWEST_LOGPROB = -4.0
 _LARGEST_LOGIT = 8.0
 
-
 _NUMBERS_OF_A_TASK = 2
 """Numbers of a question that a sample's question lacks from which it is another task. One number
 stands in many a question about a rule that holds for all numbers."""
+
+_WORDS_OF_A_TASK = 2
+"""Words of an answer from which it may be made of its question's, as a list in another order. One
+word, as a label, stands in many a question by chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +202,9 @@ def _differences(
 ) -> dict[str, float]:
     """Return in what the answer differs from the sample that supports it best.
 
-    A sample whose question lacks several of the asked numbers is another task of the same form, as
-    in a computation: its answer need not hold, so differences from it say nothing.
+    A sample whose question lacks several of the asked numbers, or whose answer is made of words that
+    were not asked about, is another task of the same form, as in a computation: its answer need not
+    hold, so differences from it say nothing.
     """
     sources = [c.answer for c in compared]
     known = frozenset(asked.words).union(*(source.words for source in sources))
@@ -209,6 +213,8 @@ def _differences(
     nearness = (best.nearness - _APPLIES_FROM) / (_APPLIES_TO - _APPLIES_FROM)
     missing = len(asked.numbers - best.question.numbers)
     foreign = asked_numbers if missing >= _NUMBERS_OF_A_TASK else 0.0
+    if _is_made_of_other_words(asked, best, compared):
+        foreign = 1.0
     applies = (1 - foreign) * max(0.0, min(nearness, 1.0))
     copied = copied_share(said, sources)
     found = {
@@ -229,6 +235,21 @@ def _differences(
         "copied": copied,
         "length_ratio": math.log((1 + len(said.words)) / (1 + mean_length)),
     }
+
+
+def _is_made_of_other_words(
+    asked: Statement, best: _Compared, compared: Sequence[_Compared]
+) -> bool:
+    """Tell whether an answer only has words of its own question, some of which were not asked.
+
+    A list in another order is such an answer. A label is none as soon as one sample has it whose
+    question lacks its words.
+    """
+    words = frozenset(best.answer.words)
+    if len(words) < _WORDS_OF_A_TASK or words <= frozenset(asked.words):
+        return False
+    alike = [c for c in compared if c.answer.words == best.answer.words]
+    return all(words <= frozenset(c.question.words) for c in alike)
 
 
 @dataclass(frozen=True, slots=True)

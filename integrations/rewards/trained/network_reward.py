@@ -82,8 +82,12 @@ class EncoderReward(RewardModel):
         return await _fingerprint(self._folder)
 
     async def is_calibrated(self) -> bool:
-        """Say that scores are P(right): its training ends with a map to it."""
-        return True
+        """Tell whether scores are P(right): a training ends with a map to it.
+
+        A head for samples learned from other domains, so its scores are none before a domain has a
+        map of its own.
+        """
+        return not self.sees_evidence
 
     @property
     def sees_evidence(self) -> bool:
