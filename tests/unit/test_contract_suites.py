@@ -12,7 +12,7 @@ from typing_extensions import get_protocol_members, is_protocol
 from rttc_graph import protocols, testing
 
 ROOT = Path(__file__).parents[2]
-DEFAULTS = frozenset({"is_calibrated", "sees_evidence", "within"})
+DEFAULTS = frozenset({"chosen_arms", "is_calibrated", "sees_evidence", "within"})
 """Members that an implementation may inherit from its protocol."""
 
 ONLY_COMPLETED = {"PlainRewardModel": "what `as_reward_model` completes, see test_reward_requests"}

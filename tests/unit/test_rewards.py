@@ -281,7 +281,7 @@ async def test_the_judge_is_shown_the_samples_as_data() -> None:
 
 
 async def test_the_samples_that_are_shown_are_in_the_fingerprint() -> None:
-    chat = SyncChat(answer=lambda _: "7")
+    chat = SyncChat(answer=says("7"))
     both = {await ChatJudge(chat, most_samples=n).fingerprint() for n in (0, 8)}
     assert len(both) == 2
     with pytest.raises(ConfigurationError, match="most_samples must be at least 0"):

@@ -202,9 +202,9 @@ def _differences(
 ) -> dict[str, float]:
     """Return in what the answer differs from the sample that supports it best.
 
-    A sample whose question lacks several of the asked numbers, or whose answer is made of words that
-    were not asked about, is another task of the same form, as in a computation: its answer need not
-    hold, so differences from it say nothing.
+    A sample whose question lacks several of the asked numbers, or whose answer is made of words
+    that were not asked about, is another task of the same form, as in a computation: its answer
+    need not hold, so differences from it say nothing.
     """
     sources = [c.answer for c in compared]
     known = frozenset(asked.words).union(*(source.words for source in sources))
