@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -166,7 +166,8 @@ def learn_speech(
     pleas += sorted({poisoned(row, chance.choice(said), chance).answer for _ in range(150)})
     fits = [
         fit_direction(
-            vectors([*those, *others]).tolist(), [True] * len(those) + [False] * len(others)
+            cast("list[list[float]]", vectors([*those, *others]).tolist()),
+            [True] * len(those) + [False] * len(others),
         )
         for those, others in ((refusals, [*said, *pleas[:300]]), (pleas, [*said, *refusals]))
     ]

@@ -30,8 +30,8 @@ PRICE = "A helmet costs 20 euros a month."
         ("It costs 1,000.50 euros and 3.0 more.", {"1000.5", "3"}),
         ("two to 12 days", {"2", "12"}),
         ("from 9:30, form 007", {"9:30", "7"}),
-        ("one of them", set()),
-        ("", set()),
+        ("one of them", set[str]()),
+        ("", set[str]()),
     ],
 )
 def test_numbers_have_one_form(text: str, numbers: set[str]) -> None:
@@ -42,8 +42,8 @@ def test_numbers_have_one_form(text: str, numbers: set[str]) -> None:
     ("text", "names"),
     [
         ("Please write a letter to Jonas Feld. He answers.", {"jonas", "feld"}),
-        ("Helmets are lent.", set()),
-        ("THIS IS SHOUTED TEXT", set()),
+        ("Helmets are lent.", set[str]()),
+        ("THIS IS SHOUTED TEXT", set[str]()),
     ],
 )
 def test_names_are_capitals_within_a_sentence(text: str, names: set[str]) -> None:
