@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.run.answering import AnswerUpdate, answered, failed_answer
+from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT, added
 from rttc_graph.run.scope import RunScope
-from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import Candidate, RttcState, Sample, is_solved
 from rttc_graph.support.canonical import canonical
 from rttc_graph.support.thinking import answer_behind

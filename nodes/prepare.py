@@ -10,13 +10,13 @@ from typing_extensions import TypedDict
 from rttc_graph.arms import ARMS, PLANS, in_order
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import RewardModel
+from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT
 from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.ledger import entry
 from rttc_graph.run.policies import decide
 from rttc_graph.run.prompts import domain_asked_by, split_conversation
 from rttc_graph.run.scope import RunScope
-from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import (
     Adapted,
     Arm,

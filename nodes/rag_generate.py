@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from rttc_graph.errors import BudgetExceeded
 from rttc_graph.protocols import PolicyModel
 from rttc_graph.run.answering import AnswerUpdate, answer, failed_answer, room_for_answer
+from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.ledger import entry, record
 from rttc_graph.run.prompts import rag_messages
 from rttc_graph.run.scope import RunScope
-from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import ChatTurn, RttcState
 
 

@@ -18,12 +18,12 @@ from rttc_graph.protocols import (
     RecalledState,
     SearchResult,
 )
+from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import Notes, record
 from rttc_graph.run.policies import decide
 from rttc_graph.run.recalling import LOAD_RECALLED, recall_request
 from rttc_graph.run.scope import RunScope
-from rttc_graph.run.survival import Failure, survive
 from rttc_graph.state import (
     Adapted,
     Attempt,

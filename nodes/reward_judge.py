@@ -16,13 +16,14 @@ from typing_extensions import TypedDict
 from rttc_graph.arms import FINISH, JUDGE
 from rttc_graph.errors import RewardModelError
 from rttc_graph.protocols import RewardModel, reward_requests
+from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import added
 from rttc_graph.run.closing import Closing, no_answer
 from rttc_graph.run.ledger import Notes, record
 from rttc_graph.run.outcome import Outcome, run_outcome, told_in_ledger
-from rttc_graph.run.policies import best_candidate, decide
+from rttc_graph.run.policies import decide
 from rttc_graph.run.scope import RunScope
-from rttc_graph.run.survival import Failure, survive
+from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.state import (
     Arm,
     Attempt,

@@ -10,10 +10,10 @@ from typing_extensions import TypedDict
 from rttc_graph.protocols import AdapterLookup, AdapterTrainer, PolicyModel, QueryStateCache
 from rttc_graph.run.adapter_source import AdapterSource, NoHelpError
 from rttc_graph.run.ask_person import ask_person, refused
+from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import Notes, record
 from rttc_graph.run.scope import RunScope
-from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import (
     Adapted,
     Attempt,

@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
-    "adapters": "run.adapter_key",
+    "adapters": "run.adapter_source",
     "answering": "run.answering",
     "api_keys": "protocols.api_keys",
     "asking": "installation.ask_question",
@@ -155,7 +155,7 @@ MOVED = {
     "serving.openai_schema": "serving.routes.openai_schema",
     "serving.options": "serving.serve_options",
     "serving.refusals": "serving.http_errors",
-    "survival": "run.survival",
+    "survival": "run.backend_failures",
     "testing_inputs": "testing.inputs",
     "testing_knowledge_base": "testing.knowledge_base_contract",
     "testing_memory": "testing.memory_parts",

@@ -42,7 +42,7 @@ from rttc_graph.evaluation.scorers import (
     is_right,
 )
 from rttc_graph.protocols import NewSample, RewardModel, reward_requests
-from rttc_graph.run.policies import best_candidate
+from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.samples.rows import DEFAULT_DOMAIN
 from rttc_graph.settings import PolicyName
 from rttc_graph.state import Candidate

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from rttc_graph.arms import ARMS, FINISH, RETRIEVE
 from rttc_graph.evaluation.evaluation_rows import EvaluationRow
-from rttc_graph.run.policies import NextStep, best_candidate, decide, is_accepted
+from rttc_graph.run.policies import NextStep, decide
+from rttc_graph.run.tau_r import best_candidate, is_accepted
 from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
 

@@ -30,7 +30,7 @@ from rttc_graph.protocols import (
 from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, row_digest
 from rttc_graph.reward_training.negatives import FreeAnswer, free_answers
 from rttc_graph.reward_training.neighbours import nearest_samples
-from rttc_graph.run.adapter_key import adapter_key
+from rttc_graph.run.adapter_source import adapter_key
 from rttc_graph.run.prompts import direct_messages, rag_messages, training_examples
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import Arm, ChatTurn, Sample

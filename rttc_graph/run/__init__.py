@@ -1,4 +1,4 @@
-"""Parts of one run: budget, ledger, prompts, policies, and survival of failures.
+"""Parts of one run: budget, ledger, prompts, policies, the τr rule, failures of backends.
 
 May import protocols, settings, state, errors and support; no node, no vendor.
 """

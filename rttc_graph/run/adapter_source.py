@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,11 +22,11 @@ from rttc_graph.protocols import (
     TrainedAdapter,
     TrainingExample,
 )
-from rttc_graph.run.adapter_key import adapter_key
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.prompts import training_examples
 from rttc_graph.run.recalling import checked_adapter, not_loaded, recall_request
 from rttc_graph.run.scope import RunScope
+from rttc_graph.settings import TttSettings
 from rttc_graph.state import ChatTurn, RttcState
 
 
@@ -204,3 +206,32 @@ def _was_missed(state: RttcState) -> bool:
     """Tell whether the cache answered in this run and had no adapter that was near enough."""
     asked = any(one["event"] == "recalled" for one in state["ledger"])
     return asked and state["cache"]["adapter"] == "miss"
+
+
+def adapter_key(
+    base_fingerprint: str,
+    examples: Sequence[TrainingExample],
+    settings: TttSettings,
+    *,
+    reuse_scope: str = "",
+) -> str:
+    """Return the key of the adapter that this training makes, 64 hexadecimal characters.
+
+    The order of the examples counts, since it changes the floating-point sums of the training.
+
+    Args:
+        base_fingerprint: Digest of the base model.
+        examples: What the adapter learns, prompts included.
+        settings: How it learns, seed included.
+        reuse_scope: Among whom the adapter is shared. In the key, so that nobody outside can find
+            out that it is there; the empty one leaves keys as they were before there were scopes.
+    """
+    made_from: dict[str, object] = {
+        "base": base_fingerprint,
+        "settings": settings.fingerprint(),
+        "examples": [{"messages": e.messages, "answer": e.answer} for e in examples],
+    }
+    if reuse_scope:
+        made_from["reuse_scope"] = reuse_scope
+    text = json.dumps(made_from, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

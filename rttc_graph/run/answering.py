@@ -10,11 +10,11 @@ from typing_extensions import TypedDict
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import BudgetExceeded, PolicyModelError
 from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel
+from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT, added
 from rttc_graph.run.ledger import entry, record
 from rttc_graph.run.prompts import solved
 from rttc_graph.run.scope import RunScope
-from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import (
     Adapted,
     Attempt,

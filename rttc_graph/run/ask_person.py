@@ -12,7 +12,7 @@ from langgraph.types import interrupt
 from pydantic import BaseModel, Field
 
 from rttc_graph.arms import ARMS
-from rttc_graph.run.policies import best_candidate
+from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.state import Attempt, RttcState
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from rttc_graph.errors import NoAnswerError
 from rttc_graph.protocols import LedgerStore, QueryState, QueryStateCache, RunRecord
+from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.outcome import Outcome
 from rttc_graph.run.scope import RunScope
-from rttc_graph.run.survival import GRACE_SECONDS, Failure, survive
 from rttc_graph.state import Candidate, RttcState
 
 _STORE_GRACE_SECONDS = GRACE_SECONDS / 2

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rttc_graph.run.backend_failures import Failure
 from rttc_graph.run.scope import RunScope
-from rttc_graph.run.survival import Failure
 from rttc_graph.state import LedgerEntry, RttcState
 
 

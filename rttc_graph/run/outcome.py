@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from rttc_graph.run.policies import is_answer_accepted
+from rttc_graph.run.tau_r import is_answer_accepted
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Arm, Candidate, RttcState, Sample, Source
 

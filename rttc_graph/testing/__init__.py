@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rttc_graph.testing.managed_knowledge_base_contract import ManagedKnowledgeBaseContract
     from rttc_graph.testing.policy_model_contract import PolicyModelContract
     from rttc_graph.testing.query_state_cache_contract import QueryStateCacheContract
+    from rttc_graph.testing.rating_store_contract import RatingStoreContract
     from rttc_graph.testing.reward_model_contract import RewardModelContract
 
 __all__ = (
@@ -41,6 +42,7 @@ __all__ = (
     "MemoryQueryStateCache",
     "PolicyModelContract",
     "QueryStateCacheContract",
+    "RatingStoreContract",
     "RewardModelContract",
     "at_angle",
     "candidate",
@@ -59,6 +61,7 @@ _SUITES = {
     "PolicyModelContract": "rttc_graph.testing.policy_model_contract",
     "ManagedKnowledgeBaseContract": "rttc_graph.testing.managed_knowledge_base_contract",
     "QueryStateCacheContract": "rttc_graph.testing.query_state_cache_contract",
+    "RatingStoreContract": "rttc_graph.testing.rating_store_contract",
     "RewardModelContract": "rttc_graph.testing.reward_model_contract",
 }
 

@@ -12,8 +12,8 @@ from graph_runs import QUERY, Face, arms, ask, events, failures
 from scripted_parts import Parts, sample
 
 from rttc_graph import NoAnswerError, PolicyModelError, RttcSettings
+from rttc_graph.run.backend_failures import GRACE_SECONDS
 from rttc_graph.run.prompts import SYSTEM_PROMPT
-from rttc_graph.run.survival import GRACE_SECONDS
 from rttc_graph.state import ChatTurn
 
 PROMPT_TOKENS = len(f"{SYSTEM_PROMPT} {QUERY}".split())

@@ -9,7 +9,7 @@ from graph_runs import Face, arms, ask, events, failures
 from scripted_parts import Parts, recalling, sample, trained_adapter
 
 from rttc_graph.errors import AdaptationError, QueryStateCacheError
-from rttc_graph.run.adapter_key import adapter_key
+from rttc_graph.run.adapter_source import adapter_key
 from rttc_graph.run.prompts import training_examples
 from rttc_graph.settings import TttSettings
 

@@ -9,7 +9,7 @@ from graph_runs import QUERY, Face, arms, ask, events, failures, nodes_of
 from scripted_parts import Parts, recalling, sample, trained_adapter
 
 from rttc_graph import ConfigurationError, create_rttc_graph
-from rttc_graph.run.adapter_key import adapter_key
+from rttc_graph.run.adapter_source import adapter_key
 from rttc_graph.run.prompts import SYSTEM_PROMPT, training_examples
 from rttc_graph.settings import RttcSettings, TttSettings
 

@@ -10,7 +10,7 @@ from scripted_parts import Parts, sample
 
 from rttc_graph.graph import RttcParts
 from rttc_graph.protocols import RewardRequest, reuse_scope
-from rttc_graph.run.adapter_key import adapter_key
+from rttc_graph.run.adapter_source import adapter_key
 from rttc_graph.run.prompts import training_examples
 from rttc_graph.settings import TttSettings
 from rttc_graph.testing.memory_cache import MemoryQueryStateCache

@@ -1,4 +1,4 @@
-"""Calibrations, API keys and ledgers: each store does what every store of them must do."""
+"""Calibrations, API keys, ledgers and ratings: each store does what every store of them must do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.integrations.postgres.calibration_store import PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
+from rttc_graph.integrations.postgres.rating_store import PostgresRatingStore
 from rttc_graph.protocols.api_keys import ApiKey
 from rttc_graph.testing import (
     ApiKeyStoreContract,
     CalibrationStoreContract,
     LedgerStoreContract,
     MemoryLedgerStore,
+    RatingStoreContract,
 )
 from rttc_graph.testing.ledger_store_contract import ReadRuns
 
@@ -57,3 +59,14 @@ class TestPostgresLedgerStore(LedgerStoreContract):
     @pytest.fixture
     def stored_runs(self, ledger_store: PostgresLedgerStore) -> ReadRuns:
         return lambda tenant: ledger_store.recent(tenant=tenant)
+
+
+@pytest.mark.usefixtures("no_blocking_calls")
+class TestPostgresRatingStore(RatingStoreContract):
+    @pytest.fixture
+    def rating_store(self, database: Database) -> PostgresRatingStore:
+        return PostgresRatingStore(database)
+
+    @pytest.fixture
+    def runs(self, database: Database) -> PostgresLedgerStore:
+        return PostgresLedgerStore(database)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from rttc_graph.protocols import TrainingExample
-from rttc_graph.run.adapter_key import adapter_key
+from rttc_graph.run.adapter_source import adapter_key
 from rttc_graph.settings import TttSettings
 
 

@@ -6,7 +6,8 @@ import pytest
 from scripted_parts import candidate, sample
 
 from rttc_graph.arms import policy_names
-from rttc_graph.run.policies import NextStep, best_candidate, decide
+from rttc_graph.run.policies import NextStep, decide
+from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Adapted, Arm, Attempt, Candidate, RttcState, Sample, Spent
 

@@ -10,7 +10,7 @@ import pytest
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
 
 from rttc_graph.errors import BudgetExceeded, KnowledgeBaseError
-from rttc_graph.run.survival import Failure, survive
+from rttc_graph.run.backend_failures import Failure, survive
 
 
 async def raising(error: BaseException) -> str:
