@@ -17,7 +17,7 @@ from rttc_graph.support.canonical import canonical
 from rttc_graph.support.thinking import answer_behind
 
 SHARPNESS = 8.0
-"""How fast a vote loses weight with its distance: one that is 0.1 less similar than the nearest
+"""Rate at which a vote loses weight with distance: one that is 0.1 less similar than the nearest
 sample counts `exp(-0.8)`, not quite half of it. Measured, see docs/experiments.md."""
 
 

@@ -61,7 +61,7 @@ class RatingStore(Protocol):
         """Return the tenant's rated runs, newest rating first.
 
         Args:
-            tenant: Whose runs.
+            tenant: Tenant whose runs are listed.
             pending: Whether to return only those whose correction waits for approval.
         """
         ...

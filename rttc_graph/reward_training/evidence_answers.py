@@ -76,7 +76,7 @@ class MadeAnswer:
     """An answer that no model gave."""
 
     source: str
-    """What was done to a right or a wrong answer."""
+    """Name of the change that was made to a right or a wrong answer."""
     text: str
     right: bool
 

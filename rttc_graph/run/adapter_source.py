@@ -96,7 +96,7 @@ class AdapterSource:
 
         Raises:
             BudgetExceeded: A training would take more tokens, or took more seconds, than are left.
-            NoHelpError: The same training did not raise the reward before, and there is an answer.
+            NoHelpError: This training did not raise the reward before, and there is an answer.
             AdaptationError: There are no samples, their adapter has answered already, or the
                 training failed.
         """

@@ -35,8 +35,8 @@ def run_outcome(
 
     Args:
         best: The best candidate of the run.
-        state: Of the run, with all candidates judged as far as they could be.
-        settings: Of the run.
+        state: State of the run, with all candidates judged as far as they could be.
+        settings: Settings of the run.
         calibrated: Whether the reward is a probability, by a calibration for the domain.
     """
     accepted = is_answer_accepted(best, state, settings)

@@ -57,13 +57,13 @@ _GOES_ON = re.compile(
     r"|perhaps|maybe|aber|mais|pero|ma|mas)\b(?P<rest>.*)",
     re.DOTALL,
 )
-"""What introduces an answer behind the words of a refusal."""
+"""Words that introduce an answer after a refusal."""
 
 _EMPTY_REST = re.compile(
     r"\b(?:please|contact|ask|help|sorry|more|provide|support|feel free|let me|happy|glad"
     r"|information|details|context)\b"
 )
-"""What such words introduce instead, where nothing is answered."""
+"""Words after them by which nothing is answered."""
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 

@@ -39,7 +39,7 @@ class _Maps:
 
     by_domain: Mapping[str, CalibrationMap]
     arms: Mapping[str, tuple[str, ...]]
-    """By domain; calibrations of before there was a choice have none."""
+    """Chosen arms by domain; older calibrations have none."""
     fingerprint: str
     """Fingerprint of the reward model and its maps together."""
 

@@ -1,1 +1,1 @@
-"""What samples say for an answer: features, and the head over them."""
+"""Evidence of the samples for an answer: features, and the head over them."""

@@ -26,7 +26,7 @@ MOST_SAMPLES = 8
 """Nearest samples that are looked at: as many as a run retrieves by default."""
 
 _SHARPNESS = 16.0
-"""How fast a sample's vote loses weight with its distance, as in the vote of the samples."""
+"""Rate at which a sample's vote loses weight with its distance, as in the vote of the samples."""
 
 _SAYS_SO = 0.75
 """Agreement from which an answer counts as said by a sample."""
@@ -36,7 +36,7 @@ _UNLIKE = 0.4
 
 _OTHER_NUMBER = 0.2
 _OTHER_SIGN = 0.4
-"""What is left of an agreement where the numbers differ, and where one of the two denies."""
+"""Share of an agreement that is left where the numbers differ, and where one of the two denies."""
 
 _PART = 0.9
 """Agreement of an answer that stands in a sample's longer answer, as a price in its sentence."""
@@ -60,11 +60,11 @@ class Said:
     question: str
     answer: str
     question_cosine: float
-    """With the question that was asked, in [-1, 1]."""
+    """Cosine with the question that was asked, in [-1, 1]."""
     answer_cosine: float
-    """With the answer that is judged, in [-1, 1]."""
+    """Cosine with the answer that is judged, in [-1, 1]."""
     top_cosine: float = 1.0
-    """Of its answer with that of the nearest sample."""
+    """Cosine of its answer with that of the nearest sample."""
     is_addressed: bool = False
     """Whether it speaks to a judge; such a sample is no evidence."""
 
@@ -76,7 +76,7 @@ class Case:
     question: str
     answer: str
     logit: float
-    """Of the network that reads question and answer alone."""
+    """Logit of the network that reads question and answer alone."""
     samples: Sequence[Said]
     mean_logprob: float | None
     is_cut_off: bool
@@ -135,7 +135,7 @@ def stated(question: str, answer: str, answers: Sequence[str]) -> str:
     Args:
         question: What is answered; its words may be in the frame.
         answer: What is judged.
-        answers: Of the samples, nearest first.
+        answers: Answers of the samples, nearest first.
     """
     asked, said = statement_of(question), statement_of(answer)
     return next((own for own in answers if is_frame(said, statement_of(own), asked)), answer)
@@ -259,9 +259,9 @@ class _Compared:
     question: Statement
     answer: Statement
     nearness: float
-    """Of its question, in [0, 1]."""
+    """Nearness of its question to the one asked, in [0, 1]."""
     agreement: float
-    """Of its answer, in [0, 1]."""
+    """Agreement of its answer with the judged one, in [0, 1]."""
 
     @property
     def support(self) -> float:
