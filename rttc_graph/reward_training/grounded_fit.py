@@ -10,7 +10,7 @@ from rttc_graph.integrations.rewards.grounded.evidence_head import EvidenceHead
 from rttc_graph.support.extras import require
 
 _STRENGTH = 1e-3
-"""Inverse strength of the ridge penalty, on features of standard deviation 1 and a log-loss per answer."""
+"""Strength of the ridge, on features of standard deviation 1 and a log-loss per answer."""
 
 _SPEECH_INVERSE_RIDGE = 10.0
 

@@ -22,7 +22,7 @@ from rttc_graph.support.identity import check_texts, query_digest
 __all__ = ("Corrections", "CorrectionsPolicy", "calibration_rows")
 
 CorrectionsPolicy = Literal["store", "approve", "off"]
-"""Fate of a right answer that a person gave: a sample at once, a sample after approval, or nothing."""
+"""Fate of a right answer: a sample at once, a sample after approval, or nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
