@@ -41,7 +41,7 @@ def model_card(spec: RewardSpec) -> str:
         f"loss {training['head']['held_out_before']:.4f} to "
         f"{training['head']['held_out_loss']:.4f}",
         "",
-        "## RewardMetrics",
+        "## Figures",
         "",
         "Of the policy model's answers to the held-out questions (of all answers where it gave "
         "none); the calibration was fitted on the same answers, so measure ECE on others with "

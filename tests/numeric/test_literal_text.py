@@ -299,5 +299,5 @@ async def test_a_reward_model_reads_control_tokens_as_text(kind: str, tmp_path: 
 
 async def _encoder(reward: SequenceClassifierReward) -> object:
     await reward.score("q", [candidate("a")])
-    scorer = cast("Any", reward)._lane._desk.work.__self__
+    scorer = cast("Any", reward)._queue._desk.work.__self__
     return scorer._loaded.encoder
