@@ -24,6 +24,7 @@ from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import E
 
 pytestmark = [pytest.mark.timeout(300)]
 
+OF_THE_MODEL = ["direct", "rag", "ttt"]
 QUESTION = {"query": "what is 7 plus 8", "domain": "sums"}
 ROWS = [
     {"question": f"what is {n} plus {n}", "answer": f"the sum is {2 * n}", "domain": "sums"}
@@ -84,7 +85,8 @@ def test_studio_gets_nodes_with_their_meaning_and_settings_with_their_bounds(
     (assistant,) = client.assistants.search(graph_id="rttc")
     drawn = cast("dict[str, Any]", client.assistants.get_graph(assistant["assistant_id"]))
     does = {n["id"]: n.get("metadata", {}).get("does") for n in drawn["nodes"]}
-    machine = ["generate", "prepare", "rag_generate", "retrieve", "reward_judge", "ttt_adapt"]
+    machine = ["generate", "nearest", "prepare", "rag_generate", "retrieve"]
+    machine += ["reward_judge", "ttt_adapt"]
     assert sorted(name for name in does if not name.startswith("__")) == machine
     assert all(does[name] for name in machine)
 
@@ -120,8 +122,9 @@ def test_every_mode_of_streaming_tells_of_decisions_and_training_steps(
 
 
 def test_a_fork_after_the_judge_takes_the_edited_way(client: SyncLangGraphClient) -> None:
-    thread, context = new_thread(client), {"tau_r": 1.0, "use_cache": False}
-    assert arms(ask(client, thread, context=context)) == ["direct", "rag", "ttt"]
+    thread = new_thread(client)
+    context = {"tau_r": 1.0, "use_cache": False, "arms": OF_THE_MODEL}
+    assert arms(ask(client, thread, context=context)) == OF_THE_MODEL
     history = client.threads.get_history(thread, limit=50)
     before_rag = next(state for state in history if state["next"] == ["rag_generate"])
 
@@ -140,7 +143,8 @@ def test_a_person_is_asked_and_the_run_goes_on_with_the_answer(
     client: SyncLangGraphClient,
 ) -> None:
     thread = new_thread(client)
-    context = {"tau_r": 1.0, "use_cache": False, "ask_before_training": True}
+    context: dict[str, Any] = {"tau_r": 1.0, "use_cache": False, "arms": OF_THE_MODEL}
+    context["ask_before_training"] = True
     ask(client, thread, context=context)
     (task,) = client.threads.get_state(thread)["tasks"]
     (question,) = cast("Any", task)["interrupts"]

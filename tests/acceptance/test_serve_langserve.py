@@ -34,7 +34,7 @@ def parts() -> Parts:
 @pytest.fixture
 def url(parts: Parts) -> Iterator[str]:
     made = parts.parts()
-    made["settings"] = RttcSettings(k=1)
+    made["settings"] = RttcSettings(k=1, arms=parts.arms)
     app = create_app(ServedParts(parts=made), options=ServeOptions(batch=3, threads=2))
     with served(app) as url:
         yield url

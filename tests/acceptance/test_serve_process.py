@@ -59,7 +59,8 @@ def test_a_real_server_answers_by_every_protocol_and_drains(
     call_json(capsys, "kb", "ingest", str(here / "solved.jsonl"), "--json")
     with ServeProcess(env) as server:
         assert get(server.url, "/readyz").status_code == 200
-        done = post(server.url, CHAT, hello(tau_r=1, domain="sums")).json()
+        asked = hello(tau_r=1, domain="sums", arms=["direct", "rag", "ttt"])
+        done = post(server.url, CHAT, asked).json()
         assert [c["arm"] for c in done["rttc"]["candidates"]] == ["direct", "rag", "ttt"]
         assert done["rttc"]["candidates"][2]["trained_tokens"] > 0
         client: RemoteRunnable[Any, Any] = RemoteRunnable(f"{server.url}/rttc", timeout=60)
