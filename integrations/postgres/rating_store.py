@@ -45,7 +45,11 @@ class PostgresRatingStore:
     async def rated_run(self, run_id: str, *, tenant: str) -> RatedRun:
         """Return a run with its rating."""
         asked = {"run_id": checked_name("run", run_id), "tenant": checked_name("tenant", tenant)}
-        row = await self._briefly("read a rating", lambda s: s.row("rated_run", **asked))
+
+        def work(session: DatabaseSession) -> dict[str, Any] | None:
+            return session.row("rated_run", **asked)
+
+        row = await self._briefly("read a rating", work)
         return _found(row, run_id)
 
     async def rated_runs(self, *, tenant: str, pending: bool = False) -> list[RatedRun]:

@@ -187,7 +187,7 @@ class _Collecting:
     ) -> None:
         self._warn = warn
         self._exact = ExactMatchWatch()
-        self._scorers = {
+        self._scorers: dict[str, ScorerName] = {
             data_set.name: choose_scorer(data_set.rows, collection.scorer).scorer
             for data_set in collection.data_sets
         }

@@ -167,8 +167,9 @@ class _Completed(RewardModel):
         return bool(getattr(self._plain, "sees_evidence", False))
 
     async def is_calibrated(self) -> bool:
-        stated = getattr(self._plain, "is_calibrated", False)
-        return bool(await stated() if callable(stated) else stated)
+        stated: Any = getattr(self._plain, "is_calibrated", False)
+        ask: Any = stated if callable(stated) else None
+        return bool(stated if ask is None else await ask())
 
     async def chosen_arms(self) -> tuple[str, ...]:
         stated = getattr(self._plain, "chosen_arms", None)

@@ -15,11 +15,9 @@ _MOST_WORDS = 60
 
 _NOT = (
     r"(?:do not|don't|dont|does not|doesn't|did not|didn't|cannot|can't|can not|could not|couldn't"
-)
-_NOT += (
     r"|am not|'m not|am unable to|'m unable to|was unable to|is not|isn't|are not|aren't|will not"
+    r"|won't|have no|has no|have not|haven't|unable to)"
 )
-_NOT += r"|won't|have no|has no|have not|haven't|unable to)"
 _TEXT = r"(?:information|text|documents?|question)"
 _SOFT = r"(?:(?:really|actually|currently|simply|just|yet|also) )?"
 

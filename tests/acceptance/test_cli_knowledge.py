@@ -311,7 +311,7 @@ def test_an_unknown_domain_is_an_error_that_names_the_known_ones(
         (["kb", "list", "--metadata", "page"], "must be KEY=VALUE"),
         (["kb", "list", "--metadata", "a=1", "--metadata", "a=2"], "names 'a' twice"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+    ids=str,
 )
 def test_what_makes_no_sense_is_refused(
     shop: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str

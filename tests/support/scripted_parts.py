@@ -119,8 +119,8 @@ class ScriptedRewardModel(RewardModel):
     seconds: float = 0.0
     scored: list[str] = field(default_factory=list[str])
     requests: list[RewardRequest] = field(default_factory=list[RewardRequest])
-    sees_evidence: bool = False
-    name: str = "scripted"
+    sees_evidence: bool = False  # pyright: ignore[reportIncompatibleMethodOverride]
+    name: str = "scripted"  # pyright: ignore[reportIncompatibleMethodOverride]
     digest: str = "scripted"
 
     async def fingerprint(self) -> str:

@@ -26,7 +26,7 @@ ARGUMENT = re.compile(r"^\s+\w+: (?:Of|By|The same|Likewise|Whose|From where)\b.
 def docstrings(tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
     """Yield line, text, and whether it describes a field or a constant, of every docstring."""
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
+        body: list[ast.stmt] | None = getattr(node, "body", None)
         if not isinstance(body, list):
             continue
         before: ast.AST | None = None

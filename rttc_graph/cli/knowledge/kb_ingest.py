@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,17 +122,18 @@ def ingest_file(  # noqa: PLR0913 - one parameter for each flag
         def show(done: IngestProgress) -> None:
             bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
 
-        if not dry_run:
+        if dry_run:
+            told, vanished = asyncio.run(_preview(given, knowledge, config.tenant, show))
+
+            def say() -> None:
+                _print_preview(told, given, vanished, as_json=as_json)
+                if told.refused and not skip_bad:
+                    raise typer.Exit(1)
+        else:
             report, deleted = asyncio.run(_ingest(given, knowledge, config.tenant, show))
             opposed = asyncio.run(_contradictions(given, report, knowledge, config.tenant))
-        else:
-            told, vanished = asyncio.run(_preview(given, knowledge, config.tenant, show))
-    if not dry_run:
-        _print_report(report, given, deleted, opposed, as_json=as_json)
-        return
-    _print_preview(told, given, vanished, as_json=as_json)
-    if told.refused and not skip_bad:
-        raise typer.Exit(1)
+            say = partial(_print_report, report, given, deleted, opposed, as_json=as_json)
+    say()  # below the bar, which is gone now
 
 
 def _document(path: str, source: str | None, domain: str | None) -> _Source:

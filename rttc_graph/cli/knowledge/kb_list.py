@@ -203,9 +203,11 @@ def export_samples(
         return 0
 
     with progress(f"export {path}") as bar, open_knowledge(config) as knowledge:
-        count = asyncio.run(
-            export(knowledge, lambda done: bar.update(bar.task_ids[0], description=f"{done} rows"))
-        )
+
+        def show(done: int) -> None:
+            bar.update(bar.task_ids[0], description=f"{done} rows")
+
+        count = asyncio.run(export(knowledge, show))
     if is_printed:
         return
     if as_json:
