@@ -102,7 +102,7 @@ def cases(setup: Setup) -> Generator[list[Case]]:
     yield [
         Case(
             name=f"one ask, {route}",
-            ours=_cpu_ms(graph, RttcSettings(tau_r=tau_r)),
+            ours=_cpu_ms(graph, RttcSettings(tau_r=tau_r, arms=("direct", "rag"))),
             peer=_cpu_ms(_bare(steps), None),
             peer_name=peer,
             unit="ms",

@@ -62,12 +62,14 @@ def test_ask_goes_through_all_arms_and_its_json_has_the_promised_shape(
         capsys, "ask", "what is 7 plus 8", "--domain", "sums", "--tau", "1", "--json"
     )
 
+    # The plain model is not among them: it answers where there are no samples.
+    arms = ["nearest", "rag", "ttt"]
     said = ["answer", "arm", "reward", "accepted", "declined", "tau_r", "calibrated", "sources"]
     assert list(result) == [*said, "run_id", "candidates", "ledger", "cache", "seconds"]
     assert (result["tau_r"], result["accepted"], result["calibrated"]) == (1.0, False, False)
-    assert {tuple(s["arms"]) for s in result["sources"]} == {("rag", "ttt")}
+    assert {tuple(s["arms"]) for s in result["sources"]} == {tuple(arms)}
     assert len(result["sources"]) == 8
-    assert [c["arm"] for c in result["candidates"]] == ["direct", "rag", "ttt"]
+    assert [c["arm"] for c in result["candidates"]] == arms
     wanted = {"arm", "answer", "reward", "seconds", "prompt_tokens", "completion_tokens"}
     assert all(wanted <= c.keys() for c in result["candidates"])
     assert result["cache"] == {"samples": "miss", "adapter": "miss"}
@@ -287,7 +289,7 @@ def test_eval_measures_every_policy_on_the_same_rows(
     result = call_json(capsys, *arguments, "--report", "report", "--json", "-")
 
     assert result["rows"] == 3
-    names = ["direct", "rag", "ttt", "compare", "cascade", "oracle", "random"]
+    names = ["nearest", "direct", "rag", "ttt", "compare", "cascade", "oracle", "random"]
     assert list(result["policies"]) == names
     for policy, summary in result["policies"].items():
         low, high = summary["interval"]
@@ -295,7 +297,7 @@ def test_eval_measures_every_policy_on_the_same_rows(
         assert sum(summary["arms"].values()) == pytest.approx(3)
         if policy in ("ttt", "compare", "cascade"):
             assert summary["trained_tokens"] > 0
-    assert result["policies"]["cascade"]["arms_run"] == {"direct": 3, "rag": 3, "ttt": 3}
+    assert result["policies"]["cascade"]["arms_run"] == {"nearest": 3, "rag": 3, "ttt": 3}
     assert Path("rttc-eval-sums.png").read_bytes().startswith(b"\x89PNG")
     assert Path("report/report.md").read_text().startswith("# Evaluation of sums")
     assert main([*arguments, "--json", "result.json"]) == 0  # all from the records

@@ -568,7 +568,7 @@ class TestIngest:
             ),
             pytest.param(
                 NewSample(question="q", answer="x", domain="d", metadata={"a\ud800": 1}),
-                "metadata of sample 'q' holds half",
+                "metadata of sample 'q' holds a lone surrogate at 1",
                 id="half-a-pair-in-a-key",
             ),
             pytest.param(
