@@ -112,7 +112,8 @@ async def test_a_question_never_goes_up() -> None:
     sent = bytes(listener.up)
     words = [word for word in SECRET.split() if len(word) > 3]
     assert [word for word in words if word.encode() in sent] == []
-    (search,) = bodies(sent)
+    known_domains, search = bodies(sent)
+    assert known_domains == {"tenant": "default"}
     assert search.keys() == {"vector", "k", "domain", "tenant"}
     assert (search["k"], search["domain"], search["tenant"]) == (2, "math", "default")
     assert search["vector"] == pytest.approx(at_angle(len(SECRET)))
