@@ -112,7 +112,7 @@ class Runner:
         """
 
         async def note(event: dict[str, Any]) -> None:
-            if event.get("event") == "answered":
+            if event.get("event") == "ledger" and event["entry"]["event"] == "answered":
                 caller.stream_start.allow()
             if on_event is not None:
                 await on_event(event)
@@ -128,6 +128,7 @@ class Runner:
         except RttcError as exc:
             caller.stream_start.fail(exc)
             raise
+        caller.stream_start.allow()  # also where no arm had to answer
         self._metrics.count_run(output)
         return output
 

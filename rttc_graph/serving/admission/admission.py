@@ -185,7 +185,7 @@ class _Answer:
                 return
             await self._begin()
         elif message["type"] == "http.response.body":
-            if self.is_stream:
+            if self.is_stream and self._held is not None:  # only the first byte waits
                 await self.stream_start.wait()
             await self._begin()
             self.ended = not message.get("more_body", False)
