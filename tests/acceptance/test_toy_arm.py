@@ -151,7 +151,7 @@ def test_commands_take_it_up_on_a_real_database(
     folder.mkdir()
     samples = [
         {"question": f"what is {n} plus {n}", "answer": str(2 * n), "domain": "sums"}
-        for n in range(8)
+        for n in range(7)  # none has the answer, or two arms are right and the faster one is taken
     ]
     questions = [{"question": TOLD, "answer": "14", "domain": "sums"}]
     for name, rows in (("samples", samples), ("questions", questions)):
