@@ -149,9 +149,12 @@ def test_commands_take_it_up_on_a_real_database(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "sums"
     folder.mkdir()
+    # The vote of the nearest arm goes to the wrong answer: of two right arms, the oracle takes the
+    # faster one.
+    monkeypatch.setenv("RTTC_NEAREST_VOTES", "8")
     samples = [
-        {"question": f"what is {n} plus {n}", "answer": str(2 * n), "domain": "sums"}
-        for n in range(7)  # none has the answer, or two arms are right and the faster one is taken
+        {"question": f"what is {n} plus {n}", "answer": "14" if n == 7 else "0", "domain": "sums"}
+        for n in range(8)
     ]
     questions = [{"question": TOLD, "answer": "14", "domain": "sums"}]
     for name, rows in (("samples", samples), ("questions", questions)):
