@@ -11,8 +11,9 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.run.answering import AnswerUpdate, answered, failed_answer
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT, added
+from rttc_graph.run.prompts import solved
 from rttc_graph.run.scope import RunScope
-from rttc_graph.state import Candidate, RttcState, Sample, is_solved
+from rttc_graph.state import Candidate, RttcState, Sample
 from rttc_graph.support.canonical import canonical
 from rttc_graph.support.thinking import answer_behind
 
@@ -59,12 +60,6 @@ async def _vote(state: RttcState, scope: RunScope) -> Vote:
     return vote(state["samples"], voters=scope.settings.nearest_votes)
 
 
-def solved(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the solved questions among samples, the nearest first."""
-    found = [sample for sample in samples if is_solved(sample)]
-    return sorted(found, key=lambda sample: -sample["similarity"])
-
-
 class Vote(NamedTuple):
     """The outcome of a vote."""
 
@@ -90,7 +85,7 @@ def vote(samples: Sequence[Sample], *, voters: int, sharpness: float = SHARPNESS
     """
     if voters < 1:
         raise ConfigurationError(f"voters={voters!r} must be at least 1")
-    nearest = solved(samples)[:voters]
+    nearest = sorted(solved(samples), key=lambda sample: -sample["similarity"])[:voters]
     if not nearest:
         raise ConfigurationError("no sample is a solved question: there is no answer to take")
     highest = nearest[0]["similarity"]

@@ -77,16 +77,9 @@ class Candidate(TypedDict):
     """Ids of the samples in hand that it was made from; empty for the plain model."""
 
 
-class Source(TypedDict):
+class Source(Sample):
     """A sample that answers of a run were made from."""
 
-    id: str
-    question: str
-    answer: str
-    domain: str
-    similarity: float
-    """Cosine similarity to the query in [-1, 1]."""
-    metadata: NotRequired[dict[str, Any]]
     arms: list[Arm]
     """Arms whose answers rest on it, in the order in which they answered."""
     taken: bool
@@ -209,12 +202,3 @@ class RttcState(RttcInput, RttcOutput, total=False):
     """Attempt for the next answering node, written together with `decision`."""
     decision: Decision
     spent: Spent
-
-
-PASSAGE = "passage"
-"""`kind` in the metadata of a sample that is part of a document, and answers no question."""
-
-
-def is_solved(sample: Sample) -> bool:
-    """Tell whether a sample is a solved question, and not a passage of a document."""
-    return sample.get("metadata", {}).get("kind") != PASSAGE

@@ -208,10 +208,14 @@ where mine.tenant = %(tenant)s
     and (%(domain)s::text is null or rttc_domain.name = %(domain)s);
 
 -- name: listed_samples
--- The next samples of a domain that a filter means, by id. Index: the partition's primary key; with
--- ids rttc_sample_external_id too.
+-- The next samples of a domain that a filter means, by id; all of them without a count. Index: the
+-- partition's primary key; with ids rttc_sample_external_id too.
 select
-    id, external_id, question, answer, metadata,
+    id,
+    case when %(with_texts)s then external_id end as external_id,
+    case when %(with_texts)s then question end as question,
+    case when %(with_texts)s then answer end as answer,
+    case when %(with_texts)s then metadata end as metadata,
     case when %(with_vectors)s then embedding end as embedding
 from rttc_sample
 where domain_id = %(domain_id)s
@@ -234,28 +238,6 @@ where domain_id = %(domain_id)s
     )
 order by id
 limit %(count)s;
-
--- name: matching_ids
--- Ids of all samples of a domain that a filter means; it reads as in listed_samples.
-select id
-from rttc_sample
-where domain_id = %(domain_id)s
-    and tenant = %(tenant)s
-    and (
-        %(external_ids)s::text[] is null
-        or external_id = any(%(external_ids)s)
-        or id = any(%(ids)b::bytea[])
-    )
-    and not exists (
-        select
-        from jsonb_each(%(metadata)s::jsonb) wanted
-        where rttc_sample.metadata -> wanted.key is distinct from wanted.value
-    )
-    and (
-        %(contains)s::text is null
-        or strpos(lower(question), lower(%(contains)s)) > 0
-        or strpos(lower(answer), lower(%(contains)s)) > 0
-    );
 
 -- name: samples_of_domain
 -- Samples of the tenant and of all others. Index: primary key for the former.

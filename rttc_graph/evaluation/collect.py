@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from typing import Any, Protocol, cast
 
-from typing_extensions import TypedDict
-
 from rttc_graph.arms import ARMS, ArmRecord, cascade_arms
 from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.evaluation.evaluation_rows import (
@@ -32,6 +30,7 @@ from rttc_graph.evaluation.evaluation_rows import (
     RowKey,
     RowLog,
     SettingsLine,
+    key_fields,
     settings_digest,
 )
 from rttc_graph.evaluation.scorers import (
@@ -260,7 +259,7 @@ class _Collecting:
         """Return the row of a run, the reward of an arm's answer, and the seconds of judging."""
         row: EvaluationRow = {
             "kind": "run" if self._reward_model is None else "answer",
-            **_named(key),
+            **key_fields(key),
             "id": sample.external_id,
             "domain": self._domain(sample),
             "question": sample.question,
@@ -353,32 +352,11 @@ async def _judgement(
 ) -> Judgement:
     return {
         "kind": "judgement",
-        **_named(key),
+        **key_fields(key),
         "reward_model": reward_model.name,
         "fingerprint": await reward_model.fingerprint(),
         "reward": reward,
         "seconds": seconds,
-    }
-
-
-class _Named(TypedDict):
-    digest: str
-    data_set: str
-    model: str
-    row: str
-    policy: str
-    seed: int
-
-
-def _named(key: RowKey) -> _Named:
-    """Return the fields of a key, which rows and judgements begin with."""
-    return {
-        "digest": key.digest,
-        "data_set": key.data_set,
-        "model": key.model,
-        "row": key.row,
-        "policy": key.policy,
-        "seed": key.seed,
     }
 
 

@@ -47,18 +47,23 @@ itself takes; 0 for arms that do not retrieve), `training`, and whatever other p
 records name. `judging` is among them in runs for real; the other rows have it in judgements."""
 
 
-class EvaluationRow(TypedDict):
-    """One question under one policy."""
+class KeyFields(TypedDict):
+    """Fields of a `RowKey`, which rows and judgements begin with."""
 
-    kind: Literal["answer", "run"]
-    """`answer` for one arm alone, which is judged and replayed later; `run` for a policy that was
-    run for real, with its own rewards, budget and cache."""
     digest: str
     data_set: str
     model: str
     row: str
     policy: str
     seed: int
+
+
+class EvaluationRow(KeyFields):
+    """One question under one policy."""
+
+    kind: Literal["answer", "run"]
+    """`answer` for one arm alone, which is judged and replayed later; `run` for a policy that was
+    run for real, with its own rewards, budget and cache."""
     id: str | None
     domain: str | None
     """Domain in which samples were looked for; `None` for all."""
@@ -79,16 +84,10 @@ class EvaluationRow(TypedDict):
     none, missing in files of earlier releases."""
 
 
-class Judgement(TypedDict):
+class Judgement(KeyFields):
     """Reward that one reward model gave to the answer of one row."""
 
     kind: Literal["judgement"]
-    digest: str
-    data_set: str
-    model: str
-    row: str
-    policy: str
-    seed: int
     reward_model: str
     fingerprint: str
     """Fingerprint of the reward model."""
@@ -145,7 +144,19 @@ class EvaluationRows:
         return [key for key, row in self.rows.items() if row["kind"] == "answer"]
 
 
-def row_key(line: EvaluationRow | Judgement) -> RowKey:
+def key_fields(key: RowKey) -> KeyFields:
+    """Return the fields of a key."""
+    return {
+        "digest": key.digest,
+        "data_set": key.data_set,
+        "model": key.model,
+        "row": key.row,
+        "policy": key.policy,
+        "seed": key.seed,
+    }
+
+
+def row_key(line: KeyFields) -> RowKey:
     """Return what a line is about."""
     return RowKey(
         line["digest"], line["data_set"], line["model"], line["row"], line["policy"], line["seed"]

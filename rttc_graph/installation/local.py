@@ -91,47 +91,58 @@ class LocalRttc:
 
 
 @contextmanager
+def open_engine(
+    config: InstallationConfig, *, keeps_prompts: bool = True
+) -> Generator[LocalEngine]:
+    """Open the policy model's engine as an installation has it.
+
+    Args:
+        config: Names the model and how it is loaded.
+        keeps_prompts: Whether it keeps what recent prompts computed, as `prefix_cache_bytes` says.
+    """
+    engine = LocalEngine(
+        config.model,
+        cache_dir=config.home,
+        device=config.device,
+        dtype=config.dtype,
+        threads=config.threads,
+        prefix_cache_bytes=config.prefix_cache_bytes if keeps_prompts else 0,
+        thinking=config.thinking,
+    )
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@contextmanager
 def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]:
     """Open an installation: by default the one that environment and `rttc.toml` describe."""
     config = config or load_config()
-    with open_knowledge(config) as knowledge:
-        engine = LocalEngine(
-            config.model,
-            cache_dir=config.home,
-            device=config.device,
-            dtype=config.dtype,
-            threads=config.threads,
-            prefix_cache_bytes=config.prefix_cache_bytes,
-            thinking=config.thinking,
+    with open_knowledge(config) as knowledge, open_engine(config) as engine:
+        trainer = LoraTrainer(
+            engine,
+            training_dtype=config.training_dtype,
+            max_resident_bytes=config.max_resident_bytes,
+            max_training_bytes=config.max_training_bytes,
         )
-        try:
-            trainer = LoraTrainer(
-                engine,
-                training_dtype=config.training_dtype,
-                max_resident_bytes=config.max_resident_bytes,
-                max_training_bytes=config.max_training_bytes,
-            )
-            judge = open_reward_model(config, engine, trainer.base_fingerprint)
-            parts: RttcParts = {
-                "policy_model": TransformersPolicyModel(engine),
-                "reward_model": CalibratedReward(
-                    judge, knowledge.calibrations, tenant=config.tenant
-                ),
-                "embedder": knowledge.embedder,
-                "knowledge_base": knowledge.knowledge_base,
-                "cache": knowledge.cache,
-                "trainer": trainer,
-                "ledger_store": knowledge.ledger_store,
-                "settings": config.run_settings(),
-                "share_between_tenants": config.share_between_tenants,
-            }
-            yield LocalRttc(
-                config=config,
-                knowledge=knowledge,
-                engine=engine,
-                judge=judge,
-                parts=parts,
-                graph=create_rttc_graph(**parts),
-            )
-        finally:
-            engine.close()
+        judge = open_reward_model(config, engine, trainer.base_fingerprint)
+        parts: RttcParts = {
+            "policy_model": TransformersPolicyModel(engine),
+            "reward_model": CalibratedReward(judge, knowledge.calibrations, tenant=config.tenant),
+            "embedder": knowledge.embedder,
+            "knowledge_base": knowledge.knowledge_base,
+            "cache": knowledge.cache,
+            "trainer": trainer,
+            "ledger_store": knowledge.ledger_store,
+            "settings": config.run_settings(),
+            "share_between_tenants": config.share_between_tenants,
+        }
+        yield LocalRttc(
+            config=config,
+            knowledge=knowledge,
+            engine=engine,
+            judge=judge,
+            parts=parts,
+            graph=create_rttc_graph(**parts),
+        )

@@ -114,10 +114,13 @@ def tell_scorers(data_sets: Sequence[DataSet], scorer: ScorerName, watcher: Watc
             watcher.warn(f"{data_set.name}: {choice.reason}")
 
 
-def run_name(data_sets: Sequence[DataSet], records: Path | None) -> str:
-    """Return what the files of a run are called: its data sets, or its file of rows."""
+def name_and_log(
+    config: InstallationConfig, data_sets: Sequence[DataSet], records: Path | None
+) -> tuple[str, Path]:
+    """Return the name of a run's files, its data sets or its file of rows, and the file of rows."""
     named = "-".join(data_set.name for data_set in data_sets)
-    return named or (records.stem if records else "rows")
+    name = named or (records.stem if records else "rows")
+    return name, records or config.home / "evaluations" / f"{name}.jsonl"
 
 
 def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collection:

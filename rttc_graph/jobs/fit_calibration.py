@@ -18,8 +18,8 @@ from rttc_graph.jobs.collect_rows import (
     ModelRows,
     RowsWanted,
     collect_rows,
+    name_and_log,
     questions_of_models,
-    run_name,
     tell_scorers,
     wanted_data_sets,
 )
@@ -87,8 +87,7 @@ def fit_calibration(
         RttcError: A model or the database is unavailable.
     """
     data_sets, samples = wanted_data_sets(wanted.paths, limit=wanted.limit, seed=config.seed)
-    name = run_name(data_sets, wanted.records)
-    log = wanted.records or config.home / "evaluations" / f"{name}.jsonl"
+    name, log = name_and_log(config, data_sets, wanted.records)
     plot = wanted.plot or Path(f"rttc-calibrate-{name}.png")
     tell_scorers(data_sets, wanted.scorer, watcher)
     check_outputs(logs=[log, plot])

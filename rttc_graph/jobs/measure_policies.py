@@ -28,9 +28,9 @@ from rttc_graph.jobs.collect_rows import (
     RowsWanted,
     collect_rows,
     gates_of,
+    name_and_log,
     questions_of_models,
     rows_settings,
-    run_name,
     tell_scorers,
     wanted_data_sets,
 )
@@ -139,8 +139,7 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
         RttcError: A model or the database is unavailable.
     """
     data_sets, samples = wanted_data_sets(wanted.paths, limit=wanted.limit, seed=config.seed)
-    name = run_name(data_sets, wanted.records)
-    log = wanted.records or config.home / "evaluations" / f"{name}.jsonl"
+    name, log = name_and_log(config, data_sets, wanted.records)
     plot = wanted.plot or Path(f"rttc-eval-{name}.png")
     tell_scorers(data_sets, wanted.scorer, watcher)
     check_outputs(logs=[log, plot, *([wanted.report / REPORT] if wanted.report else [])])

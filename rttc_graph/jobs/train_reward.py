@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -17,6 +16,7 @@ from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.configured_reward import open_reward_model
+from rttc_graph.installation.local import open_engine
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.rewards.trained.network_learning import LearnProgress, LearnSettings
@@ -26,7 +26,6 @@ from rttc_graph.integrations.rewards.trained.reward_folder import (
     policy_base,
 )
 from rttc_graph.integrations.transformers.loading import LoadedModel
-from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.torch_threads import ThreadsByLoad
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
@@ -202,7 +201,7 @@ async def sample_candidates(
         RttcError: A file or a model is unavailable, or a setting is wrong.
     """
     questions, samples = await asyncio.to_thread(material.read)
-    with _engine(config) as engine:
+    with open_engine(config, keeps_prompts=False) as engine:
         policy_model = TransformersPolicyModel(engine) if settings.arms else None
         sampler = CandidateSampler(
             policy_model=policy_model,
@@ -236,7 +235,7 @@ async def train_on(
         return train_reward(base, rows, settings, folder, on_progress=on_progress)
 
     if settings.backbone == "causal":
-        with _engine(config) as engine:
+        with open_engine(config, keeps_prompts=False) as engine:
 
             def in_lane(loaded: LoadedModel) -> TrainResult:
                 return train(policy_base(loaded))
@@ -250,22 +249,6 @@ def _encoder(config: InstallationConfig, name: str) -> RewardBase:
     return encoder_base(resolve(name, cache_dir=config.home))
 
 
-@contextmanager
-def _engine(config: InstallationConfig) -> Generator[LocalEngine]:
-    engine = LocalEngine(
-        config.model,
-        cache_dir=config.home,
-        device=config.device,
-        dtype=config.dtype,
-        threads=config.threads,
-        thinking=config.thinking,
-    )
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
 async def measure_on(
     config: InstallationConfig,
     rows: Sequence[CandidateRow],
@@ -276,6 +259,6 @@ async def measure_on(
     Raises:
         RttcError: The reward model is unavailable, or failed.
     """
-    with _engine(config) as engine:
+    with open_engine(config, keeps_prompts=False) as engine:
         judge = open_reward_model(config, engine, LoraTrainer(engine).base_fingerprint)
         return await measure(judge, rows, on_progress)

@@ -75,7 +75,7 @@ async def _remember(
     """Keep the adapter that gave the best answer, drop one that did not raise the reward."""
     rejected = _rejected_adapter(state, best)
     stored = await survive(
-        _store_state(cache, _query_state(state, scope, best), rejected),
+        _store_state(cache, _query_state(state, scope, best, rejected), rejected),
         deadline=scope.deadline,
         grace_seconds=_STORE_GRACE_SECONDS,
     )
@@ -93,7 +93,9 @@ async def _store_state(cache: QueryStateCache, kept: QueryState, rejected: str |
         await cache.discard_adapter(rejected)
 
 
-def _query_state(state: RttcState, scope: RunScope, best: Candidate) -> QueryState:
+def _query_state(
+    state: RttcState, scope: RunScope, best: Candidate, rejected: str | None
+) -> QueryState:
     return QueryState(
         query=state["task"]["query"],
         vector=state["vector"],
@@ -106,7 +108,7 @@ def _query_state(state: RttcState, scope: RunScope, best: Candidate) -> QuerySta
         adapter=best["adapter"],
         training_fingerprint=scope.settings.training_fingerprint,
         reward=best["reward"],
-        rejected_adapter=_rejected_adapter(state, best) or state.get("rejected_adapter"),
+        rejected_adapter=rejected or state.get("rejected_adapter"),
     )
 
 

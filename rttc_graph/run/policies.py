@@ -14,14 +14,10 @@ from typing import Protocol
 
 from rttc_graph.arms import ARMS, FINISH, PLAIN, RETRIEVE, ArmRecord, default_arms, in_order
 from rttc_graph.run.budget import NOTHING_SPENT, Allowance
-from rttc_graph.run.tau_r import (
-    best_candidate,
-    has_near_sample,
-    is_accepted,
-    is_unanswered,
-)
+from rttc_graph.run.prompts import solved
+from rttc_graph.run.tau_r import best_candidate, can_be_accepted, is_accepted
 from rttc_graph.settings import PolicyName, RttcSettings
-from rttc_graph.state import Arm, Attempt, Decision, RttcState, is_solved
+from rttc_graph.state import Arm, Attempt, Decision, RttcState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,20 +130,19 @@ def _view(state: RttcState, settings: RttcSettings, arms: frozenset[Attempt]) ->
         found = {
             None: True,
             "samples": bool(samples),
-            "solved": any(map(is_solved, samples)),
+            "solved": bool(solved(samples)),
             "adapter": adapted is not None and adapted["origin"] == "recalled",
         }
         possible = frozenset(a for a in arms if found[ARMS.attempts[a].finds])
     best = best_candidate(state.get("candidates", []))
-    can_be_accepted = best is not None and not is_unanswered(best)
+    acceptable = best is not None and can_be_accepted(best, state, settings)
     if settings.min_similarity > 0 and not state.get("retrieved", False):
         # Whether a sample is near enough is not known yet.
-        can_be_accepted &= not any(ARMS.of_attempt(attempt).retrieves for attempt in arms)
-    can_be_accepted &= has_near_sample(state, settings)
+        acceptable &= not any(ARMS.of_attempt(attempt).retrieves for attempt in arms)
     return RunView(
         tried=frozenset(state.get("tried", [])),
         possible=possible,
-        best_reward=best["reward"] if best is not None and can_be_accepted else None,
+        best_reward=best["reward"] if best is not None and acceptable else None,
         tau_r=settings.tau_r,
         arms=settings.wanted_arms or in_order(state.get("arms", ())) or default_arms(),
     )

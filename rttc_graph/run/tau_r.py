@@ -49,14 +49,14 @@ def has_near_sample(state: RttcState, settings: RttcSettings) -> bool:
     return found or settings.min_similarity == 0
 
 
-def is_answer_accepted(best: Candidate | None, state: RttcState, settings: RttcSettings) -> bool:
-    """Tell whether an answer can be acted on.
+def can_be_accepted(best: Candidate, state: RttcState, settings: RttcSettings) -> bool:
+    """Tell whether a high reward would make an answer one to act on.
 
-    Its reward is at least τr, it is an answer, and a sample is near enough to the question.
+    It must be an answer, and a sample must be near enough to the question.
     """
-    return (
-        best is not None
-        and is_accepted(best["reward"], settings.tau_r)
-        and not is_unanswered(best)
-        and has_near_sample(state, settings)
-    )
+    return not is_unanswered(best) and has_near_sample(state, settings)
+
+
+def is_answer_accepted(best: Candidate, state: RttcState, settings: RttcSettings) -> bool:
+    """Tell whether an answer can be acted on: it can be accepted, and its reward is at least τr."""
+    return is_accepted(best["reward"], settings.tau_r) and can_be_accepted(best, state, settings)

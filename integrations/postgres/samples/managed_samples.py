@@ -60,6 +60,7 @@ def listed_page(
             tenant=tenant,
             after=bytes.fromhex(last_id) if domain.name == last_domain else b"",
             count=limit + 1 - len(samples),  # one more, to tell whether there is a next page
+            with_texts=True,
             with_vectors=with_vectors,
             **conditions,
         )
@@ -111,7 +112,16 @@ def _domains(session: DatabaseSession, which: SampleFilter, tenant: str) -> list
 def _matching(
     session: DatabaseSession, domain_id: int, tenant: str, conditions: Mapping[str, Any]
 ) -> list[bytes]:
-    rows = session.rows("matching_ids", domain_id=domain_id, tenant=tenant, **conditions)
+    rows = session.rows(
+        "listed_samples",
+        domain_id=domain_id,
+        tenant=tenant,
+        after=b"",
+        count=None,
+        with_texts=False,
+        with_vectors=False,
+        **conditions,
+    )
     return [row["id"] for row in rows]
 
 

@@ -26,7 +26,7 @@ MOST_SAMPLES = 8
 """Nearest samples that are looked at: as many as a run retrieves by default."""
 
 _SHARPNESS = 16.0
-"""Rate at which a sample's vote loses weight with its distance, as in the vote of the samples."""
+"""Rate at which a sample's vote loses weight with its distance."""
 
 _SAYS_SO = 0.75
 """Agreement from which an answer counts as said by a sample."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.text import Text
@@ -17,6 +17,7 @@ from rttc_graph.cli.knowledge.filter_options import Tenant
 from rttc_graph.cli.screen import AsJson, out, print_json, progress
 from rttc_graph.cli.shared_options import checked_domain
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.protocols import NewSample
 from rttc_graph.protocols.managed_knowledge_base import SampleFilter
@@ -29,6 +30,8 @@ from rttc_graph.samples.preview import IngestPreview, SampleUpdate, preview_inge
 from rttc_graph.samples.rows import DEFAULT_DOMAIN, ColumnNames
 
 __all__ = ("ingest_file",)
+
+T = TypeVar("T")
 
 _SHOWN_UPDATES = 20
 _MOST_CHECKED = 5000
@@ -117,23 +120,14 @@ def ingest_file(  # noqa: PLR0913 - one parameter for each flag
             columns=columns,
         )
         given = _Source(samples)
-    with progress(f"ingest {path}", total=0) as bar, open_knowledge(config) as knowledge:
-
-        def show(done: IngestProgress) -> None:
-            bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
-
-        if dry_run:
-            told, vanished = asyncio.run(_preview(given, knowledge, config.tenant, show))
-
-            def say() -> None:
-                _print_preview(told, given, vanished, as_json=as_json)
-                if told.refused and not skip_bad:
-                    raise typer.Exit(1)
-        else:
-            report, deleted = asyncio.run(_ingest(given, knowledge, config.tenant, show))
-            opposed = asyncio.run(_contradictions(given, report, knowledge, config.tenant))
-            say = partial(_print_report, report, given, deleted, opposed, as_json=as_json)
-    say()  # below the bar, which is gone now
+    if dry_run:
+        told, vanished = _worked(path, config, partial(_preview, given))
+        _print_preview(told, given, vanished, as_json=as_json)
+        if told.refused and not skip_bad:
+            raise typer.Exit(1)
+        return
+    report, deleted, opposed = _worked(path, config, partial(_ingest, given))
+    _print_report(report, given, deleted, opposed, as_json=as_json)
 
 
 def _document(path: str, source: str | None, domain: str | None) -> _Source:
@@ -150,13 +144,27 @@ def _document(path: str, source: str | None, domain: str | None) -> _Source:
 Show = Callable[[IngestProgress], None]
 
 
+def _worked(
+    path: str,
+    config: InstallationConfig,
+    work: Callable[[Knowledge, str, Show], Coroutine[Any, Any, T]],
+) -> T:
+    """Return what some work on the knowledge base returns; its bar is gone then."""
+    with progress(f"ingest {path}", total=0) as bar, open_knowledge(config) as knowledge:
+
+        def show(done: IngestProgress) -> None:
+            bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
+
+        return asyncio.run(work(knowledge, config.tenant, show))
+
+
 async def _ingest(
     given: _Source, knowledge: Knowledge, tenant: str, show: Show
-) -> tuple[IngestReport, int]:
+) -> tuple[IngestReport, int, dict[str, int]]:
     kept = knowledge.knowledge_base
     report = await ingest(given.samples, kept, knowledge.embedder, tenant=tenant, on_progress=show)
     deleted = await delete_vanished(given.passages, kept, tenant=tenant) if given.passages else 0
-    return report, deleted
+    return report, deleted, await _contradictions(given, report, knowledge, tenant)
 
 
 async def _contradictions(
