@@ -37,7 +37,7 @@ from rttc_graph.run.closing import Closing
 from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.scope import Node, SettingsOfRun, TwoFaced, two_faced
 from rttc_graph.settings import RttcSettings
-from rttc_graph.state import Attempt, Decision, RttcInput, RttcOutput, RttcState
+from rttc_graph.state import Attempt, Decision, NodeInput, RttcInput, RttcOutput, RttcState
 
 RttcBuilder = StateGraph[RttcState, RttcSettings, RttcInput, RttcOutput]
 RttcGraph = CompiledStateGraph[RttcState, RttcSettings, RttcInput, RttcOutput]
@@ -86,7 +86,8 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
     nodes = _nodes(parts, arms, arm_nodes)
     for name, node in nodes.items():
         does = (type(node).__doc__ or "").strip()
-        builder.add_node(name, two_faced(name, node, settings_of), metadata={"does": does})
+        face: Any = two_faced(name, node, settings_of)  # typed by the whole state
+        builder.add_node(name, face, input_schema=NodeInput, metadata={"does": does})
     _connect(builder, frozenset(nodes), arm_nodes, _steps(arms, arm_nodes))
     return builder
 

@@ -124,8 +124,8 @@ class RttcInput(TypedDict, total=False):
     messages: Annotated[list[AnyMessage], with_messages]
 
 
-class RttcOutput(TypedDict, total=False):
-    """Output of a run."""
+class RunAnswer(TypedDict, total=False):
+    """What a run writes when it ends, and no node reads."""
 
     answer: str
     arm: Arm
@@ -145,14 +145,23 @@ class RttcOutput(TypedDict, total=False):
     question's domain; else it is a score, comparable with other scores of this judge only."""
     sources: list[Source]
     """Samples that the answers rest on, nearest first."""
+    seconds: float
+
+
+class RunRecord(TypedDict, total=False):
+    """What a run gathers from its first node on."""
+
     run_id: str
     """Id under which the run is stored, if it is stored."""
     candidates: list[Candidate]
     ledger: list[LedgerEntry]
     cache: CacheReport
-    seconds: float
     messages: Annotated[list[AnyMessage], with_messages]
     """The input's messages with the answer appended, when the question came as messages."""
+
+
+class RttcOutput(RunAnswer, RunRecord, total=False):
+    """Output of a run."""
 
 
 class Task(TypedDict):
@@ -180,8 +189,8 @@ class Adapted(TypedDict):
     """Ids of the samples in hand that it was trained on, as far as that is known."""
 
 
-class RttcState(RttcInput, RttcOutput, total=False):
-    """The whole state; the first node resets every key but `messages`, since threads keep them."""
+class NodeInput(RttcInput, RunRecord, total=False):
+    """Part of the state that nodes read: LangGraph reads every channel of it before each node."""
 
     task: Task
     vector: list[float]
@@ -202,3 +211,7 @@ class RttcState(RttcInput, RttcOutput, total=False):
     """Attempt for the next answering node, written together with `decision`."""
     decision: Decision
     spent: Spent
+
+
+class RttcState(NodeInput, RttcOutput, total=False):
+    """The whole state; the first node resets every key but `messages`, since threads keep them."""

@@ -39,9 +39,11 @@ _WORDY_MARKS = (
 OPENING_MARKS = tuple(opening for opening, _ in (*_MARKS, *_WORDY_MARKS))
 """A prompt that ends with one of these has begun the thoughts."""
 
+_ALL_MARKS = tuple(mark for pair in (*_MARKS, *_WORDY_MARKS) for mark in pair)
+
 THOUGHT_MARKS = frozenset(
     [
-        *(mark for pair in (*_MARKS, *_WORDY_MARKS) for mark in pair),
+        *_ALL_MARKS,
         *("<|channel|>", "<|message|>", "<|begin_of_solution|>", "<|end_of_solution|>"),
         *("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ]
@@ -62,6 +64,8 @@ _BLOCKS = (
     *((first, last, _block(first, last, anywhere=True)) for first, last in _MARKS),
     *((first, last, _block(first, last, anywhere=False)) for first, last in _WORDY_MARKS),
 )
+
+_ANY_MARK = re.compile("|".join(map(re.escape, _ALL_MARKS)), _FLAGS)
 
 _CODE = "```"
 _QUOTE = "`'\""
@@ -116,6 +120,8 @@ def _behind_channels(text: str) -> str | None:
 
 def _behind_marks(text: str) -> str | None:
     """Return the text without what stands between marks; `None` if there are no marks."""
+    if not _ANY_MARK.search(text):
+        return None
     found = False
     for opening, closing, block in _BLOCKS:
         rest = _behind_unopened(text, opening, closing)
