@@ -21,7 +21,9 @@ CLIENTS = 32
 REQUESTS = 200
 HANG_UPS = 20
 MOST_ROUNDS = 5
-"""Threads of pools come into being by and by, and then no more; leaked ones with every round."""
+MOST_GROWTH = 1
+"""Threads and connections of a pool come into being by and by, one when all others are busy. A leak
+is larger: five of those who hang up in a round had asked for the same kind of answer."""
 ROWS = [
     {"question": f"what is {n} plus {n}", "answer": str(2 * n), "domain": "sums"} for n in range(20)
 ]
@@ -89,7 +91,9 @@ def left_behind(server: ServeProcess) -> tuple[int, int]:
 
 
 def _is_settled(left: list[tuple[int, int]]) -> bool:
-    return len(left) > 1 and all(now <= then for then, now in zip(*left[-2:], strict=True))
+    if len(left) < 2:
+        return False
+    return all(now <= then + MOST_GROWTH for then, now in zip(*left[-2:], strict=True))
 
 
 def test_a_crowd_leaves_nothing_behind(
