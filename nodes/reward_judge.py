@@ -5,7 +5,6 @@ The run ends only here, so this is where the best answer is chosen.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -14,8 +13,7 @@ from langchain_core.messages import AIMessage, AnyMessage
 from typing_extensions import TypedDict
 
 from rttc_graph.arms import FINISH, JUDGE
-from rttc_graph.errors import RewardModelError
-from rttc_graph.protocols import RewardModel, reward_requests
+from rttc_graph.protocols import RewardModel, checked_scores, reward_requests
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import added
 from rttc_graph.run.closing import Closing, no_answer
@@ -149,17 +147,7 @@ class RewardJudge:
         task = state["task"]
         judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
         requests = reward_requests(waiting, of_run=state["candidates"], samples=state["samples"])
-        rewards = await judge.score(task["query"], requests)
-        if len(rewards) != len(waiting):
-            raise RewardModelError(
-                f"{self.reward_model.name} gave {len(rewards)} rewards for {len(waiting)} answers"
-            )
-        for reward in rewards:
-            if not (math.isfinite(reward) and 0 <= reward <= 1):
-                raise RewardModelError(
-                    f"{self.reward_model.name} gave reward {reward!r}, it must be in [0, 1]"
-                )
-        return [float(reward) for reward in rewards]  # numpy's numbers are no plain data
+        return await checked_scores(judge, task["query"], requests)
 
 
 def _to_judge(state: RttcState, *, sees_evidence: bool) -> list[int]:

@@ -65,6 +65,7 @@ from rttc_graph.protocols.reward_model import (
     RewardModel,
     RewardRequest,
     as_reward_model,
+    checked_scores,
     reward_requests,
 )
 
@@ -107,6 +108,7 @@ __all__ = (
     "Vector",
     "as_measuring_embedder",
     "as_reward_model",
+    "checked_scores",
     "reuse_scope",
     "reward_requests",
 )

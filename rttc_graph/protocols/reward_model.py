@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from typing_extensions import TypedDict
 
+from rttc_graph.errors import RewardModelError
 from rttc_graph.state import Arm, Candidate, Sample
 
 
@@ -120,6 +122,25 @@ def reward_requests(
         }
         for candidate in judged
     ]
+
+
+async def checked_scores(
+    judge: RewardModel, query: str, requests: Sequence[RewardRequest]
+) -> list[float]:
+    """Return the rewards that a judge gives, as plain numbers, one for each request.
+
+    Raises:
+        RewardModelError: It failed, or gave another number of rewards or one that is not in [0, 1].
+    """
+    rewards = await judge.score(query, requests)
+    if len(rewards) != len(requests):
+        raise RewardModelError(
+            f"{judge.name} gave {len(rewards)} rewards for {len(requests)} answers"
+        )
+    for reward in rewards:
+        if not (math.isfinite(reward) and 0 <= reward <= 1):
+            raise RewardModelError(f"{judge.name} gave reward {reward!r}, it must be in [0, 1]")
+    return [float(reward) for reward in rewards]  # numpy's numbers are no plain data
 
 
 def _other(candidate: Candidate) -> OtherAnswer:

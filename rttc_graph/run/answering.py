@@ -13,7 +13,7 @@ from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT, added
 from rttc_graph.run.ledger import entry, record
-from rttc_graph.run.prompts import solved
+from rttc_graph.run.prompts import rag_messages, solved
 from rttc_graph.run.scope import RunScope
 from rttc_graph.state import (
     Adapted,
@@ -94,10 +94,22 @@ def answered(
     *,
     node: str,
     attempt: Attempt,
+    tokens: int | None = None,
     **detail: Any,
 ) -> AnswerUpdate:
-    """Return the update of an attempt that gave a candidate; `detail` is noted in the ledger."""
-    tokens = candidate["prompt_tokens"] + candidate["completion_tokens"]
+    """Return the update of an attempt that gave a candidate; `detail` is noted in the ledger.
+
+    Args:
+        candidate: The answer.
+        state: State of the run.
+        scope: Scope of this step.
+        node: Id of the node that answers.
+        attempt: What the candidate is an attempt of.
+        tokens: Tokens that this step took; by default all that the candidate did.
+        **detail: Plain data.
+    """
+    if tokens is None:
+        tokens = candidate["prompt_tokens"] + candidate["completion_tokens"]
     generated = 1 if ARMS.attempts[attempt].asks_model else 0
     return {
         "candidates": [*state["candidates"], candidate],
@@ -160,6 +172,53 @@ async def room_for_answer(
     return min(limits)
 
 
+async def fitting_prompt(
+    policy_model: PolicyModel, samples: Sequence[Sample], state: RttcState, scope: RunScope
+) -> tuple[tuple[ChatTurn, ...], int]:
+    """Return the prompt with the most of these samples that leave room for a whole answer.
+
+    Args:
+        policy_model: Counts tokens.
+        samples: Those that are left out first stand last.
+        state: State of the run.
+        scope: Scope of this step.
+
+    Returns:
+        The prompt, and how many samples are in it.
+
+    Raises:
+        BudgetExceeded: Not even the first sample fits.
+    """
+    task, wanted = state["task"], scope.settings.max_new_tokens
+
+    def prompt(used: int) -> tuple[ChatTurn, ...]:
+        return rag_messages(task["query"], samples[:used], task["history"])
+
+    tried = len(samples)
+    fits, too_many = 0, tried + 1
+    while fits + 1 < too_many:  # all at first, then halving: a long prompt is slow to count
+        if await room_for_answer(policy_model, prompt(tried), scope) >= wanted:
+            fits = tried
+        else:
+            too_many = tried
+        tried = (fits + too_many) // 2
+    if fits:
+        return prompt(fits), fits
+    raise BudgetExceeded(
+        f"not one of {len(samples)} samples fits beside the question and an answer of "
+        f"max_new_tokens={wanted} tokens; lower it, or raise budget_tokens"
+    )
+
+
+async def no_room(policy_model: PolicyModel, scope: RunScope) -> BudgetExceeded:
+    """Return the error of a prompt that leaves no room for an answer."""
+    return BudgetExceeded(
+        f"the prompt leaves no room for an answer: {scope.allowance.tokens} tokens are left of "
+        f"budget_tokens={scope.settings.budget_tokens} and the model's context is "
+        f"{await policy_model.context_tokens()}; raise the budget or shorten the question"
+    )
+
+
 async def _generate(
     policy_model: PolicyModel,
     messages: Sequence[ChatTurn],
@@ -169,11 +228,7 @@ async def _generate(
 ) -> Generation:
     room = await room_for_answer(policy_model, messages, scope)
     if room < 1:
-        raise BudgetExceeded(
-            f"the prompt leaves no room for an answer: {scope.allowance.tokens} tokens are left of "
-            f"budget_tokens={scope.settings.budget_tokens} and the model's context is "
-            f"{await policy_model.context_tokens()}; raise the budget or shorten the question"
-        )
+        raise await no_room(policy_model, scope)
     request = GenerationRequest(
         messages=tuple(messages),
         max_new_tokens=room,
