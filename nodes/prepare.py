@@ -25,6 +25,7 @@ from rttc_graph.state import (
     Candidate,
     Decision,
     LedgerEntry,
+    PanelState,
     RttcInput,
     RttcState,
     Sample,
@@ -58,6 +59,7 @@ class PrepareUpdate(TypedDict):
     tried: list[Attempt]
     attempt: Attempt
     decision: Decision
+    panel: PanelState | None
     candidates: list[Candidate]
     ledger: list[LedgerEntry]
     spent: Spent
@@ -114,6 +116,7 @@ class Prepare:
             "tried": [],
             "attempt": choice.attempt,
             "decision": choice.decision,
+            "panel": None,
             "candidates": [],
             "ledger": [*notes, *more],
             "spent": NOTHING_SPENT,

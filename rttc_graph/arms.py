@@ -62,6 +62,12 @@ class AttemptRecord:
     """Parts that a graph must have for this attempt."""
     finds: Found | None = None
     """Result of `retrieve` that the attempt needs; `None` if it needs no retrieval."""
+    proposes: bool = False
+    """Whether panels may draw answers this way: from the plain model, or with the samples or the
+    adapter in hand, by what it `finds`."""
+    strategy: object = None
+    """What decides over the panel that the attempt draws: a strategy, or `module:Class` of one;
+    `None` for an attempt that answers once."""
 
     @property
     def asks_model(self) -> bool:
@@ -201,6 +207,32 @@ PLANS = ("cascade", "compare")
 _ANSWERS = frozenset({MODEL})
 _RETRIEVES = frozenset({"embedder", "knowledge_base"})
 _GENERATE = ArmNode(name="generate", made_by="rttc_graph.nodes.generate:Generate")
+_PANEL_ROUND = "panel_round"
+
+
+def panel_arm(name: str, strategy: object, *, cost: int) -> ArmRecord:
+    """Return the arm of a strategy: it draws a panel of answers in rounds and keeps one of them.
+
+    Args:
+        name: Of the arm, and so of the policy.
+        strategy: A `rttc_graph.search.strategy.Strategy`, or `module:Class` of one.
+        cost: Place in the order of cost.
+    """
+    node = ArmNode(
+        name=_PANEL_ROUND,
+        made_by="rttc_graph.nodes.panel_round:PanelRound",
+        then=(_PANEL_ROUND, RETRIEVE, JUDGE),
+    )
+    attempt = AttemptRecord(
+        name=name,
+        cost=cost,
+        node=node,
+        reason=f"a panel of answers is drawn for {name}",
+        parts=_ANSWERS,
+        strategy=strategy,
+    )
+    return ArmRecord(name=name, attempts=(attempt,), seconds={"generation": ("drawn",)})
+
 
 ARMS = ArmTable(
     (
@@ -228,6 +260,7 @@ ARMS = ArmTable(
                     node=_GENERATE,
                     reason="the plain model answers",
                     parts=_ANSWERS,
+                    proposes=True,
                 ),
             ),
             in_cascade=True,
@@ -246,12 +279,17 @@ ARMS = ArmTable(
                     reason="samples go into the prompt",
                     parts=_ANSWERS | _RETRIEVES,
                     finds="samples",
+                    proposes=True,
                 ),
             ),
             in_cascade=True,
             may_begin=True,
             asked_with="samples",
         ),
+        panel_arm("adaptive", "rttc_graph.search.adaptive:Adaptive", cost=32),
+        panel_arm("majority", "rttc_graph.search.majority:Majority", cost=34),
+        panel_arm("weighted", "rttc_graph.search.weighted:Weighted", cost=35),
+        panel_arm("best_of_n", "rttc_graph.search.best_of_n:BestOfN", cost=36),
         ArmRecord(
             name="ttt",
             attempts=(
@@ -262,6 +300,7 @@ ARMS = ArmTable(
                     reason="an adapter was recalled",
                     parts=_ANSWERS | _RETRIEVES | {"trainer", "cache"},
                     finds="adapter",
+                    proposes=True,
                 ),
                 AttemptRecord(
                     name="ttt",
@@ -366,6 +405,11 @@ def untrained_arms() -> tuple[str, ...]:
     return tuple(name for name in sampled_arms() if not ARMS[name].trains)
 
 
+def proposer_names() -> tuple[str, ...]:
+    """Return the attempts that panels may draw answers from, from cheap to dear."""
+    return tuple(name for name, attempt in ARMS.attempts.items() if attempt.proposes)
+
+
 def first_arm_names() -> tuple[str, ...]:
     """Return the arms with which `cascade` and `compare` may begin, from cheap to dear."""
     return tuple(name for name, arm in ARMS.items() if arm.may_begin)
@@ -411,3 +455,6 @@ PolicyName = Annotated[str, OneOf(policy_names)]
 
 FirstArm = Annotated[str, OneOf(lambda: ("", *first_arm_names()))]
 """Name of an arm with which `cascade` and `compare` may begin; empty where nothing is said."""
+
+Proposer = Annotated[str, OneOf(proposer_names)]
+"""Name of an attempt that panels may draw answers from."""

@@ -165,7 +165,8 @@ def _nodes(
             cache=cache,
             trainer=trainer,
         )
-    return nodes | {node.name: _made(node, parts) for node in arm_nodes}
+    whole: RttcParts = {**parts, "reward_model": reward_model}
+    return nodes | {node.name: _made(node, whole) for node in arm_nodes}
 
 
 def _made(node: ArmNode, parts: RttcParts) -> Node:
@@ -192,7 +193,9 @@ def _steps(arms: frozenset[Attempt], arm_nodes: Sequence[ArmNode]) -> dict[str, 
     """Return where each deciding node may send a run, whether or not this graph has that node."""
     attempts = [attempt for name, attempt in ARMS.attempts.items() if name in arms]
     at_once = dict.fromkeys(a.node.name for a in attempts if a.finds is None)
-    behind = dict.fromkeys(a.node.name for a in attempts if a.finds is not None)
+    behind = dict.fromkeys(
+        a.node.name for a in attempts if a.finds is not None or RETRIEVE in a.node.then
+    )
     plain = ARMS[PLAIN].own.node.name  # answers where nothing was found
     return {
         "prepare": [*at_once, RETRIEVE],

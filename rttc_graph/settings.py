@@ -24,6 +24,7 @@ from pydantic import (
 from rttc_graph.arms import Arm, arms_from, in_order
 from rttc_graph.arms import FirstArm as FirstArm
 from rttc_graph.arms import PolicyName as PolicyName
+from rttc_graph.arms import Proposer as Proposer
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.support.identity import MAX_NAME_CHARACTERS, checked_name
 from rttc_graph.support.validation import problem_words
@@ -83,6 +84,18 @@ class TttSettings:
         if self.layers == 1:
             del fields["layers"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """Settings of drawing a panel of answers."""
+
+    n: int = 8
+    """Most answers of a panel."""
+    from_: tuple[Proposer, ...] = ()
+    """Proposers in the order in which they take turns; empty for all."""
+    temperature: float = 0.7
+    """Sampling temperature of all draws but the first."""
 
 
 class RttcSettings(BaseModel):
@@ -271,6 +284,28 @@ class RttcSettings(BaseModel):
         description="Stop before a training and ask a person: train, skip, or accept the answer.",
         json_schema_extra=_on("ttt_adapt"),
     )
+    search_n: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="Most answers that a panel draws (policies adaptive, majority, weighted and "
+        "best_of_n).",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_from: tuple[Proposer, ...] = Field(
+        default=(),
+        description="What a panel draws from, in the order of their turns: direct, rag (each draw "
+        "with other samples), recalled (the adapter in hand). Empty: all that there are.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_temperature: float = Field(
+        default=0.7,
+        ge=0,
+        le=2,
+        description="Sampling temperature of a panel's draws. The first draw is asked as an answer "
+        "of its own would be, with the setting temperature.",
+        json_schema_extra=_on("panel_round"),
+    )
     ttt_rank: int = Field(
         default=8, ge=1, le=256, description="LoRA rank.", json_schema_extra=_on("ttt_adapt")
     )
@@ -329,13 +364,18 @@ class RttcSettings(BaseModel):
     def _is_none_or_kept(cls, domain: str) -> str:
         return checked_name("domain", domain) if domain.strip() else ""
 
-    @field_validator("arms", mode="before")
+    @field_validator("arms", "search_from", mode="before")
     @classmethod
-    def _read_arms(cls, arms: object) -> object:
+    def _read_names(cls, names: object) -> object:
         """Take a list written with commas, as an environment variable or a flag has it."""
-        if isinstance(arms, str):
-            return tuple(word.strip() for word in arms.split(",") if word.strip())
-        return arms
+        if isinstance(names, str):
+            return tuple(word.strip() for word in names.split(",") if word.strip())
+        return names
+
+    @field_validator("search_from")
+    @classmethod
+    def _each_once(cls, proposers: tuple[Proposer, ...]) -> tuple[Proposer, ...]:
+        return tuple(dict.fromkeys(proposers))
 
     @field_validator("arms")
     @classmethod
@@ -361,6 +401,12 @@ class RttcSettings(BaseModel):
         """Settings of the training: each field of `TttSettings`, from `ttt_` and its name."""
         names = (field.name for field in fields(TttSettings))
         return TttSettings(**_group(names, self, prefix="ttt_"))
+
+    @property
+    def search(self) -> SearchSettings:
+        """Settings of a panel: each field of `SearchSettings`, from `search_` and its name."""
+        names = (field.name for field in fields(SearchSettings))
+        return SearchSettings(**_group(names, self, prefix="search_"))
 
     @property
     def training_fingerprint(self) -> str:
@@ -397,13 +443,11 @@ def _group(names: Iterable[str], settings: RttcSettings, *, prefix: str) -> dict
     """Return the fields of a group of settings, read from the flat ones.
 
     A field without a flat twin under the prefix, such as the seed, is shared by the whole run and
-    read under its own name.
+    read under its own name. A name that Python keeps for itself ends with an underscore here alone.
     """
     flat = type(settings).model_fields
-    return {
-        name: getattr(settings, f"{prefix}{name}" if f"{prefix}{name}" in flat else name)
-        for name in names
-    }
+    twins = {name: f"{prefix}{name.removesuffix('_')}" for name in names}
+    return {name: getattr(settings, twin if twin in flat else name) for name, twin in twins.items()}
 
 
 def _fields_of(context: object, cls: type[RttcSettings]) -> dict[str, Any]:

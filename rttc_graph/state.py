@@ -77,6 +77,38 @@ class Candidate(TypedDict):
     """Ids of the samples in hand that it was made from; empty for the plain model."""
 
 
+class Drawn(TypedDict):
+    """One answer of a panel."""
+
+    proposer: Attempt
+    """Attempt that it was drawn from: the plain model, samples in the prompt, or an adapter."""
+    text: str
+    """Answer without the model's thoughts. Empty where the model gave none, and in the state where
+    another draw has the same vote and a higher reward, or all texts would be too long together."""
+    vote: str | None
+    """What it says, in the form in which equal answers are equal; `None` where it cannot be
+    read."""
+    reward: float | None
+    """Judge's score in [0, 1]; `None` where the judge gave none."""
+    prompt_tokens: int
+    completion_tokens: int
+    mean_logprob: float | None
+    finish_reason: FinishReason
+    shown: list[int]
+    """Places in `samples` of those in its prompt."""
+
+
+class PanelState(TypedDict):
+    """The panel that a run is drawing, or has drawn last."""
+
+    attempt: Attempt
+    """Attempt that draws it."""
+    drawn: list[Drawn]
+    rounds: int
+    seconds: float
+    """Wall time of all rounds, judging included."""
+
+
 class Source(Sample):
     """A sample that answers of a run were made from."""
 
@@ -210,6 +242,7 @@ class NodeInput(RttcInput, RunRecord, total=False):
     attempt: Attempt
     """Attempt for the next answering node, written together with `decision`."""
     decision: Decision
+    panel: PanelState | None
     spent: Spent
 
 

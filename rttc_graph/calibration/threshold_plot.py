@@ -29,8 +29,9 @@ def plot_sweep(
     axes: Any = figure.add_subplot()
     points = [point for point in points if point.gate.arms == chosen.gate.arms]
     taus = [point.gate.tau_r for point in points]
-    shares = [[point.shares.get(arm, 0.0) for point in points] for arm in ARMS]
-    axes.stackplot(taus, shares, labels=[f"share of {arm}" for arm in ARMS], alpha=0.25)
+    arms = [arm for arm in ARMS if any(point.shares.get(arm) for point in points)]
+    shares = [[point.shares.get(arm, 0.0) for point in points] for arm in arms]
+    axes.stackplot(taus, shares, labels=[f"share of {arm}" for arm in arms], alpha=0.25)
     axes.plot(taus, [point.accuracy for point in points], color="black", label="accuracy")
     tau_r = chosen.gate.tau_r
     axes.axvline(tau_r, color="black", linestyle=":", label=f"τr = {tau_r:g}")

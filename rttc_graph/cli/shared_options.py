@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rttc_graph.arms import first_arm_names, policy_names
+from rttc_graph.arms import first_arm_names, policy_names, proposer_names
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.settings import SamplesChoice
@@ -91,6 +91,23 @@ Policy = Annotated[
         help=with_default("Rule that chooses the next arm", "policy"),
         parser=one_of(policy_names),
         metavar=shown(policy_names),
+    ),
+]
+PanelSize = Annotated[
+    int | None,
+    typer.Option(
+        "--n",
+        help=with_default(
+            "Most answers that adaptive, majority, weighted and best_of_n draw", "search_n"
+        ),
+    ),
+]
+PanelFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help=f"What they draw from, comma-separated, of {', '.join(proposer_names())} (default: "
+        "the setting search_from, else all that there are).",
     ),
 ]
 K = Annotated[int | None, typer.Option(help=with_default("Number of samples to retrieve", "k"))]

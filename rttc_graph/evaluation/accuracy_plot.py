@@ -108,7 +108,7 @@ def plot_shares(bars: Mapping[str, Mapping[str, float]], path: Path, *, title: s
     axes: Any = figure.add_subplot()
     names = list(bars)
     left = [0.0] * len(names)
-    for arm in ARMS:
+    for arm in (arm for arm in ARMS if any(bar.get(arm) for bar in bars.values())):
         widths = [bars[name].get(arm, 0.0) / max(1e-9, sum(bars[name].values())) for name in names]
         axes.barh(names, widths, left=left, label=arm)
         left = [start + width for start, width in zip(left, widths, strict=True)]

@@ -36,6 +36,10 @@ def describe_event(event: Mapping[str, Any]) -> str | None:
     if event["event"] == "ttt_step":
         step, steps, loss = event["step"], event["steps"], event["loss"]
         return f"training step {step} of {steps}, loss {loss:.3f}"
+    if event["event"] == "panel":
+        votes = event["votes"].get(event["leader"], 0)
+        leader = f", {event['leader']!r} leads with {votes}" if votes else ""
+        return f"{event['arm']}: {event['drawn']} of at most {event['size']} answers drawn{leader}"
     if event["event"] == "ledger":
         entry = event["entry"]
         return f"{entry['node']}: {entry['detail'].get('reason', entry['event'])}"
@@ -57,7 +61,8 @@ async def ask(
         question: What to answer.
         domain: Domain of the knowledge base to search; `None` searches all.
         settings: Settings of this run; by default those of the graph.
-        on_event: Called with each custom event: ledger entries and training steps.
+        on_event: Called with each custom event: ledger entries, training steps
+            and rounds of panels.
 
     Raises:
         RttcError: No answer came, or the input or the settings are wrong; a run that stops to ask

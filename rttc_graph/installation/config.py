@@ -21,7 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from rttc_graph.arms import Arm
+from rttc_graph.arms import Arm, Proposer
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
 from rttc_graph.samples.corrections import CorrectionsPolicy
@@ -66,6 +66,9 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     # The environment has a list as words with commas, not as JSON.
     arms: Annotated[tuple[Arm, ...], NoDecode] = Field(
         default=(), description=RttcSettings.model_fields["arms"].description
+    )
+    search_from: Annotated[tuple[Proposer, ...], NoDecode] = Field(
+        default=(), description=RttcSettings.model_fields["search_from"].description
     )
     home: Path = Field(
         default=Path("~/.rttc"),

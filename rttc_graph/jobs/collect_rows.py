@@ -45,7 +45,7 @@ QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
 """Files in the folder of a data set."""
 
 _NO_PART = {"policy", "arms", "first_arm", "tau_r", "tau_r_of", "use_cache", "seed"}
-_LATER = ("nearest_votes",)
+_LATER = ("nearest_votes", "search_n", "search_from", "search_temperature")
 """Settings that came after there were rows: with their defaults they do not make rows of another
 kind, so that those of before are found again."""
 _UNBOUNDED: Mapping[str, Any] = {
@@ -135,8 +135,7 @@ def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collect
             f"draws={wanted.draws!r} must be at least 1, and more need a temperature above 0, as "
             "RTTC_TEMPERATURE=0.7: greedy answers are all alike"
         )
-    later = {name for name in _LATER if getattr(run, name) == getattr(RttcSettings(), name)}
-    settings = run.model_dump(exclude=_NO_PART | later | _UNBOUNDED.keys())
+    settings = run.model_dump(exclude=_NO_PART | later_defaults(run) | _UNBOUNDED.keys())
     details = {**settings, "embedder": config.embedder, "domain": wanted.domain}
     return Collection(
         data_sets=wanted.data_sets,
@@ -147,6 +146,11 @@ def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collect
         seeds=range(run.seed, run.seed + wanted.draws),
         scorer=wanted.scorer,
     )
+
+
+def later_defaults(run: RttcSettings) -> set[str]:
+    """Return the settings that are no part of what rows are kept under: new ones, not changed."""
+    return {name for name in _LATER if getattr(run, name) == getattr(RttcSettings(), name)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from rttc_graph.evaluation.collect import AskPolicy, Collection, DataSet, collec
 from rttc_graph.evaluation.evaluation_rows import RowLog
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.jobs.collect_rows import ModelRows, judged_rows, warn_of_leaks
+from rttc_graph.jobs.collect_rows import ModelRows, judged_rows, later_defaults, warn_of_leaks
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.settings import PolicyName
 
@@ -70,8 +70,10 @@ def run_policies(config: InstallationConfig, wanted: RealRuns, watcher: Watcher)
 def _collection(config: InstallationConfig, wanted: RealRuns, judge: str) -> Collection:
     """Return what is collected; runs depend on everything that is set, and on who judges."""
     run = config.run_settings()
+    # `nearest_votes` has always been among the settings of these rows.
+    searched = {name for name in later_defaults(run) if name.startswith("search_")}
     settings = {
-        **run.model_dump(exclude={"policy", "seed", "use_cache"}),
+        **run.model_dump(exclude={"policy", "seed", "use_cache"} | searched),
         "use_cache": wanted.use_cache,
         "domain": wanted.domain,
         "embedder": config.embedder,

@@ -37,7 +37,8 @@ def is_unanswered(candidate: Candidate) -> bool:
 
 def is_grounded(candidate: Candidate) -> bool:
     """Tell whether an answer was made from samples and says something."""
-    return ARMS[candidate["arm"]].retrieves and not is_unanswered(candidate)
+    from_samples = ARMS[candidate["arm"]].retrieves or bool(candidate.get("rests_on"))
+    return from_samples and not is_unanswered(candidate)
 
 
 def has_near_sample(state: RttcState, settings: RttcSettings) -> bool:

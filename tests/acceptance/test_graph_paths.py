@@ -289,7 +289,8 @@ async def test_a_graph_has_the_nodes_and_arms_of_its_parts(
     face: Face, left_out: tuple[str, ...], nodes: set[str]
 ) -> None:
     parts: Any = without(*left_out)
-    assert nodes_of(create_rttc_graph(**parts)) == {"prepare", "generate", "reward_judge"} | nodes
+    always = {"prepare", "generate", "panel_round", "reward_judge"}
+    assert nodes_of(create_rttc_graph(**parts)) == always | nodes
 
     output = await ask(parts, face)
 

@@ -494,6 +494,9 @@ def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
         pytest.param({"k": 4}, True, id="k"),
         pytest.param({"samples_choice": "sift"}, True, id="the-choice-of-samples"),
         pytest.param({"samples_choice": "nearest"}, False, id="the-default-said-aloud"),
+        pytest.param({"search_n": 4}, True, id="the-size-of-panels"),
+        pytest.param({"search_from": ("rag",)}, True, id="what-panels-draw-from"),
+        pytest.param({"search_temperature": 0.7}, False, id="a-later-default-said-aloud"),
         pytest.param({"tau_r": 0.9, "policy": "rag"}, False, id="what-a-replay-decides"),
     ],
 )
@@ -505,6 +508,7 @@ def test_rows_are_of_the_settings_that_change_answers(
         wanted_collection(InstallationConfig(**given), wanted).digest for given in ({}, change)
     ]
     assert (changed != plain) is others
+    assert plain == "6faa4ac6908825c8"  # of releases before panels: their rows are found again
 
 
 async def drawn(path: Path, arms: Arms, *seeds: int) -> EvaluationRows:

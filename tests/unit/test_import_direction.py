@@ -21,7 +21,7 @@ FOLDERS = {
     "rttc_graph.nodes": "nodes",
 }
 CONTRACTS = frozenset({"arms", "errors", "settings", "state", "protocols", "support"})
-CORE = frozenset({*CONTRACTS, "run", "nodes", "graph", "rttc_graph", "moved_modules"})
+CORE = frozenset({*CONTRACTS, "run", "search", "nodes", "graph", "rttc_graph", "moved_modules"})
 """Rooms that work without any extra."""
 
 ALLOWED_VENDORS = {"langchain_core", "langgraph", "pydantic", "pydantic_core", "typing_extensions"}

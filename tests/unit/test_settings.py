@@ -12,7 +12,7 @@ from scripted_parts import Parts
 
 from rttc_graph import ConfigurationError, RttcSettings, create_rttc_graph
 from rttc_graph.run.scope import SettingsOfRun
-from rttc_graph.settings import TttSettings
+from rttc_graph.settings import SearchSettings, TttSettings
 
 DEFAULTS = RttcSettings(tau_r=0.3, k=3, tenant="graph")
 
@@ -156,6 +156,11 @@ BAD: list[tuple[str, Any]] = [
     ("nearest_votes", 0),
     ("nearest_votes", 65),
     ("use_cache", "perhaps"),
+    ("search_n", 0),
+    ("search_n", 65),
+    ("search_from", 7),
+    ("search_temperature", -0.1),
+    ("search_temperature", 2.1),
     ("ttt_rank", 0),
     ("ttt_rank", 257),
     ("ttt_alpha", 0),
@@ -229,6 +234,16 @@ def test_each_field_of_a_training_is_taken_over_and_changes_the_adapters_key(nam
 
 def test_the_defaults_of_both_classes_agree() -> None:
     assert RttcSettings().ttt == TttSettings()
+
+
+def test_each_field_of_a_search_is_taken_over() -> None:
+    assert RttcSettings().search == SearchSettings()
+    other = SearchSettings(n=3, from_=("rag", "direct"), temperature=0.2)
+    flat = {"search_n": 3, "search_from": ["rag", "direct", "rag"], "search_temperature": 0.2}
+    assert RttcSettings.model_validate(flat).search == other
+    assert RttcSettings.model_validate({**flat, "search_from": " rag,direct,"}).search == other
+    with pytest.raises(ConfigurationError, match=r"search_from\.1='ttt'.*'recalled' or 'rag'"):
+        RttcSettings.of({"search_from": ("rag", "ttt")})
 
 
 def test_an_adapter_of_samples_chosen_otherwise_has_another_fingerprint() -> None:

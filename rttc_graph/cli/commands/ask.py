@@ -15,6 +15,8 @@ from rttc_graph.cli.shared_options import (
     First,
     K,
     MaxNewTokens,
+    PanelFrom,
+    PanelSize,
     Policy,
     SamplesChoiceFlag,
     Tau,
@@ -76,6 +78,8 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     arms: ArmList = None,
     first_arm: First = None,
     tau: Tau = None,
+    search_n: PanelSize = None,
+    search_from: PanelFrom = None,
     below: Annotated[
         Below | None, typer.Option(help=with_default("Answer or decline below τr", "below"))
     ] = None,
@@ -106,6 +110,8 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
         arms=arms,
         first_arm=first_arm,
         tau_r=tau,
+        search_n=search_n,
+        search_from=search_from,
         below=below,
         min_similarity=min_similarity,
         k=k,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from rttc_graph.arms import ARMS
+from rttc_graph.arms import cascade_arms
 from rttc_graph.calibration.aims import Aim, GatePoint, overview
 from rttc_graph.calibration.map_fitting import FittedMap
 from rttc_graph.calibration.proposal import Proposal
@@ -145,7 +145,8 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
     if all(point.gate.tau_r == 0 for point in proposal.points):
         err.print(Text("warning: so only gates that accept the first answer (τr = 0) are tried"))
     out.print()
-    columns = ["", "arms of cascade", "τr", "accuracy", "seconds", *ARMS]
+    arms = cascade_arms()
+    columns = ["", "arms of cascade", "τr", "accuracy", "seconds", *arms]
     columns += ["false accepts", "rejects"]
     print_table(
         columns,
@@ -156,7 +157,7 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
                 f"{point.gate.tau_r:.2f}",
                 f"{point.accuracy:.1%}",
                 f"{point.seconds:.2f}",
-                *(f"{point.shares.get(arm, 0.0):.0%}" for arm in ARMS),
+                *(f"{point.shares.get(arm, 0.0):.0%}" for arm in arms),
                 f"{point.false_accepts:.1%}",
                 f"{point.false_rejects:.1%}",
             )

@@ -20,6 +20,8 @@ from rttc_graph.cli.shared_options import (
     K,
     Limit,
     MaxNewTokens,
+    PanelFrom,
+    PanelSize,
     RowDomain,
     SamplesChoiceFlag,
     Scorer,
@@ -108,6 +110,8 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     scorer: Scorer = "auto",
     domain: RowDomain = None,
     tau: Tau = None,
+    search_n: PanelSize = None,
+    search_from: PanelFrom = None,
     k: K = None,
     samples_choice: SamplesChoiceFlag = None,
     max_new_tokens: MaxNewTokens = None,
@@ -135,6 +139,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     Example: rttc eval banking/ math/ --models smollm2-135m-instruct,gemma-3-270m --report out
     """
     flags = {"tau_r": tau, "arms": arms, "first_arm": first_arm, "k": k}
+    flags |= {"search_n": search_n, "search_from": search_from}
     flags |= {"samples_choice": samples_choice, "max_new_tokens": max_new_tokens, "tenant": tenant}
     wanted = EvaluationWanted(
         policies=_parse(policies),

@@ -1,0 +1,158 @@
+"""Panel: the answers that were drawn for one question, and how they vote."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.state import Drawn
+
+Weight = Callable[[Drawn], float]
+"""Function that returns how much an answer's vote counts, at least 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """What a strategy decides on.
+
+    Raises:
+        ConfigurationError: `size` is below 1, no proposer is named or one twice, or a reward is
+            not in [0, 1].
+    """
+
+    size: int
+    """Most answers that may be drawn, at least 1."""
+    proposers: tuple[str, ...]
+    """Proposers that can be drawn from, in the order in which they take turns."""
+    drawn: tuple[Drawn, ...] = ()
+    """Answers so far, in the order of their draws."""
+    tau_r: float = 0.5
+    """Reward from which on an answer is accepted."""
+    calibrated: bool = False
+    """Whether a reward is the probability that the answer is right."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigurationError(f"size={self.size!r} of a panel must be at least 1")
+        if not self.proposers or len(set(self.proposers)) < len(self.proposers):
+            raise ConfigurationError(
+                f"proposers={self.proposers!r} must name at least one, each once"
+            )
+        for place, one in enumerate(self.drawn):
+            reward = one["reward"]
+            if reward is not None and not 0 <= reward <= 1:  # NaN is caught as well
+                raise ConfigurationError(
+                    f"reward={reward!r} of draw {place} must be in [0, 1], or None where the judge "
+                    "gives none"
+                )
+
+    @property
+    def left(self) -> int:
+        """Number of answers that may still be drawn."""
+        return max(0, self.size - len(self.drawn))
+
+    def turns(self, count: int) -> dict[str, int]:
+        """Return whom the next draws go to, at most `left` of them, as numbers by proposer.
+
+        The proposer with the fewest draws is next; of equals the one that is named first.
+        """
+        had = dict.fromkeys(self.proposers, 0)
+        for one in self.drawn:
+            if one["proposer"] in had:
+                had[one["proposer"]] += 1
+        given: dict[str, int] = {}
+        for _ in range(min(count, self.left)):
+            proposer = min(had, key=had.__getitem__)
+            had[proposer] += 1
+            given[proposer] = given.get(proposer, 0) + 1
+        return given
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An answer with the votes for it."""
+
+    answer: str
+    places: tuple[int, ...]
+    """Places in `Panel.drawn` of the draws that say so, in order."""
+    weight: float
+    """Sum of the weights of these votes."""
+
+    @property
+    def votes(self) -> int:
+        """Number of draws that say so."""
+        return len(self.places)
+
+
+def one_each(drawn: Drawn) -> float:
+    """Return the weight 1: every vote counts alike."""
+    del drawn
+    return 1.0
+
+
+def standings(panel: Panel, weight: Weight = one_each) -> list[Standing]:
+    """Return the answers of a panel, the one with the most weight first; of equals the earlier."""
+    places: dict[str, list[int]] = {}
+    for place, one in enumerate(panel.drawn):
+        if one["vote"] is not None:
+            places.setdefault(one["vote"], []).append(place)
+    found = [
+        # fsum: the same votes in another order have the same weight to the last bit
+        Standing(answer, tuple(voted), math.fsum(weight(panel.drawn[n]) for n in voted))
+        for answer, voted in places.items()
+    ]
+    return sorted(found, key=lambda one: (-one.weight, one.places[0]))
+
+
+def best_of(drawn: Sequence[Drawn], places: Sequence[int]) -> int | None:
+    """Return the place with the highest reward whose text is in hand; `None` if none has a text.
+
+    An answer without a reward counts below every one with a reward, and of equals the earlier wins.
+    """
+    in_hand = [place for place in places if drawn[place]["text"].strip()]
+    return max(in_hand, key=lambda place: (_worth(drawn[place]), -place), default=None)
+
+
+def _worth(one: Drawn) -> float:
+    return -1.0 if one["reward"] is None else one["reward"]
+
+
+MAX_TEXT_CHARACTERS = 100_000
+"""Longest texts of a panel together that are kept between rounds, in every checkpoint."""
+
+
+def without_needless_texts(panel: Panel, *, chosen: int | None) -> tuple[Drawn, ...]:
+    """Return the draws of a panel with the texts that may still be kept, all others empty.
+
+    These are the one that is chosen now, the best-judged one of each answer, and of those that
+    cannot be read the best; the answers with the most votes first, up to `MAX_TEXT_CHARACTERS`.
+    """
+    found = standings(panel)
+    unread = [n for n, one in enumerate(panel.drawn) if one["vote"] is None]
+    groups = [*(one.places for one in found), unread]
+    wanted = [chosen, *(best_of(panel.drawn, places) for places in groups)]
+    kept: set[int] = set()
+    room = MAX_TEXT_CHARACTERS
+    for place in wanted:
+        length = 0 if place is None else len(panel.drawn[place]["text"])
+        if place is None or place in kept or (length > room and kept):
+            continue
+        kept.add(place)
+        room -= length
+    return tuple(
+        one if place in kept else {**one, "text": ""} for place, one in enumerate(panel.drawn)
+    )
+
+
+def draws_in_order(draws: Mapping[str, int], proposers: Sequence[str]) -> list[str]:
+    """Return whom each draw of a round goes to: the proposers in turn, as long as they have any."""
+    rest = dict(draws)
+    order: list[str] = []
+    while any(rest.get(name, 0) > 0 for name in proposers):
+        for name in proposers:
+            if rest.get(name, 0) > 0:
+                rest[name] -= 1
+                order.append(name)
+    return order

@@ -1,0 +1,71 @@
+"""Strategy: two pure decisions over a panel, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rttc_graph.errors import PolicyModelError
+from rttc_graph.search.panel import Panel, best_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """The next round of draws, or the end."""
+
+    draws: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Number of answers to draw by proposer; empty to stop."""
+    reason: str
+    """Why, as the ledger says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The answer that a panel comes to."""
+
+    place: int
+    """Its place in `Panel.drawn`; its text is in hand."""
+    votes: int
+    """Number of draws that say the same, itself among them; 0 where no answer could be read."""
+
+
+class Strategy(Protocol):
+    """What to draw next, and which answer to keep.
+
+    Both are functions of the panel alone, so that a panel that was recorded can be decided anew.
+    """
+
+    def propose(self, panel: Panel) -> Proposal:
+        """Return the next round, or why there is none."""
+        ...
+
+    def choose(self, panel: Panel) -> Choice:
+        """Return the answer to keep if no more were drawn.
+
+        Raises:
+            PolicyModelError: No draw gave any text.
+        """
+        ...
+
+
+def draw_all(panel: Panel) -> Proposal:
+    """Return one round of all answers that a panel may have."""
+    if panel.left == 0:
+        return Proposal(reason=f"all {panel.size} answers are drawn")
+    return Proposal(draws=panel.turns(panel.left), reason=f"{panel.left} answers are wanted")
+
+
+def without_votes(panel: Panel) -> Choice:
+    """Return the best text of a panel in which no answer could be read.
+
+    Raises:
+        PolicyModelError: No draw gave any text.
+    """
+    place = best_of(panel.drawn, range(len(panel.drawn)))
+    if place is None:
+        raise PolicyModelError(
+            f"none of {len(panel.drawn)} draws gave any text: raise max_new_tokens, or ask another "
+            "model"
+        )
+    return Choice(place, votes=0)

@@ -1,0 +1,602 @@
+"""Panels in the graph: rounds with a checkpoint each, judged, bounded, and never lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graph_runs import QUERY, Face, ask, events, failures, run, until
+from installations import Installation
+from langgraph.checkpoint.memory import InMemorySaver
+from scripted_parts import Parts, ScriptedPolicyModel, ScriptedRewardModel, recalling, sample
+
+from rttc_graph import NoAnswerError, PolicyModelError, RewardModelError, RttcSettings
+from rttc_graph.arms import unregister_arm
+from rttc_graph.cli.app import main
+from rttc_graph.graph import RttcParts, create_rttc_graph
+from rttc_graph.installation.ask_question import describe_event
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
+from rttc_graph.protocols import Generation, GenerationRequest, RewardRequest
+from rttc_graph.search.majority import Majority
+from rttc_graph.search.panel import MAX_TEXT_CHARACTERS, Panel
+from rttc_graph.search.strategies import register_strategy
+from rttc_graph.search.strategy import Choice, Proposal
+
+PANELS = ("adaptive", "majority", "weighted", "best_of_n")
+
+
+@dataclass
+class DrawingModel(ScriptedPolicyModel):
+    """Answers draw after draw with a word of `says`, over and over; one call is one batch."""
+
+    says: Sequence[str] = ("a",)
+    calls: list[Sequence[GenerationRequest]] = field(
+        default_factory=list[Sequence[GenerationRequest]]
+    )
+    fails_from_call: int | None = None
+    asked: int = 0
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], *, deadline: float | None = None
+    ) -> list[Generation]:
+        self.calls.append(requests)
+        if self.fails_from_call is not None and len(self.calls) >= self.fails_from_call:
+            raise PolicyModelError("out of memory")
+        made = await super().generate(requests, deadline=deadline)
+        said = [self.says[(self.asked + n) % len(self.says)] for n in range(len(made))]
+        self.asked += len(made)
+        return [replace(one, text=text) for one, text in zip(made, said, strict=True)]
+
+
+@dataclass
+class PanelParts(Parts):
+    policy_model: DrawingModel = field(default_factory=DrawingModel)
+
+
+def drawing(*says: str, **rewards: float) -> PanelParts:
+    parts = PanelParts(policy_model=DrawingModel(says=says))
+    parts.reward_model.rewards = rewards
+    return parts
+
+
+def entry(output: dict[str, Any], event: str) -> dict[str, Any]:
+    """Return the detail of the only ledger entry of its kind."""
+    [found] = [one["detail"] for one in output["ledger"] if one["event"] == event]
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("policy", "answer", "votes"),
+    [("majority", "b", 4), ("best_of_n", "c", 2), ("weighted", "c", 2), ("adaptive", "b", 4)],
+)
+async def test_a_policy_draws_votes_and_keeps(
+    policy: str, answer: str, votes: int, face: Face
+) -> None:
+    parts = drawing("a", "b", "c", "b", a=0.1, b=0.02, c=0.8)
+    output = await ask(parts, face, policy=policy, search_n=8)
+    assert (output["answer"], output["arm"]) == (answer, policy)
+    [candidate] = output["candidates"]
+    assert candidate["completion_tokens"] == 8
+    assert candidate["prompt_tokens"] == sum(
+        [await parts.policy_model.count_tokens(r.messages) for r in parts.policy_model.requests]
+    )
+    assert entry(output, "answered")["votes"] == votes
+    stopped = entry(output, "stopped")
+    assert (stopped["draws"], stopped["answers"]) == ({"direct": 4, "rag": 4}, 3)
+    assert stopped["reason"] == "all 8 answers are drawn"
+    [stored] = parts.ledger_store.runs
+    assert (stored.arm, stored.policy) == (policy, policy)
+    assert stored.tokens == candidate["prompt_tokens"] + candidate["completion_tokens"]
+
+
+async def test_all_answers_of_a_round_come_from_one_call_and_one_judgement() -> None:
+    parts = drawing("a", "b")
+    output = await ask(parts, policy="majority", search_n=6, search_temperature=0.5, seed=3)
+    [requests] = parts.policy_model.calls
+    assert [r.temperature for r in requests] == [0.0] + [0.5] * 5
+    assert requests[0].seed == 3
+    assert len({r.seed for r in requests}) == 6
+    assert events(output, of="panel_round") == ["drawn", "judged", "stopped", "answered"]
+    assert len(entry(output, "judged")["rewards"]) == 6
+    again = drawing("a", "b")
+    await ask(again, policy="majority", search_n=6, search_temperature=0.5, seed=3)
+    assert again.policy_model.calls == parts.policy_model.calls
+    other = drawing("a", "b")
+    await ask(other, policy="majority", search_n=6, search_temperature=0.5, seed=4)
+    assert not {r.seed for r in other.policy_model.requests} & {r.seed for r in requests}
+
+
+@pytest.mark.parametrize("policy", PANELS)
+async def test_a_panel_of_one_asks_what_the_plain_model_is_asked(policy: str) -> None:
+    panel, plain = drawing("a"), drawing("a")
+    output = await ask(panel, policy=policy, search_n=1)
+    expected = await ask(plain, policy="direct")
+    assert panel.policy_model.requests == plain.policy_model.requests
+    assert output["answer"] == expected["answer"]
+    assert panel.embedder.texts == []  # nothing is looked up for it
+
+
+@pytest.mark.parametrize("policy", PANELS)
+async def test_a_panel_of_one_is_the_plain_answer_bit_for_bit(
+    policy: str, tiny_engine: LocalEngine
+) -> None:
+    made: list[dict[str, Any]] = []
+    for name in (policy, "direct"):
+        parts: RttcParts = {
+            "policy_model": TransformersPolicyModel(tiny_engine),
+            "reward_model": ScriptedRewardModel(),
+        }
+        output = await ask(parts, policy=name, search_n=1, max_new_tokens=24)
+        [candidate] = output["candidates"]
+        made.append({k: v for k, v in candidate.items() if k not in ("arm", "seconds")})
+    assert made[0] == made[1]
+    assert len(made[0]["answer"]) > 5
+
+
+async def test_a_real_model_draws_the_same_panel_again(tiny_engine: LocalEngine) -> None:
+    parts: RttcParts = {
+        **Parts().parts(),
+        "policy_model": TransformersPolicyModel(tiny_engine),
+    }
+    made = [
+        await ask(parts, policy="best_of_n", search_n=4, max_new_tokens=12, search_temperature=1.5)
+        for _ in range(2)
+    ]
+    assert made[0]["answer"] == made[1]["answer"]
+    assert entry(made[0], "stopped")["draws"] == {"direct": 2, "rag": 2}
+
+
+async def test_draws_with_samples_see_other_samples_each() -> None:
+    parts = drawing("a")
+    parts.knowledge_base.samples = [sample(n) for n in range(8)]
+    output = await ask(parts, policy="majority", search_n=6, search_from="rag")
+    prompts = [
+        [turn["content"] for turn in r.messages if turn["content"].startswith("question")]
+        for r in parts.policy_model.requests
+    ]
+    assert prompts[0] == [f"question {n}" for n in reversed(range(8))]  # as the arm rag
+    assert len({tuple(prompt) for prompt in prompts}) == 6
+    assert all(4 <= len(prompt) <= 8 for prompt in prompts)
+    assert [s["id"] for s in output["sources"]] == [sample(n)["id"] for n in range(8)]
+
+
+async def test_an_adapter_is_drawn_with_only_if_one_is_in_hand() -> None:
+    parts = drawing("a")
+    await ask(parts, policy="majority", search_n=6)
+    assert {r.adapter for r in parts.policy_model.requests} == {None}
+    parts = drawing("a", a=0.5)
+    parts.cache.recalled = recalling(adapter="key")
+    parts.trainer.resident.add("key")
+    output = await ask(parts, policy="majority", search_n=6, search_from="recalled,rag,direct")
+    assert [r.adapter for r in parts.policy_model.requests] == ["key", None, None] * 2
+    assert output["candidates"][0]["adapter"] == "key"
+    assert entry(output, "stopped")["draws"] == {"recalled": 2, "rag": 2, "direct": 2}
+
+
+async def test_without_samples_there_is_a_panel_of_the_plain_model() -> None:
+    parts = drawing("a")
+    parts.knowledge_base.samples = []
+    output = await ask(parts, policy="majority", search_n=4)
+    assert entry(output, "stopped")["draws"] == {"direct": 4}
+
+
+async def test_a_graph_that_retrieves_nothing_has_panels_too() -> None:
+    model = DrawingModel(says=("a",))
+    parts: RttcParts = {"policy_model": model, "reward_model": ScriptedRewardModel()}
+    output = await ask(parts, policy="adaptive", search_n=16)
+    assert (output["answer"], entry(output, "stopped")["draws"]) == ("a", {"direct": 6})
+
+
+async def test_with_nothing_to_draw_from_the_plain_model_answers() -> None:
+    parts = drawing("a")
+    parts.knowledge_base.samples = []
+    output = await ask(parts, policy="majority", search_from="rag")
+    assert output["arm"] == "direct"
+    assert "nothing to draw from: search_from=rag" in failures(output["ledger"])[0]
+
+
+async def test_a_cascade_goes_on_from_a_panel_below_the_threshold() -> None:
+    parts = drawing("a", "b", "a", a=0.3)
+    parts.arms = ("direct", "majority", "ttt")
+    output = await ask(parts, search_n=3)
+    assert [c["arm"] for c in output["candidates"]] == ["direct", "majority", "ttt"]
+
+
+async def test_two_panels_of_a_run_are_drawn_one_after_the_other() -> None:
+    parts = drawing("a", a=0.3)
+    parts.arms = ("majority", "best_of_n")
+    output = await ask(parts, search_n=3)
+    assert [c["completion_tokens"] for c in output["candidates"]] == [3, 3]
+    assert parts.ledger_store.runs[0].tokens == sum(
+        c["prompt_tokens"] + c["completion_tokens"] for c in output["candidates"]
+    )
+
+
+# --- rounds ------------------------------------------------------------------------------------
+
+SPLIT = ("a", "b", "a", "b", "c", "a", "a", "a", "b", "a")
+
+
+async def test_each_round_of_adaptive_is_a_checkpoint_and_an_event() -> None:
+    parts = drawing(*SPLIT)
+    graph = create_rttc_graph(**parts.parts(), checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    context = RttcSettings(policy="adaptive", search_n=16)
+    stream = graph.astream({"query": QUERY}, config, context=context, stream_mode="custom")
+    told: list[dict[str, Any]] = [one async for one in stream]
+    rounds = [one for one in told if one["event"] == "panel"]
+    assert [one["drawn"] for one in rounds] == [2, 6, 14]
+    assert [sum(one["draws"].values()) for one in rounds] == [2, 4, 8]
+    assert [one["votes"]["a"] for one in rounds] == [1, 3, 8]
+    assert {one["leader"] for one in rounds} == {"a"}
+    assert describe_event(rounds[1]) == "adaptive: 6 of at most 16 answers drawn, 'a' leads with 3"
+    history = [state async for state in graph.aget_state_history(config)]
+    drawn = [len((s.values.get("panel") or {"drawn": []})["drawn"]) for s in reversed(history)]
+    assert sorted(set(drawn)) == [0, 2, 6, 14]
+    assert [len(call) for call in parts.policy_model.calls] == [2, 4, 8]
+
+
+async def test_a_panel_goes_on_from_the_checkpoint_of_a_round(face: Face) -> None:
+    whole = await ask(drawing(*SPLIT), policy="adaptive", search_n=16, tau_r=0.5)
+    parts = drawing(*SPLIT)
+    saver = InMemorySaver()
+    graph = create_rttc_graph(**parts.parts(), checkpointer=saver)
+    graph.interrupt_after_nodes = ["panel_round"]
+    context = RttcSettings(policy="adaptive", search_n=16)
+    await run(graph, {"query": QUERY}, face, context=context, thread="1")  # looks up samples
+    for _ in range(2):
+        await run(graph, None, face, context=context, thread="1")  # type: ignore[arg-type]
+    assert [len(call) for call in parts.policy_model.calls] == [2, 4]
+    # Another process: nothing but the checkpoint is left.
+    later = drawing(*SPLIT[6:], *SPLIT[:6])
+    graph = create_rttc_graph(**later.parts(), checkpointer=saver)
+    output = await run(graph, None, face, context=context, thread="1")  # type: ignore[arg-type]
+    assert [len(call) for call in later.policy_model.calls] == [8]
+    for key in ("answer", "arm", "reward", "tau_r"):
+        assert output[key] == whole[key]
+    assert entry(output, "stopped") == entry(whole, "stopped")
+
+
+async def test_a_second_run_of_a_thread_begins_with_an_empty_panel() -> None:
+    parts = drawing("a")
+    graph = create_rttc_graph(**parts.parts(), checkpointer=InMemorySaver())
+    context = RttcSettings(policy="majority", search_n=3)
+    for _ in range(2):
+        output = await run(graph, {"query": QUERY}, context=context, thread="1")
+        assert entry(output, "stopped")["draws"] == {"direct": 2, "rag": 1}
+
+
+async def test_a_round_that_fails_leaves_the_answers_before_it() -> None:
+    parts = drawing(*SPLIT, a=0.4)
+    parts.policy_model.fails_from_call = 2
+    output = await ask(parts, policy="adaptive", search_n=16)
+    assert output["answer"] == "a"
+    assert failures(output["ledger"]) == ["panel_round: PolicyModelError: out of memory"]
+    assert entry(output, "stopped")["reason"] == "a round failed"
+
+
+async def test_a_first_round_that_fails_leaves_the_plain_model_its_turn() -> None:
+    parts = drawing("a")
+    parts.policy_model.fails_from_call = 1
+    with pytest.raises(NoAnswerError, match=r"majority: PolicyModelError.*direct: PolicyModel"):
+        await ask(parts, policy="majority")
+
+
+async def test_texts_in_checkpoints_are_bounded() -> None:
+    long = [f"{letter} " * 30_000 for letter in "abcdefgh"]
+    parts = drawing(*long, "z")
+    graph = create_rttc_graph(**parts.parts(), checkpointer=InMemorySaver())
+    context = RttcSettings(policy="majority", search_n=9)
+    output = await run(graph, {"query": QUERY}, context=context, thread="1")
+    assert output["answer"] == long[0].strip()
+    kept = (await graph.aget_state({"configurable": {"thread_id": "1"}})).values["panel"]["drawn"]
+    assert sum(len(one["text"]) for one in kept) <= MAX_TEXT_CHARACTERS
+    assert len(kept) == 9
+    assert max(len(one["vote"]) for one in kept) <= 200
+
+
+# --- budget, cancelling ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [20, 30, 60, 100, 150, 400])
+async def test_a_panel_never_takes_more_tokens_than_there_are(tokens: int) -> None:
+    parts = drawing("a", "b")
+    context = {"policy": "majority", "search_n": 16, "budget_tokens": tokens, "max_new_tokens": 9}
+    output = await ask(parts, **context)
+    [stored] = parts.ledger_store.runs
+    assert stored.tokens <= tokens
+    for requests in parts.policy_model.calls:
+        reserved = [
+            await parts.policy_model.count_tokens(r.messages) + r.max_new_tokens for r in requests
+        ]
+        assert sum(reserved) <= tokens
+    stopped = entry(output, "stopped")
+    assert (sum(stopped["draws"].values()) == 16) == (tokens == 400)
+    assert tokens == 400 or stopped["reason"] == (
+        f"budget_tokens={tokens} has no room for another draw"
+    )
+
+
+async def test_samples_that_do_not_fit_leave_their_draws_to_the_plain_model() -> None:
+    parts = drawing("a")
+    parts.knowledge_base.samples = [{**sample(1), "answer": "word " * 300}]
+    parts.policy_model.context = 100
+    output = await ask(parts, policy="majority", search_n=4, max_new_tokens=20)
+    assert entry(output, "stopped")["draws"] == {"direct": 4}
+    assert len({r.seed for r in parts.policy_model.requests}) == 4
+    skipped = entry(output, "skipped")
+    assert skipped["draws"] == "rag"
+    assert "not one of 1 samples fits" in skipped["reason"]
+    output = await ask(parts, policy="majority", search_from="rag", max_new_tokens=20)
+    assert output["arm"] == "direct"
+    assert "not one of 1 samples fits" in failures(output["ledger"])[0]
+
+
+async def test_tokens_too_few_for_one_draw_are_said_so() -> None:
+    parts = drawing("a")
+    with pytest.raises(NoAnswerError, match="no room for an answer: 7 tokens are left"):
+        await ask(parts, policy="majority", budget_tokens=7)
+
+
+async def test_the_deadline_ends_a_panel_with_the_best_so_far() -> None:
+    parts = drawing(*SPLIT, a=0.4)
+    parts.policy_model.seconds = 0.2
+    output = await ask(parts, policy="adaptive", search_n=64, budget_seconds=0.3)
+    assert output["answer"] == "a"
+    assert entry(output, "stopped")["reason"] == "budget of seconds is spent"
+    assert len(parts.policy_model.calls) == 2
+
+
+async def test_a_cancelled_run_stops_its_draws(face: Face) -> None:
+    del face  # the sync face is cancelled by its thread's interrupt, which tests of faces hold
+    parts = drawing("a")
+    parts.policy_model.seconds = 3_600.0
+    task = asyncio.create_task(ask(parts, policy="majority"))
+    await until(lambda: parts.policy_model.requests)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert parts.policy_model.cancelled == 1
+
+
+async def test_a_host_with_few_steps_is_not_run_over() -> None:
+    """A strategy that draws one by one ends before LangGraph's classic limit of 25 steps."""
+    register_strategy("one_by_one", OneByOne(), cost=37)
+    try:
+        parts = drawing(*"abcdefgh")
+        graph = create_rttc_graph(**parts.parts())
+        context = RttcSettings(policy="one_by_one", search_n=64)
+        output: Any = await graph.ainvoke(
+            {"query": QUERY}, {"recursion_limit": 25}, context=context
+        )
+    finally:
+        unregister_arm("one_by_one")
+    assert entry(output, "stopped")["reason"] == "16 rounds are drawn"
+
+
+# --- the judge ---------------------------------------------------------------------------------
+
+
+@dataclass
+class FailingJudge(ScriptedRewardModel):
+    """Fails when it sees one answer, or gives it a reward that is none."""
+
+    bad: str = "b"
+    gives: float | None = None
+    retryable: bool = False
+    calls: int = 0
+
+    async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
+        self.calls += 1
+        rewards = await super().score(query, candidates)
+        said = [c["answer"] for c in candidates]
+        if self.bad in said and self.gives is None:
+            raise RewardModelError("cannot read it", retryable=self.retryable)
+        return [
+            self.gives if answer == self.bad and self.gives is not None else reward
+            for answer, reward in zip(said, rewards, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("gives", [None, float("nan"), 1.5])
+async def test_one_answer_that_cannot_be_judged_leaves_the_others(gives: float | None) -> None:
+    parts = drawing("b", "a", "c")
+    parts.reward_model = FailingJudge(rewards={"a": 0.3, "c": 0.6}, gives=gives)
+    output = await ask(parts, policy="best_of_n", search_n=3)
+    assert (output["answer"], output["reward"]) == ("c", 0.6)
+    assert entry(output, "judged")["rewards"] == [None, 0.3, 0.6]
+    assert len(failures(output["ledger"])) == 1
+
+
+async def test_a_judge_that_is_down_is_asked_once_a_round() -> None:
+    parts = drawing("b", "a", "b")
+    judge = FailingJudge(retryable=True)
+    parts.reward_model = judge
+    output = await ask(parts, policy="majority", search_n=3)
+    assert (output["answer"], output["reward"], output["accepted"]) == ("b", None, False)
+    assert judge.calls == 2  # and once more for the answer that was kept
+
+
+async def test_a_judge_is_shown_the_other_draws_and_the_samples() -> None:
+    parts = drawing("a", "b", "c")
+    await ask(parts, policy="majority", search_n=3)
+    shown = parts.reward_model.requests
+    assert [[o["answer"] for o in r["others"]] for r in shown] == [
+        ["b", "c"],
+        ["a", "c"],
+        ["a", "b"],
+    ]
+    assert all(len(r["samples"]) == 2 for r in shown)
+    assert [r["arm"] for r in shown] == ["direct", "rag", "direct"]
+
+
+async def test_where_rewards_are_probabilities_a_sure_vote_must_reach_the_threshold() -> None:
+    sure, unsure = drawing("a", a=0.95), drawing("a", a=0.5)
+    for parts in (sure, unsure):
+        parts.reward_model = Calibrated(rewards=parts.reward_model.rewards)
+    good = await ask(sure, policy="adaptive", search_n=64)
+    assert entry(good, "stopped")["reason"].startswith("sure")
+    bad = await ask(unsure, policy="adaptive", search_n=64)
+    assert entry(bad, "stopped")["reason"].startswith("futile")
+
+
+@dataclass
+class Calibrated(ScriptedRewardModel):
+    async def is_calibrated(self) -> bool:
+        return True
+
+
+# --- what cannot be read -----------------------------------------------------------------------
+
+
+async def test_empty_draws_are_left_out() -> None:
+    parts = drawing("", "", "a")
+    output = await ask(parts, policy="majority", search_n=3)
+    assert (output["answer"], entry(output, "answered")["votes"]) == ("a", 1)
+
+
+@pytest.mark.parametrize("policy", PANELS)
+async def test_without_any_text_the_panel_has_no_answer(policy: str) -> None:
+    parts = drawing(" ")
+    parts.policy_model.texts = {}
+    output = await ask(parts, policy=policy, search_n=4)
+    assert output["arm"] == "direct"  # which has none either, and says so as ever
+    assert any("draws gave any text" in one for one in failures(output["ledger"]))
+
+
+async def test_without_any_vote_the_best_text_is_kept() -> None:
+    parts = drawing("I do not know.", "I cannot answer.", **{"I cannot answer.": 0.4})
+    output = await ask(parts, policy="majority", search_n=4)
+    assert output["answer"] == "I cannot answer."
+    assert entry(output, "answered")["votes"] == 0
+    assert not output["accepted"]
+
+
+async def test_numbers_vote_by_what_they_end_with_where_samples_are_numbers() -> None:
+    parts = drawing("It is 7.", "So 7", "8")
+    parts.knowledge_base.samples = [{**sample(n), "answer": f"#### {n}"} for n in range(2)]
+    output = await ask(parts, policy="majority", search_n=3)
+    assert (output["answer"], entry(output, "answered")["votes"]) == ("It is 7.", 2)
+
+
+async def test_thoughts_do_not_vote() -> None:
+    parts = drawing("<think>b or c?</think>b", "<think>hm</think>b", "a", "<think>never ends")
+    output = await ask(parts, policy="majority", search_n=4)
+    assert (output["answer"], entry(output, "answered")["votes"]) == ("b", 2)
+
+
+# --- strategies of one's own -------------------------------------------------------------------
+
+
+class OneByOne(Majority):
+    def propose(self, panel: Panel) -> Proposal:
+        return Proposal(draws=panel.turns(1), reason="one more")
+
+
+class FromNowhere(Majority):
+    def propose(self, panel: Panel) -> Proposal:
+        return Proposal(draws={"oracle": 1}, reason="ask somebody else")
+
+
+class KeepsNothing(Majority):
+    def choose(self, panel: Panel) -> Choice:
+        return Choice(99, 1)
+
+
+class Breaks(Majority):
+    def choose(self, panel: Panel) -> Choice:
+        raise ZeroDivisionError("no votes")
+
+
+class Greedy(Majority):
+    def propose(self, panel: Panel) -> Proposal:
+        return Proposal(draws={"direct": 1_000 if panel.left else 0}, reason="as many as there are")
+
+
+class StopsAtOnce(Majority):
+    def propose(self, panel: Panel) -> Proposal:
+        return Proposal(reason="it is too hot")
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest) -> Iterator[None]:
+    register_strategy("own", request.param, cost=37)
+    yield
+    unregister_arm("own")
+
+
+@pytest.mark.parametrize(
+    ("own", "arm", "says"),
+    [
+        (FromNowhere(), "direct", "draws from ['oracle'], but there are only ['direct', 'rag']"),
+        (KeepsNothing(), "own", "keeps draw 99 of 3, whose text is not in hand"),
+        (Breaks(), "own", "ZeroDivisionError: no votes"),
+        (StopsAtOnce(), "direct", "nothing was drawn: it is too hot"),
+    ],
+    indirect=["own"],
+)
+@pytest.mark.usefixtures("own")
+async def test_a_strategy_that_is_wrong_costs_no_answer(arm: str, says: str) -> None:
+    output = await ask(drawing("a"), policy="own", search_n=3)
+    assert (output["answer"], output["arm"]) == ("a", arm)
+    assert any(says in one for one in failures(output["ledger"]))
+
+
+@pytest.mark.parametrize("own", [Greedy()], indirect=True)
+@pytest.mark.usefixtures("own")
+async def test_a_strategy_draws_no_more_than_the_panel_may_have() -> None:
+    output = await ask(drawing("a"), policy="own", search_n=3)
+    assert entry(output, "stopped")["draws"] == {"direct": 3}
+
+
+# --- commands ----------------------------------------------------------------------------------
+
+
+def test_commands_draw_panels_on_a_real_database(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: Installation,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in installed.described.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "sums"
+    folder.mkdir()
+    samples = [{"question": f"what is {n} plus {n}", "answer": str(2 * n)} for n in range(4)]
+    questions = [{"question": "what is 7 plus 7", "answer": "14"}]
+    for name, rows in (("samples", samples), ("questions", questions)):
+        text = "".join(json.dumps({**row, "domain": "sums"}) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+    def call(*arguments: str) -> Any:
+        assert main(arguments) == 0
+        return json.loads(capsys.readouterr().out)
+
+    command = ("eval", str(folder), "--records", "rows.jsonl", "--json", "-", "--policies")
+    before = call(*command, "direct,rag,ttt,cascade")
+    kept = Path("rows.jsonl").read_text(encoding="utf-8")
+    found = call(*command, "direct,rag,ttt,cascade,majority")["policies"]
+    assert found["direct"] == before["policies"]["direct"]
+    assert found["majority"]["arms_run"] == {"majority": 1}
+    assert found["majority"]["completion_tokens"] > found["direct"]["completion_tokens"]
+    rows = Path("rows.jsonl").read_text(encoding="utf-8")
+    assert rows.startswith(kept)  # rows of before are found again
+
+    call(*command, "direct,majority", "--n", "2")  # another size: other rows
+    assert Path("rows.jsonl").read_text(encoding="utf-8") != rows
+
+    flags = ("--domain", "sums", "--policy", "adaptive", "--n", "3", "--from", "rag,direct")
+    asked = call("ask", "what is 7 plus 7", *flags, "--json")
+    assert asked["arm"] == "adaptive"
+    [stopped] = [one["detail"] for one in asked["ledger"] if one["event"] == "stopped"]
+    assert stopped["draws"] == {"rag": 2, "direct": 1}
+    assert [one["arm"] for one in call("stats", "--json")["arms"]] == ["adaptive"]
+    assert main(("ask", "what?", "--policy", "adaptive", "--from", "oracle")) == 2
+    assert "'direct', 'recalled' or 'rag'" in capsys.readouterr().err
