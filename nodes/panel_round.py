@@ -500,7 +500,7 @@ def _no_answer(failure: Failure, state: RttcState, scope: RunScope, notes: Notes
     """Return the update of a panel without an answer."""
     state = {**state, "ledger": record(state, scope, notes.entries)}
     update = failed_answer(failure, state, scope, node=NODE, attempt=state["attempt"])
-    return {**update, "decision": JUDGE}
+    return cast("PanelUpdate", {**update, "decision": JUDGE})
 
 
 async def _chosen(panel: Panel, state: RttcState) -> Choice | Failure:

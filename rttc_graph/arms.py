@@ -66,8 +66,8 @@ class AttemptRecord:
     """Whether panels may draw answers this way: from the plain model, or with the samples or the
     adapter in hand, by what it `finds`."""
     strategy: object = None
-    """What decides over the panel that the attempt draws: a strategy, or `module:Class` of one;
-    `None` for an attempt that answers once."""
+    """Strategy that decides over the panel that the attempt draws, or `module:Class` of one; `None`
+    for an attempt that answers once."""
 
     @property
     def asks_model(self) -> bool:
@@ -214,7 +214,7 @@ def panel_arm(name: str, strategy: object, *, cost: int) -> ArmRecord:
     """Return the arm of a strategy: it draws a panel of answers in rounds and keeps one of them.
 
     Args:
-        name: Of the arm, and so of the policy.
+        name: Name of the arm, and so of the policy.
         strategy: A `rttc_graph.search.strategy.Strategy`, or `module:Class` of one.
         cost: Place in the order of cost.
     """

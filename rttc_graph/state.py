@@ -86,8 +86,7 @@ class Drawn(TypedDict):
     """Answer without the model's thoughts. Empty where the model gave none, and in the state where
     another draw has the same vote and a higher reward, or all texts would be too long together."""
     vote: str | None
-    """What it says, in the form in which equal answers are equal; `None` where it cannot be
-    read."""
+    """Form of the answer in which equal answers are equal; `None` where it cannot be read."""
     reward: float | None
     """Judge's score in [0, 1]; `None` where the judge gave none."""
     prompt_tokens: int

@@ -87,7 +87,7 @@ def stays_ahead(leader: int, rival: int) -> float:
         rival: Votes for the other.
     """
     tosses = leader + rival + 1
-    return sum(math.comb(tosses, heads) for heads in range(leader + 1)) / 2**tosses
+    return sum(math.comb(tosses, heads) for heads in range(leader + 1)) / float(2**tosses)
 
 
 def _weight(panel: Panel) -> Weight:

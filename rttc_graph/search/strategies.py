@@ -33,7 +33,7 @@ def register_strategy(name: str, strategy: Strategy, *, cost: int) -> None:
     `rttc_graph.arms.unregister_arm` takes it out again.
 
     Args:
-        name: Of the policy and its arm.
+        name: Name of the policy and its arm.
         strategy: Decides.
         cost: Place of the arm in the order of cost, at which no other one stands.
 

@@ -36,14 +36,6 @@ def test_quickstart_stores_asks_and_explains(installed: Installation) -> None:
     assert positions == sorted(positions)
 
 
-def test_a_strategy_of_ones_own_draws_until_it_has_enough(installed: Installation) -> None:
-    answer, *rounds = output_of("own_strategy.py", dict(installed.variables)).splitlines()
-    assert answer.startswith("answer: ")
-    # Answers of the tiny model are cut short, so that none of them has a vote.
-    assert rounds[:-1] == ["drawn {'direct': 2} no two answers agree yet"] * 3
-    assert rounds[-1] == "stopped {'direct': 6} enough after 6 draws"
-
-
 @pytest.mark.parametrize("tau_r", ["0", "1"])
 def test_a_host_with_a_state_of_its_own_gets_its_reply(installed: Installation, tau_r: str) -> None:
     urgent, calm = output_of("subgraph.py", {**installed.variables, "RTTC_TAU_R": tau_r}).split(

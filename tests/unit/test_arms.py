@@ -110,7 +110,7 @@ def test_schemas_show_the_known_names_and_others_are_refused() -> None:
     state = TypeAdapter(RttcState).json_schema()["properties"]
     assert state["attempt"]["enum"] == list(ARMS.attempts)
     assert state["decision"]["enum"] == list(decision_names())
-    with pytest.raises(ValidationError, match="'compare', 'nearest', .* or 'ttt'"):
+    with pytest.raises(ValidationError, match=r"'compare', 'nearest', .* or 'ttt'"):
         TypeAdapter(PolicyName).validate_python("best")
 
 

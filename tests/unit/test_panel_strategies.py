@@ -136,7 +136,7 @@ def test_adaptive_goes_on_as_long_as_it_may_help(
     drawn_next: dict[str, int],
     reason: str,
 ) -> None:
-    draws = tuple({**one, "reward": reward} for one in votes(answers))
+    draws = [drawn(one["vote"], reward) for one in votes(answers)]
     seen = panel(*draws, size=len(draws) + left, calibrated=calibrated)
     proposal = Adaptive().propose(seen)
     total = {name: proposal.draws.get(name, 0) for name in ("direct", "rag")}
