@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from postgres_fixtures import NumberEmbedder
 
-from rttc_graph.arms import PLANS, policy_names
+from rttc_graph.arms import PLANS, cascade_arms
 from rttc_graph.evaluation.collect import Collection, DataSet, collect
 from rttc_graph.evaluation.evaluation_rows import RowLog
 from rttc_graph.evaluation.policy_figures import evaluated_questions
@@ -27,7 +27,7 @@ from rttc_graph.state import Arm
 from rttc_graph.testing import MemoryKnowledgeBase
 
 RUNS: list[tuple[PolicyName, tuple[Arm, ...]]] = [
-    *((policy, ("direct", "rag", "ttt")) for policy in policy_names()),
+    *((policy, ("direct", "rag", "ttt")) for policy in (*PLANS, *cascade_arms())),
     *((plan, arms) for plan in PLANS for arms in ((), ("rag", "ttt"), ("nearest", "direct"))),
 ]
 SETTINGS = RttcSettings(max_new_tokens=4, k=2, ttt_min_steps=2, ttt_rank=2, use_cache=False)
