@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
 
 from rttc_graph.cli.screen import out, print_table
+from rttc_graph.evaluation.baselines import BASELINES
 from rttc_graph.evaluation.policy_figures import GroupFigures
-from rttc_graph.evaluation.report import group_name
+from rttc_graph.evaluation.report import group_name, left_out_lines
 
 
 def print_policies(policies: Mapping[str, Any]) -> None:
@@ -37,6 +38,17 @@ def print_group(group: GroupFigures) -> None:
     """Print the figures of some of the questions under their name."""
     out.print(Text(group_name(group), style="bold"))
     print_policies(group["policies"])
-    failed = sum(policy["failed"] for policy in group["policies"].values())
+    failed = sum(
+        policy["failed"] for name, policy in group["policies"].items() if name not in BASELINES
+    )
     out.print(f"{group['rows']} questions" + (f", {failed} answers missing" if failed else ""))
+    if lines := left_out_lines(group):
+        out.print(Text("\n".join(lines)))
     out.print()
+
+
+def print_verdicts(groups: Sequence[GroupFigures]) -> None:
+    """Print what the figures come to, one line for each data set and one for all, which is last."""
+    first, *others = groups
+    for group in (*(g for g in others if g["data_set"] is not None), first):
+        out.print(Text(group["verdict"]["text"], style="bold" if group is first else ""))

@@ -57,7 +57,8 @@ class AskPolicy(Protocol):
         """Return `candidates`, `ledger` and `seconds`, as `rttc ask --json`.
 
         Where `samples` are returned too, those in hand at the end of the run, a judge that is
-        asked later is shown them.
+        asked later is shown them, and baselines are worked out from them. `majority` is the most
+        common answer of the domain's samples.
 
         Args:
             question: What to answer.
@@ -269,7 +270,6 @@ class _Collecting:
             "right": False,
             "seconds": dict.fromkeys(_PARTS, 0.0),
             "error": None,
-            "samples": [],
         }
         began = time.monotonic()
         try:
@@ -281,6 +281,9 @@ class _Collecting:
             row["seconds"]["generation"] = time.monotonic() - began
             return row, None, 0.0
         row["seconds"] = _parts(result, key.policy)
+        row["samples"] = list(result.get("samples", ()))
+        if "majority" in result:
+            row["majority"] = result["majority"]
         made: Sequence[Candidate] = result["candidates"]
         if row["kind"] == "run":
             row["candidates"] = list(made)
@@ -291,7 +294,6 @@ class _Collecting:
             row["error"] = _why_not(result, key.policy)
             return row, None, judging
         row["candidates"] = [{**candidate, "reward": None}]
-        row["samples"] = list(result.get("samples", ()))
         return row, candidate["reward"], judging
 
     def _keep(self, sample: NewSample, row: EvaluationRow, lines: Sequence[Line]) -> None:

@@ -80,8 +80,11 @@ class EvaluationRow(KeyFields):
     error: str | None
     """Why there is no answer."""
     samples: NotRequired[list[Sample]]
-    """Samples that the judge of the run was shown, nearest first; empty where the run returned
-    none, missing in files of earlier releases."""
+    """Samples in hand at the end of the run, nearest first; empty where the run returned none,
+    missing where it failed and in files of earlier releases."""
+    majority: NotRequired[str | None]
+    """Most common answer of the domain's samples; `None` where there are none, missing in files of
+    earlier releases."""
 
 
 class Judgement(KeyFields):

@@ -11,8 +11,17 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS, cascade_arms
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.baselines import BASELINES, Baseline, baseline_runs
+from rttc_graph.evaluation.comparison import (
+    DEFAULT_POLICY,
+    AgainstArms,
+    Comparisons,
+    Verdict,
+    against_arms,
+    verdict,
+)
 from rttc_graph.evaluation.evaluation_rows import EvaluationRow, EvaluationRows, RowKey
-from rttc_graph.evaluation.intervals import paired_difference, wilson_interval
+from rttc_graph.evaluation.intervals import wilson_interval
 from rttc_graph.evaluation.replay import (
     Arms,
     Gate,
@@ -45,6 +54,8 @@ class EvaluatedQuestion:
     """The first draw of each arm."""
     draws: Mapping[Arm, Sequence[JudgedArm]] = field(default_factory=dict[Arm, Sequence[JudgedArm]])
     """All draws of each arm by rising seed, for strategies that take several."""
+    baselines: Mapping[Baseline, ReplayedRun] = field(default_factory=dict[Baseline, ReplayedRun])
+    """What the samples say by themselves; without those that the rows cannot tell."""
 
     @property
     def answers(self) -> list[JudgedArm]:
@@ -54,7 +65,7 @@ class EvaluatedQuestion:
 
 
 class PolicyFigures(TypedDict):
-    """Figures of one policy or yardstick; tokens and seconds are means per question."""
+    """Figures of one policy, baseline or yardstick; tokens and seconds are means per question."""
 
     accuracy: float
     interval: list[float]
@@ -70,7 +81,8 @@ class PolicyFigures(TypedDict):
     arms_run: dict[str, int]
     """Answers by arm, whether returned or not: what the policy paid for; none for yardsticks."""
     false_accepts: float | None
-    """Share of questions whose answer was judged at least τr and is wrong."""
+    """Share of questions whose answer was judged at least τr and is wrong; `None` for baselines and
+    yardsticks, which nobody judges."""
     false_rejects: float | None
     """Share of questions with a right answer in hand that was judged below τr."""
     failed: int
@@ -86,6 +98,12 @@ class GroupFigures(TypedDict):
     """`None` for all data sets together."""
     rows: int
     policies: dict[str, PolicyFigures]
+    """Policies, then baselines, then yardsticks."""
+    left_out: dict[str, int]
+    """Baselines without figures, with the number of questions whose rows cannot tell them."""
+    verdict: Verdict
+    against_arms: AgainstArms | None
+    """The default policy against each arm; `None` where it was not measured."""
 
 
 GateOf = Callable[[EvaluatedQuestion], Gate]
@@ -133,12 +151,18 @@ def evaluated_questions(
     wanted = set(cascade_arms()).intersection(arm for draws in found.values() for arm in draws)
     places = dict.fromkeys((key.data_set, key.model, key.row) for key in keys)
     return [
-        _question(*place, found[place]) for place in places if wanted <= found.get(place, {}).keys()
+        _question(*place, found[place], scorers[place[0]].scorer)
+        for place in places
+        if wanted <= found.get(place, {}).keys()
     ]
 
 
 def _question(
-    data_set: str, model: str, row: str, draws: Mapping[Arm, Sequence[JudgedArm]]
+    data_set: str,
+    model: str,
+    row: str,
+    draws: Mapping[Arm, Sequence[JudgedArm]],
+    scorer: ScorerName,
 ) -> EvaluatedQuestion:
     arms: Arms = {arm: draws[arm][0] for arm in ARMS if arm in draws}
     return EvaluatedQuestion(
@@ -148,7 +172,13 @@ def _question(
         domain=next(iter(arms.values())).row["domain"],
         arms=arms,
         draws=draws,
+        baselines=_baselines([judged.row for judged in arms.values()], scorer),
     )
+
+
+def _baselines(rows: Sequence[EvaluationRow], scorer: ScorerName) -> dict[Baseline, ReplayedRun]:
+    sample = _sample_of(rows[0])
+    return baseline_runs(rows, lambda answer: is_right(answer, sample, scorer))
 
 
 def grouped(
@@ -161,23 +191,31 @@ def grouped(
         mine = [q for q in questions if q.model == model]
         data_sets = list(dict.fromkeys(q.data_set for q in mine))
         if len(models) > 1:
-            groups.append({**policy_figures(mine, policies, gate_of), "model": model})
+            groups.append(policy_figures(mine, policies, gate_of, model=model))
         if len(data_sets) > 1:
             for name in data_sets:
-                some = policy_figures([q for q in mine if q.data_set == name], policies, gate_of)
-                groups.append({**some, "model": model, "data_set": name})
+                some = [q for q in mine if q.data_set == name]
+                found = policy_figures(some, policies, gate_of, model=model, data_set=name)
+                groups.append(found)
     return groups
 
 
 def policy_figures(
-    questions: Sequence[EvaluatedQuestion], policies: Sequence[PolicyName], gate_of: GateOf
+    questions: Sequence[EvaluatedQuestion],
+    policies: Sequence[PolicyName],
+    gate_of: GateOf,
+    *,
+    model: str | None = None,
+    data_set: str | None = None,
 ) -> GroupFigures:
-    """Return the figures of each policy and of the two yardsticks.
+    """Return the figures of each policy, of the baselines and of the two yardsticks.
 
     Args:
         questions: At least one.
         policies: In the order wanted.
         gate_of: A question's gate.
+        model: Policy model of the questions, where they are those of one among several.
+        data_set: Their data set, likewise.
 
     Raises:
         ConfigurationError: There are no questions, or none of a policy's arm.
@@ -190,17 +228,18 @@ def policy_figures(
                 f"policy {arm!r} has no rows of its arm for {missing} of {len(questions)} "
                 "questions: collect them, or leave it out of the policies"
             )
-    cascade = [replay(q.arms, "cascade", gate_of(q)) for q in questions]
+    cascade = [replay(q.arms, DEFAULT_POLICY, gate_of(q)) for q in questions]
     outcomes: dict[str, list[ReplayedRun]] = {
         policy: [replay(q.arms, policy, gate_of(q)) for q in questions] for policy in policies
     }
+    left_out = _add_baselines(outcomes, [q.baselines for q in questions])
     shares = arm_shares(cascade)
     known = set(ARMS).intersection(*(q.arms for q in questions))
     outcomes["oracle"] = [
         oracle({arm: q.arms[arm] for arm in q.arms if arm in known}) for q in questions
     ]
     outcomes["random"] = [at_random(q.arms, shares) for q in questions]
-    return _group(outcomes, cascade)
+    return _group(outcomes, cascade, left_out, model=model, data_set=data_set)
 
 
 def real_figures(
@@ -218,33 +257,75 @@ def real_figures(
         tau_r: Threshold of the runs.
         scorer: Says what is right; by the data, unless named.
     """
-    outcomes: dict[str, list[ReplayedRun]] = {}
+    runs: dict[tuple[str, str], dict[str, ReplayedRun]] = {}
+    of_question: dict[tuple[str, str], list[EvaluationRow]] = {}
     scorers = scorers_of(rows, keys, scorer)
     for key in keys:
         row = rows.rows[key]
         seconds = sum(row["seconds"].values())
         rights = _rights(row, scorers[key.data_set].scorer)
         outcome = replayed_run(row["candidates"], rights, seconds=seconds, tau_r=tau_r)
-        outcomes.setdefault(key.policy, []).append(outcome)
-    return _group(outcomes, outcomes.get("cascade"))
+        runs.setdefault((key.data_set, key.row), {})[key.policy] = outcome
+        of_question.setdefault((key.data_set, key.row), []).append(row)
+    outcomes = {
+        policy: [found[policy] for found in runs.values()]
+        for policy in dict.fromkeys(key.policy for key in keys)
+    }
+    baselines = [
+        _baselines(found, scorers[data_set].scorer) for (data_set, _), found in of_question.items()
+    ]
+    left_out = _add_baselines(outcomes, baselines)
+    return _group(outcomes, outcomes.get(DEFAULT_POLICY), left_out)
+
+
+def _add_baselines(
+    outcomes: dict[str, list[ReplayedRun]], found: Sequence[Mapping[Baseline, ReplayedRun]]
+) -> dict[str, int]:
+    """Add the baselines that are known of every question, and return how many lack the others."""
+    left_out: dict[str, int] = {}
+    for name in BASELINES:
+        runs = [of_question[name] for of_question in found if name in of_question]
+        if len(runs) == len(found):
+            outcomes[name] = runs
+        else:
+            left_out[name] = len(found) - len(runs)
+    return left_out
 
 
 def _group(
-    outcomes: Mapping[str, Sequence[ReplayedRun]], cascade: Sequence[ReplayedRun] | None
+    outcomes: Mapping[str, Sequence[ReplayedRun]],
+    cascade: Sequence[ReplayedRun] | None,
+    left_out: dict[str, int],
+    *,
+    model: str | None = None,
+    data_set: str | None = None,
 ) -> GroupFigures:
+    compared = Comparisons(outcomes if cascade is None else {**outcomes, DEFAULT_POLICY: cascade})
+    names = [name for name in outcomes if name not in YARDSTICKS]
     return {
-        "model": None,
-        "data_set": None,
-        "rows": len(next(iter(outcomes.values()))),
+        "model": model,
+        "data_set": data_set,
+        "rows": compared.questions,
         "policies": {
-            name: _figures(found, None if name == "cascade" else cascade, name in YARDSTICKS)
+            name: _figures(
+                found,
+                None
+                if name == DEFAULT_POLICY or cascade is None
+                else list(compared(name, DEFAULT_POLICY)),
+                is_judged=name not in (*YARDSTICKS, *BASELINES),
+            )
             for name, found in outcomes.items()
         },
+        "left_out": left_out,
+        "verdict": verdict(
+            compared, names, where=", ".join(part for part in (data_set, model) if part)
+        ),
+        "against_arms": against_arms(compared, names),
     }
 
 
 def _figures(
-    outcomes: Sequence[ReplayedRun], cascade: Sequence[ReplayedRun] | None, is_yardstick: bool
+    outcomes: Sequence[ReplayedRun], against_cascade: list[float] | None, *, is_judged: bool
 ) -> PolicyFigures:
     count = len(outcomes)
     right = [outcome.right for outcome in outcomes]
@@ -252,17 +333,15 @@ def _figures(
     return {
         "accuracy": fmean(right),
         "interval": list(wilson_interval(min(count, round(sum(right))), count)),
-        "against_cascade": None
-        if cascade is None
-        else list(paired_difference(right, [outcome.right for outcome in cascade])),
+        "against_cascade": against_cascade,
         "seconds_mean": fmean(o.seconds for o in outcomes),
         "prompt_tokens": fmean(o.prompt_tokens for o in outcomes),
         "completion_tokens": fmean(o.completion_tokens for o in outcomes),
         "trained_tokens": fmean(o.trained_tokens for o in outcomes),
         "arms": _by_arm(outcomes),
         "arms_run": {arm: ran.count(arm) for arm in ARMS if arm in ran},
-        "false_accepts": None if is_yardstick else fmean(o.false_accept for o in outcomes),
-        "false_rejects": None if is_yardstick else fmean(o.false_reject for o in outcomes),
+        "false_accepts": fmean(o.false_accept for o in outcomes) if is_judged else None,
+        "false_rejects": fmean(o.false_reject for o in outcomes) if is_judged else None,
         "failed": sum(not outcome.shares for outcome in outcomes),
     }
 

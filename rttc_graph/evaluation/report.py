@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rttc_graph.arms import ARMS
 from rttc_graph.evaluation.accuracy_plot import plot_accuracy, plot_reliability, plot_shares
+from rttc_graph.evaluation.comparison import DEFAULT_POLICY
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, GroupFigures, PolicyFigures
 from rttc_graph.support.named_files import write_file
 
@@ -40,9 +41,11 @@ def write_report(found: ReportInput, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {found.title}", "", *_settings(found.settings), ""]
+    lines += [*_verdicts(found.groups), ""]
     for number, group in enumerate(found.groups):
         name = group_name(group)
         lines += [f"## {name[0].upper()}{name[1:]}: {group['rows']} questions", "", *_table(group)]
+        lines += [*(f"\n{line}" for line in left_out_lines(group)), *_against_arms(group)]
         if group["data_set"] is None:
             picture = f"accuracy-{number}-{_slug(name)}.png"
             plot_accuracy(group["policies"], folder / picture, rows=group["rows"], title=name)
@@ -60,6 +63,18 @@ def group_name(group: GroupFigures) -> str:
     """Return what a group is, in words."""
     parts = [part for part in (group["data_set"], group["model"]) if part is not None]
     return ", ".join(parts) or "all questions"
+
+
+def left_out_lines(group: GroupFigures) -> list[str]:
+    """Return why baselines are not among the figures, a line for each reason."""
+    reasons: dict[int, list[str]] = {}
+    for name, count in group["left_out"].items():
+        reasons.setdefault(count, []).append(name)
+    return [
+        f"left out: {', '.join(names)}; the rows of {count} of {group['rows']} questions lack the "
+        "samples for it, as those of earlier releases: collect them into a new file"
+        for count, names in reasons.items()
+    ]
 
 
 def cells(name: str, policy: PolicyFigures) -> tuple[str, ...]:
@@ -91,17 +106,33 @@ COLUMNS = (
     "false rejects",
 )
 
+_ARM_COLUMNS = (
+    "arm",
+    "accuracy",
+    "seconds",
+    "default policy against it, points (95 %)",
+    "so it is",
+)
+
 _NOTHING = "\u2013"
 
 _LEGEND = """## How to read this
 
 Every arm ran once for every question (greedy decoding, no query-state cache); policies, oracle and
 random are computed from these rows, with the graph's own policy code. Seconds and tokens are means
-per question and count all arms that the policy would have run, judging included. `oracle` takes the
+per question and count all arms that the policy would have run, judging included. Three baselines
+ask no model and no judge: `majority answer` always gives the most common answer of the domain's
+samples, `nearest sample` that of the one nearest sample, `vote of samples` what all samples that
+were retrieved say, weighted by similarity. `oracle` takes the
 cheapest right arm in hindsight, `random` draws an arm with the shares of cascade's answers; both
 pay for that arm alone. The difference to cascade is in percentage points, with the 95 % interval of
 the paired bootstrap over questions. A false accept is an answer that was judged at least τr and is
 wrong, a false reject a right answer in hand that was judged below τr.
+
+A verdict compares question by question, on the same interval. One is as good as another if the
+interval leaves the other less than 5 points ahead, and is better if the interval is above 0.
+Something is cheaper if it takes less than 1/1.2 of the seconds. The default policy is `cascade`,
+with the τr and the arms of the settings above.
 """
 
 
@@ -111,12 +142,58 @@ def _settings(settings: Mapping[str, object]) -> list[str]:
 
 
 def _table(group: GroupFigures) -> list[str]:
-    rows = [cells(name, policy) for name, policy in group["policies"].items()]
+    return _markdown(COLUMNS, [cells(name, policy) for name, policy in group["policies"].items()])
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + " --- |" * len(COLUMNS),
+        "| " + " | ".join(columns) + " |",
+        "|" + " --- |" * len(columns),
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
+
+
+def _verdicts(groups: Sequence[GroupFigures]) -> list[str]:
+    """Return the verdict on all questions, then those on each data set."""
+    sets = [group for group in groups[1:] if group["data_set"] is not None]
+    return [
+        f"**{groups[0]['verdict']['text']}**",
+        *(["", *(f"- {group['verdict']['text']}" for group in sets)] if sets else []),
+    ]
+
+
+def _against_arms(group: GroupFigures) -> list[str]:
+    """Return the table of the default policy against each arm alone."""
+    found = group["against_arms"]
+    if found is None:
+        return []
+    rows = [
+        (
+            arm,
+            f"{group['policies'][arm]['accuracy']:.1%}",
+            f"{group['policies'][arm]['seconds_mean']:.2f}",
+            _difference(difference),
+            _told_apart(difference),
+        )
+        for arm, difference in found["arms"].items()
+    ]
+    ratio = found["cost_ratio"]
+    costs = "does take time, unlike" if ratio is None else f"takes {ratio:.2f} times the seconds of"
+    return [
+        "",
+        f"Default policy (`{DEFAULT_POLICY}`, τr and arms as in the settings) against each arm:",
+        "",
+        *_markdown(_ARM_COLUMNS, rows),
+        "",
+        f"It {costs} `{found['cheapest_good']}`, the cheapest arm within one standard error of the "
+        "most accurate one.",
+    ]
+
+
+def _told_apart(difference: Sequence[float]) -> str:
+    if difference[1] > 0:
+        return "better"
+    return "worse" if difference[2] < 0 else "not told apart"
 
 
 def _reliability(found: ReportInput, folder: Path) -> list[str]:

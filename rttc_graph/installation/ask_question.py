@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.graph import RttcGraph
 from rttc_graph.settings import RttcSettings
-from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcOutput, Source
+from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcState, Sample, Source
 
 
 class AskResult(TypedDict):
@@ -29,6 +29,8 @@ class AskResult(TypedDict):
     ledger: list[LedgerEntry]
     cache: CacheReport
     seconds: float
+    samples: NotRequired[list[Sample]]
+    """Samples in hand at the end of the run, where they were asked for."""
 
 
 def describe_event(event: Mapping[str, Any]) -> str | None:
@@ -53,6 +55,7 @@ async def ask(
     domain: str | None = None,
     settings: RttcSettings | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
+    with_samples: bool = False,
 ) -> AskResult:
     """Run the graph on one question.
 
@@ -63,14 +66,19 @@ async def ask(
         settings: Settings of this run; by default those of the graph.
         on_event: Called with each custom event: ledger entries, training steps
             and rounds of panels.
+        with_samples: Whether the result has the samples in hand, whether an answer rests on them
+            or not.
 
     Raises:
         RttcError: No answer came, or the input or the settings are wrong; a run that stops to ask
             a person is such a setting.
     """
-    output: RttcOutput | None = None
+    output: RttcState | None = None
     stream = graph.astream(
-        {"query": question, "domain": domain}, context=settings, stream_mode=["custom", "values"]
+        {"query": question, "domain": domain},
+        context=settings,
+        stream_mode=["custom", "values"],
+        output_keys=[*graph.output_channels, "samples"] if with_samples else None,
     )
     async for mode, event in cast("Any", stream):
         if mode == "values" and "__interrupt__" in event:
@@ -83,7 +91,7 @@ async def ask(
         elif on_event is not None:
             on_event(event)
     assert output is not None  # the stream of a run that did not raise ends with its values
-    return {
+    result: AskResult = {
         "answer": output["answer"],
         "arm": output["arm"],
         "reward": output["reward"],
@@ -98,3 +106,6 @@ async def ask(
         "cache": output["cache"],
         "seconds": output["seconds"],
     }
+    if with_samples:
+        result["samples"] = output.get("samples", [])
+    return result

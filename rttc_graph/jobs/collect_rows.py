@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rttc_graph.arms import cascade_arms, in_order
-from rttc_graph.errors import ConfigurationError
+from rttc_graph.errors import ConfigurationError, RttcError
+from rttc_graph.evaluation.baselines import MajorityAnswers
 from rttc_graph.evaluation.collect import (
     AskPolicy,
     Collection,
@@ -322,6 +323,7 @@ def _asker(local: LocalRttc) -> AskPolicy:
         "ledger_store": None,
     }
     graph = create_rttc_graph(**parts)
+    majority = majority_answers(local)
     run = local.config.run_settings().model_copy(update={**_UNBOUNDED, "tau_r_of": ""})
 
     async def ask_arm(
@@ -329,9 +331,25 @@ def _asker(local: LocalRttc) -> AskPolicy:
     ) -> Mapping[str, Any]:
         del warm_up  # no run of this graph leaves anything behind
         chosen = run.model_copy(update={"policy": policy, "seed": seed})
-        return await ask(graph, question, domain=domain, settings=chosen)
+        result = await ask(graph, question, domain=domain, settings=chosen, with_samples=True)
+        return await with_majority(result, majority, domain)
 
     return ask_arm
+
+
+def majority_answers(local: LocalRttc) -> MajorityAnswers:
+    """Return what counts the answers of an installation's samples."""
+    return MajorityAnswers(local.knowledge.knowledge_base, tenant=local.config.tenant)
+
+
+async def with_majority(
+    result: Mapping[str, Any], majority: MajorityAnswers, domain: str | None
+) -> Mapping[str, Any]:
+    """Return a run's result with the most common answer of its domain, if that can be counted."""
+    try:
+        return {**result, "majority": await majority.most_common(domain)}
+    except RttcError:  # the run has its answer; the baseline is left out
+        return result
 
 
 def _fill(local: LocalRttc, wanted: RowsWanted, watcher: Watcher) -> None:

@@ -12,7 +12,14 @@ from rttc_graph.evaluation.collect import AskPolicy, Collection, DataSet, collec
 from rttc_graph.evaluation.evaluation_rows import RowLog
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.jobs.collect_rows import ModelRows, judged_rows, later_defaults, warn_of_leaks
+from rttc_graph.jobs.collect_rows import (
+    ModelRows,
+    judged_rows,
+    later_defaults,
+    majority_answers,
+    warn_of_leaks,
+    with_majority,
+)
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.settings import PolicyName
 
@@ -93,12 +100,19 @@ def _collection(config: InstallationConfig, wanted: RealRuns, judge: str) -> Col
 
 
 def _asker(local: LocalRttc, *, use_cache: bool) -> AskPolicy:
-    run = local.config.run_settings()
+    from rttc_graph.installation.ask_question import ask
 
-    async def ask(
+    run = local.config.run_settings()
+    majority = majority_answers(local)
+
+    async def ask_policy(
         question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
     ) -> Mapping[str, Any]:
         chosen = {"policy": policy, "seed": seed, "use_cache": use_cache and not warm_up}
-        return await local.ask(question, domain=domain, settings=run.model_copy(update=chosen))
+        settings = run.model_copy(update=chosen)
+        result = await ask(
+            local.graph, question, domain=domain, settings=settings, with_samples=True
+        )
+        return await with_majority(result, majority, domain)
 
-    return ask
+    return ask_policy

@@ -17,6 +17,7 @@ import pytest
 from installations import Installation
 
 from rttc_graph.cli.app import main
+from rttc_graph.evaluation.baselines import BASELINES
 from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowLog
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 
@@ -290,20 +291,26 @@ def test_eval_measures_every_policy_on_the_same_rows(
     result = call_json(capsys, *arguments, "--report", "report", "--json", "-")
 
     assert result["rows"] == 3
-    names = ["nearest", "direct", "rag", "ttt", "compare", "cascade", "oracle", "random"]
-    assert list(result["policies"]) == names
+    names = ["nearest", "direct", "rag", "ttt", "compare", "cascade"]
+    assert list(result["policies"]) == [*names, *BASELINES, "oracle", "random"]
     for policy, summary in result["policies"].items():
         low, high = summary["interval"]
         assert 0 <= low <= summary["accuracy"] <= high <= 1
-        assert sum(summary["arms"].values()) == pytest.approx(3)
+        assert sum(summary["arms"].values()) == pytest.approx(0 if policy in BASELINES else 3)
         if policy in ("ttt", "compare", "cascade"):
             assert summary["trained_tokens"] > 0
     assert result["policies"]["cascade"]["arms_run"] == {"nearest": 3, "rag": 3, "ttt": 3}
     assert Path("rttc-eval-sums.png").read_bytes().startswith(b"\x89PNG")
-    assert Path("report/report.md").read_text().startswith("# Evaluation of sums")
+    report = Path("report/report.md").read_text()
+    assert report.startswith("# Evaluation of sums")
+    assert f"**{result['verdict']['text']}**" in report
+    assert "| vote of samples |" in report
+    assert "against each arm" in report
     assert main([*arguments, "--json", "result.json"]) == 0  # all from the records
     assert json.loads(Path("result.json").read_text()) == result
-    capsys.readouterr()
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1] == result["verdict"]["text"]
+    assert "questions nothing can be told" in shown[-1] or "questions are needed" in shown[-1]
     again = call_json(capsys, "eval", "--rejudge", "--records", "rows.jsonl", "--json", "-")
     assert again["rows"] == 3
     assert call_json(capsys, "stats", "--json")["total"]["runs"] == 0  # leaves no trace
@@ -318,7 +325,7 @@ def test_eval_runs_policies_for_real_if_asked(
     real = call_json(capsys, *arguments, *chosen, "--real", "--json", "-")
     replayed = call_json(capsys, *arguments, *chosen, "--records", "rows.jsonl", "--json", "-")
 
-    assert list(real["policies"]) == ["direct", "rag", "ttt", "cascade"]
+    assert list(real["policies"]) == ["direct", "rag", "ttt", "cascade", *BASELINES]
     for policy, summary in real["policies"].items():
         for figure in ("accuracy", "prompt_tokens", "completion_tokens", "trained_tokens", "arms"):
             assert replayed["policies"][policy][figure] == summary[figure]

@@ -11,7 +11,7 @@ from rich.text import Text
 from rttc_graph.arms import PLANS, cascade_arms, policy_names
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.cli.command_context import command_context
-from rttc_graph.cli.policy_table import print_group
+from rttc_graph.cli.policy_table import print_group, print_verdicts
 from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, err, out, write_json
 from rttc_graph.cli.shared_options import (
     ArmList,
@@ -134,7 +134,8 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     Each arm runs once per question; what every policy would have answered and paid is computed from
     these rows. Answers are judged anew when the reward model has changed. The knowledge base must
     hold samples of the same domain, and none of the questions; samples.jsonl in a data set's folder
-    is ingested before. With --cross-fit, each fifth gets its gate from the other four fifths.
+    is ingested before. With --cross-fit, each fifth gets its gate from the other four fifths. The
+    last line says what the figures come to: whether something cheaper would do.
 
     Example: rttc eval banking/ math/ --models smollm2-135m-instruct,gemma-3-270m --report out
     """
@@ -170,7 +171,8 @@ def _show(found: Evaluation, json_out: str | None) -> None:
     elif write_json(found.to_json(), json_out):
         for group in found.groups:
             print_group(group)
-        out.print(Text(f"{files}\nplot: {found.plot}"))
+        out.print(Text(f"{files}\nplot: {found.plot}\n"))
+        print_verdicts(found.groups)
     if found.report is not None:
         err.print(Text(f"report: {found.report}"))
 
