@@ -120,7 +120,7 @@ def _group_of(question: EvaluatedQuestion) -> str:
 
 def _labelled(question: EvaluatedQuestion) -> list[Labelled]:
     return [
-        Labelled(judged.reward, judged.row["right"], _group_of(question))
+        Labelled(judged.reward, judged.stands, _group_of(question))
         for judged in question.answers
         if judged.reward is not None
     ]

@@ -10,7 +10,7 @@ from rich.text import Text
 from rttc_graph.cli.screen import out, print_table
 from rttc_graph.evaluation.baselines import BASELINES
 from rttc_graph.evaluation.policy_figures import GroupFigures
-from rttc_graph.evaluation.report import group_name, left_out_lines
+from rttc_graph.evaluation.report import counted, group_name, left_out_lines
 
 
 def print_policies(policies: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ def print_group(group: GroupFigures) -> None:
     failed = sum(
         policy["failed"] for name, policy in group["policies"].items() if name not in BASELINES
     )
-    out.print(f"{group['rows']} questions" + (f", {failed} answers missing" if failed else ""))
+    out.print(counted(group) + (f", {failed} answers missing" if failed else ""))
     if lines := left_out_lines(group):
         out.print(Text("\n".join(lines)))
     out.print()

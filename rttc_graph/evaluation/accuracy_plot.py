@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS
 from rttc_graph.evaluation.reliability import reliability
+from rttc_graph.evaluation.selective import SelectiveFigures
 from rttc_graph.support.extras import require
 from rttc_graph.support.named_files import naming_file
 
@@ -90,6 +91,30 @@ def plot_reliability(
     axes.set_ylabel("share of right answers")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
+    finish(figure, axes, path, title)
+
+
+def plot_selective(curves: Mapping[str, SelectiveFigures], path: Path, *, title: str = "") -> None:
+    """Write the accuracy of the given answers against the share of questions that get one.
+
+    Args:
+        curves: At least one, by policy.
+        path: PNG file, replaced if it is there.
+        title: Above the plot.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    figure = new_figure()
+    axes: Any = figure.add_subplot()
+    for name, found in curves.items():
+        answered = [100 * point["answered"] for point in found["points"]]
+        right = [100 * point["accuracy"] for point in found["points"]]
+        axes.plot(answered, right, label=f"{name} (area {100 * found['area']:.1f} %)")
+    axes.set_xlabel("questions that are answered in %, surest first")
+    axes.set_ylabel("right ones among these in %")
+    axes.set_xlim(0, 102)
+    axes.set_ylim(-3, 103)
     finish(figure, axes, path, title)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from rttc_graph.arms import ARMS
@@ -20,6 +21,7 @@ from rttc_graph.protocols.managed_knowledge_base import (
     SampleFilter,
 )
 from rttc_graph.run.prompts import solved
+from rttc_graph.samples.rows import is_unanswerable
 from rttc_graph.state import Sample
 from rttc_graph.support.canonical import canonical
 from rttc_graph.support.passages import is_passage
@@ -95,8 +97,8 @@ def baseline_runs(
     Rows of earlier releases have neither the samples nor the majority answer.
 
     Args:
-        rows: Rows of one question under its policies; the first with samples tells what a search
-            costs.
+        rows: At least one, of one question under its policies; the first with samples tells what a
+            search costs.
         is_right: Tells whether an answer to the question is right.
     """
     runs: dict[Baseline, ReplayedRun] = {}
@@ -105,9 +107,17 @@ def baseline_runs(
         # Of a domain that grew between two rows, the later count holds.
         runs[MAJORITY] = _run(MAJORITY, named[-1], is_right)
     found = _samples_in_hand(rows)
-    if found is None:
-        return runs
-    samples, seconds = found
+    if found is not None:
+        runs |= _said_by(*found, is_right)
+    unanswerable = is_unanswerable(rows[0]["metadata"])
+    return {name: replace(run, unanswerable=unanswerable) for name, run in runs.items()}
+
+
+def _said_by(
+    samples: Sequence[Sample], seconds: float, is_right: Callable[[str], bool]
+) -> dict[Baseline, ReplayedRun]:
+    """Return what the nearest sample and all samples say, with how sure each is."""
+    runs: dict[Baseline, ReplayedRun] = {}
     for name, voters in ((NEAREST_SAMPLE, 1), (VOTE, max(1, len(samples)))):
         if samples:
             won = vote(samples, voters=voters)
@@ -153,4 +163,5 @@ def _run(
         trained_tokens=0,
         shares={} if answer is None else {name: 1.0},
         reward=confidence,
+        answers=answer is not None and confidence is not None,
     )

@@ -34,7 +34,9 @@ from rttc_graph.evaluation.replay import (
     replayed_run,
 )
 from rttc_graph.evaluation.scorers import ScorerChoice, ScorerName, choose_scorer, is_right
+from rttc_graph.evaluation.selective import SelectiveFigures, selective
 from rttc_graph.protocols import NewSample
+from rttc_graph.samples.rows import is_unanswerable
 from rttc_graph.settings import PolicyName
 from rttc_graph.state import Arm
 
@@ -87,6 +89,8 @@ class PolicyFigures(TypedDict):
     """Share of questions with a right answer in hand that was judged below τr."""
     failed: int
     """Questions without any answer; they count as wrong."""
+    selective: SelectiveFigures | None
+    """Accuracy against the share of questions that are answered; `None` for what has no reward."""
 
 
 class GroupFigures(TypedDict):
@@ -97,6 +101,8 @@ class GroupFigures(TypedDict):
     data_set: str | None
     """`None` for all data sets together."""
     rows: int
+    unanswerable: int
+    """Questions to which there is no answer, so that to decline is right."""
     policies: dict[str, PolicyFigures]
     """Policies, then baselines, then yardsticks."""
     left_out: dict[str, int]
@@ -238,7 +244,7 @@ def policy_figures(
     outcomes["oracle"] = [
         oracle({arm: q.arms[arm] for arm in q.arms if arm in known}) for q in questions
     ]
-    outcomes["random"] = [at_random(q.arms, shares) for q in questions]
+    outcomes["random"] = [at_random(q.arms, shares, gate_of(q).tau_r) for q in questions]
     return _group(outcomes, cascade, left_out, model=model, data_set=data_set)
 
 
@@ -264,7 +270,13 @@ def real_figures(
         row = rows.rows[key]
         seconds = sum(row["seconds"].values())
         rights = _rights(row, scorers[key.data_set].scorer)
-        outcome = replayed_run(row["candidates"], rights, seconds=seconds, tau_r=tau_r)
+        outcome = replayed_run(
+            row["candidates"],
+            rights,
+            seconds=seconds,
+            tau_r=tau_r,
+            unanswerable=is_unanswerable(row["metadata"]),
+        )
         runs.setdefault((key.data_set, key.row), {})[key.policy] = outcome
         of_question.setdefault((key.data_set, key.row), []).append(row)
     outcomes = {
@@ -306,6 +318,7 @@ def _group(
         "model": model,
         "data_set": data_set,
         "rows": compared.questions,
+        "unanswerable": sum(run.unanswerable for run in next(iter(outcomes.values()))),
         "policies": {
             name: _figures(
                 found,
@@ -343,6 +356,7 @@ def _figures(
         "false_accepts": fmean(o.false_accept for o in outcomes) if is_judged else None,
         "false_rejects": fmean(o.false_reject for o in outcomes) if is_judged else None,
         "failed": sum(not outcome.shares for outcome in outcomes),
+        "selective": selective(outcomes),
     }
 
 

@@ -9,13 +9,14 @@ of one draw take the first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rttc_graph.arms import ARMS, FINISH, RETRIEVE
 from rttc_graph.evaluation.evaluation_rows import EvaluationRow
 from rttc_graph.run.policies import NextStep, decide
-from rttc_graph.run.tau_r import best_candidate, is_accepted
+from rttc_graph.run.tau_r import best_candidate, is_accepted, is_unanswered
+from rttc_graph.samples.rows import is_unanswerable
 from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
 
@@ -29,6 +30,21 @@ class JudgedArm:
     reward: float | None
     """Raw or calibrated; `None` when it was not judged."""
     judging_seconds: float
+
+    @property
+    def is_unanswerable(self) -> bool:
+        """Whether the question has no answer, so that to decline is right."""
+        return is_unanswerable(self.row["metadata"])
+
+    @property
+    def stands(self) -> bool:
+        """Whether the answer is right to be acted on, which an "I do not know" never is."""
+        return self.row["right"] and not self.is_unanswerable
+
+    def is_right_at(self, tau_r: float) -> bool:
+        """Tell whether the answer is right, or declines at this τr where there is no answer."""
+        declined = self.candidate is not None and not is_accepted(self.reward, tau_r)
+        return self.row["right"] or (self.is_unanswerable and declined)
 
     @property
     def candidate(self) -> Candidate | None:
@@ -56,7 +72,8 @@ class ReplayedRun:
     """One question under one policy or yardstick."""
 
     right: float
-    """1 or 0; a yardstick that draws arms at random has what is between."""
+    """1 or 0; a yardstick that draws arms at random has what is between. Where the question has no
+    answer, it is right that nothing is accepted."""
     seconds: float
     prompt_tokens: float
     completion_tokens: float
@@ -65,6 +82,12 @@ class ReplayedRun:
     """The arm whose answer was returned; empty when there is no answer."""
     ran: tuple[Arm, ...] = ()
     reward: float | None = None
+    """Reward of the answer; a baseline has how sure it is, 0 to 1, and yardsticks have none."""
+    unanswerable: bool = False
+    """Whether the question has no answer."""
+    answers: bool = False
+    """Whether there is an answer that could be accepted: none is missing, and it is no "I do not
+    know" of the model."""
     false_accept: bool = False
     """The answer was judged at least τr, and is wrong."""
     false_reject: bool = False
@@ -107,21 +130,36 @@ def replay(arms: Arms, policy: PolicyName, gate: Gate) -> ReplayedRun:
         choice = decide(run.state, settings, arms=possible)
     candidates = run.state["candidates"]
     rights = [arms[c["arm"]].row["right"] for c in candidates]
-    return replayed_run(candidates, rights, seconds=run.seconds, tau_r=gate.tau_r)
+    return replayed_run(
+        candidates,
+        rights,
+        seconds=run.seconds,
+        tau_r=gate.tau_r,
+        unanswerable=any(judged.is_unanswerable for judged in arms.values()),
+    )
 
 
 def oracle(arms: Arms) -> ReplayedRun:
-    """Return the best arm in hindsight: of the right ones the cheapest, else the cheapest."""
+    """Return the best arm in hindsight: of the right ones the cheapest, else the cheapest.
+
+    Hindsight declines where there is no answer, with the cheapest arm.
+    """
     answered: list[Arm] = [a for a in ARMS if a in arms and arms[a].candidate is not None]
     right: list[Arm] = [arm for arm in answered if arms[arm].row["right"]]
     best = min(right or answered, key=lambda arm: arms[arm].alone_seconds, default=None)
     alone: dict[Arm, float] = {} if best is None else {best: 1.0}
-    return _mixed(arms, alone)
+    return _mixed(arms, alone, lambda judged: judged.row["right"] or judged.is_unanswerable)
 
 
-def at_random(arms: Arms, shares: Mapping[Arm, float]) -> ReplayedRun:
-    """Return what an arm drawn with these shares gives in the mean, computed, not drawn."""
-    return _mixed(arms, shares)
+def at_random(arms: Arms, shares: Mapping[Arm, float], tau_r: float = 0.0) -> ReplayedRun:
+    """Return what an arm drawn with these shares gives in the mean, computed, not drawn.
+
+    Args:
+        arms: The question's rows.
+        shares: Arms with their shares.
+        tau_r: Least reward of an accepted answer, where there is no answer.
+    """
+    return _mixed(arms, shares, lambda judged: judged.is_right_at(tau_r))
 
 
 def _step(run: _Run, choice: NextStep, arms: Arms) -> None:
@@ -144,7 +182,12 @@ def _step(run: _Run, choice: NextStep, arms: Arms) -> None:
 
 
 def replayed_run(
-    candidates: Sequence[Candidate], rights: Sequence[bool], *, seconds: float, tau_r: float
+    candidates: Sequence[Candidate],
+    rights: Sequence[bool],
+    *,
+    seconds: float,
+    tau_r: float,
+    unanswerable: bool = False,
 ) -> ReplayedRun:
     """Return what a run came to, replayed or real.
 
@@ -153,11 +196,15 @@ def replayed_run(
         rights: Whether each of them is right.
         seconds: Wall time of the whole run.
         tau_r: Threshold of the run, in the units of the rewards.
+        unanswerable: Whether the question has no answer.
     """
     best = best_candidate(list(candidates))
     judged = list(zip(candidates, rights, strict=True))
-    right = any(is_right for candidate, is_right in judged if candidate is best)
     reward = None if best is None else best["reward"]
+    answers = best is not None and not is_unanswered(best)
+    accepted = answers and is_accepted(reward, tau_r)
+    right = any(is_right for candidate, is_right in judged if candidate is best)
+    right = right or (unanswerable and best is not None and not accepted)
     return ReplayedRun(
         right=float(right),
         seconds=seconds,
@@ -167,27 +214,33 @@ def replayed_run(
         shares={} if best is None else {best["arm"]: 1.0},
         ran=tuple(c["arm"] for c in candidates),
         reward=reward,
-        false_accept=is_accepted(reward, tau_r) and not right,
-        false_reject=any(
+        unanswerable=unanswerable,
+        answers=answers and reward is not None,
+        false_accept=accepted and not right,
+        false_reject=not unanswerable
+        and any(
             is_right and c["reward"] is not None and not is_accepted(c["reward"], tau_r)
             for c, is_right in judged
         ),
     )
 
 
-def _mixed(arms: Arms, shares: Mapping[Arm, float]) -> ReplayedRun:
+def _mixed(
+    arms: Arms, shares: Mapping[Arm, float], is_right: Callable[[JudgedArm], bool]
+) -> ReplayedRun:
     """Return the mean over arms that run alone, weighted by their shares."""
     weighted = [
         (share, arms[arm], arms[arm].candidate) for arm, share in shares.items() if arm in arms
     ]
     answered = [(share, judged, c) for share, judged, c in weighted if c is not None]
     return ReplayedRun(
-        right=sum(share * judged.row["right"] for share, judged, _ in answered),
+        right=sum(share * is_right(judged) for share, judged, _ in answered),
         seconds=sum(share * judged.alone_seconds for share, judged, _ in answered),
         prompt_tokens=sum(share * c["prompt_tokens"] for share, _, c in answered),
         completion_tokens=sum(share * c["completion_tokens"] for share, _, c in answered),
         trained_tokens=sum(share * c["trained_tokens"] for share, _, c in answered),
         shares={c["arm"]: share for share, _, c in answered},
+        unanswerable=any(judged.is_unanswerable for judged in arms.values()),
     )
 
 

@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rttc_graph.arms import ARMS
-from rttc_graph.evaluation.accuracy_plot import plot_accuracy, plot_reliability, plot_shares
+from rttc_graph.evaluation.accuracy_plot import (
+    plot_accuracy,
+    plot_reliability,
+    plot_selective,
+    plot_shares,
+)
 from rttc_graph.evaluation.comparison import DEFAULT_POLICY
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, GroupFigures, PolicyFigures
+from rttc_graph.evaluation.selective import SelectiveFigures, answered_at
 from rttc_graph.support.named_files import write_file
 
 FIGURES = "figures.json"
@@ -44,19 +50,26 @@ def write_report(found: ReportInput, folder: Path) -> Path:
     lines += [*_verdicts(found.groups), ""]
     for number, group in enumerate(found.groups):
         name = group_name(group)
-        lines += [f"## {name[0].upper()}{name[1:]}: {group['rows']} questions", "", *_table(group)]
+        lines += [f"## {name[0].upper()}{name[1:]}: {counted(group)}", "", *_table(group)]
         lines += [*(f"\n{line}" for line in left_out_lines(group)), *_against_arms(group)]
         if group["data_set"] is None:
             picture = f"accuracy-{number}-{_slug(name)}.png"
             plot_accuracy(group["policies"], folder / picture, rows=group["rows"], title=name)
             lines += ["", f"![Accuracy against cost, {name}]({picture})"]
         lines += [""]
+    lines += [*_selective(found.groups, folder)]
     lines += [*_reliability(found, folder), *_shares(found.groups, folder), _LEGEND]
     written = {"settings": dict(found.settings), "groups": list(found.groups)}
     text = json.dumps(written, indent=2, ensure_ascii=False, default=str)
     write_file(folder / FIGURES, text + "\n")
     write_file(folder / REPORT, "\n".join(lines))
     return folder / REPORT
+
+
+def counted(group: GroupFigures) -> str:
+    """Return how many questions a group has, and how many of them have no answer."""
+    hard = group["unanswerable"]
+    return f"{group['rows']} questions" + (f", {hard} of them without an answer" if hard else "")
 
 
 def group_name(group: GroupFigures) -> str:
@@ -114,6 +127,20 @@ _ARM_COLUMNS = (
     "so it is",
 )
 
+_WANTED = 0.9
+"""Accuracy for which the report says how many questions can be answered."""
+
+_SELECTIVE_COLUMNS = (
+    "questions",
+    "policy",
+    "area",
+    "best possible area",
+    "accuracy if all are answered",
+    f"answered with {_WANTED:.0%} right",
+    "from the reward",
+    "unanswerable ones declined there",
+)
+
 _NOTHING = "\u2013"
 
 _LEGEND = """## How to read this
@@ -128,6 +155,12 @@ cheapest right arm in hindsight, `random` draws an arm with the shares of cascad
 pay for that arm alone. The difference to cascade is in percentage points, with the 95 % interval of
 the paired bootstrap over questions. A false accept is an answer that was judged at least τr and is
 wrong, a false reject a right answer in hand that was judged below τr.
+
+Selective answering gives an answer only from some reward on, with the answers of the gate in force.
+The area is the mean accuracy over all shares of answered questions, the surest first; the best
+possible one has all right answers before all wrong ones. An answer to a question without an answer
+is wrong, to decline it is right, and an "I do not know" is never given. `nearest sample` is as sure
+as it is similar, `vote of samples` as the share of votes that agree.
 
 A verdict compares question by question, on the same interval. One is as good as another if the
 interval leaves the other less than 5 points ahead, and is better if the interval is above 0.
@@ -190,6 +223,41 @@ def _against_arms(group: GroupFigures) -> list[str]:
     ]
 
 
+def _selective(groups: Sequence[GroupFigures], folder: Path) -> list[str]:
+    """Return the plot of all questions, and a table of all groups."""
+    rows: list[tuple[str, ...]] = []
+    for group in groups:
+        for name, policy in group["policies"].items():
+            if policy["selective"] is not None:
+                rows.append((group_name(group), name, *_selective_cells(policy["selective"])))
+    if not rows:
+        return []
+    picture, first = "selective.png", groups[0]
+    curves = {name: p["selective"] for name, p in first["policies"].items() if p["selective"]}
+    plot_selective(curves, folder / picture, title=group_name(first))
+    return [
+        "## Selective answering",
+        "",
+        f"![Accuracy against share answered]({picture})",
+        "",
+        *_markdown(_SELECTIVE_COLUMNS, rows),
+        "",
+    ]
+
+
+def _selective_cells(found: SelectiveFigures) -> tuple[str, ...]:
+    point = answered_at(found, _WANTED)
+    declined = None if point is None else point["declined"]
+    return (
+        f"{found['area']:.1%}",
+        f"{found['best_area']:.1%}",
+        f"{found['points'][-1]['accuracy']:.1%}",
+        _share(0.0 if point is None else point["answered"]),
+        _NOTHING if point is None else f"{point['tau_r']:.3f}",
+        _share(declined),
+    )
+
+
 def _told_apart(difference: Sequence[float]) -> str:
     if difference[1] > 0:
         return "better"
@@ -207,7 +275,7 @@ def _reliability(found: ReportInput, folder: Path) -> list[str]:
 
 def _pairs(questions: Sequence[EvaluatedQuestion]) -> list[tuple[float, bool]]:
     return [
-        (judged.reward, judged.row["right"])
+        (judged.reward, judged.stands)
         for question in questions
         for judged in question.arms.values()
         if judged.reward is not None

@@ -15,11 +15,13 @@ from typing import Any, Literal, cast
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import NewSample
+from rttc_graph.samples.rows import is_unanswerable
 from rttc_graph.support.canonical import normalised as normalised
 from rttc_graph.support.canonical import states_number, without_punctuation
 from rttc_graph.support.extras import require
 from rttc_graph.support.marks import final_part
 from rttc_graph.support.numbers import last_number
+from rttc_graph.support.refusals import is_refusal
 from rttc_graph.support.thinking import answer_behind
 
 ScorerName = Literal[
@@ -74,6 +76,8 @@ _FULL_SCORE = 0.99
 def is_right(answer: str, sample: NewSample, scorer: ScorerName = "auto") -> bool:
     """Tell whether an answer agrees with the sample's answer.
 
+    To a question that is marked unanswerable, only to say that one does not know is right.
+
     Args:
         answer: What the model said; what it thought before does not count.
         sample: Row with the reference answer.
@@ -84,6 +88,8 @@ def is_right(answer: str, sample: NewSample, scorer: ScorerName = "auto") -> boo
         ConfigurationError: The reference answer is none for this scorer, for example without a
             number for `number`.
     """
+    if is_unanswerable(sample.metadata):
+        return is_refusal(answer)
     named = scorer_for(sample) if scorer in ("auto", "sentences") else scorer
     if scorer == "sentences" and named == "exact":
         named = "f1"
@@ -125,7 +131,8 @@ def choose_scorer(samples: Sequence[NewSample], scorer: ScorerName = "auto") -> 
     """
     if scorer != "auto":
         return ScorerChoice(scorer, f"scorer {scorer!r}, as asked for")
-    texts = [normalised(s.answer) for s in samples if scorer_for(s) == "exact"]
+    answered = [s for s in samples if not is_unanswerable(s.metadata)]
+    texts = [normalised(s.answer) for s in answered if scorer_for(s) == "exact"]
     if not texts:
         return ScorerChoice("auto", "each answer is scored by the form of its reference")
     words = sum(len(text.split()) for text in texts) / len(texts)
@@ -153,7 +160,8 @@ class ExactMatchWatch:
     def add(self, answer: str, sample: NewSample, scorer: ScorerName, *, right: bool) -> str | None:
         """Count an answer, and return a warning with the last of the first `EARLY_ROWS`, if due."""
         named = scorer_for(sample) if scorer == "auto" else scorer
-        if named != "exact" or self._answers >= EARLY_ROWS:
+        is_exact = named == "exact" and not is_unanswerable(sample.metadata)
+        if not is_exact or self._answers >= EARLY_ROWS:
             return None
         self._answers += 1
         self._right += right

@@ -176,7 +176,7 @@ def as_looked_for(cells: Sequence[str], columns: ColumnNames) -> list[str]:
     That is done if the needed ones are all there then; else the names stay as they are.
     """
     names = [name.strip() for name in cells]
-    by_fold = {column.casefold(): column for column in columns.all}
+    by_fold = {column.casefold(): column for column in columns.read}
     found = [by_fold.get(name.casefold(), name) for name in names]
     return found if {columns.question, columns.answer} <= set(found) else names
 
@@ -206,7 +206,7 @@ def parquet_rows(path: Path, columns: ColumnNames) -> Iterator[RawRow]:
         with parquet.ParquetFile(str(path)) as file:
             names: list[str] = file.schema_arrow.names
             check_columns(names, str(path), columns)
-            wanted = [name for name in columns.all if name in names]
+            wanted = [name for name in columns.read if name in names]
             batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted)
             yield from enumerate(_arrow_rows(batches), start=1)
     except invalid as exc:
@@ -296,7 +296,7 @@ def hub_rows(
         ) from exc
     names: list[str] = table.column_names
     check_columns(names, name, columns)
-    wanted = [column for column in columns.all if column in names]
+    wanted = [column for column in columns.read if column in names]
     rows = cast("Iterable[Mapping[str, object]]", table.select_columns(wanted))
     yield from enumerate(rows, start=1)
 

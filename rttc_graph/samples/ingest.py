@@ -17,7 +17,7 @@ from itertools import islice
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import Embedder, KnowledgeBase, NewSample
 from rttc_graph.samples import Samples
-from rttc_graph.samples.source import check_id
+from rttc_graph.samples.source import check_row
 from rttc_graph.samples.unique_ids import UniqueIds
 from rttc_graph.support.passages import embedded_text
 
@@ -175,7 +175,7 @@ def _count(samples: Iterable[NewSample], stop: threading.Event) -> int:
     for count, sample in enumerate(samples, 1):
         if stop.is_set():
             break
-        check_id(ids, sample, source=source, line=count)
+        check_row(ids, sample, source=source, line=count)
     return count
 
 

@@ -22,6 +22,12 @@ from rttc_graph.support.identity import MAX_NAME_CHARACTERS, MAX_TEXT_CHARACTERS
 DEFAULT_DOMAIN = "general"
 """Domain of rows that name none, when the caller names none either."""
 
+UNANSWERABLE = "unanswerable"
+"""Column, and key in a question's metadata, that marks a question to which there is no answer."""
+
+NO_ANSWER = "I do not know."
+"""Reference answer of a question that is marked so and has none."""
+
 Fields = Mapping[str, object]
 
 
@@ -39,6 +45,11 @@ class ColumnNames:
     def all(self) -> tuple[str, ...]:
         """All names."""
         return (self.question, self.answer, self.domain, self.id, self.metadata)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """All names, and the mark of a question to which there is no answer."""
+        return (*self.all, *({UNANSWERABLE} - set(self.all)))
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -83,6 +94,9 @@ def sample_from(
 ) -> NewSample:
     """Return the sample that a row holds, question and answer without outer white space.
 
+    A row whose column `unanswerable` is true, or whose metadata say so, is a question to which
+    there is no answer: it needs none, and is marked in its metadata.
+
     Args:
         fields: Columns by name; `None` and a blank domain or id count as absent.
         domain: For rows that name none; `DEFAULT_DOMAIN` if this is `None` too.
@@ -94,21 +108,42 @@ def sample_from(
         BadSampleError: The row cannot be used.
     """
     try:
+        metadata = _metadata(fields.get(columns.metadata))
+        if _is_marked(fields, columns):
+            metadata = {**metadata, UNANSWERABLE: True}
+        if is_unanswerable(metadata) and fields.get(columns.answer) in (None, ""):
+            fields = {**fields, columns.answer: NO_ANSWER}
         return NewSample(
             question=_text(fields, columns.question),
             answer=_text(fields, columns.answer),
             domain=_name(fields, columns.domain) or domain or DEFAULT_DOMAIN,
             external_id=_name(_with_text_id(fields, columns.id), columns.id),
-            metadata=_metadata(fields.get(columns.metadata)),
+            metadata=metadata,
         )
     except ValueError as exc:
         raise BadSampleError(str(exc), source=source, line=line) from exc
 
 
+def is_unanswerable(metadata: Mapping[str, Any]) -> bool:
+    """Tell whether a question with these metadata has no answer, so that declining is right."""
+    return metadata.get(UNANSWERABLE) is True
+
+
+def _is_marked(fields: Fields, columns: ColumnNames) -> bool:
+    """Tell whether a row is marked as a question without an answer."""
+    value = None if UNANSWERABLE in columns.all else fields.get(UNANSWERABLE)
+    said = str(value).strip().casefold()
+    if value is None or said in ("", "false", "no", "0"):
+        return False
+    if said in ("true", "yes", "1"):
+        return True
+    raise ValueError(f"{UNANSWERABLE} must be true or false, got {_shown(value)}")
+
+
 def _text(fields: Fields, column: str) -> str:
     value = fields.get(column)
     if value is None:
-        raise ValueError(f"{column} is missing{_alike(fields, column)}")
+        raise ValueError(f"{column} is missing{_alike(fields, column) or _way_out(fields, column)}")
     if is_number(value):
         value = str(value)
     if not isinstance(value, str):
@@ -132,6 +167,13 @@ def _alike(fields: Fields, column: str) -> str:
     wanted = column.casefold()
     alike = [name for name in fields if name != column and name.strip().casefold() == wanted]
     return f", but there is {alike[0]!r}: rename it" if alike else ""
+
+
+def _way_out(fields: Fields, column: str) -> str:
+    """Return how a question is written that has no answer, where the answer is null."""
+    if column not in fields:
+        return ""
+    return f"; a question that cannot be answered has {UNANSWERABLE} = true"
 
 
 def _name(fields: Fields, column: str) -> str | None:

@@ -18,7 +18,14 @@ from rttc_graph.samples.formats import (
     parquet_rows,
     xlsx_rows,
 )
-from rttc_graph.samples.rows import USUAL_COLUMNS, ColumnNames, Fields, sample_from
+from rttc_graph.samples.rows import (
+    UNANSWERABLE,
+    USUAL_COLUMNS,
+    ColumnNames,
+    Fields,
+    is_unanswerable,
+    sample_from,
+)
 from rttc_graph.samples.unique_ids import UniqueIds
 from rttc_graph.support.identity import checked_name
 
@@ -49,7 +56,7 @@ class Samples:
         domain: For rows that name none.
         skip_bad: Collect bad rows instead of raising at the first one.
         unique_ids: Take a row for bad whose id was that of an earlier one of its domain, with
-            another question or answer.
+            another question or answer, and one that is marked unanswerable.
         columns: Their names in the source.
     """
 
@@ -122,7 +129,7 @@ class Samples:
                 columns=self._columns,
             )
             if self._unique_ids:
-                check_id(self._ids, sample, source=self.source, line=line)
+                check_row(self._ids, sample, source=self.source, line=line)
             return sample
         except BadSampleError as exc:
             if not self._skip_bad:
@@ -133,12 +140,20 @@ class Samples:
             return None
 
 
-def check_id(ids: UniqueIds, sample: NewSample, *, source: str, line: int) -> None:
-    """Do nothing if the sample's id is its own.
+def check_row(ids: UniqueIds, sample: NewSample, *, source: str, line: int) -> None:
+    """Do nothing if the row can be a sample of a knowledge base, with an id of its own.
 
     Raises:
-        BadSampleError: An earlier row has it, with another question or answer.
+        BadSampleError: An earlier row has its id, with another question or answer; or it is a
+            question to which there is no answer.
     """
+    if is_unanswerable(sample.metadata):
+        raise BadSampleError(
+            f"the question is marked {UNANSWERABLE}, which is for files that rttc eval and rttc "
+            "calibrate read: a sample needs an answer",
+            source=source,
+            line=line,
+        )
     before = ids.clash(sample, line)
     if before is not None:
         raise BadSampleError(
@@ -159,8 +174,9 @@ def read_samples(
 ) -> Samples:
     """Return the samples of a JSONL, CSV, Parquet or xlsx file or of a hub data set.
 
-    A row has `question` and `answer`, and may have `domain`, `id` and `metadata`; other columns
-    are ignored, and a number is taken as text. Nothing is read yet, but a file must be there.
+    A row has `question` and `answer`, and may have `domain`, `id` and `metadata`; a question to
+    which there is no answer has `unanswerable` = true in the place of an answer. Other columns are
+    ignored, and a number is taken as text. Nothing is read yet, but a file must be there.
 
     Args:
         source: A path that ends in `.jsonl`, `.ndjson`, `.csv`, `.tsv`, `.parquet`, `.xlsx`
@@ -168,7 +184,8 @@ def read_samples(
             `datasets.load_dataset` takes; the split is `train` by default.
         domain: For rows that name none; a row's own domain is kept. `general` by default.
         skip_bad: Collect bad rows in `Samples.bad` instead of raising at the first one.
-        unique_ids: Rows of one domain with one id and other content are bad, but for the first.
+        unique_ids: Rows that cannot be samples of a knowledge base are bad: of those of one domain
+            with one id and other content all but the first, and unanswerable ones.
         columns: Their names in the source, where they are not those above.
 
     Raises:
