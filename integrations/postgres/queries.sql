@@ -785,17 +785,17 @@ where reward_model = %(reward_model)s
 -- name: save_calibration
 -- Nothing. Index: primary key. Two that save at once leave the maps of the later one.
 insert into rttc_calibration
-    (reward_model, fingerprint, tenant, domain, parameters, pairs, tau_r, aim)
+    (reward_model, fingerprint, tenant, domain, parameters, pairs, tau_r, aim, created_at)
 values (
     %(reward_model)s, %(fingerprint)s, %(tenant)s, %(domain)s, %(parameters)s, %(pairs)s,
-    %(tau_r)s, %(aim)s
+    %(tau_r)s, %(aim)s, coalesce(%(saved_at)s::timestamptz, now())
 )
 on conflict (reward_model, fingerprint, tenant, domain) do update
 set parameters = excluded.parameters,
     pairs = excluded.pairs,
     tau_r = excluded.tau_r,
     aim = excluded.aim,
-    created_at = now();
+    created_at = excluded.created_at;
 
 -- name: load_calibration
 -- A row for each domain, the empty name for all others. Index: primary key.
@@ -805,6 +805,71 @@ where reward_model = %(reward_model)s
     and fingerprint = %(fingerprint)s
     and tenant = %(tenant)s
 order by domain;
+
+-- name: kept_calibrations
+-- A row for each domain of each calibration of the tenant, newest calibration first, with the number
+-- of earlier ones that undoing would go back to. Index: none, there are a few rows a reward model.
+select
+    reward_model, fingerprint, domain, parameters, pairs, tau_r, aim, created_at as saved_at,
+    (
+        select count(*)
+        from rttc_past_calibration as past
+        where past.reward_model = rttc_calibration.reward_model
+            and past.fingerprint = rttc_calibration.fingerprint
+            and past.tenant = rttc_calibration.tenant
+    ) as earlier
+from rttc_calibration
+where tenant = %(tenant)s
+order by max(created_at) over (partition by reward_model, fingerprint) desc,
+    reward_model, fingerprint, domain;
+
+-- name: keep_past_calibration
+-- Nothing. It keeps the calibration that is about to be replaced, or that there is none. Index:
+-- primary key of rttc_calibration.
+insert into rttc_past_calibration (reward_model, fingerprint, tenant, calibration, saved_at)
+select
+    %(reward_model)s, %(fingerprint)s, %(tenant)s,
+    jsonb_build_object(
+        'tau_r', max(tau_r),
+        'aim', max(aim),
+        'domains', coalesce(
+            jsonb_object_agg(
+                domain, jsonb_build_object('parameters', parameters, 'pairs', pairs)
+            ) filter (where domain is not null),
+            '{}'
+        )
+    ),
+    max(created_at)
+from rttc_calibration
+where reward_model = %(reward_model)s
+    and fingerprint = %(fingerprint)s
+    and tenant = %(tenant)s;
+
+-- name: drop_past_calibrations
+-- Nothing; all but the newest ones are gone. Index: (reward_model, fingerprint, tenant, id).
+delete from rttc_past_calibration
+where id in (
+    select id
+    from rttc_past_calibration
+    where reward_model = %(reward_model)s
+        and fingerprint = %(fingerprint)s
+        and tenant = %(tenant)s
+    order by id desc
+    offset %(kept)s
+);
+
+-- name: take_past_calibration
+-- The newest past calibration, which is past no longer; no row if there is none. Index:
+-- (reward_model, fingerprint, tenant, id).
+delete from rttc_past_calibration
+where id = (
+    select max(id)
+    from rttc_past_calibration
+    where reward_model = %(reward_model)s
+        and fingerprint = %(fingerprint)s
+        and tenant = %(tenant)s
+)
+returning calibration, saved_at;
 
 -- name: run_statistics
 -- A row for each domain, day and arm with runs of the tenant, newest day first. Index: (tenant,

@@ -12,11 +12,12 @@ from rttc_graph.calibration.map_fitting import (
     calibrate,
     fold_number,
 )
+from rttc_graph.calibration.merging import merged_maps
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion
 from rttc_graph.evaluation.replay import Gate, JudgedArm
-from rttc_graph.integrations.rewards.calibrated.calibrated_reward import ARMS_KEY
-from rttc_graph.protocols import DomainCalibration, StoredCalibration
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import ARMS_KEY, TAU_KEY
+from rttc_graph.protocols import StoredCalibration
 from rttc_graph.state import Arm
 
 
@@ -35,19 +36,39 @@ class Proposal:
     """Arms of the cascade by domain, at the chosen τr; the empty name is for all others."""
     aim: Aim
 
-    def stored(self, reward_model: str, fingerprint: str) -> StoredCalibration:
-        """Return what is kept of it for a reward model."""
-        fitted = {"": self.calibration.pooled, **self.calibration.domains}
+    def stored(
+        self,
+        reward_model: str,
+        fingerprint: str,
+        *,
+        before: StoredCalibration | None = None,
+        all_domains: bool = False,
+    ) -> StoredCalibration:
+        """Return what is kept of it for a reward model: see `merged_maps`.
+
+        Args:
+            reward_model: Name of the reward model.
+            fingerprint: Its fingerprint.
+            before: The calibration in force.
+            all_domains: Whether domains without a map of their own get the pooled one.
+        """
+        chosen = {
+            domain: {
+                ARMS_KEY: list(self.arms.get(domain, self.arms[""])),
+                TAU_KEY: self.chosen.gate.tau_r,
+            }
+            for domain in {"", *(question.domain or "" for question in self.questions)}
+        }
         return StoredCalibration(
             reward_model=reward_model,
             fingerprint=fingerprint,
-            domains={
-                domain: DomainCalibration(
-                    parameters={**found.map.to_json(), ARMS_KEY: list(self.arms[domain])},
-                    pairs=found.pairs,
-                )
-                for domain, found in fitted.items()
-            },
+            domains=merged_maps(
+                self.calibration,
+                {question.domain or "" for question in self.questions},
+                chosen,
+                before=before,
+                all_domains=all_domains,
+            ),
             tau_r=self.chosen.gate.tau_r,
             aim=str(self.aim),
         )

@@ -41,6 +41,8 @@ class CalibrationWanted:
     domain: str | None = None
     """Domain of the samples; by default that of the row."""
     aim: Aim = field(default_factory=Aim)
+    all_domains: bool = False
+    """Whether domains without a map of their own get the one of all answers."""
     save: bool = False
     """Whether the calibration is stored, so that it is used from now on."""
     records: Path | None = None
@@ -103,7 +105,12 @@ def fit_calibration(
     [rows] = collect_rows(config, rows_wanted, watcher)
     questions = questions_of_models([rows], scorer=wanted.scorer, calibrated=False)
     proposal = propose(questions, wanted.aim)
-    stored = proposal.stored(rows.reward_model, rows.fingerprint)
+    stored = proposal.stored(
+        rows.reward_model,
+        rows.fingerprint,
+        before=rows.calibration,
+        all_domains=wanted.all_domains,
+    )
     title = f"{name}, {rows.model}, {wanted.aim}"
     plot_sweep(proposal.points, proposal.chosen, plot, title=title)
     if wanted.save:

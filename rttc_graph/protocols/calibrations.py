@@ -25,7 +25,7 @@ class StoredCalibration:
     fingerprint: str
     """Fingerprint of the reward model with its raw scores."""
     domains: Mapping[str, DomainCalibration]
-    """Map of each domain by name; the empty name serves the domains without one."""
+    """Map of each domain by name; the empty name is for questions that name no domain."""
     tau_r: float | None = None
     """Threshold proposed for the calibrated scores."""
     aim: str | None = None

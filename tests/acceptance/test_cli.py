@@ -380,8 +380,24 @@ def test_a_calibration_is_fitted_kept_and_used(
     assert fair["policies"]["direct"]["accuracy"] == 0.5
 
     ask = ("ask", "what is 7 plus 8", "--domain", "sums", "--policy", "direct", "--json")
+    other = ("ask", "what is 7 plus 8", "--policy", "direct", "--json")
     monkeypatch.setenv("RTTC_TAU_R_OF", found["tau_r_of"])
     assert 0 < call_json(capsys, *ask)["reward"] < 1
+    raw = call_json(capsys, *other)["reward"]  # of no domain, so not of the calibrated one
+    [kept] = call_json(capsys, "calibrate", "--list", "--json")
+    assert [(one["domain"], one["arms"]) for one in kept["domains"]] == [("sums", found["arms"])]
+    assert (kept["tau_r_of"], kept["earlier"]) == (found["tau_r_of"], 1)
+    assert call_json(capsys, "status", "--json")["calibration"] == kept
+    assert main(["status"]) == 0
+    assert f"sums; saved {kept['saved_at']}" in capsys.readouterr().out
+    call_json(capsys, *given, "--save", "--all-domains", "--json")
+    monkeypatch.delenv("RTTC_TAU_R_OF")
+    assert call_json(capsys, *other)["reward"] != raw
+    assert main(["calibrate", "--list"]) == 0
+    assert "(all others)" in capsys.readouterr().out
+    undone = call_json(capsys, "calibrate", "--undo", "--yes", "--json")
+    assert undone["tau_r_of"] == found["tau_r_of"]
+    assert call_json(capsys, *other)["reward"] == raw
     monkeypatch.setenv("RTTC_TAU_R_OF", found["fingerprint"])  # of the raw scores
     code, line = complaint(capsys, *ask)
     assert code == 2

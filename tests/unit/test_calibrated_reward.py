@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from graph_runs import Face, ask
@@ -12,6 +12,9 @@ from scripted_parts import Parts, ScriptedRewardModel, candidate, sample
 from rttc_graph.errors import BackendError, ConfigurationError, RewardModelError
 from rttc_graph.graph import RttcParts
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
+    ARMS_KEY,
+    OTHERS_KEY,
+    POOLED_KEY,
     REFRESH_SECONDS,
     CalibratedReward,
     calibrated_fingerprint,
@@ -160,10 +163,72 @@ async def test_a_calibration_that_cannot_be_had_is_the_judges_failure(
 ) -> None:
     store = MemoryStore(error=broken)
     if broken is None:
-        await store.save(stored(math=0.5), tenant="default")  # none for all domains
+        damaged = DomainCalibration(parameters={"method": "unknown"}, pairs=1)
+        await store.save(replace(stored(), domains={"math": damaged}), tenant="default")
     with pytest.raises(RewardModelError, match="could not be loaded") as caught:
         await reward(CalibratedReward(raw, store))
     assert caught.value.retryable == (broken is not None)
+
+
+def with_parameters(found: StoredCalibration, domain: str, **more: object) -> StoredCalibration:
+    kept = found.domains[domain]
+    changed = replace(kept, parameters={**kept.parameters, **more})
+    return replace(found, domains={**found.domains, domain: changed})
+
+
+OTHERS = {**flat(0.6).parameters, ARMS_KEY: ["rag"]}
+PLAIN = with_parameters(stored(all=0.7), "", **{ARMS_KEY: ["nearest"]})
+
+
+@pytest.mark.parametrize(
+    ("calibration", "rewards", "calibrated", "arms"),
+    [
+        pytest.param(PLAIN, (0.7, 0.7), (True, False), ("nearest", "nearest"), id="of-before"),
+        pytest.param(
+            with_parameters(PLAIN, "", **{OTHERS_KEY: None}),
+            (0.7, 0.4),
+            (True, False),
+            ("nearest", ""),
+            id="others-stay-raw",
+        ),
+        pytest.param(
+            with_parameters(PLAIN, "", **{OTHERS_KEY: OTHERS}),
+            (0.7, 0.6),
+            (True, False),
+            ("nearest", "rag"),
+            id="others-have-theirs",
+        ),
+        pytest.param(stored(math=0.9), (0.4, 0.9), (False, True), ("", ""), id="one-domain"),
+        pytest.param(
+            with_parameters(stored(math=0.9), "math", **{POOLED_KEY: True}),
+            (0.4, 0.9),
+            (False, False),
+            ("", ""),
+            id="too-few-answers-for-a-probability",
+        ),
+    ],
+)
+async def test_which_map_serves_which_domain(
+    raw: ScriptedRewardModel,
+    calibration: StoredCalibration,
+    rewards: tuple[float, float],
+    calibrated: tuple[bool, bool],
+    arms: tuple[str, str],
+) -> None:
+    store = MemoryStore()
+    await store.save(calibration, tenant="default")
+    model = CalibratedReward(raw, store)
+    judges = [model.within(tenant="default", domain=domain) for domain in (None, "math")]
+    assert (await reward(model), await reward(model, domain="math")) == rewards
+    assert tuple([await judge.is_calibrated() for judge in judges]) == calibrated
+    assert tuple([",".join(await judge.chosen_arms()) for judge in judges]) == arms
+
+
+async def test_a_map_of_others_has_its_own_fingerprint() -> None:
+    others = ({}, {OTHERS_KEY: None}, {OTHERS_KEY: OTHERS})
+    found = [calibrated_fingerprint(with_parameters(PLAIN, "", **more)) for more in others]
+    assert len(set(found)) == 3
+    assert found[0] == calibrated_fingerprint(stored(all=0.7))  # arms are none of it
 
 
 async def test_another_map_has_another_fingerprint(raw: ScriptedRewardModel) -> None:

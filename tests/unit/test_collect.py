@@ -487,7 +487,7 @@ def test_a_proposal_uses_held_out_rewards_and_is_ready_to_be_stored() -> None:
     proposal = propose([question(number, draw) for number in range(60)], Aim(accuracy=0.5))
     rewards = [one.reward for q in proposal.questions for one in q.arms.values()]
     assert rewards == list(proposal.calibration.pooled.held_out)
-    stored = proposal.stored("judge", "digest")
+    stored = proposal.stored("judge", "digest", all_domains=True)
     assert (stored.tau_r, stored.aim) == (proposal.chosen.gate.tau_r, "accuracy of at least 50.0%")
     assert probability_map(stored)(0.65, None) > probability_map(stored)(0.55, "any")
     with pytest.raises(ConfigurationError, match="rows of all arms"):

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rttc_graph.errors import BackendError, ConfigurationError, RewardModelError
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
@@ -29,27 +30,73 @@ restart."""
 ARMS_KEY = "arms"
 """Key in a domain's parameters: the arms that `rttc calibrate` has chosen for it."""
 
+TAU_KEY = "tau_r"
+"""Key in a domain's parameters: the τr that was proposed when its map was fitted."""
+
+POOLED_KEY = "pooled"
+"""Key in a domain's parameters: true where the map is of all domains that were calibrated together,
+for want of answers of its own, so that what it gives is a score and no probability."""
+
+OTHERS_KEY = "others"
+"""Key in the parameters of the empty domain: the map, with its arms, for domains that have none;
+null where they keep their raw scores. Without the key, as in earlier releases, it is the map of the
+empty domain itself."""
+
 ProbabilityMap = Callable[[float, str | None], float]
 """Function of raw score and domain that returns P(right)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _DomainMap:
+    """The map of one domain."""
+
+    map: CalibrationMap
+    arms: tuple[str, ...]
+    """Chosen arms; older calibrations have none."""
+    is_pooled: bool = False
+
+    @classmethod
+    def from_json(cls, parameters: Mapping[str, Any]) -> _DomainMap:
+        """Return the map that stored parameters describe.
+
+        Raises:
+            ConfigurationError: They describe none.
+        """
+        return cls(
+            CalibrationMap.from_json(parameters),
+            tuple(map(str, parameters.get(ARMS_KEY, ()))),
+            parameters.get(POOLED_KEY) is True,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Maps:
     """A stored calibration, read."""
 
-    by_domain: Mapping[str, CalibrationMap]
-    arms: Mapping[str, tuple[str, ...]]
-    """Chosen arms by domain; older calibrations have none."""
+    by_domain: Mapping[str, _DomainMap]
+    others: _DomainMap | None
+    """For domains without a map of their own."""
     fingerprint: str
     """Fingerprint of the reward model and its maps together."""
 
     def arms_of(self, domain: str | None) -> tuple[str, ...]:
         """Return the arms that were chosen for a domain; empty where none were."""
-        return self.arms.get(domain or "") or self.arms.get("", ())
+        found = self._map_of(domain)
+        if found is None:
+            return ()
+        return found.arms or (self.others.arms if self.others else ())
+
+    def is_own(self, domain: str | None) -> bool:
+        """Tell whether a domain has a map that was fitted on its own answers."""
+        found = self.by_domain.get(domain or "")
+        return found is not None and not found.is_pooled
 
     def __call__(self, score: float, domain: str | None) -> float:
-        domain_map = self.by_domain.get(domain or "") or self.by_domain[""]
-        return domain_map(score)
+        found = self._map_of(domain)
+        return score if found is None else found.map(score)
+
+    def _map_of(self, domain: str | None) -> _DomainMap | None:
+        return self.by_domain.get(domain or "", self.others)
 
 
 def probability_map(stored: StoredCalibration) -> ProbabilityMap:
@@ -199,11 +246,11 @@ class _Within(RewardModel):
     async def is_calibrated(self) -> bool:
         """Tell whether the domain has a map of its own.
 
-        The map of all domains changes the scores of the others too, and so does what the reward
-        model learnt elsewhere: what that makes of them is no probability there.
+        A map of several domains together may change its scores too, and so does what the reward
+        model learnt elsewhere: what that makes of them is no probability here.
         """
         maps = await self._calibrated.maps(self._tenant)
-        return maps is not None and (self._domain or "") in maps.by_domain
+        return maps is not None and maps.is_own(self._domain)
 
     async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
         maps = await self._calibrated.maps(self._tenant)
@@ -219,19 +266,13 @@ class _Within(RewardModel):
 
 
 def _read(stored: StoredCalibration) -> _Maps:
-    maps = {
-        domain: CalibrationMap.from_json(found.parameters)
-        for domain, found in stored.domains.items()
-    }
-    if "" not in maps:
-        raise ConfigurationError(
-            f"the calibration of {stored.reward_model!r} has no map for all domains: "
-            "run rttc calibrate again"
-        )
-    read = {domain: found.to_json() for domain, found in maps.items()}
+    maps = {name: _DomainMap.from_json(found.parameters) for name, found in stored.domains.items()}
+    others = maps.get("")
+    read: dict[str, Any] = {domain: found.map.to_json() for domain, found in maps.items()}
+    plain = stored.domains.get("")
+    if plain is not None and OTHERS_KEY in plain.parameters:
+        told = plain.parameters[OTHERS_KEY]
+        others = None if told is None else _DomainMap.from_json(told)
+        read[""][OTHERS_KEY] = None if others is None else others.map.to_json()
     text = json.dumps([stored.fingerprint, read], sort_keys=True)
-    arms = {
-        domain: tuple(map(str, found.parameters.get(ARMS_KEY, ())))
-        for domain, found in stored.domains.items()
-    }
-    return _Maps(maps, arms, hashlib.sha256(text.encode()).hexdigest()[:32])
+    return _Maps(maps, others, hashlib.sha256(text.encode()).hexdigest()[:32])

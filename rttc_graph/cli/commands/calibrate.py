@@ -13,10 +13,12 @@ from rttc_graph.arms import cascade_arms
 from rttc_graph.calibration.aims import Aim, GatePoint, overview
 from rttc_graph.calibration.map_fitting import FittedMap
 from rttc_graph.calibration.proposal import Proposal
+from rttc_graph.cli.calibration_table import list_calibrations, named, undo
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import (
     AsJson,
     ScreenWatcher,
+    Yes,
     err,
     out,
     print_json,
@@ -51,6 +53,23 @@ Save = Annotated[
         "--save", help="Store the map: from then on this reward model's rewards are P(right)."
     ),
 ]
+AllDomains = Annotated[
+    bool,
+    typer.Option(
+        "--all-domains",
+        help="With --save, use the map of all answers in every domain without a map of its own; "
+        "else other domains keep what they have.",
+    ),
+]
+Listed = Annotated[
+    bool, typer.Option("--list", help="List the calibrations that are kept, and measure nothing.")
+]
+Undo = Annotated[
+    bool,
+    typer.Option(
+        "--undo", help="Bring back what the last --save took the place of, and measure nothing."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed for drawing questions and for training.")]
 Tenant = Annotated[
     str | None,
@@ -75,6 +94,10 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     target_cost: TargetCost = None,
     best: Best = False,
     save: Save = False,
+    all_domains: AllDomains = False,
+    listed: Listed = False,
+    undone: Undo = False,
+    yes: Yes = False,
     limit: Limit = None,
     seed: Seed = 0,
     scorer: Scorer = "auto",
@@ -93,7 +116,8 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     The scorer tells right from wrong, and the map with the lowest log-loss on held-out answers is
     chosen. Without an aim, the cheapest τr and arms within one standard error of the most accurate
     ones are proposed. With --save, the map is in use within a minute wherever this reward model
-    judges, and so are the arms, by domain.
+    judges in the domains of the questions, and so are the arms, by domain; other domains keep what
+    they have.
 
     Example: rttc calibrate questions.jsonl --limit 60 --target-accuracy 0.8 --save
     """
@@ -104,6 +128,12 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         tenant=tenant,
         seed=seed,
     )
+    if listed:
+        list_calibrations(config, as_json=as_json)
+        return
+    if undone:
+        undo(config, yes=yes, as_json=as_json)
+        return
     wanted = CalibrationWanted(
         paths=paths or [],
         limit=limit,
@@ -111,6 +141,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         domain=domain,
         aim=Aim(accuracy=target_accuracy, seconds=target_cost, best=best),
         save=save,
+        all_domains=all_domains,
         records=records,
         plot=plot,
     )
@@ -172,12 +203,17 @@ def _map_row(domain: str, found: FittedMap) -> tuple[object, ...]:
 
 
 def _say_how(stored: StoredCalibration, proposal: Proposal, *, saved: bool) -> None:
-    for domain, arms in proposal.arms.items():
-        out.print(Text(f"arms of cascade in {domain or 'all other domains'}: {', '.join(arms)}"))
+    measured = dict.fromkeys(question.domain or "" for question in proposal.questions)
+    for domain in measured:
+        arms = ", ".join(proposal.arms.get(domain, proposal.arms[""]))
+        out.print(Text(f"arms of cascade in {named([domain])}: {arms}"))
     if not saved:
         out.print("not kept: add --save to use it")
         return
     fingerprint = calibrated_fingerprint(stored)
+    others = [domain for domain in stored.domains if domain not in measured]
+    if others:
+        out.print(Text(f"as they were: {named(others)}; τr is for the domains above"))
     lines = f'tau_r = {stored.tau_r:g}\ntau_r_of = "{fingerprint}"'
     out.print(Text(f"kept for {stored.aim}, the arms with it; put into rttc.toml:\n\n{lines}\n"))
 

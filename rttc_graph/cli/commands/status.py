@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import typer
 
+from rttc_graph.cli.calibration_table import named
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, print_json, print_pairs, size
 from rttc_graph.errors import RttcError
+from rttc_graph.installation.calibration_in_force import told_calibrations
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.integrations.transformers.weight_files.resolve import entry_for, model_folder
@@ -37,7 +40,7 @@ def show_status(context: typer.Context, as_json: AsJson = False) -> None:
     }
     try:
         with open_knowledge(config) as knowledge:
-            status |= asyncio.run(_stored(knowledge, config.tenant))
+            status |= asyncio.run(_stored(config, knowledge))
     except RttcError as exc:
         status["database_error"] = str(exc)
     status["python"] = platform.python_version()
@@ -46,19 +49,32 @@ def show_status(context: typer.Context, as_json: AsJson = False) -> None:
         print_json(status)
     else:
         packages = ", ".join(f"{name} {number}" for name, number in status["packages"].items())
-        print_pairs({**status, "packages": packages})
+        shown = {**status, "packages": packages}
+        if "calibration" in status:
+            shown["calibration"] = _calibration(status["calibration"])
+        print_pairs(shown)
 
 
-async def _stored(knowledge: Knowledge, tenant: str) -> dict[str, Any]:
-    domains = await knowledge.knowledge_base.stats(tenant=tenant)
+async def _stored(config: InstallationConfig, knowledge: Knowledge) -> dict[str, Any]:
+    domains = await knowledge.knowledge_base.stats(tenant=config.tenant)
+    calibrations = await told_calibrations(config, knowledge)
     cache = await knowledge.cache.stats()
     return {
+        "calibration": next((one for one in calibrations if one["in_force"]), None),
         "samples": sum(domain.samples for domain in domains),
         "domains": len(domains),
         "query_states": cache.states,
         "adapters": cache.adapters,
         "adapter_bytes": size(cache.bytes),
     }
+
+
+def _calibration(found: Mapping[str, Any] | None) -> str:
+    """Return the calibration in force in one line."""
+    if found is None:
+        return "none: rewards are raw scores"
+    domains = [domain["domain"] for domain in found["domains"]]
+    return f"{named(domains)}; saved {found['saved_at']}, tau_r_of {found['tau_r_of']}"
 
 
 def _model(config: InstallationConfig, name: str) -> str:
