@@ -1021,6 +1021,7 @@ set is_right = excluded.is_right,
 select
     rttc_rating.run_id, rttc_rating.is_right, rttc_rating.answer, rttc_rating.note,
     rttc_rating.correction, rttc_run.query, rttc_run.domain, rttc_run.answer as answered,
+    rttc_run.candidate, rttc_run.declined,
     (
         select source ->> 'domain'
         from jsonb_array_elements(rttc_run.sources) as listed (source)
@@ -1037,6 +1038,7 @@ where rttc_rating.run_id = %(run_id)s
 select
     rttc_rating.run_id, rttc_rating.is_right, rttc_rating.answer, rttc_rating.note,
     rttc_rating.correction, rttc_run.query, rttc_run.domain, rttc_run.answer as answered,
+    rttc_run.candidate, rttc_run.declined,
     (
         select source ->> 'domain'
         from jsonb_array_elements(rttc_run.sources) as listed (source)

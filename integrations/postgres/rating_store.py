@@ -93,4 +93,6 @@ def _rated(row: dict[str, Any]) -> RatedRun:
         domain=row["domain"],
         answered=row["answered"],
         source_domain=row["source_domain"],
+        candidate=row["candidate"],
+        declined=row["declined"],
     )

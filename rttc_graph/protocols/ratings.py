@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from rttc_graph.state import Candidate
+
 Correction = Literal["none", "pending", "stored", "rejected"]
 """State of a rating's right answer: none came, it waits for approval, it is a sample, or it was
 turned down."""
@@ -34,6 +36,10 @@ class RatedRun:
     """Text that the run returned."""
     source_domain: str | None = None
     """Domain of the nearest sample that the answer rests on."""
+    candidate: Candidate | None = None
+    """Candidate that was taken; `None` for runs that were stored before runs kept it."""
+    declined: bool = False
+    """Whether the run returned the text that declines instead of the candidate's answer."""
 
 
 class RatingStore(Protocol):

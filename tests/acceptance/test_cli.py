@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +344,27 @@ def count_reads_of_rows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return read
 
 
+def check_listed_and_undone(
+    capsys: pytest.CaptureFixture[str], found: Any, given: Sequence[str]
+) -> None:
+    """Look at the calibration that was saved, save one for all domains, and go back to it."""
+    other = ("ask", "what is 7 plus 8", "--policy", "direct", "--json")
+    raw = call_json(capsys, *other)["reward"]  # of no domain, so not of the calibrated one
+    [kept] = call_json(capsys, "calibrate", "--list", "--json")
+    assert [(one["domain"], one["arms"]) for one in kept["domains"]] == [("sums", found["arms"])]
+    assert (kept["tau_r_of"], kept["earlier"]) == (found["tau_r_of"], 1)
+    assert call_json(capsys, "status", "--json")["calibration"] == kept
+    assert main(["status"]) == 0
+    assert f"sums; saved {kept['saved_at']}" in capsys.readouterr().out
+    call_json(capsys, *given, "--save", "--all-domains", "--json")
+    assert call_json(capsys, *other)["reward"] != raw
+    assert main(["calibrate", "--list"]) == 0
+    assert "(all others)" in capsys.readouterr().out
+    undone = call_json(capsys, "calibrate", "--undo", "--yes", "--json")
+    assert undone["tau_r_of"] == found["tau_r_of"]
+    assert call_json(capsys, *other)["reward"] == raw
+
+
 def test_a_calibration_is_fitted_kept_and_used(
     questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,24 +401,10 @@ def test_a_calibration_is_fitted_kept_and_used(
     assert fair["policies"]["direct"]["accuracy"] == 0.5
 
     ask = ("ask", "what is 7 plus 8", "--domain", "sums", "--policy", "direct", "--json")
-    other = ("ask", "what is 7 plus 8", "--policy", "direct", "--json")
     monkeypatch.setenv("RTTC_TAU_R_OF", found["tau_r_of"])
     assert 0 < call_json(capsys, *ask)["reward"] < 1
-    raw = call_json(capsys, *other)["reward"]  # of no domain, so not of the calibrated one
-    [kept] = call_json(capsys, "calibrate", "--list", "--json")
-    assert [(one["domain"], one["arms"]) for one in kept["domains"]] == [("sums", found["arms"])]
-    assert (kept["tau_r_of"], kept["earlier"]) == (found["tau_r_of"], 1)
-    assert call_json(capsys, "status", "--json")["calibration"] == kept
-    assert main(["status"]) == 0
-    assert f"sums; saved {kept['saved_at']}" in capsys.readouterr().out
-    call_json(capsys, *given, "--save", "--all-domains", "--json")
     monkeypatch.delenv("RTTC_TAU_R_OF")
-    assert call_json(capsys, *other)["reward"] != raw
-    assert main(["calibrate", "--list"]) == 0
-    assert "(all others)" in capsys.readouterr().out
-    undone = call_json(capsys, "calibrate", "--undo", "--yes", "--json")
-    assert undone["tau_r_of"] == found["tau_r_of"]
-    assert call_json(capsys, *other)["reward"] == raw
+    check_listed_and_undone(capsys, found, given)
     monkeypatch.setenv("RTTC_TAU_R_OF", found["fingerprint"])  # of the raw scores
     code, line = complaint(capsys, *ask)
     assert code == 2
@@ -647,3 +654,38 @@ def test_a_name_that_cannot_be_ends_a_command_before_its_work(
     code, said = complaint(capsys, *command, name)
     assert code == 2
     assert command[-1].removeprefix("--") in said
+
+
+def test_a_map_is_fitted_to_rated_runs(solved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kb", "ingest", str(solved)]) == 0
+    capsys.readouterr()
+    runs = [
+        call_json(capsys, "ask", f"what is {n} plus {n}", "--domain", "sums", *NEAREST)["run_id"]
+        for n in range(20)
+    ]
+    for number, run in enumerate(runs[:19]):
+        call_json(capsys, "rate", run, "right" if number % 2 else "wrong", "--json")
+    code, line = complaint(capsys, "calibrate", "--from-ledger")
+    assert code == 2
+    assert "9 right and 10 wrong ratings are too few" in line
+    code, line = complaint(capsys, "calibrate", "--from-ledger", "--best")
+    assert code == 2
+    assert "--from-ledger takes no files" in line
+
+    call_json(capsys, "rate", runs[19], "right", "--json")
+    found = call_json(capsys, "calibrate", "--from-ledger", "--save", "--json")
+    assert found["ratings"] == {"right": 10, "wrong": 10, "left_out": {}}
+    assert found["maps"][""]["pairs"] == 20
+    assert Path("rttc-calibrate-ratings.png").read_bytes().startswith(b"\x89PNG")
+    [kept] = call_json(capsys, "calibrate", "--list", "--json")
+    assert (kept["tau_r_of"], kept["aim"]) == (found["tau_r_of"], "map of rated runs, no gate")
+    assert [(one["domain"], one["tau_r"]) for one in kept["domains"]] == [("sums", None)]
+    asked = call_json(capsys, "ask", "what is 3 plus 3", "--domain", "sums", *NEAREST)
+    assert asked["reward"] == pytest.approx(0.5, abs=0.01)  # half of the answers were right
+    assert main(["calibrate", "--from-ledger"]) == 0
+    shown = capsys.readouterr().out
+    assert "20 rated answers, 10 right and 10 wrong" in shown
+    assert "τr and arms are as they were" in shown
+
+
+NEAREST = ("--policy", "nearest", "--json")

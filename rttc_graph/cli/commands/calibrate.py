@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rttc_graph.arms import cascade_arms
 from rttc_graph.calibration.aims import Aim, GatePoint, overview
-from rttc_graph.calibration.map_fitting import FittedMap
+from rttc_graph.calibration.map_fitting import FittedCalibration, FittedMap
 from rttc_graph.calibration.proposal import Proposal
 from rttc_graph.cli.calibration_table import list_calibrations, named, undo
 from rttc_graph.cli.command_context import command_context
@@ -36,9 +36,11 @@ from rttc_graph.cli.shared_options import (
     TargetCost,
     with_default,
 )
+from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import calibrated_fingerprint
 from rttc_graph.jobs.collect_rows import ModelRows
 from rttc_graph.jobs.fit_calibration import CalibrationWanted, fit_calibration
+from rttc_graph.jobs.fit_ratings import FoundMap, RatingsWanted, fit_ratings
 from rttc_graph.protocols import StoredCalibration
 
 Paths = Annotated[
@@ -59,6 +61,14 @@ AllDomains = Annotated[
         "--all-domains",
         help="With --save, use the map of all answers in every domain without a map of its own; "
         "else other domains keep what they have.",
+    ),
+]
+FromLedger = Annotated[
+    bool,
+    typer.Option(
+        "--from-ledger",
+        help="Fit the map to the answers that people rated (rttc rate, POST /v1/feedback), not to "
+        "questions of a file; τr and arms stay as they are.",
     ),
 ]
 Listed = Annotated[
@@ -95,6 +105,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     best: Best = False,
     save: Save = False,
     all_domains: AllDomains = False,
+    from_ledger: FromLedger = False,
     listed: Listed = False,
     undone: Undo = False,
     yes: Yes = False,
@@ -119,6 +130,9 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     judges in the domains of the questions, and so are the arms, by domain; other domains keep what
     they have.
 
+    With --from-ledger, the map alone is fitted to ratings of stored runs, at least 10 right and 10
+    wrong ones. People rate what they notice: if that is mostly wrong answers, P(right) is too low.
+
     Example: rttc calibrate questions.jsonl --limit 60 --target-accuracy 0.8 --save
     """
     config = command_context(context).config(
@@ -133,6 +147,15 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         return
     if undone:
         undo(config, yes=yes, as_json=as_json)
+        return
+    if from_ledger:
+        _check_alone(paths, records, target_accuracy, target_cost, best)
+        ratings = RatingsWanted(save=save, all_domains=all_domains, plot=plot)
+        found = fit_ratings(config, ratings, ScreenWatcher())
+        if as_json:
+            print_json(_ratings_as_json(found, saved=save))
+        else:
+            _show_ratings(found, saved=save)
         return
     wanted = CalibrationWanted(
         paths=paths or [],
@@ -162,17 +185,7 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
             style="bold",
         )
     )
-    maps = {"all": proposal.calibration.pooled, **proposal.calibration.domains}
-    columns = ["domain", "answers", "map", "log-loss: platt", "isotonic", "constant", "ECE"]
-    print_table(columns, [_map_row(domain, found) for domain, found in maps.items()])
-    for domain, found in maps.items():
-        if found.tells_nothing:
-            err.print(
-                Text(
-                    f"warning: on {domain} the reward says no more than the share of right "
-                    "answers does: no τr can choose well by it"
-                )
-            )
+    _show_maps(proposal.calibration)
     if all(point.gate.tau_r == 0 for point in proposal.points):
         err.print(Text("warning: so only gates that accept the first answer (τr = 0) are tried"))
     out.print()
@@ -195,6 +208,86 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
             for point in overview(proposal.points, proposal.chosen, proposal.aim)
         ],
     )
+
+
+def _show_maps(calibration: FittedCalibration) -> None:
+    """Print the maps, and say where they know nothing."""
+    maps = {"all": calibration.pooled, **calibration.domains}
+    columns = ["domain", "answers", "map", "log-loss: platt", "isotonic", "constant", "ECE"]
+    print_table(columns, [_map_row(domain, found) for domain, found in maps.items()])
+    for domain, found in maps.items():
+        if found.tells_nothing:
+            err.print(
+                Text(
+                    f"warning: on {domain} the reward says no more than the share of right "
+                    "answers does: no τr can choose well by it"
+                )
+            )
+
+
+def _check_alone(paths: list[str] | None, *others: object) -> None:
+    """Refuse what a calibration from ratings has no use for."""
+    if paths or any(others):
+        raise ConfigurationError(
+            "--from-ledger takes no files, --records, --target-accuracy, --target-cost or --best: "
+            "ratings are of one answer a run, so that neither τr nor arms can be chosen by them"
+        )
+
+
+def _show_ratings(found: FoundMap, *, saved: bool) -> None:
+    answers = found.answers
+    wrong = len(answers.runs) - answers.right
+    head = f"{len(answers.runs)} rated answers, {answers.right} right and {wrong} wrong"
+    model = f"reward model {found.reward_model} ({found.stored.fingerprint[:8]})"
+    out.print(Text(f"{head}; {model}", style="bold"))
+    for why, count in answers.left_out.items():
+        out.print(Text(f"{count} left out: {why}"))
+    _show_maps(found.calibration)
+    out.print()
+    print_table(["P(right) said", "found", "answers"], found.bins)
+    out.print(Text(f"plot: {found.plot}"))
+    out.print(
+        "τr and arms are as they were: only the answer that was returned is rated, not those of "
+        "other arms; rttc calibrate FILE chooses them"
+    )
+    if not saved:
+        out.print("not kept: add --save to use it")
+        return
+    fingerprint = calibrated_fingerprint(found.stored)
+    out.print(Text(f'kept; a τr that is pinned needs tau_r_of = "{fingerprint}" now, and a new τr'))
+
+
+def _ratings_as_json(found: FoundMap, *, saved: bool) -> dict[str, Any]:
+    return {
+        "reward_model": found.reward_model,
+        "fingerprint": found.stored.fingerprint,
+        "tau_r_of": calibrated_fingerprint(found.stored),
+        "saved": saved,
+        "ratings": {
+            "right": found.answers.right,
+            "wrong": len(found.answers.runs) - found.answers.right,
+            "left_out": dict(found.answers.left_out),
+        },
+        "maps": {
+            domain: _map_as_json(fitted)
+            for domain, fitted in {
+                "": found.calibration.pooled,
+                **found.calibration.domains,
+            }.items()
+        },
+        "bins": [one._asdict() for one in found.bins],
+    }
+
+
+def _map_as_json(found: FittedMap) -> dict[str, Any]:
+    return {
+        **found.map.to_json(),
+        "pairs": found.pairs,
+        "log_loss": dict(found.losses),
+        "constant_log_loss": found.constant_loss,
+        "tells_nothing": found.tells_nothing,
+        "ece": found.ece,
+    }
 
 
 def _map_row(domain: str, found: FittedMap) -> tuple[object, ...]:
@@ -229,15 +322,7 @@ def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> d
         "saved": saved,
         "questions": len(proposal.questions),
         "maps": {
-            domain: {
-                "arms": proposal.arms[domain],
-                **found.map.to_json(),
-                "pairs": found.pairs,
-                "log_loss": dict(found.losses),
-                "constant_log_loss": found.constant_loss,
-                "tells_nothing": found.tells_nothing,
-                "ece": found.ece,
-            }
+            domain: {"arms": proposal.arms[domain], **_map_as_json(found)}
             for domain, found in maps.items()
         },
         "points": [_flat(point) for point in proposal.points],

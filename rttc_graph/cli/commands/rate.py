@@ -128,6 +128,7 @@ def _show_all(listed: Sequence[RatedRun], export: Path | None, *, as_json: bool)
 
 def _as_json(one: RatedRun) -> dict[str, Any]:
     told = asdict(one)
+    del told["candidate"]
     return {**told.pop("rating"), **told}
 
 

@@ -1,0 +1,248 @@
+"""A calibration from what people said of stored runs: the map is fitted anew, the gate stays.
+
+A rating is about the one answer that a run returned. What the other arms would have answered was
+not seen, so neither τr nor arms can be chosen by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rttc_graph.arms import ARMS
+from rttc_graph.calibration.map_fitting import MIN_OF_EACH, FittedCalibration, Labelled, calibrate
+from rttc_graph.calibration.merging import merged_maps
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.accuracy_plot import plot_reliability
+from rttc_graph.evaluation.reliability import ReliabilityBin, reliability
+from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import ARMS_KEY, arms_of
+from rttc_graph.jobs.output_files import check_outputs
+from rttc_graph.jobs.watching import Watcher
+from rttc_graph.protocols import (
+    DomainCalibration,
+    Embedder,
+    KnowledgeBase,
+    RatedRun,
+    RewardModel,
+    StoredCalibration,
+    reward_requests,
+)
+from rttc_graph.run.tau_r import is_unanswered
+from rttc_graph.settings import RttcSettings
+from rttc_graph.state import Candidate, Sample
+from rttc_graph.support.extras import require_evaluation
+
+if TYPE_CHECKING:
+    from rttc_graph.installation.local import LocalRttc
+
+AIM = "map of rated runs, no gate"
+"""What a calibration from ratings has in the place of the aim that its τr was chosen for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatingsWanted:
+    """Inputs and output files of a calibration from ratings."""
+
+    save: bool = False
+    """Whether the calibration is stored, so that it is used from now on."""
+    all_domains: bool = False
+    """Whether domains without a map of their own get the one of all ratings."""
+    plot: Path | None = None
+    """PNG of right answers against rewards; by default in the working folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatedAnswers:
+    """Ratings that a map can be fitted on."""
+
+    runs: Sequence[tuple[RatedRun, Candidate]]
+    """Runs with the candidate that was taken."""
+    left_out: Mapping[str, int]
+    """Ratings that were left out, by the reason."""
+
+    @property
+    def right(self) -> int:
+        """Number of those that were rated right."""
+        return sum(run.rating.is_right for run, _ in self.runs)
+
+    def check_enough(self) -> None:
+        """Do nothing if there are enough of both kinds.
+
+        Raises:
+            ConfigurationError: There are not; says how many there are and what to do.
+        """
+        wrong = len(self.runs) - self.right
+        if min(self.right, wrong) >= MIN_OF_EACH:
+            return
+        others = "".join(f", {count} left out ({why})" for why, count in self.left_out.items())
+        raise ConfigurationError(
+            f"{self.right} right and {wrong} wrong ratings are too few to calibrate on{others}: it "
+            f"takes {MIN_OF_EACH} of each; rate more runs (rttc rate RUN right|wrong, or POST "
+            "/v1/feedback), or calibrate on a file of questions with answers"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundMap:
+    """A map from ratings, and how it does."""
+
+    calibration: FittedCalibration
+    bins: Sequence[ReliabilityBin]
+    """What the map says of answers that it was not fitted on, and how many of them were right."""
+    answers: RatedAnswers
+    reward_model: str
+    stored: StoredCalibration
+    """Calibration as it is stored, or would be."""
+    plot: Path
+
+
+def rated_answers(rated: Sequence[RatedRun]) -> RatedAnswers:
+    """Return the ratings that tell whether a judged answer was right."""
+    runs: list[tuple[RatedRun, Candidate]] = []
+    left_out: Counter[str] = Counter()
+    for run in rated:
+        candidate = run.candidate
+        if candidate is None:
+            left_out["stored by a release that did not keep the candidate"] += 1
+        elif run.declined:
+            left_out["declined, so the answer was not seen"] += 1
+        elif is_unanswered(candidate):
+            left_out["an I do not know, which is never accepted"] += 1
+        else:
+            runs.append((run, candidate))
+    return RatedAnswers(runs=runs, left_out=left_out)
+
+
+async def judge_anew(
+    answers: RatedAnswers,
+    reward_model: RewardModel,
+    embedder: Embedder,
+    knowledge_base: KnowledgeBase,
+    *,
+    settings: RttcSettings,
+) -> dict[str, list[Labelled]]:
+    """Return raw scores with the ratings, by the domain that the runs named.
+
+    The stored reward went through the map of its day, so each answer is judged once more, with the
+    samples that a run would find now. What became a sample by a rating of the same question is not
+    among them: it would tell the judge the answer.
+
+    Args:
+        answers: The rated answers.
+        reward_model: Judge with its raw scores.
+        embedder: Embeds the questions.
+        knowledge_base: Has the samples.
+        settings: Tenant, number and choice of samples.
+
+    Raises:
+        RttcError: A model or the database is unavailable.
+    """
+    pairs: dict[str, list[Labelled]] = {}
+    for run, candidate in answers.runs:
+        samples: Sequence[Sample] = ()
+        if candidate["arm"] in ARMS and ARMS[candidate["arm"]].retrieves:
+            [vector] = await embedder.embed([run.query])
+            found = await knowledge_base.search(
+                vector,
+                k=settings.k + 1,
+                domain=run.domain,
+                tenant=settings.tenant,
+                choice=settings.samples_choice,
+            )
+            samples = [s for s in found.samples if not _is_its_own(s, run)][: settings.k]
+        unjudged: Candidate = {**candidate, "reward": None}
+        [score] = await reward_model.score(run.query, reward_requests([unjudged], samples=samples))
+        label = Labelled(score, run.rating.is_right, run.query)
+        pairs.setdefault(run.domain or "", []).append(label)
+    return pairs
+
+
+def _is_its_own(sample: Sample, run: RatedRun) -> bool:
+    """Tell whether a sample is a correction of the question that was rated."""
+    is_correction = "corrected_run" in sample.get("metadata", {})
+    return is_correction and sample["question"] == run.query
+
+
+def fit_ratings(config: InstallationConfig, wanted: RatingsWanted, watcher: Watcher) -> FoundMap:
+    """Fit the map of the configured reward model to the ratings of a tenant's runs.
+
+    Raises:
+        ConfigurationError: There are too few ratings, or a file cannot be written.
+        RttcError: The reward model or the database is unavailable.
+    """
+    from rttc_graph.installation.local import open_local
+
+    plot = wanted.plot or Path("rttc-calibrate-ratings.png")
+    check_outputs(plot)
+    require_evaluation()
+    with open_local(config) as local:
+        with watcher.step("judge rated answers"):
+            judged = asyncio.run(_judged(local))
+        calibration = calibrate(judged.pairs)
+        stored = StoredCalibration(
+            reward_model=local.judge.name,
+            fingerprint=judged.fingerprint,
+            domains=_merged(calibration, judged, all_domains=wanted.all_domains),
+            aim=AIM,
+        )
+        if wanted.save:
+            asyncio.run(local.knowledge.calibrations.save(stored, tenant=config.tenant))
+    every = [pair for found in judged.pairs.values() for pair in found]
+    right = [pair.right for pair in every]
+    said = calibration.pooled.held_out
+    curves = {
+        "raw": [(pair.score, pair.right) for pair in every],
+        "calibrated": list(zip(said, right, strict=True)),
+    }
+    plot_reliability(curves, plot, title=f"{stored.reward_model}, rated answers")
+    return FoundMap(
+        calibration=calibration,
+        bins=reliability(said, right),
+        answers=judged.answers,
+        reward_model=stored.reward_model,
+        stored=stored,
+        plot=plot,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Rated answers with the raw scores of the reward model in force."""
+
+    answers: RatedAnswers
+    pairs: Mapping[str, Sequence[Labelled]]
+    before: StoredCalibration | None
+    fingerprint: str
+
+
+async def _judged(local: LocalRttc) -> _Judged:
+    knowledge, tenant = local.knowledge, local.config.tenant
+    answers = rated_answers(await knowledge.ratings.rated_runs(tenant=tenant))
+    answers.check_enough()
+    pairs = await judge_anew(
+        answers,
+        local.judge,
+        knowledge.embedder,
+        knowledge.knowledge_base,
+        settings=local.config.run_settings(),
+    )
+    fingerprint = await local.judge.fingerprint()
+    before = await knowledge.calibrations.load(local.judge.name, fingerprint, tenant=tenant)
+    return _Judged(answers, pairs, before, fingerprint)
+
+
+def _merged(
+    calibration: FittedCalibration, judged: _Judged, *, all_domains: bool
+) -> dict[str, DomainCalibration]:
+    """Return the maps by domain; each domain keeps the arms that it has."""
+    before = judged.before
+    chosen = {
+        domain: {ARMS_KEY: [] if before is None else list(arms_of(before, domain))}
+        for domain in {"", *judged.pairs}
+    }
+    return merged_maps(calibration, judged.pairs, chosen, before=before, all_domains=all_domains)
