@@ -118,7 +118,8 @@ def _said_by(
 ) -> dict[Baseline, ReplayedRun]:
     """Return what the nearest sample and all samples say, with how sure each is."""
     runs: dict[Baseline, ReplayedRun] = {}
-    for name, voters in ((NEAREST_SAMPLE, 1), (VOTE, max(1, len(samples)))):
+    voters_of: dict[Baseline, int] = {NEAREST_SAMPLE: 1, VOTE: max(1, len(samples))}
+    for name, voters in voters_of.items():
         if samples:
             won = vote(samples, voters=voters)
             sure = won.sample["similarity"] if name == NEAREST_SAMPLE else won.share

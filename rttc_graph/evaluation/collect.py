@@ -260,7 +260,12 @@ class _Collecting:
         """Return the row of a run, the reward of an arm's answer, and the seconds of judging."""
         row: EvaluationRow = {
             "kind": "run" if self._reward_model is None else "answer",
-            **key_fields(key),
+            "digest": key.digest,
+            "data_set": key.data_set,
+            "model": key.model,
+            "row": key.row,
+            "policy": key.policy,
+            "seed": key.seed,
             "id": sample.external_id,
             "domain": self._domain(sample),
             "question": sample.question,

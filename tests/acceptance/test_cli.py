@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import logging
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from installations import Installation
 from rttc_graph.cli.app import main
 from rttc_graph.evaluation.baselines import BASELINES
 from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowLog
+from rttc_graph.installation.config import load_config
+from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
+from rttc_graph.protocols import Rating
 
 ROWS = [
     {"question": f"what is {n} plus {n}", "answer": str(2 * n), "domain": "sums"} for n in range(20)
@@ -656,15 +661,29 @@ def test_a_name_that_cannot_be_ends_a_command_before_its_work(
     assert command[-1].removeprefix("--") in said
 
 
+NEAREST = ("--policy", "nearest", "--json")
+
+
+def rate_runs(*, right: int, wrong: int) -> None:
+    """Store the last run under as many ids, and rate each."""
+
+    async def rate(knowledge: Knowledge) -> None:
+        [run] = await knowledge.ledger_store.recent(tenant="default", count=1)
+        for number in range(right + wrong):
+            copied = replace(run, run_id=f"run-{number}")
+            await knowledge.ledger_store.append(copied)
+            rating = Rating(run_id=copied.run_id, is_right=number >= wrong)
+            await knowledge.ratings.rate(rating, tenant="default")
+
+    with open_knowledge(load_config()) as knowledge:
+        asyncio.run(rate(knowledge))
+
+
 def test_a_map_is_fitted_to_rated_runs(solved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kb", "ingest", str(solved)]) == 0
     capsys.readouterr()
-    runs = [
-        call_json(capsys, "ask", f"what is {n} plus {n}", "--domain", "sums", *NEAREST)["run_id"]
-        for n in range(20)
-    ]
-    for number, run in enumerate(runs[:19]):
-        call_json(capsys, "rate", run, "right" if number % 2 else "wrong", "--json")
+    call_json(capsys, "ask", "what is 3 plus 3", "--domain", "sums", *NEAREST)
+    rate_runs(right=9, wrong=10)
     code, line = complaint(capsys, "calibrate", "--from-ledger")
     assert code == 2
     assert "9 right and 10 wrong ratings are too few" in line
@@ -672,7 +691,7 @@ def test_a_map_is_fitted_to_rated_runs(solved: Path, capsys: pytest.CaptureFixtu
     assert code == 2
     assert "--from-ledger takes no files" in line
 
-    call_json(capsys, "rate", runs[19], "right", "--json")
+    rate_runs(right=10, wrong=10)
     found = call_json(capsys, "calibrate", "--from-ledger", "--save", "--json")
     assert found["ratings"] == {"right": 10, "wrong": 10, "left_out": {}}
     assert found["maps"][""]["pairs"] == 20
@@ -686,6 +705,3 @@ def test_a_map_is_fitted_to_rated_runs(solved: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "20 rated answers, 10 right and 10 wrong" in shown
     assert "τr and arms are as they were" in shown
-
-
-NEAREST = ("--policy", "nearest", "--json")

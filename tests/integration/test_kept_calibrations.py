@@ -67,7 +67,7 @@ def questions(domain: str, *, right: Arm) -> list[EvaluatedQuestion]:
     made: list[EvaluatedQuestion] = []
     for number in range(60):
         arms: dict[Arm, JudgedArm] = {}
-        for arm, seconds in (("nearest", 0.1), ("rag", 2.0)):
+        for arm, seconds in (("nearest", 0.5), ("rag", 2.0)):
             good = (arm == right) == (number % 10 > 0)
             reward = 0.7 + number / 1000 if good else 0.2 + number / 1000
             arms[arm] = answer(arm, domain, reward, right=good, seconds=seconds)
@@ -90,7 +90,7 @@ async def test_chosen_arms_are_saved_read_back_and_followed(
 
     other = Database(postgres_dsn)
     try:
-        parts = Parts().rewarding(nearest=0.05, rag=0.05, ttt=0.05, direct=0.05)
+        parts = Parts(arms=()).rewarding(nearest=0.05, rag=0.05, ttt=0.05, direct=0.05)
         parts.knowledge_base.domains = ("labels", "reports", "third")
         judge = CalibratedReward(parts.reward_model, PostgresCalibrationStore(other))
         made = parts.parts()

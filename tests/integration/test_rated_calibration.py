@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scripted_parts import ScriptedEmbedder, ScriptedRewardModel
 
-from rttc_graph.calibration.map_fitting import MIN_OF_EACH, calibrate
+from rttc_graph.calibration.map_fitting import MIN_OF_EACH, Labelled, calibrate
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
@@ -34,6 +34,7 @@ CANDIDATE: Candidate = {
     "finish_reason": "stop",
     "adapter": None,
 }
+PLAIN: Candidate = {**CANDIDATE, "arm": "direct", "answer": "free"}
 RUN = RunRecord(
     run_id="run",
     tenant="tenant",
@@ -65,7 +66,7 @@ async def rated(database: Database, *runs: tuple[RunRecord, bool]) -> list[Rated
 async def judged(
     database: Database, answers: RatedAnswers, embedder: ScriptedEmbedder
 ) -> tuple[dict[str, Any], ScriptedRewardModel]:
-    judge = ScriptedRewardModel(rewards={"rag": 0.25, "direct": 0.5})
+    judge = ScriptedRewardModel(rewards={"20 euros": 0.25, "free": 0.5})
     pairs = await judge_anew(
         answers,
         judge,
@@ -83,7 +84,7 @@ async def test_only_the_answer_that_was_rated_counts_by_domain_and_tenant(
     listed = await rated(
         database,
         (RUN, True),
-        (replace(RUN, domain=None, arm="direct", candidate={**CANDIDATE, "arm": "direct"}), False),
+        (replace(RUN, domain=None, arm="direct", candidate=PLAIN), False),
         (elsewhere, False),
     )
     answers = rated_answers(listed)
@@ -171,7 +172,7 @@ def test_the_least_number_of_ratings_is_what_a_map_takes(
     if enough:
         answers.check_enough()
         labels = [run.rating.is_right for run, _ in answers.runs]
-        assert calibrate({"": [(0.5, label, str(n)) for n, label in enumerate(labels)]})
+        calibrate({"": [Labelled(0.5, label, str(n)) for n, label in enumerate(labels)]})
     else:
         with pytest.raises(ConfigurationError, match="too few"):
             answers.check_enough()

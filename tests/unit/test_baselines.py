@@ -106,9 +106,9 @@ def test_each_baseline_answers_by_its_own_rule_at_the_price_of_a_search() -> Non
 @pytest.mark.parametrize(
     ("rows", "known", "answered"),
     [
-        pytest.param([without_samples(row("rag", answered="rag"))], set(), 0, id="of-0.1"),
-        pytest.param([row("rag", answered="rag")], set(), 0, id="samples-that-were-not-kept"),
-        pytest.param([row("direct", answered="direct")], set(), 0, id="nothing-was-searched"),
+        pytest.param([without_samples(row("rag", answered="rag"))], set[str](), 0, id="of-0.1"),
+        pytest.param([row("rag", answered="rag")], set[str](), 0, id="samples-that-were-not-kept"),
+        pytest.param([row("direct", answered="direct")], set[str](), 0, id="nothing-was-searched"),
         pytest.param(
             [row("nearest"), row("rag")], {NEAREST_SAMPLE, VOTE}, 0, id="there-are-no-samples"
         ),

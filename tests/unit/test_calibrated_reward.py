@@ -225,7 +225,7 @@ async def test_which_map_serves_which_domain(
 
 
 async def test_a_map_of_others_has_its_own_fingerprint() -> None:
-    others = ({}, {OTHERS_KEY: None}, {OTHERS_KEY: OTHERS})
+    others: list[dict[str, object]] = [{}, {OTHERS_KEY: None}, {OTHERS_KEY: OTHERS}]
     found = [calibrated_fingerprint(with_parameters(PLAIN, "", **more)) for more in others]
     assert len(set(found)) == 3
     assert found[0] == calibrated_fingerprint(stored(all=0.7))  # arms are none of it

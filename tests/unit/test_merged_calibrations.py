@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -30,7 +31,7 @@ def answers(count: int, seed: int) -> list[Labelled]:
 
 
 def saved(
-    before: StoredCalibration | None = None, *, all_domains: bool = False, **sizes: int
+    before: StoredCalibration | None, sizes: Mapping[str, int], *, all_domains: bool = False
 ) -> StoredCalibration:
     """Return what is in force after a calibration on some domains; `none` names no domain."""
     pairs = {
@@ -59,8 +60,8 @@ def test_only_measured_domains_change(
     changed: list[str | None],
     same: list[str | None],
 ) -> None:
-    before = EMPTY if first is None else saved(**first)
-    after = saved(before, **second)
+    before = EMPTY if first is None else saved(None, first)
+    after = saved(before, second)
     old, new = probability_map(before), probability_map(after)
     for domain in changed:
         assert old(0.6, domain) != new(0.6, domain)
@@ -71,14 +72,14 @@ def test_only_measured_domains_change(
 
 def test_a_map_of_all_domains_is_asked_for_and_stays_for_the_others() -> None:
     """That of an earlier release served all domains without one of their own."""
-    every = saved(a=80, all_domains=True)
+    every = saved(None, {"a": 80}, all_domains=True)
     assert probability_map(every)(0.6, "unknown") == probability_map(every)(0.6, None) != 0.6
-    later = saved(every, none=90)
+    later = saved(every, {"none": 90})
     assert probability_map(later)(0.6, "unknown") == probability_map(every)(0.6, "unknown")
     assert arms_of(later, "unknown") == arms_of(every, "unknown") == ("rag",)
     assert probability_map(later)(0.6, None) != probability_map(every)(0.6, None)
-    last = saved(later, none=80)
+    last = saved(later, {"none": 80})
     assert probability_map(last)(0.6, "unknown") == probability_map(every)(0.6, "unknown")
-    anew = saved(last, b=80, all_domains=True)
+    anew = saved(last, {"b": 80}, all_domains=True)
     assert probability_map(anew)(0.6, "unknown") != probability_map(every)(0.6, "unknown")
     assert probability_map(anew)(0.6, "a") == probability_map(every)(0.6, "a")
