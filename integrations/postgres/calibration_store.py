@@ -28,7 +28,7 @@ class KeptCalibration:
     calibration: StoredCalibration
     saved_at: datetime
     earlier: int
-    """How many times it can be undone to something that is known, no calibration among it."""
+    """Number of times it can be undone to something that is known; no calibration is known too."""
 
 
 class PostgresCalibrationStore:

@@ -43,7 +43,7 @@ class Verdict(TypedDict):
     policy: str
     """Policy or baseline that the verdict is about."""
     against: str | None
-    """What it is compared with; `None` where there is nothing."""
+    """Policy or baseline that it is compared with; `None` where there is none."""
     difference: list[float] | None
     """Accuracy of `against` less that of `policy`, low and high end of its 95 % interval."""
     cost_ratio: float | None

@@ -57,7 +57,7 @@ class EvaluatedQuestion:
     draws: Mapping[Arm, Sequence[JudgedArm]] = field(default_factory=dict[Arm, Sequence[JudgedArm]])
     """All draws of each arm by rising seed, for strategies that take several."""
     baselines: Mapping[Baseline, ReplayedRun] = field(default_factory=dict[Baseline, ReplayedRun])
-    """What the samples say by themselves; without those that the rows cannot tell."""
+    """Answers of the samples by themselves; without those that the rows cannot tell."""
 
     @property
     def answers(self) -> list[JudgedArm]:

@@ -18,7 +18,7 @@ MAX_POINTS = 100
 
 
 class SelectivePoint(TypedDict):
-    """What a threshold of the reward would do."""
+    """Effect of a threshold of the reward."""
 
     tau_r: float
     answered: float
@@ -38,7 +38,7 @@ class SelectiveFigures(TypedDict):
     best_area: float
     """The area if every right answer had a higher reward than every wrong one."""
     points: list[SelectivePoint]
-    """By falling threshold."""
+    """Points by falling threshold."""
 
 
 def selective(runs: Sequence[ReplayedRun]) -> SelectiveFigures | None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
 
 AIM = "map of rated runs, no gate"
-"""What a calibration from ratings has in the place of the aim that its τr was chosen for."""
+"""Aim of a calibration from ratings, which has no τr that was chosen for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class FoundMap:
 
     calibration: FittedCalibration
     bins: Sequence[ReliabilityBin]
-    """What the map says of answers that it was not fitted on, and how many of them were right."""
+    """P(right) of answers that the map was not fitted on, with the share of right ones."""
     answers: RatedAnswers
     reward_model: str
     stored: StoredCalibration
