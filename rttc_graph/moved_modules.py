@@ -1,17 +1,20 @@
-"""Old names of modules that have moved: importing one gives the module under its new name.
+"""Old names of modules that have moved, and of what was renamed in them.
 
-Every name that a module had in 0.1.0 keeps working for one release, with a `DeprecationWarning`.
+Importing a module by its old name gives the module under its new name. Old names keep working for
+one release, with a `DeprecationWarning`; those of methods warn of nothing.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
+from typing import Any
 
 MOVED = {
     "adapters": "run.adapter_source",
@@ -165,6 +168,117 @@ MOVED = {
 }
 """Old name to new name, both below `rttc_graph.`."""
 
+RENAMED: dict[str, dict[str, str]] = {
+    "calibration.map_fitting": {
+        "Calibration": "FittedCalibration",
+        "FittedCalibration.map_of": "map_for",
+        "fold_of": "fold_number",
+    },
+    "evaluation.policy_figures": {
+        "Question": "EvaluatedQuestion",
+        "figures": "policy_figures",
+        "questions_of": "evaluated_questions",
+    },
+    "evaluation.replay": {"Outcome": "ReplayedRun", "shares_of": "arm_shares"},
+    "evaluation.report": {"name_of": "group_name"},
+    "integrations.concurrency.batch_queue": {"BatchLane": "BatchQueue", "BatchQueue.run": "submit"},
+    "integrations.concurrency.loop_thread": {"LoopThread.run": "await_on_loop"},
+    "integrations.lora.adapter_layout": {
+        "AdapterLayout.first_of": "first_adapted",
+        "layout_of": "adapter_layout",
+    },
+    "integrations.lora.row_terms": {"terms_of": "combine_adapters"},
+    "integrations.lora.training_batches": {"StepLimits.of": "from_layout"},
+    "integrations.lora.training_loop": {
+        "Watch": "TrainingWatch",
+        "epoch_of": "epoch_steps",
+        "learning_rate_of": "learning_rate_for",
+    },
+    "integrations.lora.training_terms": {"FrozenLinear.of": "from_module"},
+    "integrations.postgres.api_key_store": {"PostgresApiKeys": "PostgresApiKeyStore"},
+    "integrations.postgres.database": {
+        "Database.run": "execute_work",
+        "Database.run_here": "execute_work_here",
+    },
+    "integrations.postgres.database_session": {"Session": "DatabaseSession"},
+    "integrations.postgres.samples.embedder_record": {"EmbedderIdentity.of": "from_embedder"},
+    "integrations.postgres.samples.reembedding": {"Reembedding.run": "replace_vectors"},
+    "integrations.postgres.samples.sample_rows": {
+        "SampleRow.of": "from_sample",
+        "ids_of": "sample_ids",
+    },
+    "integrations.postgres.samples.sample_search": {
+        "Question": "SampleQuery",
+        "SampleSearch.run": "find",
+        "Scope": "SearchScope",
+        "SearchScope.of": "from_rows",
+    },
+    "integrations.rewards.calibrated.calibrated_reward": {
+        "MapOf": "ProbabilityMap",
+        "map_of": "probability_map",
+    },
+    "integrations.rewards.calibrated.probability_maps": {
+        "Labelled": "calibration.map_fitting:Labelled",
+        "fit_map": "calibration.map_fitting:fit_map",
+        "log_loss": "calibration.map_fitting:log_loss",
+    },
+    "integrations.rewards.reward_checks": {"digest_of": "reward_fingerprint"},
+    "integrations.rewards.trained.reward_spec": {"Calibration": "LogitMap"},
+    "integrations.rewards.trained.signals": {"signals_of": "answer_signals"},
+    "integrations.transformers.decoding.prompt_cache": {"PrefixCache": "PromptCache"},
+    "integrations.transformers.loading": {"fingerprint_of": "weights_fingerprint"},
+    "integrations.transformers.local_engine": {"LocalEngine.run": "in_lane"},
+    "integrations.transformers.model_lane": {"Lane": "ModelLane"},
+    "protocols": {"ScopedRewardModel": "RewardModel"},
+    "protocols.api_keys": {"digest_of": "key_digest"},
+    "reward_training.candidate_rows": {
+        "candidate_of": "graph_candidate",
+        "digest_of": "row_digest",
+    },
+    "reward_training.candidate_sampling": {
+        "DrawSettings": "SamplingSettings",
+        "Drawer": "CandidateSampler",
+        "group_of": "question_group",
+    },
+    "reward_training.probability_fit": {"fit_calibrations": "fit_logit_maps"},
+    "reward_training.reward_metrics": {"Figures": "RewardMetrics", "figures": "reward_metrics"},
+    "run.budget": {"Allowance.of": "from_spent"},
+    "run.policies": {"Choice": "NextStep"},
+    "samples.wire": {
+        "Changed": "ChangeReply",
+        "Found": "SearchReply",
+        "Missing": "MissingReply",
+        "Stats": "StatsReply",
+    },
+    "serving.admission.admission": {"Front": "Admission"},
+    "serving.admission.authentication": {
+        "Keyring": "Authentication",
+        "caller_of": "request_caller",
+    },
+    "serving.admission.request_queue": {"Gate": "RequestQueue"},
+    "serving.admission.route_rights": {
+        "Access": "RouteRights",
+        "Lane": "QueueName",
+        "access_of": "needed_rights",
+    },
+    "serving.http_app": {"Offer": "ServedParts"},
+    "serving.http_errors": {"Refusal": "HttpError", "refusal_of": "as_http_error"},
+    "serving.metrics": {"Metrics.run": "count_run"},
+    "serving.routes.openai_schema": {
+        "Choice": "CompletionChoice",
+        "TextPart": "ContentPart",
+        "Usage.of": "from_output",
+    },
+    "serving.routes.response_models": {
+        "Answer.of": "from_output",
+        "Question": "QuestionBody",
+        "Report.of": "from_output",
+    },
+}
+"""Old names of functions, classes and methods to the new ones, by module as it is named now. A method
+has its class before it, as that is named now; what has gone to another module has that module
+before it, as in `module:name`."""
+
 _PREFIX = "rttc_graph."
 
 
@@ -174,11 +288,18 @@ class MovedModules(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return a spec for an old name, `None` for every other name."""
-        del path, target
-        if fullname.removeprefix(_PREFIX) not in MOVED or not fullname.startswith(_PREFIX):
+        """Return a spec for a moved module or one with old names, `None` for every other."""
+        name = fullname.removeprefix(_PREFIX)
+        if name == fullname:
             return None
-        return ModuleSpec(fullname, self)
+        if name in MOVED:
+            return ModuleSpec(fullname, self)
+        if name not in RENAMED:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _WithOldNames(fullname, spec.loader.path)
+        return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Import the module under its new name and return it."""
@@ -194,7 +315,44 @@ class MovedModules(MetaPathFinder, Loader):
             module.__spec__ = module.__spec__.loader_state
 
 
+class _WithOldNames(SourceFileLoader):
+    """Loads a module and adds the old names of what is in it."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        _add_old_names(module)
+
+
+def _add_old_names(module: ModuleType) -> None:
+    names = RENAMED[module.__name__.removeprefix(_PREFIX)]
+    for old, new in names.items():
+        owner, _, method = old.partition(".")
+        if method:
+            kind = getattr(module, owner)
+            setattr(kind, method, inspect.getattr_static(kind, new))
+    module.__dict__["__getattr__"] = _old_names(module, names)
+
+
+def _old_names(module: ModuleType, names: Mapping[str, str]) -> Any:
+    """Return the `__getattr__` of a module, which Python asks for what the module lacks."""
+
+    def __getattr__(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        elsewhere, _, new = names[name].rpartition(":")
+        home = importlib.import_module(_PREFIX + elsewhere) if elsewhere else module
+        text = f"{module.__name__}.{name} is now {home.__name__}.{new}"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return getattr(home, new)
+
+    return __getattr__
+
+
 def install() -> None:
     """Make the old names importable; calling it again changes nothing."""
-    if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
-        sys.meta_path.insert(0, MovedModules())
+    if any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, MovedModules())
+    for name in RENAMED:  # some are imported before this package calls this function
+        if module := sys.modules.get(_PREFIX + name):
+            _add_old_names(module)
