@@ -17,19 +17,21 @@ def fetch_models(
 
     Args:
         config: Names the models, and the folder that they go to.
-        watcher: Is shown what is fetched.
+        watcher: Is shown what is fetched, and told each model's licence.
         names: Models by short name or hub name; by default those that the configuration needs.
 
     Raises:
         ConfigurationError: A name is unknown, or a model cannot be used.
         BackendError: The network or a hub failed.
     """
-    from rttc_graph.integrations.transformers.weight_files.resolve import resolve
+    from rttc_graph.integrations.transformers.weight_files.resolve import entry_for, resolve
 
     began = time.monotonic()
     folders: dict[str, str] = {}
     with watcher.step("models"):
         for name in names or needed_models(config):
+            if entry := entry_for(name):
+                watcher.tell(entry.terms)
             folder = resolve(name, cache_dir=config.home, progress=watcher.describe)
             folders[name] = str(folder)
     watcher.tell(f"models are ready ({time.monotonic() - began:.0f} s)")

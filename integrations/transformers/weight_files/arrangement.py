@@ -1,4 +1,4 @@
-"""Put a model's files into their form: join parts, fill gaps, have GGUF converted by a child."""
+"""Put a model's files into their form: fill gaps, have GGUF converted by a child process."""
 
 from __future__ import annotations
 
@@ -13,19 +13,6 @@ from rttc_graph.integrations.transformers.weight_files.catalog import CatalogEnt
 
 _CONVERTER = "rttc_graph.integrations.transformers.weight_files.conversion"
 """Imports torch, which nobody who only lists or finds models has to wait for."""
-
-
-def join_parts(parts: list[Path], target: Path) -> Path:
-    """Concatenate files into `target`, deleting each one that is in; a single one is moved."""
-    if len(parts) == 1:
-        return parts[0].rename(target)
-    with target.open("wb") as sink:
-        for part in sorted(parts):
-            with part.open("rb") as source:
-                while block := source.read(1 << 20):
-                    sink.write(block)
-            part.unlink()
-    return target
 
 
 def convert_gguf(file: Path, target: Path, entry: CatalogEntry) -> None:

