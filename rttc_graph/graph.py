@@ -32,6 +32,7 @@ from rttc_graph.protocols import (
     RewardModel,
     as_measuring_embedder,
     as_reward_model,
+    check_part,
 )
 from rttc_graph.run.closing import Closing
 from rttc_graph.run.known_domains import KnownDomains
@@ -73,7 +74,7 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
     Raises:
         ConfigurationError: The parts do not go together.
     """
-    _check_names(parts)
+    _check_parts(parts)
     arms = _arms(parts)
     settings_of = SettingsOfRun(
         parts.get("settings") or RttcSettings(),
@@ -112,13 +113,20 @@ def create_rttc_graph(
     return build_rttc_graph(**parts).compile(checkpointer=checkpointer, name=name)
 
 
-def _check_names(parts: RttcParts) -> None:
-    """Refuse a misspelt part, which would otherwise be a graph without it."""
+def _check_parts(parts: RttcParts) -> None:
+    """Refuse a misspelt part, which would otherwise be a graph without it, and one of another kind.
+
+    Raises:
+        ConfigurationError: A name is unknown, a part that every graph needs is missing, or an
+            object is not what the graph asks of the part.
+    """
     known = RttcParts.__annotations__.keys()
     if unknown := sorted(parts.keys() - known):
         raise ConfigurationError(f"unknown parts {unknown}: a graph is made of {sorted(known)}")
     if missing := sorted({"policy_model", "reward_model"} - parts.keys()):
         raise ConfigurationError(f"a graph cannot be made without {missing}")
+    for name, part in parts.items():
+        check_part(name, part)
 
 
 def _arms(parts: RttcParts) -> frozenset[Attempt]:

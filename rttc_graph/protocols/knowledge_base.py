@@ -28,7 +28,8 @@ class Ingested:
 
     new: int
     updated: int = 0
-    """Number of samples that replaced others of the domain with the same `external_id`."""
+    """Number of samples that replaced others of the domain with the same `external_id`, or that
+    were stored with other metadata."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,9 @@ class KnowledgeBase(Protocol):
 
         Samples that are stored already (same question, answer, domain, tenant) are skipped. A
         sample with the `external_id` of stored samples of the same domain and tenant, but another
-        question or answer, replaces them.
+        question or answer, replaces them. One that is stored under the same `external_id`, or
+        without one like this one, gets the metadata that it comes with; without metadata it keeps
+        what is stored.
 
         Raises:
             ConfigurationError: Two of the samples share an id in one domain, with different
