@@ -98,6 +98,22 @@ join rttc_sample stored
 where stored.domain_id = any(%(domain_ids)s)
     and stored.tenant = %(tenant)s;
 
+-- name: changed_metadata
+-- Stored samples that came again under their own id, with other metadata. Index: the partitions'
+-- primary keys.
+select
+    stored.domain_id,
+    stored.id,
+    stored.external_id
+from unnest(%(ids)b::bytea[], %(external_ids)s::text[], %(metadata)s::jsonb[])
+    as wanted (id, external_id, metadata)
+join rttc_sample stored
+    on stored.id = wanted.id
+    and stored.external_id is not distinct from wanted.external_id
+    and stored.metadata <> wanted.metadata
+where stored.domain_id = any(%(domain_ids)s)
+    and stored.tenant = %(tenant)s;
+
 -- name: delete_outdated
 -- A row for each that was deleted. Index: the partitions' primary keys.
 delete from rttc_sample

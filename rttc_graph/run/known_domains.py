@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import KnowledgeBase
-from rttc_graph.support.identity import known_names
+from rttc_graph.support.identity import unknown_domain
 
 __all__ = ("KnownDomains",)
 
@@ -54,7 +54,4 @@ class KnownDomains:
         self._seen[tenant] = (now, names)
         if domain in names:
             return None
-        return ConfigurationError(
-            f"domain {domain!r} has no samples: {known_names(domain, sorted(names))}. Leave the "
-            f"domain out to search all, or fill it with 'rttc kb ingest FILE --domain {domain}'"
-        )
+        return unknown_domain(domain, names, tenant=tenant)

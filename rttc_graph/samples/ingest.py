@@ -45,13 +45,16 @@ class IngestReport:
     stored: int
     """New rows."""
     updated: int
-    """Rows that took the place of earlier ones with their id and another question or answer."""
+    """Rows that took the place of earlier ones with their id and another question or answer, or
+    that are stored with other metadata now."""
     already: int
     """Rows that were there before, or twice in the source."""
     skipped: int
     """Bad rows that were left out."""
     seconds: float
     embed_seconds: float
+    domains: tuple[str, ...] = ()
+    """Domains of the rows, by name."""
 
 
 async def ingest(
@@ -102,6 +105,7 @@ class _Ingestion:
         self.stored = 0
         self._updated = 0
         self._embed_seconds = 0.0
+        self._domains: set[str] = set()
         self._started = time.monotonic()
         self._knowledge_base = knowledge_base
         self._embedder = embedder
@@ -122,6 +126,7 @@ class _Ingestion:
             self.stored += done.new
             self._updated += done.updated
         self.rows += len(batch)
+        self._domains.update(sample.domain for sample in batch)
 
     def report(self, samples: Samples | Sequence[NewSample]) -> IngestReport:
         return IngestReport(
@@ -132,6 +137,7 @@ class _Ingestion:
             skipped=samples.bad_count if isinstance(samples, Samples) else 0,
             seconds=time.monotonic() - self._started,
             embed_seconds=self._embed_seconds,
+            domains=tuple(sorted(self._domains)),
         )
 
 

@@ -1,4 +1,4 @@
-"""What an ingest would do: which samples are new, and which take another's place."""
+"""What an ingest would do: which samples are new, which take another's place or get metadata."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def _missing(
     flags = await knowledge_base.missing(rows, tenant=tenant) if rows else []
     found: list[NewSample] = []
     for sample, is_missing in zip(rows, flags, strict=True):
-        key = sample_id(sample.question, sample.answer, sample.domain)
+        key = _key(sample)
         if is_missing and key not in seen:
             seen.add(key)
             found.append(sample)
@@ -99,17 +99,24 @@ async def _missing(
 async def _replaced(
     samples: Sequence[NewSample], knowledge_base: ManagedKnowledgeBase, tenant: str
 ) -> list[SampleUpdate]:
-    """Return those samples that have the id of a stored one, with the stored one."""
+    """Return those samples that take the place of a stored one, with the stored one.
+
+    That is the one with their id, or the same one with other metadata.
+    """
     updates: list[SampleUpdate] = []
     for domain in sorted({sample.domain for sample in samples}):
-        by_id = {s.external_id: s for s in samples if s.domain == domain and s.external_id}
-        if by_id:
-            which = SampleFilter(domain=domain, ids=tuple(filter(None, by_id)))
-            page = await knowledge_base.list_samples(which, tenant=tenant, limit=MAX_PAGE_SAMPLES)
-            stored = {one.external_id: one for one in page.samples}
-            updates += [
-                SampleUpdate(before=stored[name], after=sample)
-                for name, sample in by_id.items()
-                if name in stored
-            ]
+        mine = [sample for sample in samples if sample.domain == domain]
+        names = {name for sample in mine for name in (_key(sample), sample.external_id) if name}
+        which = SampleFilter(domain=domain, ids=tuple(sorted(names)))
+        page = await knowledge_base.list_samples(which, tenant=tenant, limit=MAX_PAGE_SAMPLES)
+        stored = {one.id: one for one in page.samples}
+        stored |= {one.external_id: one for one in page.samples if one.external_id is not None}
+        for sample in mine:
+            before = stored.get(sample.external_id or _key(sample))
+            if before is not None:
+                updates.append(SampleUpdate(before=before, after=sample))
     return updates
+
+
+def _key(sample: NewSample) -> str:
+    return sample_id(sample.question, sample.answer, sample.domain)

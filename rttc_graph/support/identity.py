@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rttc_graph.errors import ConfigurationError
@@ -17,8 +17,10 @@ __all__ = (
     "checked_name",
     "clean",
     "known_names",
+    "likely_name",
     "query_digest",
     "sample_id",
+    "unknown_domain",
 )
 
 MAX_NAME_CHARACTERS = 200
@@ -114,24 +116,58 @@ def _is_unencodable(text: str) -> bool:
 
 
 _SHOWN_NAMES = 20
-"""Most names in one message."""
+"""Most names of users' own in one message; the names of the program are always shown whole."""
 
 _LIKENESS = 0.6
 """Lowest ratio of `difflib` at which a name is suggested, the library's own default."""
 
 
-def known_names(name: str, known: Sequence[str]) -> str:
+_MISTAKE = 0.8
+"""Ratio of `difflib` from which on a name is more likely a mistake than another name: two letters
+exchanged in one of five."""
+
+
+def likely_name(name: str, known: Collection[str], *, likeness: float = _MISTAKE) -> str | None:
+    """Return the known name that was probably meant; `None` if none is like it.
+
+    Args:
+        name: What was given.
+        known: Names that it might have been.
+        likeness: Lowest ratio of `difflib.SequenceMatcher`, 0 to 1.
+    """
+    by_folded = {one.casefold(): one for one in known}
+    like = difflib.get_close_matches(name.strip().casefold(), by_folded, n=1, cutoff=likeness)
+    return by_folded[like[0]] if like else None
+
+
+def known_names(name: str, known: Sequence[str], *, most: int = _SHOWN_NAMES) -> str:
     """Return the end of an error about an unknown name: a suggestion, then the known names.
 
     Args:
         name: What was given.
         known: All names that it might have been; may be empty.
+        most: How many of them are shown.
     """
     if not known:
         return "there are none yet"
-    by_folded = {one.casefold(): one for one in known}
-    like = difflib.get_close_matches(name.strip().casefold(), by_folded, n=1, cutoff=_LIKENESS)
-    suggestion = f"did you mean {by_folded[like[0]]!r}? " if like else ""
-    shown = ", ".join(map(repr, sorted(known)[:_SHOWN_NAMES]))
-    more = f" and {len(known) - _SHOWN_NAMES} more" if len(known) > _SHOWN_NAMES else ""
+    meant = likely_name(name, known, likeness=_LIKENESS)
+    suggestion = f"did you mean {meant!r}? " if meant else ""
+    shown = ", ".join(map(repr, sorted(known)[:most]))
+    more = f" and {len(known) - most} more" if len(known) > most else ""
     return f"{suggestion}Known are {shown}{more}"
+
+
+def unknown_domain(domain: str, known: Collection[str], *, tenant: str) -> ConfigurationError:
+    """Return the error about a domain in which a tenant has no samples.
+
+    Args:
+        domain: The name that was given.
+        known: The domains that have some.
+        tenant: Tenant of the samples.
+    """
+    fill = f"fill it with 'rttc kb ingest FILE --domain {domain}'"
+    said = f"domain {domain!r} of tenant {tenant!r} has no samples"
+    if not known:
+        return ConfigurationError(f"{said}: the knowledge base is empty; {fill}")
+    meant = known_names(domain, sorted(known))
+    return ConfigurationError(f"{said}: {meant}. Leave the domain out to mean all, or {fill}")

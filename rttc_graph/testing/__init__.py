@@ -8,8 +8,10 @@ need pytest. Their assertions explain themselves after
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from rttc_graph.errors import ConfigurationError
 from rttc_graph.testing.inputs import at_angle, candidate, new_sample, trained_adapter
 from rttc_graph.testing.memory_cache import MemoryQueryStateCache
 from rttc_graph.testing.memory_parts import MemoryKnowledgeBase, MemoryLedgerStore
@@ -70,7 +72,16 @@ REWRITTEN = tuple(dict.fromkeys(_SUITES.values()))
 
 
 def __getattr__(name: str) -> Any:
-    """Import a suite when it is asked for, since it needs pytest."""
+    """Import a suite when it is asked for, since it needs pytest.
+
+    Raises:
+        ConfigurationError: pytest is not installed.
+    """
     if name not in _SUITES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if find_spec("pytest") is None:
+        raise ConfigurationError(
+            f"{__name__}.{name} needs 'pytest', which is not installed: pip install pytest "
+            "pytest-asyncio"
+        )
     return getattr(importlib.import_module(_SUITES[name]), name)

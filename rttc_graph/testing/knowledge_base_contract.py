@@ -25,6 +25,8 @@ from rttc_graph.testing.inputs import (
 
 __all__ = ("KnowledgeBaseContract",)
 
+NOTHING: dict[str, Any] = {}
+
 COS_20, COS_25 = 0.93969, 0.90631
 CHOICES: dict[SamplesChoice, list[float]] = {
     "nearest": [COS_20, COS_20],
@@ -246,6 +248,51 @@ class KnowledgeBaseContract:
         stats = await knowledge_base.stats(tenant=TENANT)
         assert [(s.domain, s.samples) for s in stats] == [("law", 1), ("math", len(after.split()))]
         assert [s.samples for s in await knowledge_base.stats(tenant="other")] == [1]
+
+    @pytest.mark.parametrize(
+        ("before", "given", "kept", "is_changed"),
+        [
+            pytest.param(("x", {"p": 1}), ("x", {"p": 2}), {"p": 2}, True, id="by-its-id"),
+            pytest.param((None, {"p": 1}), (None, {"p": 2}), {"p": 2}, True, id="without-ids"),
+            pytest.param((None, NOTHING), (None, {"p": 2}), {"p": 2}, True, id="at-last"),
+            pytest.param(("x", {"p": 1}), ("x", {"p": 1.0}), {"p": 1}, False, id="the-same"),
+            pytest.param(("x", {"p": 1}), ("x", NOTHING), {"p": 1}, False, id="without-metadata"),
+            pytest.param(("x", {"p": 1}), ("y", {"p": 2}), {"p": 1}, False, id="by-another-id"),
+            pytest.param(("x", {"p": 1}), (None, {"p": 2}), {"p": 1}, False, id="by-no-id"),
+        ],
+    )
+    async def test_a_sample_gets_the_metadata_that_it_comes_with(
+        self, knowledge_base: KnowledgeBase, before: Any, given: Any, kept: Any, is_changed: bool
+    ) -> None:
+        """Each sample is its id and its metadata."""
+        first, again = (
+            new_sample(1, external_id=name, metadata=metadata) for name, metadata in (before, given)
+        )
+        await knowledge_base.ingest([first, new_sample(2)], [at_angle(0)] * 2, tenant=TENANT)
+        assert await knowledge_base.missing([again], tenant=TENANT) == [is_changed]
+        for updated in (int(is_changed), 0):  # and a second time nothing changes
+            done = await knowledge_base.ingest([again], [at_angle(1)], tenant=TENANT)
+            assert (done.new, done.updated) == (0, updated)
+        found = await knowledge_base.search(at_angle(0), k=9, domain="math", tenant=TENANT)
+        assert {s["question"]: s.get("metadata", {}) for s in found.samples} == {
+            "question 1": kept,
+            "question 2": {},
+        }
+        assert found.revision == 1 + is_changed
+        assert await knowledge_base.missing([again], tenant=TENANT) == [False]
+
+    async def test_metadata_comes_with_what_takes_a_place(
+        self, knowledge_base: KnowledgeBase
+    ) -> None:
+        await _ingest_with_ids(knowledge_base, "1x 2")
+        taking = new_sample(2, external_id="x", metadata={"p": 1})
+        for updated in (1, 0):
+            done = await knowledge_base.ingest([taking], [at_angle(2)], tenant=TENANT)
+            assert (done.new, done.updated) == (0, updated)
+        (found,) = (
+            await knowledge_base.search(at_angle(0), k=9, domain="math", tenant=TENANT)
+        ).samples
+        assert (found["question"], found.get("metadata")) == ("question 2", {"p": 1})
 
     async def test_missing_tells_which_would_take_another_s_place(
         self, knowledge_base: KnowledgeBase

@@ -83,11 +83,17 @@ class MemoryKnowledgeBase:
         return SearchResult(samples=[sample for sample, _ in near], revision=revision)
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
-        """Tell for each sample whether it is not stored, or would take another's place."""
+        """Tell for each sample whether an ingest would store or change it."""
         with self._lock:
-            stored = {key for one in self._of(tenant, None) for key in one.samples}
+            stored = {
+                key: row.sample
+                for one in self._of(tenant, None)
+                for key, row in one.samples.items()
+            }
             return [
-                _key(sample) not in stored or bool(self._outdated(sample, tenant))
+                _key(sample) not in stored
+                or bool(self._outdated(sample, tenant))
+                or _has_other_metadata(stored[_key(sample)], sample)
                 for sample in samples
             ]
 
@@ -218,18 +224,23 @@ class MemoryKnowledgeBase:
         for sample, keys in outdated:
             for key in keys:
                 self._domains[tenant, sample.domain].samples.pop(key, None)
-        new = 0
+        new, updated = 0, set(replacing)
         for key, row in rows.items():
             held = self._domains[tenant, row.sample.domain].samples
             if key not in held:
                 held[key] = row
                 changed.add(row.sample.domain)
                 new += key not in replacing
-            elif key in replacing:
+                continue
+            if key in replacing:
                 held[key].sample = replace(held[key].sample, external_id=replacing[key].external_id)
+            if _has_other_metadata(held[key].sample, row.sample):
+                held[key] = row
+                changed.add(row.sample.domain)
+                updated.add(key)
         for name in changed:
             self._domains[tenant, name].revision += 1
-        return Ingested(new=new, updated=len(replacing))
+        return Ingested(new=new, updated=len(updated))
 
     def _check_vector(self, vector: Vector) -> None:
         self._dimension = self._dimension or len(vector)
@@ -237,6 +248,12 @@ class MemoryKnowledgeBase:
             raise KnowledgeBaseError(
                 f"a vector has dimension {len(vector)}, the others have {self._dimension}"
             )
+
+
+def _has_other_metadata(stored: NewSample, given: NewSample) -> bool:
+    """Tell whether a stored sample comes again under its own id, with other metadata."""
+    is_same = stored.external_id == given.external_id
+    return is_same and bool(given.metadata) and stored.metadata != given.metadata
 
 
 class MemoryLedgerStore:

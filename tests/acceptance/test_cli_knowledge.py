@@ -14,6 +14,7 @@ from installations import Installation
 from typer.testing import CliRunner
 
 from rttc_graph.cli.app import app, main
+from rttc_graph.samples import Samples
 
 SHOP: list[dict[str, Any]] = [
     {
@@ -197,6 +198,44 @@ def test_a_dry_run_says_what_an_ingest_would_change_and_changes_nothing(
     assert main(["kb", "ingest", str(path), "--dry-run", "--skip-bad"]) == 0
 
 
+def test_metadata_that_changed_is_stored_and_counted(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shop / "rows.jsonl"
+    rows = [{**SHOP[0], "metadata": {"page": 4}}, SHOP[1]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    told = call_json(capsys, "kb", "ingest", str(path), "--dry-run")
+    assert (told["new"], told["updated"], told["already"]) == (0, 1, 1)
+    assert told["updates"][0]["after"]["metadata"] == {"page": 4}
+    assert main(["kb", "ingest", str(path), "--dry-run"]) == 0
+    assert '→ {"page": 4}' in capsys.readouterr().out
+
+    for updated in (1, 0):
+        report = call_json(capsys, "kb", "ingest", str(path))
+        assert (report["stored"], report["updated"]) == (0, updated)
+    (found,) = call_json(capsys, "kb", "list", "--metadata", "page=4")["samples"]
+    assert found["question"] == SHOP[0]["question"]
+
+
+def test_a_file_is_read_twice_and_no_more(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to check it, once to store it; who looks for contradictions knows the domains then."""
+    read: list[int] = []
+    whole = Samples.__iter__
+
+    def counted(samples: Samples) -> Any:
+        read.append(1)
+        return whole(samples)
+
+    monkeypatch.setattr(Samples, "__iter__", counted)
+    path = folder / "solved.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in SHOP), encoding="utf-8")
+    report = call_json(capsys, "kb", "ingest", str(path))
+    assert report["domains"] == ["law", "shop"]
+    assert len(read) == 2
+
+
 def test_columns_are_named_by_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "fragen.csv"
     path.write_text("Nr;Frage;Antwort\n1;Wie viel?;20\n", encoding="utf-8")
@@ -294,11 +333,12 @@ def test_an_unknown_domain_is_an_error_that_names_the_known_ones(
     shop: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     error = complaint(capsys, *words, "Shpo")
-    assert "no domain 'Shpo': did you mean 'shop'? Known are 'law', 'shop'" in error
+    assert "domain 'Shpo' of tenant 'default' has no samples: did you mean 'shop'?" in error
+    assert "Known are 'law', 'shop'. Leave the domain out to mean all, or fill it with" in error
     assert "did you mean" not in complaint(capsys, *words, "zzz")
     assert not (shop / "out.jsonl").exists()
     empty = complaint(capsys, *words, "shop", "--tenant", "nobody")
-    assert "tenant 'nobody' has no domain 'shop': the knowledge base is empty" in empty
+    assert "domain 'shop' of tenant 'nobody' has no samples: the knowledge base is empty" in empty
 
 
 @pytest.mark.parametrize(
@@ -351,4 +391,6 @@ def test_check_finds_answers_that_contradict_each_other(
     assert main(["kb", "check", "--domain", "shop"]) == 0
     printed = capsys.readouterr().out
     assert "shop: 3 solved questions; nearly the same are 2 pairs with different" in printed
-    assert "no domain 'shpo'" in complaint(capsys, "kb", "check", "--domain", "shpo")
+    assert "domain 'shpo' of tenant 'default' has no samples" in complaint(
+        capsys, "kb", "check", "--domain", "shpo"
+    )

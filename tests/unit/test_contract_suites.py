@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typing_extensions import get_protocol_members, is_protocol
 
-from rttc_graph import protocols, testing
+from rttc_graph import ConfigurationError, protocols, testing
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = frozenset({"chosen_arms", "is_calibrated", "sees_evidence", "within"})
@@ -88,6 +89,17 @@ def test_every_protocol_has_a_public_suite(seam: str) -> None:
     assert f"{seam}Contract" in testing.__all__
     assert getattr(testing, f"{seam}Contract").__module__ in testing.REWRITTEN
     assert implementations(seam), "a protocol that nothing implements"
+
+
+def test_without_pytest_parts_in_memory_are_there_and_a_suite_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(testing, "find_spec", dict[str, Any]().get)
+    assert testing.MemoryKnowledgeBase
+    with pytest.raises(
+        ConfigurationError, match=r"Contract needs 'pytest', .*: pip install pytest"
+    ):
+        _ = testing.KnowledgeBaseContract
 
 
 @pytest.mark.parametrize(("seam", "name"), CASES)

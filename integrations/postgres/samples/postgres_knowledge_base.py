@@ -40,6 +40,7 @@ from rttc_graph.integrations.postgres.samples.sample_index import (
 from rttc_graph.integrations.postgres.samples.sample_rows import (
     SampleRow,
     copy_rows,
+    described,
     ensure_domains,
     named,
     sample_ids,
@@ -122,11 +123,11 @@ class PostgresKnowledgeBase:
         return result
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
-        """Tell for each sample whether it is not stored, or would take another's place."""
+        """Tell for each sample whether an ingest would store or change it."""
         checked_name("tenant", tenant)
         names = _domains_of(samples)
         ids = sample_ids(samples)
-        with_ids = named(samples, ids)
+        with_ids, with_metadata = named(samples, ids), described(samples, ids)
 
         def work(session: DatabaseSession) -> tuple[set[bytes], set[tuple[bytes, str | None]]]:
             domain_ids = [row["id"] for row in session.rows("domain_ids", names=names)]
@@ -134,6 +135,8 @@ class PostgresKnowledgeBase:
             stored = session.rows("stored_ids", ids=ids, **place)
             outdated = session.rows("outdated_ids", **with_ids, **place)
             replacing = {(row["wanted_id"], row["external_id"]) for row in outdated}
+            changed = session.rows("changed_metadata", **with_metadata, **place)
+            replacing |= {(row["id"], row["external_id"]) for row in changed}
             return {row["id"] for row in stored}, replacing
 
         stored, replacing = await self._execute("look for stored samples", work)
@@ -320,11 +323,12 @@ def _ingest(
             mine.check(record)
         replaced = outdated.fetchall()
         gone = {record["id"]: record["domain_id"] for record in replaced}
-        known = {record["id"] for record in stored} - gone.keys()
         _remove(session, replaced, touched)
+        changed = _remove_changed(session, rows, touched)
+        known = {record["id"] for record in stored} - gone.keys() - changed.keys()
         fresh = (SampleRow.from_sample(key, *rows[key]) for key in rows if key not in known)
         added = copy_rows(session, fresh, domain_ids, tenant)
-        removed = Counter(gone.values())
+        removed = Counter([*gone.values(), *changed.values()])
         with session.together():
             for domain_id in sorted({*added, *removed}):
                 session.execute(
@@ -333,7 +337,7 @@ def _ingest(
                     domain_id=domain_id,
                     added=added.get(domain_id, 0) - removed[domain_id],
                 )
-    taken = {record["wanted_id"] for record in replaced}
+    taken = {record["wanted_id"] for record in replaced} | changed.keys()
     return Ingested(new=len(rows.keys() - known - taken), updated=len(taken))
 
 
@@ -350,6 +354,25 @@ def _remove(
         external_ids=[record["external_id"] for record in replaced],
         **touched,
     )
+
+
+def _remove_changed(
+    session: DatabaseSession,
+    rows: Mapping[bytes, tuple[NewSample, Vector]],
+    touched: Mapping[str, Any],
+) -> dict[bytes, int]:
+    """Delete samples that come again with other metadata; return their domains by their ids.
+
+    Those that got an id just now are among them, so this comes after `_remove`. The vector goes
+    too: that of a passage is made of another text.
+    """
+    wanted = described([sample for sample, _ in rows.values()], list(rows))
+    if not wanted["ids"]:
+        return {}
+    changed = session.rows("changed_metadata", **wanted, **touched)
+    if changed:
+        session.execute("delete_outdated", ids=[record["id"] for record in changed], **touched)
+    return {record["id"]: record["domain_id"] for record in changed}
 
 
 def _delete(session: DatabaseSession, *, domain: str, tenant: str) -> int:

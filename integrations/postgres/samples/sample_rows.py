@@ -18,7 +18,7 @@ from rttc_graph.integrations.postgres.json_values import checked_jsonb, checked_
 from rttc_graph.protocols import NewSample, Vector
 from rttc_graph.support.identity import check_texts, sample_id
 
-__all__ = ("SampleRow", "copy_rows", "ensure_domains", "named", "sample_ids")
+__all__ = ("SampleRow", "copy_rows", "described", "ensure_domains", "named", "sample_ids")
 
 _COPY = """copy rttc_sample
 (domain_id, tenant, id, external_id, question, answer, metadata, embedding)
@@ -83,6 +83,23 @@ def named(samples: Sequence[NewSample], ids: Sequence[bytes]) -> dict[str, list[
         "wanted_domains": [sample.domain for sample, _ in rows],
         "external_ids": [checked_text(f"id {_shown(s)}", s.external_id or "") for s, _ in rows],
         "ids": [key for _, key in rows],
+    }
+
+
+def described(samples: Sequence[NewSample], ids: Sequence[bytes]) -> dict[str, list[Any]]:
+    """Return those samples that have metadata, as the statement `changed_metadata` takes them.
+
+    Raises:
+        ConfigurationError: PostgreSQL cannot store an `external_id` or the metadata.
+    """
+    rows = [(s, key) for s, key in zip(samples, ids, strict=True) if s.metadata]
+    return {
+        "ids": [key for _, key in rows],
+        "external_ids": [
+            None if s.external_id is None else checked_text(f"id {_shown(s)}", s.external_id)
+            for s, _ in rows
+        ],
+        "metadata": [checked_jsonb(f"metadata {_shown(s)}", s.metadata) for s, _ in rows],
     }
 
 

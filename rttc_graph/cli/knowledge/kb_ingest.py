@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,13 +15,13 @@ from rich.text import Text
 
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.knowledge.filter_options import Tenant
-from rttc_graph.cli.screen import AsJson, out, print_json, progress
+from rttc_graph.cli.screen import AsJson, out, print_json, print_prose, progress
 from rttc_graph.cli.shared_options import checked_domain
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.protocols import NewSample
-from rttc_graph.protocols.managed_knowledge_base import SampleFilter
+from rttc_graph.protocols.managed_knowledge_base import SampleFilter, StoredSample
 from rttc_graph.samples import Samples, read_samples
 from rttc_graph.samples.document_ingest import delete_vanished, vanished_passages
 from rttc_graph.samples.documents import is_document, read_document
@@ -38,6 +39,7 @@ _MOST_CHECKED = 5000
 """Samples of a domain up to which an ingest looks for contradictions in it."""
 
 _SHOWN_CHARACTERS = 100
+_SHOWN_ID = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,8 @@ def ingest_file(  # noqa: PLR0913 - one parameter for each flag
 
     A row has question and answer, and optionally domain, id and metadata. Rows that are stored
     already are skipped, so an interrupted ingest is resumed by running it again. A row with the id
-    of a stored row of its domain, but other content, replaces it. A document that was ingested
-    before is replaced: passages that it no longer has are deleted.
+    of a stored row of its domain, but other content or metadata, replaces it. A document that was
+    ingested before is replaced: passages that it no longer has are deleted.
 
     Example: rttc kb ingest solved.jsonl --domain banking --dry-run
     """
@@ -177,9 +179,8 @@ async def _contradictions(
     if given.passages or not report.stored + report.updated or report.rows > _MOST_CHECKED:
         return {}
     kept = knowledge.knowledge_base
-    domains = await asyncio.to_thread(lambda: sorted({one.domain for one in given.samples}))
     found: dict[str, int] = {}
-    for domain in domains:
+    for domain in report.domains:
         counted = await kept.count_samples(SampleFilter(domain=domain), tenant=tenant)
         if sum(counted.values()) <= _MOST_CHECKED:
             compared = await compare_samples(kept, domain=domain, tenant=tenant)
@@ -209,18 +210,16 @@ def _print_report(
         more = {"deleted": deleted, "contradictions": opposed, "bad": given.bad}
         print_json({**asdict(report), **more})
         return
-    out.print(
+    print_prose(
         f"{report.stored} stored, {report.updated} updated, {report.already} were there, "
         f"{report.skipped} bad left out{_vanished(given, deleted, 'deleted')}; "
         f"{report.seconds:.1f} s, {report.embed_seconds:.1f} s of them embedding"
     )
     for domain, count in opposed.items():
         pairs = "1 pair of samples asks" if count == 1 else f"{count} pairs of samples ask"
-        out.print(
-            Text(
-                f"{pairs} nearly the same with different answers: rttc kb check --domain {domain}",
-                style="yellow",
-            )
+        print_prose(
+            f"{pairs} nearly the same with different answers: rttc kb check --domain {domain}",
+            style="yellow",
         )
     _print_bad(given.bad, report.skipped, "left out")
 
@@ -232,7 +231,7 @@ def _print_preview(told: IngestPreview, given: _Source, vanished: int, *, as_jso
         more = {"refused": told.refused, "deleted": vanished, "updates": updates}
         print_json({"dry_run": True, **counts, **more, "bad": given.bad})
         return
-    out.print(
+    print_prose(
         f"nothing stored: {told.new} would be new, {told.updated} updated, {told.already} are "
         f"there, {told.refused} refused{_vanished(given, vanished, 'would be deleted')}"
     )
@@ -252,18 +251,31 @@ def _update(one: SampleUpdate) -> dict[str, Any]:
     return {
         "id": after.external_id,
         "domain": after.domain,
-        "before": {"question": before.question, "answer": before.answer},
-        "after": {"question": after.question, "answer": after.answer},
+        "before": _texts(before),
+        "after": _texts(after),
+    }
+
+
+def _texts(sample: StoredSample | NewSample) -> dict[str, Any]:
+    return {
+        "question": sample.question,
+        "answer": sample.answer,
+        "metadata": sample.metadata,
     }
 
 
 def _print_update(one: SampleUpdate) -> None:
     before, after = one.before, one.after
-    out.print(Text(f"{after.external_id}  {after.domain}"))
+    out.print(Text(f"{after.external_id or before.id[:_SHOWN_ID]}  {after.domain}"))
     if before.question != after.question:
         out.print(Text(f"  Q {_cut(before.question)} → {_cut(after.question)}"))
     if before.answer != after.answer:
         out.print(Text(f"  A {_cut(before.answer)} → {_cut(after.answer)}"))
+    if before.metadata != after.metadata:
+        was, will_be = (
+            json.dumps(m, ensure_ascii=False) for m in (before.metadata, after.metadata)
+        )
+        out.print(Text(f"  metadata {_cut(was)} → {_cut(will_be)}"))
 
 
 def _cut(text: str) -> str:
@@ -273,6 +285,6 @@ def _cut(text: str) -> str:
 
 def _print_bad(bad: Sequence[str], count: int, what: str) -> None:
     for problem in bad:
-        out.print(Text(f"{what}: {problem}", style="yellow"))
+        print_prose(f"{what}: {problem}", style="yellow")
     if count > len(bad):
         out.print(f"and {count - len(bad)} more bad rows")
