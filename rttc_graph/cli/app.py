@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from rttc_graph.cli.command_context import CommandContext
+from rttc_graph.cli.command_group import command_group
 from rttc_graph.cli.commands import (
     ask,
     cache,
@@ -31,11 +32,9 @@ from rttc_graph.cli.commands import (
 )
 from rttc_graph.cli.error_exit import report
 
-app = typer.Typer(
+app = command_group(
     name="rttc",
-    no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Answer, judge, and only then spend more: reward-guided test-time compute.",
     epilog="Example: rttc ask 'What is 17 + 25?' --tau 0.6",
@@ -89,6 +88,10 @@ def read_flags(
             "(default: the setting reward).",
         ),
     ] = None,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show tracebacks of errors; may stand anywhere."),
+    ] = False,
     show_version: Annotated[
         bool,
         typer.Option(
@@ -96,8 +99,8 @@ def read_flags(
         ),
     ] = False,
 ) -> None:
-    """Keep the flags for the command that follows; --debug, for tracebacks, may stand anywhere."""
-    del show_version
+    """Keep the flags for the command that follows."""
+    del show_version, debug  # `main` has taken --debug out, wherever it stood
     flags = {"home": home, "database_url": database_url, "model": model}
     flags["reward"] = reward_model
     context.obj = CommandContext(config, flags)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import sys
+import textwrap
 import traceback
+from typing import Any
 
 from typer.exceptions import Abort, TyperException
 
@@ -36,14 +39,30 @@ def report(error: BaseException, *, debug: bool) -> int:
     if debug and not isinstance(error, TyperException | Abort | KeyboardInterrupt):
         traceback.print_exception(error)
     code, line = _explain(error)
-    print(f"rttc: {line}", file=sys.stderr)  # noqa: T201 - the one place that speaks of errors
+    print(_wrapped(f"rttc: {line}"), file=sys.stderr)  # noqa: T201 - the one place for errors
     return code
+
+
+def _wrapped(line: str) -> str:
+    """Return the line, for a person broken between words; a file or a pipe gets it whole."""
+    if not sys.stderr.isatty():
+        return line
+    columns = shutil.get_terminal_size().columns
+    return textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False)
+
+
+def _command(error: TyperException) -> str:
+    """Return the command that was misused, as it is called."""
+    context: Any = getattr(error, "ctx", None)
+    path: list[str] = [] if context is None else context.command_path.split()
+    root = 0 if context is None else len(context.find_root().command_path.split())
+    return " ".join(["rttc", *path[root:]])
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, TyperException):
         message = " ".join(error.format_message().split())
-        return EXIT_MISUSE, f"{message} (see rttc --help)"
+        return EXIT_MISUSE, f"{message} (see {_command(error)} --help)"
     if isinstance(error, ConfigurationError):
         return EXIT_MISUSE, " ".join(str(error).split())
     if isinstance(error, RttcError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -47,9 +48,6 @@ AsJsonFile = Annotated[
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
-_WIDE = 200
-"""Columns of a table that no terminal shows."""
-
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -77,17 +75,83 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under their column names; numbers go to the right."""
+    """Print rows under their column names; numbers go to the right.
+
+    On a terminal, cells are broken between words; where even that is too wide, each row is printed
+    as a list of names and values. In a file or a pipe no cell is broken.
+    """
     body = [list(row) for row in rows]
-    table = Table(box=None, pad_edge=False)
-    for index, name in enumerate(columns):
+    shown = [[_shown(cell) for cell in row] for row in body]
+    gap, widths = _layout(columns, shown, out.width if out.is_terminal else None)
+    if not widths:
+        for row in shown:
+            pairs = zip(columns, row, strict=True)
+            print_pairs({name: cell for name, cell in pairs if name or cell})
+            out.print()
+        return
+    table = Table(box=None, pad_edge=False, collapse_padding=gap == 1)
+    for index, (name, width) in enumerate(zip(columns, widths, strict=True)):
         numeric = bool(body) and all(isinstance(row[index], int | float) for row in body)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in body:
-        table.add_row(*[Text(_shown(cell)) for cell in row])
+        table.add_column(name, justify="right" if numeric else "left", width=width, overflow="fold")
+    for row in shown:
+        table.add_row(*map(Text, row))
     if not out.is_terminal:
-        out.width = _WIDE  # a file or a pipe has no edge at which to fold
+        out.width = sum(widths) + gap * len(widths)  # a file or a pipe has no edge
     out.print(table)
+
+
+def _layout(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], room: int | None
+) -> tuple[int, list[int]]:
+    """Return the spaces between two columns, and the width of each; no width if none fits.
+
+    Args:
+        columns: Their names.
+        rows: Cells as they are shown.
+        room: Columns of the terminal; `None` where there is no edge.
+    """
+    table = [columns, *rows]
+    cells = [[row[place] for row in table] for place in range(len(columns))]
+    widths = [max(_longest(cell.splitlines()) for cell in column) for column in cells]
+    words = [
+        max(min(width, _LEAST), *(_longest(cell.split()) for cell in column))
+        for width, column in zip(widths, cells, strict=True)
+    ]
+    for gap in (2, 1):
+        left = None if room is None else room - gap * (len(columns) - 1)
+        if left is None or sum(widths) <= left:
+            return gap, widths
+        if sum(words) <= left:
+            return gap, _narrowed(widths, words, left)
+    return 1, []
+
+
+_LEAST = 16
+"""Columns of a text below which it is no pleasure to read."""
+
+
+def _narrowed(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Return widths that fit: the widest column gives way first, none below its least."""
+    found = list(widths)
+    while sum(found) > room:
+        able = (place for place in range(len(found)) if found[place] > least[place])
+        found[max(able, key=found.__getitem__)] -= 1
+    return found
+
+
+def _longest(parts: Sequence[str]) -> int:
+    """Return the columns that the longest of some texts takes on a terminal."""
+    return max(map(cell_len, parts), default=0)
+
+
+def print_prose(text: str | Text, *, style: str = "") -> None:
+    """Print sentences of ours, on a terminal broken between words.
+
+    Answers and samples are printed whole, so that they can be copied: their lines are broken by the
+    terminal alone.
+    """
+    prose = text if isinstance(text, Text) else Text(text, style=style)
+    out.print(prose, soft_wrap=not out.is_terminal)
 
 
 def print_pairs(pairs: Mapping[str, object]) -> None:

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -144,7 +145,7 @@ def test_a_misspelt_domain_ends_with_the_one_that_is_meant_and_no_statistics(
     code, line = complaint(capsys, "ask", "what is 7 plus 8", "--domain", "summs")
 
     assert code == 2
-    assert "domain 'summs' has no samples: did you mean 'sums'?" in line
+    assert "domain 'summs' of tenant 'default' has no samples: did you mean 'sums'?" in line
     assert call_json(capsys, "stats", "--json")["rows"] == []
 
 
@@ -609,6 +610,31 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str], command: list[s
     text = capsys.readouterr().out
     assert "Example:" in text
     assert "--json" in text
+
+
+@pytest.mark.parametrize("group", [[], ["kb"], ["cache"], ["db"], ["models"], ["reward"], ["keys"]])
+def test_a_bare_group_shows_its_help(capsys: pytest.CaptureFixture[str], group: list[str]) -> None:
+    assert main([*group, "--help"]) == 0
+    helped = capsys.readouterr().out
+    assert main([*group, "-h"]) == 0
+    assert capsys.readouterr().out == helped
+    assert main(group) == 2
+    bare = capsys.readouterr()
+    assert (bare.out, bare.err) == (helped, "")
+    listed = bare.out.partition("Commands:")[2].partition("Example:")[0]
+    assert listed
+    assert "..." not in listed
+
+
+def test_misuse_names_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, "kb", "show")[1].endswith("(see rttc kb show --help)\n")
+    assert complaint(capsys, "kbb")[1].endswith("(see rttc --help)\n")
+
+
+def test_sizes_are_numbers_in_json(solved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call_json(capsys, "status", "--json")["adapter_bytes"] == 0
+    assert main(["status"]) == 0
+    assert re.search(r"^adapter_bytes +0 B$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_library_s_advice_stays_off_the_screen() -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from rttc_graph.cli.command_context import command_context
-from rttc_graph.cli.screen import ScreenWatcher, out, print_json, print_table
+from rttc_graph.cli.screen import ScreenWatcher, out, print_json, print_prose, print_table
 from rttc_graph.cli.shared_options import (
     ArmList,
     First,
@@ -153,9 +153,9 @@ def print_result(result: AskResult) -> None:
     """Print the answer, whether it is accepted, how it came about, and what it rests on."""
     out.print(Text(result["answer"], style="bold"))
     out.print()
-    out.print(verdict(result))
+    print_prose(verdict(result))
     cache = result["cache"]
-    out.print(
+    print_prose(
         f"{result['arm']}, {worth(result)}, {result['seconds']:.2f} s; route {route(result)}; "
         f"cache: samples {cache['samples']}, adapter {cache['adapter']}"
     )
@@ -178,9 +178,10 @@ def print_result(result: AskResult) -> None:
     _print_sources(result)
     for entry in result["ledger"]:
         if entry["event"] == "failed":
-            out.print(Text(f"failed: {entry['node']}: {entry['detail']['error']}", style="red"))
-        if entry["event"] == "noted":
-            out.print(Text(f"note: {entry['detail']['reason']}", style="yellow"))
+            failure = f"failed: {entry['node']}: {entry['detail']['error']}"
+            print_prose(failure, style="red")
+        if entry["event"] in ("noted", "dropped"):
+            print_prose(f"note: {entry['detail']['reason']}", style="yellow")
     out.print(f"run {result['run_id']}")
 
 

@@ -9,15 +9,12 @@ from typing import Annotated
 import typer
 
 from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.command_group import command_group
 from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json, print_pairs, size
 from rttc_graph.cli.shared_options import checked_tenant
 from rttc_graph.installation.knowledge import open_knowledge
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="The query-state cache of retrieved samples and trained adapters.",
-)
+app = command_group(help="The query-state cache of retrieved samples and trained adapters.")
 
 
 @app.command("stats")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.command_group import command_group
 from rttc_graph.cli.screen import AsJson, Yes, confirm, out, print_json, print_pairs, progress
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
     from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
     from rttc_graph.integrations.postgres.samples.sample_index import IndexProgress
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="The database and its embedded server."
-)
+app = command_group(help="The database and its embedded server.")
 
 
 @app.command("up")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import typer
 
 from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.command_group import command_group
 from rttc_graph.cli.knowledge.filter_options import Tenant
 from rttc_graph.cli.knowledge.kb_check import check_samples
 from rttc_graph.cli.knowledge.kb_delete import delete_samples
@@ -22,6 +23,7 @@ from rttc_graph.cli.screen import (
     AsJson,
     out,
     print_json,
+    print_prose,
     print_table,
     progress,
     size,
@@ -29,9 +31,7 @@ from rttc_graph.cli.screen import (
 from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="The knowledge base of solved questions."
-)
+app = command_group(help="The knowledge base of solved questions.")
 
 app.command("ingest")(ingest_file)
 app.command("list")(list_samples)
@@ -54,7 +54,7 @@ def show_stats(context: typer.Context, tenant: Tenant = None, as_json: AsJson = 
     if as_json:
         print_json({"tenant": config.tenant, "domains": [asdict(d) for d in domains]})
     elif not domains:
-        out.print("the knowledge base is empty: rttc kb ingest FILE.jsonl --domain NAME")
+        print_prose("the knowledge base is empty: rttc kb ingest FILE.jsonl --domain NAME")
     else:
         print_table(
             ["domain", "samples", "revision", "size", "search"],

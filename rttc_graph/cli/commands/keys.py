@@ -9,17 +9,14 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.command_group import command_group
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
 from rttc_graph.cli.shared_options import split_names, with_default
 from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.protocols.api_keys import ApiKey, new_key
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="API keys of `rttc serve`; once there is one, every request needs a key.",
-)
+app = command_group(help="API keys of `rttc serve`; once there is one, every request needs a key.")
 
 T = TypeVar("T")
 

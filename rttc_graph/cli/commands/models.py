@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.command_group import command_group
 from rttc_graph.cli.screen import AsJson, ScreenWatcher, out, print_json, print_table
 from rttc_graph.jobs.fetch_models import fetch_models
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Weights of policy models and embedders."
-)
+app = command_group(help="Weights of policy models and embedders.")
 
 
 @app.command("pull")

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from rttc_graph.arms import sampled_arms, untrained_arms
 from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.command_group import command_group
 from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, out, print_table, write_json
 from rttc_graph.cli.shared_options import Scorer, split_names
 from rttc_graph.errors import ConfigurationError
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from rttc_graph.reward_training.candidate_sampling import SamplingSettings
     from rttc_graph.reward_training.measuring import Measured
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Train and measure reward models."
-)
+app = command_group(help="Train and measure reward models.")
 
 BackboneName = Literal["towers", "encoder", "policy"]
 LossName = Literal["pointwise", "pairwise", "both"]

@@ -68,6 +68,9 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
         float,
         typer.Option(help="Seconds that running requests get to finish after SIGTERM or Ctrl-C."),
     ] = _LIMITS.drain_seconds,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Print a line for each request.")
+    ] = False,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(help="Web origin whose pages may call (CORS); repeatable (default: none)."),
@@ -94,6 +97,7 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
         address_requests=address_requests,
         head_seconds=head_seconds,
         drain_seconds=drain_seconds,
+        access_log=access_log,
         cors_origins=tuple(cors_origin or ()),
     )
     config = command_context(context).config()

@@ -13,7 +13,7 @@ import typer
 
 from rttc_graph.arms import ARMS
 from rttc_graph.cli.command_context import command_context
-from rttc_graph.cli.screen import AsJson, out, print_json, print_table
+from rttc_graph.cli.screen import AsJson, print_json, print_prose, print_table
 from rttc_graph.cli.shared_options import with_default
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
@@ -31,8 +31,7 @@ _COLUMNS = (
     "share",
     "accepted",
     "seconds",
-    "samples",
-    "adapters",
+    "hits",
     "saved",
 )
 
@@ -86,7 +85,7 @@ def show_stats(
         return
     if not statistics:
         when = "" if days is None else f" in the last {days} days"
-        out.print(f"no runs of tenant {config.tenant!r}{when}: rttc ask 'a question' makes one")
+        print_prose(f"no runs of tenant {config.tenant!r}{when}: rttc ask 'a question' makes one")
         return
     runs = Counter[tuple[date, str]]()
     for one in statistics:
@@ -103,9 +102,9 @@ def show_stats(
     rows += [("all", "", arm, *_cells(one, of=total["runs"])) for arm, one in by_arm.items()]
     rows.append(("all", "", "all", *_cells(total, of=total["runs"])))
     print_table(_COLUMNS, rows)
-    out.print(
-        "share: of the runs of the domain and day; seconds: mean of a run; samples, adapters: "
-        "cache hits; saved: seconds of training"
+    print_prose(
+        "share: of the runs of the domain and day; seconds: mean of a run; hits: samples/adapters "
+        "from the cache; saved: seconds of training"
     )
 
 
@@ -169,7 +168,6 @@ def _cells(figures: dict[str, Any], *, of: int) -> tuple[object, ...]:
         f"{runs / of:.0%}",
         f"{figures['accepted'] / runs:.0%}",
         f"{figures['seconds'] / runs:.2f}",
-        figures["samples_hits"],
-        figures["adapter_hits"],
+        f"{figures['samples_hits']}/{figures['adapter_hits']}",
         f"{figures['seconds_saved']:.1f}",
     )

@@ -52,6 +52,8 @@ def show_status(context: typer.Context, as_json: AsJson = False) -> None:
         shown = {**status, "packages": packages}
         if "calibration" in status:
             shown["calibration"] = _calibration(status["calibration"])
+        if "adapter_bytes" in status:
+            shown["adapter_bytes"] = size(status["adapter_bytes"])
         print_pairs(shown)
 
 
@@ -65,7 +67,7 @@ async def _stored(config: InstallationConfig, knowledge: Knowledge) -> dict[str,
         "domains": len(domains),
         "query_states": cache.states,
         "adapters": cache.adapters,
-        "adapter_bytes": size(cache.bytes),
+        "adapter_bytes": cache.bytes,
     }
 
 

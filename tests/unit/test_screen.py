@@ -1,0 +1,76 @@
+"""Tables and sentences on terminals of any width: no word of them is broken."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from rttc_graph.cli import screen
+
+COLUMNS = ("day", "domain", "arm", "runs", "accepted", "question")
+QUESTION = "why was my card charged twice in one and the same shop"
+ROWS = [("2026-11-27", "voltride", "nearest", 12, "83%", QUESTION), ("all", "", "rag", 3, "9%", "")]
+WORDS = {
+    *COLUMNS,
+    *QUESTION.split(),
+    "2026-11-27",
+    "voltride",
+    "nearest",
+    "12",
+    "83%",
+    "rag",
+    "3",
+    "9%",
+}
+
+
+def printed(
+    width: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> list[str]:
+    console = Console(
+        soft_wrap=True, highlight=False, color_system=None, width=width, force_terminal=bool(width)
+    )
+    monkeypatch.setattr(screen, "out", console)
+    screen.print_table(COLUMNS, ROWS)
+    screen.print_prose(f"{QUESTION}; {QUESTION}")
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 70, 80, 100, 200])
+def test_no_word_is_broken_on_a_terminal_of_any_width(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(width, monkeypatch, capsys)
+    assert {word.strip(";") for line in lines for word in line.split()} - {"all"} == WORDS
+    table = lines[: next(i for i, line in enumerate(lines) if line.startswith("why was my card"))]
+    is_list = lines[0].split() == ["day", "2026-11-27"]
+    assert is_list == (width < 60)
+    if not is_list:
+        assert all(len(line) <= width for line in table)
+
+
+def test_a_cell_without_a_column_name_is_kept_in_a_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(soft_wrap=True, color_system=None, width=20, force_terminal=True)
+    monkeypatch.setattr(screen, "out", console)
+    screen.print_table(["", "source"], [["→", "a" * 30], ["", "b" * 30]])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines == [["→"], ["source", "a" * 30], ["source", "b" * 30]]
+
+
+def test_a_pipe_has_no_edge(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(None, monkeypatch, capsys)
+    assert [line.split()[0] for line in lines[:3]] == ["day", "2026-11-27", "all"]
+    assert QUESTION in lines[1]
+    assert len(lines) == 4
+
+
+def test_a_table_without_rows_has_its_head(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(screen, "out", Console(color_system=None, width=80, force_terminal=True))
+    screen.print_table(["domain", "samples"], [])
+    assert capsys.readouterr().out.split() == ["domain", "samples"]
