@@ -33,7 +33,7 @@ class Nearest:
             return failed_answer(made, state, scope, node="nearest", attempt="nearest")
         candidate: Candidate = {
             "arm": "nearest",
-            "answer": answer_behind(made.sample["answer"]),
+            "answer": _until(answer_behind(made.sample["answer"]), scope.settings.stop_strings),
             "reward": None,
             "seconds": added(NOTHING_SPENT, since=scope.started)["seconds"],
             "prompt_tokens": 0,
@@ -58,6 +58,12 @@ class Nearest:
 
 async def _vote(state: RttcState, scope: RunScope) -> Vote:
     return vote(state["samples"], voters=scope.settings.nearest_votes)
+
+
+def _until(text: str, stop_strings: Sequence[str]) -> str:
+    """Return a text up to the first of the strings, as a model's answer ends before it."""
+    ends = [at for at in map(text.find, stop_strings) if at >= 0]
+    return text[: min(ends)] if ends else text
 
 
 class Vote(NamedTuple):

@@ -204,7 +204,7 @@ class PanelRound:
             if context is not None:
                 room = min(room, context - prompt)
             if number == 0 and (room := min(room, left - prompt)) < 1:
-                raise await no_room(self.policy_model, scope)
+                raise await no_room(self.policy_model, messages, scope)
             if room < 1 or prompt + room > left:
                 break
             left -= prompt + room
@@ -213,6 +213,8 @@ class PanelRound:
                 messages=messages,
                 max_new_tokens=room,
                 temperature=settings.search.temperature if number else settings.temperature,
+                top_p=settings.top_p,
+                stop=settings.stop_strings,
                 seed=draw_seed(settings.seed, number),
                 adapter=_adapter(proposer, state),
             )

@@ -63,12 +63,17 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         frozen=True,
     )
 
-    # The environment has a list as words with commas, not as JSON.
+    # The environment has a list as words with commas, or as its one string, not as JSON.
     arms: Annotated[tuple[Arm, ...], NoDecode] = Field(
         default=(), description=RttcSettings.model_fields["arms"].description
     )
     search_from: Annotated[tuple[Proposer, ...], NoDecode] = Field(
         default=(), description=RttcSettings.model_fields["search_from"].description
+    )
+    stop_strings: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], NoDecode
+    ] = Field(
+        default=(), max_length=16, description=RttcSettings.model_fields["stop_strings"].description
     )
     home: Path = Field(
         default=Path("~/.rttc"),

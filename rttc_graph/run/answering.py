@@ -206,16 +206,24 @@ async def fitting_prompt(
         return prompt(fits), fits
     raise BudgetExceeded(
         f"not one of {len(samples)} samples fits beside the question and an answer of "
-        f"max_new_tokens={wanted} tokens; lower it, or raise budget_tokens"
+        f"max_new_tokens={wanted} tokens; lower it, raise budget_tokens or shorten the question"
     )
 
 
-async def no_room(policy_model: PolicyModel, scope: RunScope) -> BudgetExceeded:
-    """Return the error of a prompt that leaves no room for an answer."""
+async def no_room(
+    policy_model: PolicyModel, messages: Sequence[ChatTurn], scope: RunScope
+) -> BudgetExceeded:
+    """Return the error about a prompt that leaves no token for an answer."""
+    prompt = await policy_model.count_tokens(messages)
+    context = await policy_model.context_tokens()
+    if context is not None and prompt >= context:
+        return BudgetExceeded(
+            f"the prompt has {prompt} tokens, and the model's context is {context}: shorten the "
+            "question or the conversation before it"
+        )
     return BudgetExceeded(
-        f"the prompt leaves no room for an answer: {scope.allowance.tokens} tokens are left of "
-        f"budget_tokens={scope.settings.budget_tokens} and the model's context is "
-        f"{await policy_model.context_tokens()}; raise the budget or shorten the question"
+        f"the prompt has {prompt} tokens, and {scope.allowance.tokens} are left of "
+        f"budget_tokens={scope.settings.budget_tokens}: raise it, or shorten the question"
     )
 
 
@@ -228,11 +236,13 @@ async def _generate(
 ) -> Generation:
     room = await room_for_answer(policy_model, messages, scope)
     if room < 1:
-        raise await no_room(policy_model, scope)
+        raise await no_room(policy_model, messages, scope)
     request = GenerationRequest(
         messages=tuple(messages),
         max_new_tokens=room,
         temperature=scope.settings.temperature,
+        top_p=scope.settings.top_p,
+        stop=scope.settings.stop_strings,
         seed=scope.settings.seed,
         adapter=adapter,
         drafts=tuple(

@@ -55,7 +55,11 @@ async def survive(
         return Failure(BackendError("the work was cancelled from within, not by this run"))
     except Exception as exc:  # noqa: BLE001 - components are the user's; no failure may lose the answer
         if limit.expired():
-            return Failure(BudgetExceeded(f"the run's budget of seconds ended after {left:.1f} s"))
+            return Failure(
+                BudgetExceeded(
+                    f"the run's budget of seconds ended after {left:.1f} s: raise budget_seconds"
+                )
+            )
         return Failure(exc)
 
 

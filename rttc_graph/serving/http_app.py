@@ -33,6 +33,7 @@ from rttc_graph.serving.metrics import Metrics
 from rttc_graph.serving.openapi import describe
 from rttc_graph.serving.routes.feedback_routes import feedback_router
 from rttc_graph.serving.routes.health_routes import health_router
+from rttc_graph.serving.routes.index_routes import INDEX, index_router, places
 from rttc_graph.serving.routes.kb_routes import knowledge_base_router
 from rttc_graph.serving.routes.langserve_routes import PATH, langserve_router
 from rttc_graph.serving.routes.openai_routes import openai_router
@@ -44,6 +45,11 @@ __all__ = ("ServedParts", "create_app")
 _log = logging.getLogger(__name__)
 
 _VERSION = version("rttc-graph")
+
+_NO_ROUTE = "Not Found"
+"""Words of Starlette for a path without a route; errors of ours say more."""
+
+_SHOWN_CHARACTERS = 80
 
 _KB_PLACES = 8
 """Searches at once: as many as the database has connections."""
@@ -99,6 +105,17 @@ def create_app(
     metrics = Metrics(queues)
     app = FastAPI(title="rttc-graph", version=_VERSION, docs_url=None, redoc_url=None)
     app.include_router(health_router(metrics, check))
+    has_knowledge_base = served.knowledge_base is not None and served.embedder is not None
+    app.include_router(
+        index_router(
+            _VERSION,
+            places(
+                has_graph=served.parts is not None,
+                has_feedback=served.corrections is not None,
+                has_knowledge_base=has_knowledge_base,
+            ),
+        )
+    )
     if served.parts is not None:
         runner = Runner(
             served.parts, metrics, threads=options.threads, checkpointer=served.checkpointer
@@ -154,9 +171,11 @@ def _speak_of_errors(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        shown = HttpError(
-            error.status_code, str(error.detail), kind="HTTPException", headers=error.headers
-        )
+        detail, path = str(error.detail), request.url.path
+        if detail == _NO_ROUTE:
+            shown_path = repr(path[:_SHOWN_CHARACTERS])
+            detail = f"there is no {shown_path} here: GET {INDEX} lists what there is"
+        shown = HttpError(error.status_code, detail, kind="HTTPException", headers=error.headers)
         return response_to(shown, request.url.path)
 
     async def misfit(request: Request, error: Exception) -> Response:

@@ -117,7 +117,7 @@ def as_http_error(error: RttcError) -> HttpError:
     if isinstance(error, ConfigurationError):
         return HttpError(422, words, kind=kind)
     if isinstance(error, BudgetExceeded) or _ran_out(error):
-        return HttpError(422, f"{words}; raise budget_seconds, budget_tokens or budget_arms")
+        return HttpError(422, words)
     if isinstance(error, BackendError) and error.retryable:
         return HttpError(503, words, kind=kind, retry_after_seconds=1)
     return HttpError(502 if isinstance(error, NoAnswerError) else 500, words, kind=kind)

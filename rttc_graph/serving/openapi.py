@@ -14,7 +14,7 @@ __all__ = ("describe",)
 
 _STREAMS = ("/rttc/stream", "/rttc/stream_log", "/rttc/stream_events")
 _REFUSALS = ("400", "401", "403", "408", "413", "415", "422", "429", "500", "502", "503", "504")
-_OPEN = ("/healthz", "/readyz", "/metrics")
+_OPEN = ("/", "/healthz", "/readyz", "/metrics")
 
 
 def describe(app: FastAPI) -> None:

@@ -25,7 +25,7 @@ from rttc_graph.serving.admission.authentication import Caller
 from rttc_graph.serving.http_errors import HttpError
 from rttc_graph.serving.metrics import Metrics
 from rttc_graph.serving.redaction import without_places_in
-from rttc_graph.settings import RttcSettings
+from rttc_graph.settings import RttcSettings, unknown_settings
 from rttc_graph.state import LedgerEntry, RttcInput, RttcOutput
 
 __all__ = ("Runner",)
@@ -74,9 +74,8 @@ class Runner:
                 be asked.
             HttpError: The request names a tenant that is not its key's.
         """
-        if unknown := sorted(said.keys() - RttcSettings.model_fields.keys()):
-            known = ", ".join(sorted(RttcSettings.model_fields))
-            raise ConfigurationError(f"unknown settings {unknown!r}; known are: {known}")
+        if unknown := said.keys() - RttcSettings.model_fields.keys():
+            raise unknown_settings(unknown)
         settings = RttcSettings.of(said, defaults=self._defaults)
         if settings.ask_before_training:
             raise ConfigurationError(

@@ -46,6 +46,8 @@ class ServeOptions:
     """Conversations that are remembered, in memory; the one used longest ago is forgotten."""
     drain_seconds: float = 30.0
     """Time that running requests get to finish when the server is asked to stop."""
+    access_log: bool = False
+    """Whether each request is written to the standard output: time, address, path and status."""
     cors_origins: tuple[str, ...] = ()
     """Web origins whose pages may call; none by default."""
 
@@ -54,7 +56,7 @@ class ServeOptions:
         for item in fields(self):
             value = getattr(self, item.name)
             least = lowest.get(item.name)
-            if item.name == "cors_origins":
+            if item.name in ("access_log", "cors_origins"):
                 continue
             if value < least if least is not None else value <= 0:
                 bound = "0 or more" if least is not None else "above 0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import signal
 import socket
@@ -14,6 +15,7 @@ from types import FrameType
 import uvicorn
 from sse_starlette.sse import AppStatus
 from starlette.types import ASGIApp
+from uvicorn.logging import AccessFormatter
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.serving.connections import limited_protocol
@@ -84,10 +86,10 @@ def server_config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
     Loop and protocol are named, not found: others have no limit on a request's head, and accept
     all that wait at once.
     """
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         log_level="warning",
-        access_log=False,
+        access_log=options.access_log,
         server_header=False,
         loop="asyncio",
         http=limited_protocol(_within_files(options)),
@@ -96,6 +98,18 @@ def server_config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
         timeout_keep_alive=round(options.idle_seconds) + 1,  # `idle_seconds` itself ends it
         timeout_graceful_shutdown=max(1, round(options.drain_seconds)),
     )
+    if options.access_log:
+        _log_requests()
+    return config
+
+
+def _log_requests() -> None:
+    """Let uvicorn's log of requests speak, a line each with the time in it."""
+    logger = logging.getLogger("uvicorn.access")
+    logger.setLevel(logging.INFO)
+    line = '%(asctime)s %(client_addr)s "%(request_line)s" %(status_code)s'
+    for handler in logger.handlers:
+        handler.setFormatter(AccessFormatter(line, use_colors=False))
 
 
 def _within_files(options: ServeOptions) -> ServeOptions:

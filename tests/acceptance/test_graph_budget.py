@@ -110,7 +110,7 @@ async def test_trained_tokens_are_spent(face: Face) -> None:
     output = await ask(parts, face, ttt_min_steps=1, budget_tokens=74, max_new_tokens=10)
     assert arms(output) == ["direct", "rag"]
     assert len(parts.trainer.trainings) == 1
-    assert "8 tokens are left" in failures(output["ledger"])[0]
+    assert "8 are left of budget_tokens=74" in failures(output["ledger"])[0]
 
 
 async def test_samples_that_do_not_fit_are_dropped_farthest_first(face: Face) -> None:

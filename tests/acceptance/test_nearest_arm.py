@@ -70,6 +70,13 @@ async def test_samples_vote_with_the_answer_of_the_nearest_of_the_winners(
     assert (output["arm"], output["answer"]) == ("nearest", answer)
 
 
+async def test_its_answer_ends_before_a_stop_string() -> None:
+    parts = free()
+    parts.knowledge_base.samples = [solved(1, "card arrival. Reason: late; END", 0.9)]
+    output = await ask(parts, policy="nearest", stop_strings=("END", ". Reason"))
+    assert output["answer"] == "card arrival"
+
+
 async def test_passages_do_not_vote(face: Face) -> None:
     passage: Sample = {**solved(1, "p", 0.99), "metadata": {"kind": "passage"}}
     parts = free(rag=0.95)

@@ -114,9 +114,10 @@ def test_settings_reach_the_run_over_the_servers_own(client: Client, parts: Part
         ({"input": ASK, "config": settings(policy="best")}, "policy"),
         ({"input": {"query": 5}}, "query"),
         ({"input": ASK, "config": settings(thread_id="x" * 201)}, "thread_id"),
+        ({"input": ASK, "config": settings(tua_r=0.9)}, "'tua_r': did you mean 'tau_r'"),
         ({}, "input"),
     ],
-    ids=["out-of-bounds", "unknown-policy", "wrong-type", "long-thread", "no-input"],
+    ids=["out-of-bounds", "unknown-policy", "wrong-type", "long-thread", "unknown", "no-input"],
 )
 def test_a_wrong_request_is_refused_before_it_streams(
     url: str, method: str, body: Any, words: str
@@ -145,6 +146,33 @@ def test_what_a_run_finds_wrong_before_it_answers_has_a_status(
     refused = post(url, f"/rttc/{method}", body)
     assert (refused.status_code, words in refused.json()["detail"]) == (422, True)
     assert not parts.policy_model.requests
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.deprecation.LangChainDeprecationWarning")
+@pytest.mark.parametrize("method", ["invoke", "stream", "stream_events", "stream_log"])
+@pytest.mark.parametrize(("asked", "said", "words"), MISTAKES[:2])
+def test_what_no_model_can_answer_the_nearest_sample_may(
+    asked: Any, said: Any, words: str, method: str
+) -> None:
+    parts = Parts(arms=()).rewarding(**{"answer 1": 0.3})
+    parts.policy_model.context = 500
+    body = {"input": asked, "config": settings(**said)}
+    with served(create_app(ServedParts(parts=parts.parts()))) as url:
+        sent = post(url, f"/rttc/{method}", body)
+        assert (sent.status_code, '"arm":"nearest"' in sent.text) == (200, True)
+        assert words in sent.text  # in the ledger
+        parts.knowledge_base.samples = []
+        refused = post(url, f"/rttc/{method}", body)
+        assert (refused.status_code, words in refused.json()["detail"]) == (422, True)
+    assert not parts.policy_model.requests
+
+
+def test_unknown_settings_of_a_batch_are_refused_and_names_of_langgraph_are_not(url: str) -> None:
+    each = [settings(k=3), settings(kk=3)]
+    refused = post(url, "/rttc/batch", {"inputs": [ASK, ASK], "config": each})
+    assert (refused.status_code, "unknown settings 'kk'" in refused.json()["detail"]) == (422, True)
+    of_a_node = settings(thread_id="1", checkpoint_ns="", __pregel_task_id="x")
+    assert post(url, "/rttc/invoke", {"input": ASK, "config": of_a_node}).status_code == 200
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.deprecation.LangChainDeprecationWarning")

@@ -104,7 +104,7 @@ def test_each_scope_opens_its_routes_and_no_other(url: str, keys: MemoryKeys) ->
 
 def test_without_a_key_only_health_and_figures_are_shown(url: str, keys: MemoryKeys) -> None:
     keys.add("ask")
-    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+    for path in ("/", "/healthz", "/readyz", "/metrics", "/openapi.json"):
         assert get(url, path).status_code == 200
     for path in ("/v1/models", "/rttc/input_schema", "/rttc/playground/", "/kb/info", "/nothing"):
         assert get(url, path).status_code == 401

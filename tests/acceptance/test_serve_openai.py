@@ -79,7 +79,8 @@ def test_a_run_declines_where_the_request_says_so(client: openai.OpenAI) -> None
 
 def test_a_misspelt_domain_is_refused_with_the_one_that_is_meant(client: openai.OpenAI) -> None:
     for stream in (False, True):
-        with pytest.raises(openai.BadRequestError, match=r"'maths' has no samples: did you mean"):
+        words = r"domain 'maths' of tenant 'default' has no samples: did you mean 'math'"
+        with pytest.raises(openai.BadRequestError, match=words):
             client.chat.completions.create(
                 model="rttc",
                 messages=HELLO,
@@ -95,12 +96,15 @@ def test_settings_come_by_openais_names_and_by_ours(client: openai.OpenAI, parts
         messages=HELLO,
         temperature=0.5,
         max_completion_tokens=9,
+        top_p=0.9,
+        stop=["\n\n", ""],
         seed=3,
         extra_body={"rttc": ours},
     )
 
     (request,) = parts.policy_model.requests
     assert (request.temperature, request.max_new_tokens, request.seed) == (0.5, 9, 3)
+    assert (request.top_p, request.stop) == (0.9, ("\n\n",))
     assert parts.knowledge_base.searches == [(1, "math", "acme")]
 
 
@@ -158,7 +162,8 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
         pytest.param({"rttc": {"tau": 0.5}}, "unknown settings", id="unknown-setting"),
         pytest.param({"rttc": {"ask_before_training": True}}, "nobody", id="asks-a-person"),
         pytest.param({"temperature": 3}, "temperature", id="temperature-out-of-bounds"),
-        pytest.param({"stop": ["x"]}, "stop", id="stop-strings"),
+        pytest.param({"top_p": 0}, "top_p", id="no-probability"),
+        pytest.param({"stop": ["x"] * 17}, "stop_strings", id="too-many-stop-strings"),
         pytest.param({"n": 2}, "n=2", id="several-choices"),
         pytest.param({"tools": [{"type": "function"}]}, "tools", id="tools"),
         pytest.param({"response_format": {"type": "json_object"}}, "response_format", id="json"),
@@ -195,6 +200,35 @@ def test_a_failure_is_an_error_whole_and_streamed(client: openai.OpenAI, parts: 
         client.chat.completions.create(**ask)
     with pytest.raises(openai.APIError, match="out of memory"):
         list(client.chat.completions.create(**ask, stream=True))
+
+
+TOO_MUCH: list[Any] = [
+    pytest.param("x " * 900, {}, "model's context is 500: shorten", id="a-long-question"),
+    pytest.param("hello", {"budget_tokens": 1}, "budget_tokens=1: raise it", id="a-small-budget"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("question", "ours", "words"), TOO_MUCH)
+def test_what_no_model_can_answer_the_nearest_sample_may(
+    question: str, ours: Any, words: str, stream: bool
+) -> None:
+    parts = Parts(arms=()).rewarding(**{"answer 1": 0.3})
+    parts.policy_model.context = 500
+    asked = {"messages": [{"role": "user", "content": question}], "model": "rttc", "rttc": ours}
+    with served(create_app(ServedParts(parts=parts.parts()))) as url:
+        sent = post(url, "/v1/chat/completions", {**asked, "stream": stream})
+        assert sent.status_code == 200
+        report = events_of(sent.text)[-1]["rttc"] if stream else sent.json()["rttc"]
+        assert (report["arm"], report["accepted"]) == ("nearest", False)
+        failed = str([e["detail"] for e in report["ledger"] if e["event"] == "failed"])
+        assert words.partition(":")[0].partition("=")[0] in failed
+
+        parts.knowledge_base.samples = []
+        refused = post(url, "/v1/chat/completions", {**asked, "stream": stream})
+        assert refused.status_code == 400
+        assert words in refused.json()["error"]["message"]
+    assert not parts.policy_model.requests
 
 
 def test_a_budget_that_allows_no_answer_is_the_callers_to_raise(url: str, parts: Parts) -> None:

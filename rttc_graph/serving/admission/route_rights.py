@@ -33,7 +33,7 @@ class RouteRights:
 
 _ALIVE = "/healthz"
 """Costs no more than a refusal, and whoever asks may end a server that does not answer."""
-_OPEN = frozenset({_ALIVE, "/readyz", "/metrics", "/openapi.json"})
+_OPEN = frozenset({"/", _ALIVE, "/readyz", "/metrics", "/openapi.json"})
 _FEEDBACK = "/v1/feedback"
 """Waits for the database, not for a model."""
 _WRITES = frozenset({"/kb/ingest", "/kb/delete"})

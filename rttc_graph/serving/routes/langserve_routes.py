@@ -29,7 +29,7 @@ from rttc_graph.serving.http_errors import HttpError
 from rttc_graph.serving.routes.response_models import Answer, QuestionBody, given_to_graph
 from rttc_graph.serving.runs import Runner
 from rttc_graph.serving.stream_start import StreamStart
-from rttc_graph.settings import RttcSettings
+from rttc_graph.settings import RttcSettings, unknown_settings
 from rttc_graph.support.identity import checked_name
 
 __all__ = ("PATH", "langserve_router")
@@ -169,13 +169,36 @@ async def _explained(events: AsyncGenerator[Any], start: StreamStart) -> AsyncGe
 
 
 async def _check_body(request: Request) -> None:
-    """Refuse what is no JSON, which LangServe does for some of it only; it is parsed once."""
+    """Refuse what LangServe would let through: some bodies that are no JSON, unknown settings.
+
+    The body is parsed once, whoever reads it after this.
+    """
     if request.method != "POST":
         return
     try:
-        await request.json()
+        body = await request.json()
     except (ValueError, RecursionError) as exc:
         raise HttpError(400, f"the body is not JSON that can be read: {exc}") from exc
+    given = cast("Mapping[str, Any]", body).get("config") if isinstance(body, Mapping) else None
+    for config in cast("list[Any]", given) if isinstance(given, list) else [given]:
+        _check_names(config)
+
+
+_LANGGRAPHS = ("__", "checkpoint_", "langgraph_")
+"""Beginnings of names that LangGraph puts among the configurable values of a node that calls us."""
+
+
+def _check_names(config: Any) -> None:
+    """Refuse a configuration with a setting that there is not; LangServe would leave it out."""
+    if not isinstance(config, Mapping):
+        return
+    said = cast("Mapping[str, Any]", config).get("configurable")
+    if not isinstance(said, Mapping):
+        return
+    names = {str(name) for name in cast("Mapping[Any, Any]", said)}
+    ours = {"thread_id", *RttcSettings.model_fields}
+    if unknown := [name for name in names - ours if not name.startswith(_LANGGRAPHS)]:
+        raise unknown_settings(unknown)
 
 
 def _check_page(request: Request) -> None:

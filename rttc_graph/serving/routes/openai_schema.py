@@ -112,6 +112,10 @@ class CompletionRequest(BaseModel):
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stop: str | list[str] | None = Field(
+        default=None, description="Strings before the first of which the answer ends."
+    )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     rttc: RttcOptions = Field(default_factory=RttcOptions)
 
@@ -125,10 +129,17 @@ class CompletionRequest(BaseModel):
         named = {
             "max_new_tokens": self.max_completion_tokens or self.max_tokens,
             "temperature": self.temperature,
+            "top_p": self.top_p,
+            "stop_strings": self._stop_strings(),
             "seed": None if self.seed is None else self.seed % 2**31,  # ours are of 31 bits
         }
         settings = {name: value for name, value in named.items() if value is not None}
         return {**settings, **self.rttc.settings}
+
+    def _stop_strings(self) -> tuple[str, ...] | None:
+        """Return the strings to stop at; an empty one asks for nothing."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in given if text) or None
 
     def _refuse_the_impossible(self) -> None:
         for name, value in (self.model_extra or {}).items():
@@ -149,12 +160,10 @@ _WITHOUT_EFFECT = frozenset(
 
 _NEUTRAL: dict[str, list[Any]] = {
     "n": [1],
-    "top_p": [1],
     "frequency_penalty": [0],
     "presence_penalty": [0],
     "logprobs": [False],
     "parallel_tool_calls": [True, False],
-    "stop": [[], ""],
     "tools": [[]],
     "functions": [[]],
     "tool_choice": ["none", "auto"],

@@ -1,0 +1,57 @@
+"""`/`: what this server has, for whoever opens its address; it tells nothing about anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+__all__ = ("INDEX", "index_router", "places")
+
+INDEX = "/"
+
+
+class Index(BaseModel):
+    """Name and places of a server."""
+
+    name: str = "rttc-graph"
+    version: str
+    places: dict[str, str] = Field(description="Paths, and what is there.")
+
+
+def places(*, has_graph: bool, has_feedback: bool, has_knowledge_base: bool) -> dict[str, str]:
+    """Return the paths of a server that a newcomer wants, each with what is there."""
+    found: dict[str, str] = {}
+    if has_graph:
+        found |= {
+            "/v1/chat/completions": "POST a conversation, as to OpenAI; the model is rttc",
+            "/rttc/invoke": "POST a question, as LangServe takes it; batch and stream beside it",
+            "/rttc/playground/": "GET a page to try it on",
+        }
+    if has_feedback:
+        found["/v1/feedback"] = "POST whether an answer was right, by its run_id"
+    if has_knowledge_base:
+        found["/kb/search"] = "POST a text or a vector; list, count, ingest, delete beside it"
+    return found | {
+        "/openapi.json": "GET every route, with what it takes and returns",
+        "/readyz": "GET whether questions can be answered",
+        "/metrics": "GET figures for Prometheus",
+    }
+
+
+def index_router(version: str, found: Mapping[str, str]) -> APIRouter:
+    """Return the route.
+
+    Args:
+        version: Version of the server.
+        found: What `places` returns.
+    """
+    router = APIRouter(tags=["health"])
+
+    @router.get(INDEX)
+    async def tell_places() -> Index:
+        """Tell what is here."""
+        return Index(version=version, places=dict(found))
+
+    return router
