@@ -1,4 +1,4 @@
-"""Store three solved questions, ask a fourth, and print how the answer came about.
+"""Store three solved questions, ask a fourth, print how the answer came about, and tidy up.
 
 Run it with: python examples/quickstart.py
 """
@@ -24,9 +24,12 @@ async def main(local: LocalRttc) -> None:
         for question, answer in SOLVED
     ]
     knowledge = local.knowledge
-    await ingest(samples, knowledge.knowledge_base, knowledge.embedder)
+    await ingest(samples, knowledge.knowledge_base, knowledge.embedder, tenant=local.config.tenant)
 
-    result = await local.ask("I am still waiting for my new card.", domain="quickstart")
+    try:
+        result = await local.ask("I am still waiting for my new card.", domain="quickstart")
+    finally:  # the knowledge base is yours
+        await knowledge.knowledge_base.delete(domain="quickstart", tenant=local.config.tenant)
 
     print("answer: ", result["answer"])
     print("arm:    ", result["arm"])

@@ -89,8 +89,9 @@ class Prepare:
 
         Raises:
             ConfigurationError: The input has no question or one that is no text, its domain has no
-                samples, the policy needs an arm that this graph was built without, or τr was chosen
-                for another reward model.
+                samples, the policy needs an arm that this graph was built without, a person is to
+                be asked and nothing keeps the run meanwhile, or τr was chosen for another reward
+                model.
         """
         policy = scope.settings.policy
         if policy in ARMS and policy not in self.arms:
@@ -98,6 +99,11 @@ class Prepare:
                 f"policy={policy!r} needs an arm that this graph was built without; it has "
                 f"{sorted(self.arms)}: give create_rttc_graph the parts "
                 f"{', '.join(sorted(ARMS[policy].own.parts))}"
+            )
+        if scope.settings.ask_before_training and not scope.can_wait:
+            raise ConfigurationError(
+                "ask_before_training=True: without a checkpointer a run cannot wait for a person; "
+                "compile the graph, or the host around it, with one, or leave the setting out"
             )
         task = _task(state, scope.settings.domain)
         notes = await self._check_domain(task, scope)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -26,7 +26,7 @@ from rttc_graph.arms import FirstArm as FirstArm
 from rttc_graph.arms import PolicyName as PolicyName
 from rttc_graph.arms import Proposer as Proposer
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.support.identity import MAX_NAME_CHARACTERS, checked_name
+from rttc_graph.support.identity import MAX_NAME_CHARACTERS, checked_name, known_names
 from rttc_graph.support.validation import problem_words
 
 SamplesChoice = Literal["nearest", "sift"]
@@ -101,7 +101,7 @@ class SearchSettings:
 class RttcSettings(BaseModel):
     """Settings of one run; every field has a default, a bound and a description."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     if not TYPE_CHECKING:  # type checkers are to see the fields, which pydantic puts in its place
 
@@ -109,7 +109,7 @@ class RttcSettings(BaseModel):
             """Check the values; LangGraph calls this with a context that is given as a dict.
 
             Raises:
-                ConfigurationError: A value is out of its bounds.
+                ConfigurationError: A name is unknown, or a value is out of its bounds.
             """
             try:
                 super().__init__(**given)
@@ -154,8 +154,16 @@ class RttcSettings(BaseModel):
         ge=0,
         le=1,
         description="Lowest cosine similarity of the nearest sample: below it samples are not "
-        "used, and no answer is accepted. 0: off.",
+        "used, and no answer is accepted. 0: off, evidence_similarity holds.",
         json_schema_extra=_on("retrieve", "reward_judge"),
+    )
+    evidence_similarity: float = Field(
+        default=0.25,  # of MiniLM, see docs/decisions/0041
+        ge=0,
+        le=1,
+        description="Lowest cosine similarity of the nearest sample at which samples are used: "
+        "below it the plain model answers, as where there are none. 0: all are used.",
+        json_schema_extra=_on("retrieve"),
     )
     below: Below = Field(
         default="answer",
@@ -237,6 +245,19 @@ class RttcSettings(BaseModel):
         le=2,
         description="Sampling temperature; 0 is greedy.",
         json_schema_extra=_on("generate", "rag_generate"),
+    )
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Sample among the likeliest tokens, up to this probability together; 1: all.",
+        json_schema_extra=_on("generate", "rag_generate"),
+    )
+    stop_strings: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        default=(),
+        max_length=16,
+        description="Strings before the first of which an answer ends. Empty: none.",
+        json_schema_extra=_on("generate", "rag_generate", "nearest"),
     )
     seed: int = Field(
         default=0,
@@ -377,6 +398,12 @@ class RttcSettings(BaseModel):
     def _each_once(cls, proposers: tuple[Proposer, ...]) -> tuple[Proposer, ...]:
         return tuple(dict.fromkeys(proposers))
 
+    @field_validator("stop_strings", mode="before")
+    @classmethod
+    def _read_stop_strings(cls, given: object) -> object:
+        """Take a single string for a list of one; it may hold commas, so it is not split."""
+        return (given,) if isinstance(given, str) else given
+
     @field_validator("arms")
     @classmethod
     def _sorted_arms(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
@@ -390,6 +417,11 @@ class RttcSettings(BaseModel):
                 "to try: leave out first_arm"
             )
         return self
+
+    @property
+    def lowest_similarity(self) -> float:
+        """Cosine similarity of the nearest sample from which on samples are used; 0 uses all."""
+        return self.min_similarity or self.evidence_similarity
 
     @property
     def wanted_arms(self) -> tuple[Arm, ...]:
@@ -468,8 +500,25 @@ def _fields_of(context: object, cls: type[RttcSettings]) -> dict[str, Any]:
     return {k: value for k, value in values.items() if value is not None}
 
 
+def unknown_settings(names: Collection[str]) -> ConfigurationError:
+    """Return the error about names that are no settings.
+
+    Args:
+        names: At least one.
+    """
+    first, *_ = unknown = sorted(names)
+    shown = ", ".join(map(repr, unknown))
+    ours = sorted(RttcSettings.model_fields)
+    known = known_names(first, ours, most=len(ours))
+    return ConfigurationError(f"unknown settings {shown}: {known}")
+
+
 def _first_problem(exc: ValidationError) -> str:
-    problem = exc.errors()[0]
+    problems = exc.errors()
+    unknown = {str(one["loc"][0]) for one in problems if one["type"] == "extra_forbidden"}
+    if unknown:
+        return str(unknown_settings(unknown))
+    problem = problems[0]
     name = ".".join(str(part) for part in problem["loc"]) or "settings"
     given = repr(problem["input"])
     shown = given if len(given) <= _SHOWN_CHARACTERS else f"{given[:_SHOWN_CHARACTERS]}…"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from langgraph.types import interrupt
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from rttc_graph.arms import ARMS
 from rttc_graph.run.tau_r import best_candidate
@@ -31,6 +31,7 @@ def ask_person(state: RttcState) -> TrainingAnswer:
 
     Raises:
         langgraph.errors.GraphInterrupt: There is no answer yet.
+        pydantic.ValidationError: The answer has another form; its note says which there are.
     """
     best = best_candidate(state["candidates"])
     question = {
@@ -41,7 +42,11 @@ def ask_person(state: RttcState) -> TrainingAnswer:
         "reward_so_far": best and best["reward"],
         "choices": ["train", "skip", "accept"],
     }
-    return interrupt(question, response_schema=TrainingAnswer)
+    try:
+        return interrupt(question, response_schema=TrainingAnswer)
+    except ValidationError as exc:  # which hosts know by its type: it is told, not replaced
+        exc.add_note('resume with {"choice": "train"}, {"choice": "skip"} or {"choice": "accept"}')
+        raise
 
 
 def refused(choice: Literal["skip", "accept"], attempt: Attempt) -> tuple[Attempt, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import os
 import threading
 import time
@@ -18,12 +19,14 @@ from typing import Any, Protocol, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.config import get_config
+from langgraph.constants import CONFIG_KEY_CHECKPOINTER
 from langgraph.runtime import get_runtime
 
 from rttc_graph.protocols import reuse_scope
 from rttc_graph.run.budget import Allowance
 from rttc_graph.settings import DEFAULT_TENANT, RttcSettings
 from rttc_graph.state import RttcState
+from rttc_graph.support.identity import likely_name
 
 T = TypeVar("T")
 
@@ -39,6 +42,8 @@ class RunScope:
     """Reading of `time.monotonic()` when the step began."""
     emit: Callable[[dict[str, Any]], None]
     """Send a custom event to the run's stream; may be called from any thread."""
+    can_wait: bool = True
+    """Whether a run that stops for a person can go on: whether a checkpointer keeps it."""
     reuse_scope: str = ""
     """Among whose runs work is used again: `rttc_graph.protocols.reuse_scope`."""
 
@@ -56,7 +61,12 @@ class Node(Protocol):
         ...
 
 
+_LOG = logging.getLogger(__name__)
+
 _NAMES = frozenset(RttcSettings.model_fields)
+
+_MOST_SEEN = 1_000
+"""Most names of a host that are remembered, so that each is looked at once."""
 
 
 class SettingsOfRun:
@@ -72,6 +82,7 @@ class SettingsOfRun:
         self._defaults = defaults
         self._share_between_tenants = share_between_tenants
         self._last: tuple[object, RttcSettings] | None = None
+        self._seen: set[object] = set()
 
     def __call__(
         self, context: object, configurable: Mapping[str, Any] | None = None
@@ -83,6 +94,8 @@ class SettingsOfRun:
             configurable: LangChain's, of the run: what its names that are ours say holds where the
                 context says nothing.
         """
+        for given in (configurable, context):
+            self._warn_of_likely_mistakes(given)
         if configurable and not _NAMES.isdisjoint(configurable):
             defaults = RttcSettings.of(configurable, defaults=self._defaults)
             return RttcSettings.of(context, defaults=defaults)
@@ -94,6 +107,25 @@ class SettingsOfRun:
             self._last = (context, settings)
         return settings
 
+    def _warn_of_likely_mistakes(self, given: object) -> None:
+        """Log, once, each name of a host's that is nearly one of ours: it may be meant for us.
+
+        A host has names of its own there, so that none of them is an error.
+        """
+        if not isinstance(given, Mapping):
+            return
+        fresh = cast("Mapping[object, Any]", given).keys() - _NAMES - self._seen
+        if len(self._seen) < _MOST_SEEN:
+            self._seen |= fresh
+        for name in fresh:
+            if isinstance(name, str) and (meant := likely_name(name, _NAMES)):
+                _LOG.warning(
+                    "a run was given %r, which is no setting of rttc-graph: did you mean %r? "
+                    "If it is the host's own, all is well.",
+                    name,
+                    meant,
+                )
+
     def reuse_scope(self, settings: RttcSettings) -> str:
         """Return among whose runs the work of a run with these settings is used again."""
         if self._share_between_tenants or settings.tenant == DEFAULT_TENANT:
@@ -104,7 +136,7 @@ class SettingsOfRun:
 def open_scope(state: RttcState, settings_of: SettingsOfRun) -> RunScope:
     """Read the settings from LangGraph's runtime; called in the context of a node."""
     runtime = get_runtime()
-    configurable = get_config().get("configurable")
+    configurable = get_config().get("configurable") or {}
     settings = settings_of(cast("object", runtime.context), configurable)
     spent = state.get("spent") or {"seconds": 0.0, "tokens": 0, "arms": 0}
     return RunScope(
@@ -112,6 +144,8 @@ def open_scope(state: RttcState, settings_of: SettingsOfRun) -> RunScope:
         allowance=Allowance.from_spent(spent, settings),
         started=time.monotonic(),
         emit=partial(_emit, contextvars.copy_context(), runtime.stream_writer),
+        can_wait=CONFIG_KEY_CHECKPOINTER not in configurable
+        or configurable[CONFIG_KEY_CHECKPOINTER] is not None,
         reuse_scope=settings_of.reuse_scope(settings),
     )
 

@@ -229,10 +229,23 @@ async def test_a_domain_without_samples_is_an_error_and_not_an_answer(policy: st
     parts.knowledge_base.domains = ("voltride", "banking")
     with pytest.raises(ConfigurationError) as raised:
         await ask(parts, domain="voltrid", policy=policy)
-    words = "domain 'voltrid' has no samples: did you mean 'voltride'? Known are 'banking', 'voltr"
+    words = "domain 'voltrid' of tenant 'default' has no samples: did you mean 'voltride'? Known"
     assert words in str(raised.value)
     assert not parts.policy_model.requests
     assert not parts.ledger_store.runs  # so statistics do not list it
+
+
+async def test_a_run_that_cannot_wait_for_a_person_is_refused_before_it_answers(face: Face) -> None:
+    parts = Parts().rewarding(direct=0.1)
+    context = {"ask_before_training": True}
+    with pytest.raises(ConfigurationError, match="compile the graph, or the host around it, with"):
+        await run(create_rttc_graph(**parts.parts()), {"query": QUERY}, face, context=context)
+    assert not parts.policy_model.requests
+    given: Any = {"messages": [HumanMessage(QUERY)]}
+    waiting = await run(
+        _host(create_rttc_graph(**parts.parts())), given, face, context=context, thread="1"
+    )
+    assert waiting["__interrupt__"]
 
 
 async def test_a_known_domain_is_looked_up_once_a_minute() -> None:

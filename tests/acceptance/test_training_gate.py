@@ -88,8 +88,9 @@ async def test_without_an_answer_so_far_the_plain_model_answers(face: Face, choi
 
 async def test_a_wrong_answer_leaves_the_run_waiting(face: Face) -> None:
     graph, _ = await waiting(Parts().rewarding(direct=0.1, rag=0.2, ttt=0.8), face, asking())
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError) as raised:
         await run(graph, cast("Any", Command(resume="maybe")), face, context=asking(), thread="1")
+    assert any('{"choice": "accept"}' in note for note in raised.value.__notes__)
 
     resume = cast("Any", Command(resume={"choice": "train"}))
     assert (await run(graph, resume, face, context=asking(), thread="1"))["answer"] == "ttt"
@@ -98,5 +99,5 @@ async def test_a_wrong_answer_leaves_the_run_waiting(face: Face) -> None:
 async def test_where_nobody_can_answer_the_setting_is_refused() -> None:
     parts = Parts().rewarding(direct=0.1, rag=0.2)
     graph = create_rttc_graph(**parts.parts())
-    with pytest.raises(ConfigurationError, match="ask_before_training=False"):
+    with pytest.raises(ConfigurationError, match="without a checkpointer"):
         await ask(graph, "q", settings=asking())

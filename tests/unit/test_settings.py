@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -131,6 +132,8 @@ BAD: list[tuple[str, Any]] = [
     ("domain", "x" * 201),
     ("min_similarity", -0.1),
     ("min_similarity", 1.1),
+    ("evidence_similarity", -0.1),
+    ("evidence_similarity", 1.1),
     ("below", "perhaps"),
     ("decline_text", ""),
     ("domain", "a\0b"),
@@ -143,6 +146,10 @@ BAD: list[tuple[str, Any]] = [
     ("max_new_tokens", 32_769),
     ("temperature", -0.1),
     ("temperature", 2.1),
+    ("top_p", 0),
+    ("top_p", 1.1),
+    ("stop_strings", 7),
+    ("stop_strings", ("x",) * 17),
     ("seed", -1),
     ("seed", 2**31),
     ("samples_similarity", 1.1),
@@ -184,6 +191,48 @@ def test_a_value_out_of_bounds_is_named(field: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=f"^{field}=") as raised:
         RttcSettings.of({field: value})
     assert repr(value)[:40] in str(raised.value)
+
+
+@pytest.mark.parametrize("stop", ["", "x" * 201])
+def test_a_stop_string_has_one_to_200_characters(stop: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^stop_strings\.0='"):
+        RttcSettings(stop_strings=(stop,))
+
+
+def test_a_single_stop_string_is_a_list_of_one() -> None:
+    assert RttcSettings(stop_strings="a, b").stop_strings == ("a, b",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        pytest.param({"tua_r": 0.9}, "unknown settings 'tua_r': did you mean 'tau_r'?", id="typo"),
+        pytest.param({"x": 1, "tau_r": 2}, "unknown settings 'x': Known are", id="before-values"),
+        pytest.param({"b": 1, "a": 1}, "unknown settings 'a', 'b': Known are", id="all-of-them"),
+    ],
+)
+def test_a_name_that_is_no_setting_is_refused_with_all_that_are(
+    given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(words)}") as raised:
+        RttcSettings(**given)
+    assert all(repr(name) in str(raised.value) for name in RttcSettings.model_fields)
+
+
+def test_a_hosts_own_name_that_is_nearly_ours_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings_of = SettingsOfRun(DEFAULTS)
+    for _ in range(2):
+        settings_of({"user_id": "u1", "Tau-r": 0.9}, {"domian": "law", "thread_id": "1", "k": 4})
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "a run was given 'domian', which is no setting of rttc-graph",
+        "a run was given 'Tau-r', which is no setting of rttc-graph",
+    ]
+    assert "did you mean 'tau_r'" in caplog.text
+    caplog.clear()
+    settings_of(RttcSettings(tau_r=0.4), {"__pregel_read": 1, "locale": "de", "checkpoint_ns": ""})
+    assert not caplog.records
 
 
 def test_each_field_has_a_row_among_the_bad_values() -> None:
