@@ -256,16 +256,19 @@ def _without_far_samples(found: _Found, scope: RunScope, notes: Notes) -> _Found
 
     All or none, since samples are remembered for other runs, whose limit may be another one.
     """
-    lowest = scope.settings.min_similarity
+    lowest = scope.settings.lowest_similarity
     nearest = max((sample["similarity"] for sample in found.samples), default=1.0)
     if lowest == 0 or nearest >= lowest:
         return found
+    name = "min_similarity" if scope.settings.min_similarity else "evidence_similarity"
     notes.add(
         "dropped",
         since=scope.started,
         samples=len(found.samples),
         best_similarity=nearest,
-        min_similarity=lowest,
+        lowest_similarity=lowest,
+        reason=f"no sample is used: the nearest has the similarity {nearest:.3f}, below "
+        f"{name}={lowest:g}",
     )
     return replace(found, samples=[])
 

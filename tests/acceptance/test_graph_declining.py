@@ -118,10 +118,46 @@ async def test_samples_that_are_too_far_are_not_used_by_any_arm() -> None:
     )
 
 
+@pytest.mark.parametrize("policy", ["cascade", "compare", "nearest", "rag"])
+@pytest.mark.parametrize(
+    ("similarity", "settings", "is_used"),
+    [
+        pytest.param(0.24, {}, False, id="far-by-default"),
+        pytest.param(0.25, {}, True, id="near-enough-by-default"),
+        pytest.param(0.4, {"evidence_similarity": 0.41}, False, id="far"),
+        pytest.param(-0.4, {"evidence_similarity": 0}, True, id="off"),
+    ],
+)
+async def test_where_no_sample_is_evidence_the_plain_model_answers_and_may_be_accepted(
+    similarity: float, settings: dict[str, Any], is_used: bool, policy: str, face: Face
+) -> None:
+    parts = Parts(arms=()).rewarding(**{"direct": 0.95, "answer 1": 0.95, "rag": 0.95})
+    parts.knowledge_base.samples = [
+        {**sample(1), "similarity": similarity},
+        {**sample(2), "similarity": similarity - 0.1},  # all are used, or none
+    ]
+    output = await ask(parts, face, policy=policy, **settings)
+    assert (arms(output) == ["direct"], bool(output["sources"])) == (not is_used, is_used)
+    assert output["accepted"]
+    told = [e["detail"] for e in output["ledger"] if e["event"] == "dropped"]
+    assert len(told) == (not is_used)
+    if told:
+        lowest = settings.get("evidence_similarity", 0.25)
+        assert f"below evidence_similarity={lowest}" in told[0]["reason"]
+        assert not parts.cache.states  # what was not used is not remembered for the question
+
+
+async def test_a_limit_of_a_run_holds_in_the_place_of_the_usual_one() -> None:
+    parts = Parts().rewarding(rag=0.95)
+    parts.knowledge_base.samples = [{**sample(1), "similarity": 0.2}]
+    output = await ask(parts, policy="rag", min_similarity=0.1)
+    assert (output["arm"], output["accepted"]) == ("rag", True)
+
+
 async def test_without_a_limit_even_an_opposite_sample_is_used() -> None:
     parts = Parts().rewarding(rag=0.95)
     parts.knowledge_base.samples = [{**sample(1), "similarity": -0.4}]
-    output = await ask(parts, policy="rag")
+    output = await ask(parts, policy="rag", evidence_similarity=0)
     assert (output["arm"], output["accepted"], len(output["sources"])) == ("rag", True, 1)
 
 
