@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from rttc_graph.support.named_files import naming_file
 
 _INCHES = (7.0, 4.5)
 _DPI = 150
+_TITLE_CHARACTERS = 60
+"""Longest line of a title; a plot of seven inches has room for some 70."""
 _MARKERS = "osD^vPX*"
 
 
@@ -159,7 +162,7 @@ def finish(figure: Any, axes: Any, path: Path, title: str) -> None:
     axes.grid(visible=True, alpha=0.3)
     axes.legend(loc="best", fontsize="small")
     if title:
-        axes.set_title(title)
+        axes.set_title(textwrap.fill(title, _TITLE_CHARACTERS))
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming_file(path):
         figure.savefig(str(path), format="png")

@@ -342,8 +342,14 @@ async def test_samples_that_do_not_fit_leave_their_draws_to_the_plain_model() ->
 
 async def test_tokens_too_few_for_one_draw_are_said_so() -> None:
     parts = drawing("a")
-    with pytest.raises(NoAnswerError, match="no room for an answer: 7 tokens are left"):
+    with pytest.raises(NoAnswerError, match="and 7 are left of budget_tokens=7: raise it"):
         await ask(parts, policy="majority", budget_tokens=7)
+
+
+async def test_draws_end_and_are_sampled_as_single_answers_are() -> None:
+    parts = drawing(*SPLIT)
+    await ask(parts, policy="majority", search_n=4, top_p=0.9, stop_strings=("END",))
+    assert {(r.top_p, r.stop) for r in parts.policy_model.requests} == {(0.9, ("END",))}
 
 
 async def test_the_deadline_ends_a_panel_with_the_best_so_far() -> None:

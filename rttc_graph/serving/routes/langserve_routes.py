@@ -180,7 +180,7 @@ async def _check_body(request: Request) -> None:
     except (ValueError, RecursionError) as exc:
         raise HttpError(400, f"the body is not JSON that can be read: {exc}") from exc
     given = cast("Mapping[str, Any]", body).get("config") if isinstance(body, Mapping) else None
-    for config in cast("list[Any]", given) if isinstance(given, list) else [given]:
+    for config in cast("list[object]", given) if isinstance(given, list) else [given]:
         _check_names(config)
 
 
@@ -195,7 +195,7 @@ def _check_names(config: Any) -> None:
     said = cast("Mapping[str, Any]", config).get("configurable")
     if not isinstance(said, Mapping):
         return
-    names = {str(name) for name in cast("Mapping[Any, Any]", said)}
+    names = {str(name) for name in cast("Mapping[object, Any]", said)}
     ours = {"thread_id", *RttcSettings.model_fields}
     if unknown := [name for name in names - ours if not name.startswith(_LANGGRAPHS)]:
         raise unknown_settings(unknown)
