@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks.cases import overhead, ttt
+from benchmarks.experiments import nearest_answers
+from benchmarks.experiments.peer_embedders import open_encoder
 from benchmarks.peers import libraries as peers
 from benchmarks.tools import benchmark_options as setup
 from benchmarks.tools import split_data, synthetic
@@ -254,3 +257,42 @@ class TestSplitData:
             split_data.main([str(solved), str(tmp_path), "--questions", "4", *wanted])
         assert raised.value.code == 2
         assert "9 different questions make at most" in capsys.readouterr().err
+
+
+class TestPeersOfTheEmbedder:
+    def test_bm25_against_a_hand_calculation(self) -> None:
+        samples = ["red car", "blue car car", "green tree"]
+        encoder = open_encoder("bm25")
+        encoder.fit(samples)
+        scores = encoder.questions(["Red car?"]) @ encoder.samples(samples).T
+        # idf: red ln(1 + 2.5/1.5) = 0.98083, car ln(1 + 1.5/2.5) = 0.47000; mean length 7/3
+        first = 2.5 / (1 + 1.5 * (0.25 + 0.75 * 2 / (7 / 3))) * (0.98083 + 0.47000)
+        second = 2 * 2.5 / (2 + 1.5 * (0.25 + 0.75 * 3 / (7 / 3))) * 0.47000
+        assert scores.todense().tolist()[0] == pytest.approx([first, second, 0.0], abs=1e-4)
+
+    def test_a_file_with_asked_questions_beside_it_is_not_split(self, tmp_path: Path) -> None:
+        row = '{"question": "q%d", "answer": "a", "domain": "d"}\n'
+        (tmp_path / "faq.jsonl").write_text("".join(row % n for n in range(10)))
+        given = argparse.Namespace(questions=5, samples=4, seed=0)
+        samples, asked = nearest_answers.material(tmp_path / "faq.jsonl", given)
+        assert (len(samples), len(asked)) == (4, 3)  # at most three tenths are asked
+        (tmp_path / "faq_asked.jsonl").write_text(row % 99)
+        samples, asked = nearest_answers.material(tmp_path / "faq.jsonl", given)
+        assert (len(samples), [one.question for one in asked]) == (10, ["q99"])
+
+    def test_embedders_are_compared_on_the_same_questions(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        row = '{"question": "%s", "answer": "%s"}\n'
+        known = [("the red car", "car"), ("a green tree", "tree"), ("my blue sea", "sea")]
+        (tmp_path / "faq.jsonl").write_text("".join(row % pair for pair in known))
+        (tmp_path / "faq_asked.jsonl").write_text(row % ("whose car is red", "car"))
+        command = [str(tmp_path / "faq.jsonl"), "--cache", str(tmp_path / "vectors")]
+        command += ["--embedder", "bm25", "--embedder", "characters"]
+        command += ["--json", str(tmp_path / "out.json")]
+        assert nearest_answers.main(command) == 0
+        found = json.loads((tmp_path / "out.json").read_text())["faq"]
+        assert list(found) == ["bm25", "characters"]
+        assert found["characters"]["nearest"] == [1.0, 0.0, 0.0, 0.0]
+        assert found["bm25"]["recall@8"][0] == 1.0
+        assert "texts a second" in capsys.readouterr().out
