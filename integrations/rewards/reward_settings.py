@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from pydantic import ConfigDict
@@ -103,3 +104,14 @@ class ServedSettings:
             raise ConfigurationError(
                 f"timeout_seconds must be above 0, got {self.timeout_seconds!r}"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraderSettings:
+    """Names a chat model and what it judges by."""
+
+    model: str
+    """A local model as the setting `model` takes it, or PROVIDER:MODEL as LangChain's
+    `init_chat_model` does."""
+    rubric: Path | None = None
+    """File that says what the grades from 0 to 10 mean; by default a rubric of our own."""

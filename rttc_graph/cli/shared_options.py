@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rttc_graph.arms import first_arm_names, policy_names, proposer_names
+from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.rewards.reward_settings import GraderSettings
 from rttc_graph.settings import SamplesChoice
 from rttc_graph.support.identity import checked_name
 
@@ -43,8 +46,36 @@ Limit = Annotated[
 ]
 Scorer = Annotated[
     ScorerName,
-    typer.Option(help="How right answers are told from wrong ones; auto: by the references."),
+    typer.Option(
+        help="How right answers are told from wrong ones; auto: by the references; chat-judge: by "
+        "--scorer-model."
+    ),
 ]
+ScorerModel = Annotated[
+    str | None,
+    typer.Option(
+        help="Chat model that judges for --scorer chat-judge: a local model, or PROVIDER:MODEL as "
+        "openai:gpt-5 (default: none)."
+    ),
+]
+Rubric = Annotated[
+    Path | None,
+    typer.Option(
+        help="File that says what that model's grades from 0 to 10 mean; 7 and more are right, 3 "
+        "and less wrong, others not counted (default: one of our own)."
+    ),
+]
+
+
+def grader_settings(model: str | None, rubric: Path | None) -> GraderSettings | None:
+    """Return who judges for the scorer `chat-judge`; `None` where nobody is named.
+
+    Raises:
+        ConfigurationError: There is a rubric, and no model to judge by it.
+    """
+    if model is None and rubric is not None:
+        raise ConfigurationError("--rubric needs --scorer chat-judge and --scorer-model")
+    return None if model is None else GraderSettings(model=model, rubric=rubric)
 
 
 def checked_domain(name: str | None) -> str | None:

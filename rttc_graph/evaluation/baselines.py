@@ -113,6 +113,18 @@ def baseline_runs(
     return {name: replace(run, unanswerable=unanswerable) for name, run in runs.items()}
 
 
+def scored_answers(row: EvaluationRow) -> list[str]:
+    """Return the answers of a row that are told right or wrong: its own and the baselines'."""
+    answers = [candidate["answer"] for candidate in row["candidates"]]
+
+    def note(answer: str) -> bool:
+        answers.append(answer)
+        return False
+
+    baseline_runs([row], note)
+    return answers
+
+
 def _said_by(
     samples: Sequence[Sample], seconds: float, is_right: Callable[[str], bool]
 ) -> dict[Baseline, ReplayedRun]:

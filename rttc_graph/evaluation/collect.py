@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 
 from rttc_graph.arms import ARMS, ArmRecord, cascade_arms
 from rttc_graph.errors import ConfigurationError, RttcError
+from rttc_graph.evaluation.baselines import scored_answers
 from rttc_graph.evaluation.evaluation_rows import (
     EvaluationRow,
     EvaluationRows,
@@ -31,6 +32,7 @@ from rttc_graph.evaluation.evaluation_rows import (
     RowLog,
     SettingsLine,
     key_fields,
+    sample_of,
     settings_digest,
 )
 from rttc_graph.evaluation.scorers import (
@@ -38,8 +40,8 @@ from rttc_graph.evaluation.scorers import (
     ScorerName,
     check_reference,
     choose_scorer,
-    is_right,
 )
+from rttc_graph.evaluation.verdicts import Verdicts, scored
 from rttc_graph.protocols import NewSample, RewardModel, reward_requests
 from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.samples.rows import DEFAULT_DOMAIN
@@ -143,6 +145,7 @@ async def collect(
     log: RowLog,
     *,
     rows: EvaluationRows | None = None,
+    verdicts: Verdicts | None = None,
     on_progress: Advance = show_nothing,
     on_warning: Callable[[str], None] = drop_warning,
 ) -> EvaluationRows:
@@ -158,6 +161,7 @@ async def collect(
             `None` for runs for real, whose own rewards stay in their rows.
         log: Appended to.
         rows: Content of the log, where the caller has read it; it gets the new rows too.
+        verdicts: Needed by the scorer `chat-judge`; each answer is judged right after its run.
         on_progress: Called on the event loop after each row, and once at the start with what is
             there already.
         on_warning: Called, perhaps from another thread, when exact match seems to find nothing.
@@ -169,7 +173,7 @@ async def collect(
     # Files and verifiers block, so they get a thread.
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rttc-collect")
     try:
-        collecting = _Collecting(collection, ask, reward_model, log, thread, on_warning)
+        collecting = _Collecting(collection, ask, reward_model, log, thread, verdicts, on_warning)
         return await collecting.run(rows, on_progress)
     finally:
         thread.shutdown(wait=False)
@@ -183,8 +187,10 @@ class _Collecting:
         reward_model: RewardModel | None,
         log: RowLog,
         thread: ThreadPoolExecutor,
+        verdicts: Verdicts | None,
         warn: Callable[[str], None],
     ) -> None:
+        self._verdicts = verdicts
         self._warn = warn
         self._exact = ExactMatchWatch()
         self._scorers: dict[str, ScorerName] = {
@@ -204,18 +210,24 @@ class _Collecting:
         waiting = [(key, sample) for key, sample in plan if not _is_answered(rows, key)]
         done = len(plan) - len(waiting)
         on_progress(done, len(plan))
+        keys = [key for key, _ in plan]
+        if self._verdicts is not None:
+            await verdicts_missing(rows, keys, self._verdicts, self._log)
         await self._warm_up(waiting)
         for number, (key, sample) in enumerate(waiting, start=done + 1):
             row, reward, judging = await self._row(key, sample)
             lines: list[Line] = [row]
             if self._reward_model is not None and reward is not None:
                 lines.append(await _judgement(key, self._reward_model, reward, seconds=judging))
+            failure = await self._grade(row, sample, lines)
             await loop.run_in_executor(self._thread, self._keep, sample, row, lines)
             for line in lines:
                 rows.add(line)
+            if failure is not None:
+                raise failure
             on_progress(number, len(plan))
         if self._reward_model is not None:
-            await judge_missing(rows, [key for key, _ in plan], self._reward_model, self._log)
+            await judge_missing(rows, keys, self._reward_model, self._log)
         return rows
 
     def _start(self, known: EvaluationRows | None) -> EvaluationRows:
@@ -301,10 +313,30 @@ class _Collecting:
         row["candidates"] = [{**candidate, "reward": None}]
         return row, candidate["reward"], judging
 
+    async def _grade(
+        self, row: EvaluationRow, sample: NewSample, lines: list[Line]
+    ) -> RttcError | None:
+        """Add verdicts on a row, and return why there are none: the row is to be kept first."""
+        if self._verdicts is None:
+            return None
+        try:
+            answers = [(answer, sample) for answer in scored_answers(row)]
+            async for found in self._verdicts.ask(answers):
+                lines.extend(found)
+        except RttcError as exc:
+            return exc
+        return None
+
+    def _is_right(self, answer: str, sample: NewSample, scorer: ScorerName) -> bool:
+        verdicts = self._verdicts
+        if verdicts is not None and not verdicts.is_known(answer, sample):
+            return False  # the grader failed; the next collection asks it again
+        return bool(scored(answer, sample, scorer, verdicts))
+
     def _keep(self, sample: NewSample, row: EvaluationRow, lines: Sequence[Line]) -> None:
         best = best_candidate(row["candidates"])
         scorer = self._scorers[row["data_set"]]
-        row["right"] = best is not None and is_right(best["answer"], sample, scorer)
+        row["right"] = best is not None and self._is_right(best["answer"], sample, scorer)
         self._log.add(lines)
         if best is None:
             return
@@ -352,6 +384,39 @@ async def judge_missing(
         rows.add(judgement)
         on_progress(number, len(waiting))
     return len(waiting)
+
+
+async def verdicts_missing(
+    rows: EvaluationRows,
+    keys: Sequence[RowKey],
+    verdicts: Verdicts,
+    log: RowLog,
+    *,
+    on_progress: Advance = show_nothing,
+) -> None:
+    """Ask a grader about the answers of rows that it has not judged yet.
+
+    Args:
+        rows: Get the verdicts too.
+        keys: Keys of the rows.
+        verdicts: What the grader said before is taken from the rows.
+        log: Gets the verdicts as they are made.
+        on_progress: Called on the event loop after some answers each.
+
+    Raises:
+        RttcError: The grader failed; what it said before is kept.
+    """
+    verdicts.add(rows.verdicts)
+    found = [rows.rows[key] for key in keys if key in rows.rows]
+    answers = [(answer, sample_of(row)) for row in found for answer in scored_answers(row)]
+    waiting = sum(not verdicts.is_known(*answer) for answer in answers)
+    done = 0
+    async for lines in verdicts.ask(answers):
+        await asyncio.to_thread(log.add, lines)
+        for line in lines:
+            rows.add(line)
+        done += len(lines)
+        on_progress(done, waiting)
 
 
 async def _judgement(

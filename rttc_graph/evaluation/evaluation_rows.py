@@ -3,8 +3,8 @@
 An arm's name is a policy too, and an arm's answer does not depend on the policy that asks for it.
 So rows of the arms alone are enough to work out what any policy at any τr would have answered and
 paid (`rttc_graph.evaluation.replay`). Judgements of these rows are lines of their own: another
-reward model adds its own to rows that are there. Rows of runs for real hold the rewards that
-decided them.
+reward model adds its own to rows that are there. So are the verdicts of a grader on what is right.
+Rows of runs for real hold the rewards that decided them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import checked_arm
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.verdicts import VerdictLine
+from rttc_graph.protocols import NewSample
 from rttc_graph.state import Candidate, Sample
 from rttc_graph.support.json_lines import add_lines, load_lines
 
@@ -107,7 +109,7 @@ class SettingsLine(TypedDict):
     settings: dict[str, Any]
 
 
-Line = EvaluationRow | Judgement | SettingsLine
+Line = EvaluationRow | Judgement | SettingsLine | VerdictLine
 
 _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
 
@@ -132,6 +134,8 @@ class EvaluationRows:
     """Judgements by row and fingerprint of the reward model."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     """Settings by digest."""
+    verdicts: list[VerdictLine] = field(default_factory=list[VerdictLine])
+    """Verdicts of all graders."""
 
     def add(self, line: Line) -> None:
         """Take in one line."""
@@ -139,6 +143,8 @@ class EvaluationRows:
             self.settings[line["digest"]] = line["settings"]
         elif line["kind"] == "judgement":
             self.judgements[row_key(line), line["fingerprint"]] = line
+        elif line["kind"] == "verdict":
+            self.verdicts.append(line)
         else:
             self.rows[row_key(line)] = line
 
@@ -163,6 +169,17 @@ def row_key(line: KeyFields) -> RowKey:
     """Return what a line is about."""
     return RowKey(
         line["digest"], line["data_set"], line["model"], line["row"], line["policy"], line["seed"]
+    )
+
+
+def sample_of(row: EvaluationRow) -> NewSample:
+    """Return the solved question of a row, as scorers take it."""
+    return NewSample(
+        question=row["question"],
+        answer=row["reference"],
+        domain=row["domain"] or "",
+        external_id=row["id"],
+        metadata=row["metadata"],
     )
 
 

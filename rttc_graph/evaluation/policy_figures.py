@@ -11,7 +11,12 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS, cascade_arms
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.evaluation.baselines import BASELINES, Baseline, baseline_runs
+from rttc_graph.evaluation.baselines import (
+    BASELINES,
+    Baseline,
+    baseline_runs,
+    scored_answers,
+)
 from rttc_graph.evaluation.comparison import (
     DEFAULT_POLICY,
     AgainstArms,
@@ -20,7 +25,12 @@ from rttc_graph.evaluation.comparison import (
     against_arms,
     verdict,
 )
-from rttc_graph.evaluation.evaluation_rows import EvaluationRow, EvaluationRows, RowKey
+from rttc_graph.evaluation.evaluation_rows import (
+    EvaluationRow,
+    EvaluationRows,
+    RowKey,
+    sample_of,
+)
 from rttc_graph.evaluation.intervals import wilson_interval
 from rttc_graph.evaluation.replay import (
     Arms,
@@ -33,8 +43,9 @@ from rttc_graph.evaluation.replay import (
     replay,
     replayed_run,
 )
-from rttc_graph.evaluation.scorers import ScorerChoice, ScorerName, choose_scorer, is_right
+from rttc_graph.evaluation.scorers import CHAT_JUDGE, ScorerChoice, ScorerName, choose_scorer
 from rttc_graph.evaluation.selective import SelectiveFigures, selective
+from rttc_graph.evaluation.verdicts import Verdicts, scored
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples.rows import is_unanswerable
 from rttc_graph.settings import PolicyName
@@ -122,11 +133,13 @@ def evaluated_questions(
     *,
     calibrate: Callable[[float, str | None], float] | None = None,
     scorer: ScorerName = "auto",
+    verdicts: Verdicts | None = None,
 ) -> list[EvaluatedQuestion]:
     """Return the questions whose arms are all there, in the order of the keys.
 
     Those of `cascade` must be, unless no question has a row of one: rows that were collected before
-    there was that arm still serve.
+    there was that arm still serve. Questions with an answer on which a grader abstained are left
+    out.
 
     Args:
         rows: Rows of arms alone, and their judgements.
@@ -134,30 +147,35 @@ def evaluated_questions(
         fingerprint: Reward model whose judgements count.
         calibrate: Raw reward and domain to the reward that counts; `None` for raw ones.
         scorer: Says what is right; by the data, unless named.
+        verdicts: Needed by the scorer `chat-judge`.
 
     Raises:
-        ConfigurationError: One model has answers of two settings to one data set.
+        ConfigurationError: One model has answers of two settings to one data set, or an answer has
+            no verdict.
     """
     _check_settings(keys)
     scorers = scorers_of(rows, keys, scorer)
+    undecided = undecided_questions(rows, keys, scorer, verdicts)
     found: dict[tuple[str, str, str], dict[Arm, list[JudgedArm]]] = {}
     for key in sorted((key for key in keys if key in rows.rows), key=lambda key: key.seed):
+        if question_of(key) in undecided:
+            continue
         row = rows.rows[key]
         judgement = rows.judgements.get((key, fingerprint))
         reward = None if judgement is None else judgement["reward"]
         if reward is not None and calibrate is not None:
             reward = calibrate(reward, row["domain"])
         draw = JudgedArm(
-            row={**row, "right": any(_rights(row, scorers[key.data_set].scorer))},
+            row={**row, "right": any(_rights(row, scorers[key.data_set].scorer, verdicts))},
             reward=reward,
             judging_seconds=0.0 if judgement is None else judgement["seconds"],
         )
-        draws = found.setdefault((key.data_set, key.model, key.row), {})
+        draws = found.setdefault(question_of(key), {})
         draws.setdefault(key.policy, []).append(draw)
     wanted = set(cascade_arms()).intersection(arm for draws in found.values() for arm in draws)
-    places = dict.fromkeys((key.data_set, key.model, key.row) for key in keys)
+    places = dict.fromkeys(map(question_of, keys))
     return [
-        _question(*place, found[place], scorers[place[0]].scorer)
+        _question(*place, found[place], scorers[place[0]].scorer, verdicts)
         for place in places
         if wanted <= found.get(place, {}).keys()
     ]
@@ -169,6 +187,7 @@ def _question(
     row: str,
     draws: Mapping[Arm, Sequence[JudgedArm]],
     scorer: ScorerName,
+    verdicts: Verdicts | None,
 ) -> EvaluatedQuestion:
     arms: Arms = {arm: draws[arm][0] for arm in ARMS if arm in draws}
     return EvaluatedQuestion(
@@ -178,13 +197,15 @@ def _question(
         domain=next(iter(arms.values())).row["domain"],
         arms=arms,
         draws=draws,
-        baselines=_baselines([judged.row for judged in arms.values()], scorer),
+        baselines=_baselines([judged.row for judged in arms.values()], scorer, verdicts),
     )
 
 
-def _baselines(rows: Sequence[EvaluationRow], scorer: ScorerName) -> dict[Baseline, ReplayedRun]:
-    sample = _sample_of(rows[0])
-    return baseline_runs(rows, lambda answer: is_right(answer, sample, scorer))
+def _baselines(
+    rows: Sequence[EvaluationRow], scorer: ScorerName, verdicts: Verdicts | None
+) -> dict[Baseline, ReplayedRun]:
+    sample = sample_of(rows[0])
+    return baseline_runs(rows, lambda answer: bool(scored(answer, sample, scorer, verdicts)))
 
 
 def grouped(
@@ -254,6 +275,7 @@ def real_figures(
     *,
     tau_r: float,
     scorer: ScorerName = "auto",
+    verdicts: Verdicts | None = None,
 ) -> GroupFigures:
     """Return the figures of policies that were run for real; there are no yardsticks among them.
 
@@ -262,14 +284,21 @@ def real_figures(
         keys: Which of them, at least one.
         tau_r: Threshold of the runs.
         scorer: Says what is right; by the data, unless named.
+        verdicts: Needed by the scorer `chat-judge`; questions on which it abstained are left out.
+
+    Raises:
+        ConfigurationError: A grader abstained on all questions, or an answer has no verdict.
     """
     runs: dict[tuple[str, str], dict[str, ReplayedRun]] = {}
     of_question: dict[tuple[str, str], list[EvaluationRow]] = {}
     scorers = scorers_of(rows, keys, scorer)
+    undecided = undecided_questions(rows, keys, scorer, verdicts)
     for key in keys:
+        if question_of(key) in undecided:
+            continue
         row = rows.rows[key]
         seconds = sum(row["seconds"].values())
-        rights = _rights(row, scorers[key.data_set].scorer)
+        rights = list(map(bool, _rights(row, scorers[key.data_set].scorer, verdicts)))
         outcome = replayed_run(
             row["candidates"],
             rights,
@@ -284,7 +313,8 @@ def real_figures(
         for policy in dict.fromkeys(key.policy for key in keys)
     }
     baselines = [
-        _baselines(found, scorers[data_set].scorer) for (data_set, _), found in of_question.items()
+        _baselines(found, scorers[data_set].scorer, verdicts)
+        for (data_set, _), found in of_question.items()
     ]
     left_out = _add_baselines(outcomes, baselines)
     return _group(outcomes, outcomes.get(DEFAULT_POLICY), left_out)
@@ -373,24 +403,53 @@ def scorers_of(
     for key in keys:
         if key in rows.rows:
             of_set = questions.setdefault(key.data_set, {})
-            of_set[key.row] = _sample_of(rows.rows[key])
+            of_set[key.row] = sample_of(rows.rows[key])
     return {name: choose_scorer(list(of.values()), scorer) for name, of in questions.items()}
 
 
-def _sample_of(row: EvaluationRow) -> NewSample:
-    return NewSample(
-        question=row["question"],
-        answer=row["reference"],
-        domain=row["domain"] or "",
-        external_id=row["id"],
-        metadata=row["metadata"],
-    )
+QuestionKey = tuple[str, str, str]
+"""Data set, policy model and row of a question."""
 
 
-def _rights(row: EvaluationRow, scorer: ScorerName) -> list[bool]:
-    """Return for each candidate of a row whether it is right, by today's scorer."""
-    sample = _sample_of(row)
-    return [is_right(candidate["answer"], sample, scorer) for candidate in row["candidates"]]
+def question_of(key: RowKey) -> QuestionKey:
+    """Return the question that a row is about."""
+    return key.data_set, key.model, key.row
+
+
+def undecided_questions(
+    rows: EvaluationRows, keys: Iterable[RowKey], scorer: ScorerName, verdicts: Verdicts | None
+) -> set[QuestionKey]:
+    """Return the questions with an answer, of a baseline perhaps, on which a grader abstained.
+
+    They are left out with all their answers, since policies are compared on the same questions.
+
+    Raises:
+        ConfigurationError: It abstained on all of them, or an answer has no verdict.
+    """
+    if scorer != CHAT_JUDGE:
+        return set()
+    there = [key for key in keys if key in rows.rows]
+    found = {question_of(key) for key in there if _is_undecided(rows.rows[key], scorer, verdicts)}
+    if found and len(found) == len({question_of(key) for key in there}):
+        raise ConfigurationError(
+            f"the grader abstained on all {len(found)} questions: take a stronger model, another "
+            "rubric, or another scorer"
+        )
+    return found
+
+
+def _is_undecided(row: EvaluationRow, scorer: ScorerName, verdicts: Verdicts | None) -> bool:
+    sample = sample_of(row)
+    return None in [scored(a, sample, scorer, verdicts) for a in scored_answers(row)]
+
+
+def _rights(row: EvaluationRow, scorer: ScorerName, verdicts: Verdicts | None) -> list[bool | None]:
+    """Return for each candidate of a row whether it is right, by today's scorer.
+
+    It is `None` where a grader abstained.
+    """
+    sample = sample_of(row)
+    return [scored(c["answer"], sample, scorer, verdicts) for c in row["candidates"]]
 
 
 def _check_settings(keys: Sequence[RowKey]) -> None:

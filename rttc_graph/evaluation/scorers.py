@@ -25,8 +25,19 @@ from rttc_graph.support.refusals import is_refusal
 from rttc_graph.support.thinking import answer_behind
 
 ScorerName = Literal[
-    "auto", "sentences", "exact", "number", "choice", "contains", "f1", "reasoning-gym"
+    "auto",
+    "sentences",
+    "exact",
+    "number",
+    "choice",
+    "contains",
+    "f1",
+    "reasoning-gym",
+    "chat-judge",
 ]
+
+CHAT_JUDGE: ScorerName = "chat-judge"
+"""Scorer that asks a chat model, see `rttc_graph.evaluation.verdicts`; all others are functions."""
 
 F1_THRESHOLD = 0.3
 """Token F1 from which on a sentence counts as right, if its numbers agree: so do 47 of 48 right
@@ -86,8 +97,12 @@ def is_right(answer: str, sample: NewSample, scorer: ScorerName = "auto") -> boo
 
     Raises:
         ConfigurationError: The reference answer is none for this scorer, for example without a
-            number for `number`.
+            number for `number`; or the scorer asks a model.
     """
+    if scorer == CHAT_JUDGE:
+        raise ConfigurationError(
+            f"scorer {CHAT_JUDGE!r} asks a model and cannot be computed: take another one here"
+        )
     if is_unanswerable(sample.metadata):
         return is_refusal(answer)
     named = scorer_for(sample) if scorer in ("auto", "sentences") else scorer
@@ -181,7 +196,8 @@ def check_reference(sample: NewSample, scorer: ScorerName = "auto") -> None:
     Raises:
         ConfigurationError: As `is_right`.
     """
-    is_right("", sample, scorer)
+    if scorer != CHAT_JUDGE:  # it takes any reference
+        is_right("", sample, scorer)
 
 
 def _exact(answer: str, sample: NewSample) -> bool:

@@ -6,8 +6,9 @@ The file of rows is read once; from then on its content is handed on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,25 @@ from rttc_graph.evaluation.collect import (
     DataSet,
     collect,
     judge_missing,
+    verdicts_missing,
 )
 from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowKey, RowLog
-from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, evaluated_questions
+from rttc_graph.evaluation.policy_figures import (
+    EvaluatedQuestion,
+    evaluated_questions,
+    question_of,
+    undecided_questions,
+)
 from rttc_graph.evaluation.replay import Gate
-from rttc_graph.evaluation.scorers import ScorerName, choose_scorer
+from rttc_graph.evaluation.scorers import CHAT_JUDGE, ScorerName, choose_scorer
+from rttc_graph.evaluation.verdicts import Verdicts
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     arms_of,
     calibrated_fingerprint,
     probability_map,
 )
+from rttc_graph.integrations.rewards.reward_settings import GraderSettings
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import StoredCalibration
 from rttc_graph.samples import draw_rows, read_samples
@@ -76,6 +85,8 @@ class RowsWanted:
     draws: int = 1
     """Answers of each arm to each question, with the configured seed and those that follow."""
     scorer: ScorerName = "auto"
+    grader: GraderSettings | None = None
+    """Model that judges for the scorer `chat-judge`."""
 
 
 def wanted_data_sets(
@@ -167,6 +178,8 @@ class ModelRows:
     fingerprint: str
     """Fingerprint of the reward model with its raw scores."""
     calibration: StoredCalibration | None
+    verdicts: Verdicts | None = None
+    """Verdicts of the grader, where the scorer is `chat-judge`."""
 
     @property
     def judge(self) -> str:
@@ -201,6 +214,40 @@ def collect_rows(
     Raises:
         ConfigurationError: There are neither questions nor rows of a wanted model.
     """
+    with opened_verdicts(config, wanted.scorer, wanted.grader) as verdicts:
+        return _collect_rows(config, wanted, watcher, verdicts)
+
+
+@contextmanager
+def opened_verdicts(
+    config: InstallationConfig, scorer: ScorerName, grader: GraderSettings | None
+) -> Generator[Verdicts | None]:
+    """Open the grader of the scorer `chat-judge`; nothing is loaded before it is asked.
+
+    Raises:
+        ConfigurationError: The scorer needs a grader and there is none, or the other way round.
+    """
+    if (scorer == CHAT_JUDGE) != (grader is not None):
+        raise ConfigurationError(
+            f"scorer {CHAT_JUDGE!r} needs a model that judges: name it with --scorer-model"
+            if grader is None
+            else f"--scorer-model and --rubric are for --scorer {CHAT_JUDGE}, not {scorer!r}"
+        )
+    if grader is None:
+        yield None
+        return
+    from rttc_graph.installation.configured_grader import open_grader
+
+    with open_grader(config, grader) as opened:
+        yield Verdicts(opened)
+
+
+def _collect_rows(
+    config: InstallationConfig,
+    wanted: RowsWanted,
+    watcher: Watcher,
+    verdicts: Verdicts | None,
+) -> list[ModelRows]:
     from rttc_graph.installation.local import open_local
 
     log = RowLog(wanted.log)
@@ -222,6 +269,7 @@ def collect_rows(
                             local.judge,
                             log,
                             rows=rows,
+                            verdicts=verdicts,
                             on_progress=advance,
                             on_warning=watcher.warn,
                         )
@@ -230,8 +278,30 @@ def collect_rows(
                 keys = [key for key in rows.replayable() if key.model == model]
                 with watcher.step(f"judge answers of {model}") as advance:
                     asyncio.run(judge_missing(rows, keys, local.judge, log, on_progress=advance))
-            found.append(asyncio.run(judged_rows(local, rows, keys)))
+            judged = replace(asyncio.run(judged_rows(local, rows, keys)), verdicts=verdicts)
+        if verdicts is not None:
+            with watcher.step(f"verdicts of {verdicts.grader.name}") as advance:
+                asyncio.run(verdicts_missing(rows, keys, verdicts, log, on_progress=advance))
+        tell_abstentions([judged], wanted.scorer, watcher)
+        found.append(judged)
     return found
+
+
+def abstentions(found: Sequence[ModelRows], scorer: ScorerName) -> str:
+    """Return on how many questions a grader abstained, as a sentence; empty where on none."""
+    left_out = sum(
+        len(undecided_questions(one.rows, one.keys, scorer, one.verdicts)) for one in found
+    )
+    asked = sum(len({question_of(key) for key in one.keys}) for one in found)
+    if not left_out:
+        return ""
+    return f"{left_out} of {asked} questions are not counted, since the chat judge abstained"
+
+
+def tell_abstentions(found: Sequence[ModelRows], scorer: ScorerName, watcher: Watcher) -> None:
+    """Say on how many questions a grader abstained."""
+    if told := abstentions(found, scorer):
+        watcher.warn(told)
 
 
 def _models(config: InstallationConfig, wanted: RowsWanted, rows: EvaluationRows) -> Sequence[str]:
@@ -278,6 +348,7 @@ def questions_of_models(
                 else None
             ),
             scorer=scorer,
+            verdicts=model_rows.verdicts,
         )
     ]
 

@@ -14,6 +14,7 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import open_knowledge
+from rttc_graph.integrations.rewards.reward_settings import GraderSettings
 from rttc_graph.jobs.collect_rows import (
     ModelRows,
     RowsWanted,
@@ -38,6 +39,8 @@ class CalibrationWanted:
     limit: int | None = None
     """Questions of each data set, drawn by the configured seed; `None` for all."""
     scorer: ScorerName = "auto"
+    grader: GraderSettings | None = None
+    """Model that judges for the scorer `chat-judge`."""
     domain: str | None = None
     """Domain of the samples; by default that of the row."""
     aim: Aim = field(default_factory=Aim)
@@ -101,6 +104,7 @@ def fit_calibration(
         models=[config.model],
         domain=wanted.domain,
         scorer=wanted.scorer,
+        grader=wanted.grader,
     )
     [rows] = collect_rows(config, rows_wanted, watcher)
     questions = questions_of_models([rows], scorer=wanted.scorer, calibrated=False)

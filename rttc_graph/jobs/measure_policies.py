@@ -23,9 +23,11 @@ from rttc_graph.evaluation.replay import Gate
 from rttc_graph.evaluation.report import REPORT, ReportInput, write_report
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.rewards.reward_settings import GraderSettings
 from rttc_graph.jobs.collect_rows import (
     ModelRows,
     RowsWanted,
+    abstentions,
     collect_rows,
     gates_of,
     name_and_log,
@@ -55,6 +57,8 @@ class EvaluationWanted:
     draws: int = 1
     """Answers of each arm to each question."""
     scorer: ScorerName = "auto"
+    grader: GraderSettings | None = None
+    """Model that judges for the scorer `chat-judge`."""
     domain: str | None = None
     """Domain of the samples; by default that of the row."""
     real: bool = False
@@ -150,6 +154,7 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
             policies=wanted.policies,
             log=log,
             scorer=wanted.scorer,
+            grader=wanted.grader,
             domain=wanted.domain,
             use_cache=wanted.use_cache,
         )
@@ -164,6 +169,7 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
             arms=arms_of_policies(wanted.policies),
             draws=wanted.draws,
             scorer=wanted.scorer,
+            grader=wanted.grader,
         )
         found = collect_rows(config, rows, watcher)
         if wanted.collect_only:
@@ -183,7 +189,13 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
 def _of_runs(config: InstallationConfig, found: ModelRows, wanted: EvaluationWanted) -> _Measured:
     """Return the figures of runs for real."""
     gate = Gate(tau_r=config.tau_r, arms=config.run_settings().wanted_arms)
-    figures = real_figures(found.rows, found.keys, tau_r=gate.tau_r, scorer=wanted.scorer)
+    figures = real_figures(
+        found.rows,
+        found.keys,
+        tau_r=gate.tau_r,
+        scorer=wanted.scorer,
+        verdicts=found.verdicts,
+    )
     calibrated = "yes" if found.calibration else "no"
     return _Measured(
         groups=[figures], settings=_settings([found], [gate], calibrated, scorer=wanted.scorer)
@@ -257,6 +269,9 @@ def _settings(
 
 def _scorers_shown(found: Sequence[ModelRows], scorer: ScorerName) -> str:
     """Return how answers were scored, data set by data set, and why so."""
+    if found and found[0].verdicts is not None:
+        left_out = abstentions(found, scorer)
+        return f"{found[0].verdicts}{left_out and f'; {left_out}'}"
     chosen = {
         name: choice.reason
         for rows in found

@@ -12,11 +12,14 @@ from rttc_graph.evaluation.collect import AskPolicy, Collection, DataSet, collec
 from rttc_graph.evaluation.evaluation_rows import RowLog
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.rewards.reward_settings import GraderSettings
 from rttc_graph.jobs.collect_rows import (
     ModelRows,
     judged_rows,
     later_defaults,
     majority_answers,
+    opened_verdicts,
+    tell_abstentions,
     warn_of_leaks,
     with_majority,
 )
@@ -36,6 +39,8 @@ class RealRuns:
     log: Path
     """File of rows; what it holds already is not run again."""
     scorer: ScorerName = "auto"
+    grader: GraderSettings | None = None
+    """Model that judges for the scorer `chat-judge`."""
     domain: str | None = None
     use_cache: bool = False
     """Whether runs may use the query-state cache; then what one policy trained serves the next,
@@ -52,7 +57,11 @@ def run_policies(config: InstallationConfig, wanted: RealRuns, watcher: Watcher)
 
     log = RowLog(wanted.log)
     rows = log.load()
-    with watcher.step("evaluate") as advance, open_local(config) as local:
+    with (
+        opened_verdicts(config, wanted.scorer, wanted.grader) as verdicts,
+        watcher.step("evaluate") as advance,
+        open_local(config) as local,
+    ):
 
         async def run() -> ModelRows:
             await local.warm_up()
@@ -66,12 +75,15 @@ def run_policies(config: InstallationConfig, wanted: RealRuns, watcher: Watcher)
                 None,
                 log,
                 rows=rows,
+                verdicts=verdicts,
                 on_progress=advance,
                 on_warning=watcher.warn,
             )
-            return replace(found, keys=collection.keys())
+            return replace(found, keys=collection.keys(), verdicts=verdicts)
 
-        return asyncio.run(run())
+        ran = asyncio.run(run())
+    tell_abstentions([ran], wanted.scorer, watcher)
+    return ran
 
 
 def _collection(config: InstallationConfig, wanted: RealRuns, judge: str) -> Collection:

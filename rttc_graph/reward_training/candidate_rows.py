@@ -1,7 +1,8 @@
 """Judged candidates as JSON lines: what a reward model is trained and measured on.
 
 The file is what makes drawing resumable: a candidate's key says what it was made from, so a killed
-job finds what it has and draws the rest, and a changed setting draws only what it changes.
+job finds what it has and draws the rest, and a changed setting draws only what it changes. Between
+the candidates stand the samples that were near each question, and what a grader said.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NotRequired, cast
 
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS, PLAIN
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.state import Arm, Candidate, FinishReason
+from rttc_graph.evaluation.verdicts import VerdictLine
+from rttc_graph.state import Arm, Candidate, FinishReason, Sample
 from rttc_graph.support.json_lines import add_lines, load_lines
 
 FreeSource = Literal["reference", "neighbour", "other", "echo", "empty", "injected"]
@@ -27,6 +29,13 @@ answer, an answer that speaks to the judge."""
 
 Source = FreeSource | Arm
 """Source of an answer; an arm's name means the policy model."""
+
+
+class NearSample(TypedDict):
+    """A solved question near the one that is asked."""
+
+    question: str
+    answer: str
 
 
 class CandidateRow(TypedDict):
@@ -46,9 +55,43 @@ class CandidateRow(TypedDict):
     mean_logprob: float | None
     completion_tokens: int
     finish_reason: FinishReason
+    undecided: NotRequired[bool]
+    """Whether the grader abstained or was not asked yet; such an answer is not counted."""
+    samples: NotRequired[list[NearSample]]
+    """Samples near the question, nearest first, itself not among them; missing in candidates of
+    earlier releases."""
 
 
-_ROW = TypeAdapter(CandidateRow)
+class SamplesLine(TypedDict):
+    """The samples near one question; all its candidates share them."""
+
+    kind: Literal["samples"]
+    group: str
+    samples: list[NearSample]
+
+
+CandidateLine = CandidateRow | SamplesLine | VerdictLine
+
+_LINES: dict[object, TypeAdapter[Any]] = {
+    None: TypeAdapter(CandidateRow),
+    "samples": TypeAdapter(SamplesLine),
+    "verdict": TypeAdapter(VerdictLine),
+}
+"""Forms of a line by its `kind`; candidates have none."""
+
+
+def evidence_of_row(row: CandidateRow) -> list[Sample]:
+    """Return the samples of a candidate as the graph would show them to a reward model."""
+    return [
+        {
+            "id": "",
+            "question": sample["question"],
+            "answer": sample["answer"],
+            "domain": row["domain"],
+            "similarity": 0.0,
+        }
+        for sample in row.get("samples", ())
+    ]
 
 
 def graph_candidate(row: CandidateRow) -> Candidate:
@@ -82,30 +125,79 @@ class CandidateLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.verdicts: list[VerdictLine] = []
+        """Verdicts of all graders, as far as `load` has seen."""
+        self._samples: dict[str, list[NearSample]] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
 
     def load(self) -> dict[str, CandidateRow]:
         """Return the candidates by key, the latest where a key is there twice.
 
-        A last line that a kill cut short is removed from the file.
+        They come with the samples near their questions. A last line that a kill cut short is
+        removed from the file.
 
         Raises:
             ConfigurationError: The file holds something else.
         """
-        rows = load_lines(
+        lines = load_lines(
             self.path,
-            _ROW.validate_python,
+            _line,
             what="judged candidates",
             way_out="name another file, or make one with 'rttc reward draw'",
         )
-        return {row["key"]: row for row in rows}
+        rows: dict[str, CandidateRow] = {}
+        self.verdicts = []
+        for line in lines:
+            if "kind" not in line:
+                rows[line["key"]] = line
+            elif line["kind"] == "samples":
+                self._samples[line["group"]] = line["samples"]
+            else:
+                self.verdicts.append(line)
+        self._rows = {key: _bare(row) for key, row in rows.items()}
+        for row in rows.values():
+            if row["group"] in self._samples:
+                row["samples"] = self._samples[row["group"]]
+        return rows
 
     def add(self, rows: Iterable[CandidateRow]) -> None:
-        """Append candidates; once this returns, a kill of the process does not lose them."""
-        add_lines(self.path, rows)
+        """Append what is new; once this returns, a kill of the process does not lose it.
+
+        Candidates that the file has as they are now are not written again. The samples near a
+        question are written once, before its first candidate.
+        """
+        lines: list[CandidateLine] = []
+        for row in rows:
+            samples, group = row.get("samples"), row["group"]
+            if samples is not None and self._samples.get(group) != samples:
+                self._samples[group] = samples
+                lines.append({"kind": "samples", "group": group, "samples": samples})
+            bare = _bare(row)
+            if self._rows.get(row["key"]) != bare:
+                self._rows[row["key"]] = bare
+                lines.append(cast("CandidateRow", bare))
+        if lines:
+            add_lines(self.path, lines)
+
+    def add_verdicts(self, lines: Sequence[VerdictLine]) -> None:
+        """Append what a grader said."""
+        add_lines(self.path, lines)
+
+
+def _bare(row: CandidateRow) -> dict[str, Any]:
+    """Return a candidate as its line is written."""
+    return {name: value for name, value in row.items() if name != "samples"}
+
+
+def _line(fields: dict[str, Any]) -> CandidateLine:
+    """Return a line as what it says it is."""
+    adapter = _LINES.get(fields.get("kind"), _LINES[None])
+    line: CandidateLine = adapter.validate_python(fields)
+    return line
 
 
 def read_candidates(paths: Sequence[Path]) -> list[CandidateRow]:
-    """Return the candidates of several files, each once.
+    """Return the candidates of several files, each once; those that count.
 
     Raises:
         ConfigurationError: A file is missing, empty, or holds something else.
@@ -117,4 +209,9 @@ def read_candidates(paths: Sequence[Path]) -> list[CandidateRow]:
         found |= CandidateLog(path).load()
     if not found:
         raise ConfigurationError(f"no candidates in {', '.join(map(repr, map(str, paths)))}")
-    return list(found.values())
+    return decided(found.values())
+
+
+def decided(rows: Iterable[CandidateRow]) -> list[CandidateRow]:
+    """Return the candidates on which no grader abstained."""
+    return [row for row in rows if not row.get("undecided")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rttc_graph.arms import ARMS, sampled_arms, untrained_arms
@@ -17,8 +17,8 @@ from rttc_graph.evaluation.scorers import (
     ScorerName,
     check_reference,
     choose_scorer,
-    is_right,
 )
+from rttc_graph.evaluation.verdicts import Verdicts, scored
 from rttc_graph.protocols import (
     AdapterTrainer,
     Embedder,
@@ -27,7 +27,13 @@ from rttc_graph.protocols import (
     NewSample,
     PolicyModel,
 )
-from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, row_digest
+from rttc_graph.reward_training.candidate_rows import (
+    CandidateLog,
+    CandidateRow,
+    NearSample,
+    decided,
+    row_digest,
+)
 from rttc_graph.reward_training.negatives import FreeAnswer, free_answers
 from rttc_graph.reward_training.neighbours import nearest_samples
 from rttc_graph.run.adapter_source import adapter_key
@@ -103,11 +109,13 @@ class CandidateSampler:
         policy_model: Gives the answers of the arms; `None` for none but those of samples.
         embedder: Finds the near samples.
         trainer: Makes the adapters of the arms that train one.
+        verdicts: Needed by the scorer `chat-judge`.
     """
 
     policy_model: PolicyModel | None
     embedder: Embedder
     trainer: AdapterTrainer | None = None
+    verdicts: Verdicts | None = None
 
     async def draw(
         self,
@@ -118,6 +126,9 @@ class CandidateSampler:
         on_progress: Advance = show_nothing,
     ) -> list[CandidateRow]:
         """Return the candidates of all questions, those that the log has already included.
+
+        Each comes with the nearest samples of its question. Those on which a grader abstained are
+        left out.
 
         Args:
             questions: Solved questions; the references tell right from wrong.
@@ -141,23 +152,56 @@ class CandidateSampler:
         known = await asyncio.to_thread(log.load)
         wanted = max(settings.k, 2 * settings.negatives)
         near = await nearest_samples(self.embedder, questions, samples, k=wanted)
+        if self.verdicts is not None:
+            self.verdicts.add(log.verdicts)
         free = await asyncio.to_thread(_free_rows, questions, near, samples, settings)
-        await asyncio.to_thread(log.add, [row for row in free if row["key"] not in known])
-        rows = {row["key"]: row for row in free}
         jobs = await self._jobs(questions, near, settings)
-        rows |= {
-            job.key: _scored_anew(known[job.key], job, settings) for job in jobs if job.key in known
-        }
+        again: list[tuple[CandidateRow, NewSample]] = [
+            ({**known[job.key], "samples": _near_samples(job.near)}, job.row)
+            for job in jobs
+            if job.key in known
+        ]
+        rows = await self._decided([*free, *again], known, settings, log)
         done = sum(job.key in known for job in jobs)
         on_progress(done, len(jobs))
         for batch in _batches([job for job in jobs if job.key not in known]):
             answers = await self._answers(batch, settings)
-            drawn = await asyncio.to_thread(_judged, batch, answers, settings)
-            await asyncio.to_thread(log.add, drawn)
-            rows |= {row["key"]: row for row in drawn}
+            drawn = [
+                (_drawn_row(job, answer), job.row)
+                for job, answer in zip(batch, answers, strict=True)
+            ]
+            rows |= await self._decided(drawn, known, settings, log)
             done += len(drawn)
             on_progress(done, len(jobs))
-        return list(rows.values())
+        return decided(rows.values())
+
+    async def _decided(
+        self,
+        made: Sequence[tuple[CandidateRow, NewSample]],
+        known: Mapping[str, CandidateRow],
+        settings: SamplingSettings,
+        log: CandidateLog,
+    ) -> dict[str, CandidateRow]:
+        """Return candidates with the scorer's word, after they were written down.
+
+        With a grader they are written before it is asked too, so that none is lost when it fails.
+        """
+        verdicts = self.verdicts
+        if verdicts is not None:
+            new: list[CandidateRow] = [
+                {**row, "undecided": True}
+                for row, _ in made
+                if _is_scored(row) and row["key"] not in known
+            ]
+            await asyncio.to_thread(log.add, new)
+            answers = [(row["answer"], sample) for row, sample in made if _is_scored(row)]
+            async for lines in verdicts.ask(answers):
+                await asyncio.to_thread(log.add_verdicts, lines)
+        rows = await asyncio.to_thread(
+            lambda: [_with_verdict(row, sample, settings, verdicts) for row, sample in made]
+        )
+        await asyncio.to_thread(log.add, rows)
+        return {row["key"]: row for row in rows}
 
     async def _jobs(
         self,
@@ -254,31 +298,40 @@ def _batches(jobs: Sequence[_Job]) -> Iterable[Sequence[_Job]]:
         yield [job]
 
 
-def _judged(
-    batch: Sequence[_Job], answers: Sequence[Generation], settings: SamplingSettings
-) -> list[CandidateRow]:
-    return [
-        {
-            "key": job.key,
-            "group": question_group(job.row),
-            "domain": job.row.domain,
-            "question": job.row.question,
-            "reference": job.row.answer,
-            "answer": answer_behind(answer.text),
-            "right": is_right(answer.text, job.row, settings.scorer),
-            "source": job.arm,
-            "temperature": job.request.temperature,
-            "mean_logprob": answer.mean_logprob,
-            "completion_tokens": answer.completion_tokens,
-            "finish_reason": answer.finish_reason,
-        }
-        for job, answer in zip(batch, answers, strict=True)
-    ]
+def _drawn_row(job: _Job, answer: Generation) -> CandidateRow:
+    return {
+        "key": job.key,
+        "group": question_group(job.row),
+        "domain": job.row.domain,
+        "question": job.row.question,
+        "reference": job.row.answer,
+        "answer": answer_behind(answer.text),
+        "right": False,
+        "source": job.arm,
+        "temperature": job.request.temperature,
+        "mean_logprob": answer.mean_logprob,
+        "completion_tokens": answer.completion_tokens,
+        "finish_reason": answer.finish_reason,
+        "samples": _near_samples(job.near),
+    }
 
 
-def _scored_anew(row: CandidateRow, job: _Job, settings: SamplingSettings) -> CandidateRow:
-    """Return a kept candidate with today's scorer's word."""
-    return {**row, "right": is_right(row["answer"], job.row, settings.scorer)}
+def _is_scored(row: CandidateRow) -> bool:
+    """Tell whether a scorer is asked about an answer: others are known to be right or wrong."""
+    return row["source"] in ARMS or row["source"] in _MAY_BE_RIGHT
+
+
+def _with_verdict(
+    row: CandidateRow, sample: NewSample, settings: SamplingSettings, verdicts: Verdicts | None
+) -> CandidateRow:
+    """Return a candidate with today's scorer's word."""
+    right: bool | None = row["source"] == "reference"
+    if _is_scored(row):
+        right = scored(row["answer"], sample, settings.scorer, verdicts)
+    told: CandidateRow = {**row, "right": bool(right), "undecided": right is None}
+    if not told["undecided"]:
+        del told["undecided"]
+    return told
 
 
 def _free_rows(
@@ -286,16 +339,17 @@ def _free_rows(
     near: Sequence[Sequence[NewSample]],
     samples: Sequence[NewSample],
     settings: SamplingSettings,
-) -> list[CandidateRow]:
-    rows: list[CandidateRow] = []
+) -> list[tuple[CandidateRow, NewSample]]:
+    rows: list[tuple[CandidateRow, NewSample]] = []
     for row, found in zip(questions, near, strict=True):
         chance = random.Random(f"{settings.seed} {question_group(row)}")
         answers = free_answers(row, found, samples, settings.negatives, chance)
-        rows += [_free_row(row, answer, settings.scorer) for answer in answers]
+        shown = _near_samples(found[: settings.k])
+        rows += [(_free_row(row, answer, shown), row) for answer in answers]
     return rows
 
 
-def _free_row(row: NewSample, free: FreeAnswer, scorer: ScorerName) -> CandidateRow:
+def _free_row(row: NewSample, free: FreeAnswer, near: list[NearSample]) -> CandidateRow:
     return {
         "key": row_digest(question_group(row), free.source, free.text),
         "group": question_group(row),
@@ -303,14 +357,18 @@ def _free_row(row: NewSample, free: FreeAnswer, scorer: ScorerName) -> Candidate
         "question": row.question,
         "reference": row.answer,
         "answer": free.text,
-        "right": free.source == "reference"
-        or (free.source in _MAY_BE_RIGHT and is_right(free.text, row, scorer)),
+        "right": False,
         "source": free.source,
         "temperature": 0.0,
         "mean_logprob": None,
         "completion_tokens": 0,
         "finish_reason": "stop",
+        "samples": near,
     }
+
+
+def _near_samples(near: Sequence[NewSample]) -> list[NearSample]:
+    return [{"question": sample.question, "answer": sample.answer} for sample in near]
 
 
 def _sample(row: NewSample) -> Sample:

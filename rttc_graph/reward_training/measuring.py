@@ -9,7 +9,11 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS
 from rttc_graph.protocols import RewardModel, RewardRequest, reward_requests
-from rttc_graph.reward_training.candidate_rows import CandidateRow, graph_candidate
+from rttc_graph.reward_training.candidate_rows import (
+    CandidateRow,
+    evidence_of_row,
+    graph_candidate,
+)
 from rttc_graph.reward_training.reward_metrics import RewardMetrics, reward_metrics
 from rttc_graph.support.progress import Advance, show_nothing
 
@@ -64,8 +68,8 @@ async def measure(
 
 
 def _requests(rows: Sequence[CandidateRow]) -> list[RewardRequest]:
-    """Return what a judge is shown of candidates, which were collected without evidence."""
-    return reward_requests([graph_candidate(row) for row in rows])
+    """Return what a judge is shown of candidates of one question, with the samples near it."""
+    return reward_requests([graph_candidate(row) for row in rows], samples=evidence_of_row(rows[0]))
 
 
 def _by_domain(rows: Sequence[CandidateRow]) -> dict[str, list[CandidateRow]]:
