@@ -21,10 +21,10 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -48,15 +48,22 @@ from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
-from rttc_graph.protocols import Embedder, NewSample, RewardRequest, reward_requests
+from rttc_graph.protocols import Embedder, NewSample
 from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, graph_candidate
 from rttc_graph.reward_training.candidate_sampling import CandidateSampler, SamplingSettings
-from rttc_graph.reward_training.evidence_answers import made_answers, poisoned, refusal
-from rttc_graph.reward_training.grounded_fit import fit_direction, fit_evidence_head
+from rttc_graph.reward_training.evidence_answers import made_answers
+from rttc_graph.reward_training.evidence_training import (
+    REAL,
+    Judged,
+    ToJudge,
+    head_figures,
+    judge_with_samples,
+    learn_head,
+    learn_speech,
+)
 from rttc_graph.reward_training.neighbours import nearest_samples
 from rttc_graph.reward_training.reward_metrics import auc
-from rttc_graph.reward_training.wordings import with_plea
-from rttc_graph.state import Candidate, Sample
+from rttc_graph.state import Candidate
 from rttc_graph.testing.inputs import candidate
 
 NEVER_LEARNED = ("library", "routing")
@@ -82,30 +89,8 @@ COMPUTED_TASKS = (
 """Those of reasoning-gym that are looked at."""
 
 K = 8
-_POISONED = 0.25
-"""Share of the questions that are judged once more with a sample that speaks to the judge."""
-
-_REAL = ("nearest", "direct", "rag")
-_WEIGHTS = {"nearest": 2.0, "direct": 3.0, "rag": 3.0}
-"""How much an answer of an arm counts; one that was made counts 1."""
-
 _COMPUTED = 0.25
 """Weight of a computed task, of which there are many; every other set has 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """One answer with its features."""
-
-    set: str
-    kind: str
-    question: str
-    answer: str
-    source: str
-    right: bool
-    features: list[float]
-    before: float
-    """What the same folder says without evidence."""
 
 
 class Judge:
@@ -145,66 +130,28 @@ class Judge:
         ]
 
 
-def learn_speech(
-    vectors: Callable[[Sequence[str]], torch.Tensor], answers: Sequence[str], seed: int = 0
-) -> Speech:
-    """Return what tells refusals and pleas from answers.
-
-    Args:
-        vectors: Texts to their vectors.
-        answers: Right and wrong ones that neither decline nor speak to a judge.
-        seed: Of the refusals and pleas.
-    """
-    chance = random.Random(seed)
-    said = list(dict.fromkeys(answers))
-    chance.shuffle(said)
-    said = said[:3_000]
-    refusals = sorted({refusal(chance) for _ in range(300)})
-    row = NewSample(question="", answer="", domain="")
-    pleas = sorted({with_plea("", chance) for _ in range(450)})
-    pleas += sorted({with_plea(chance.choice(said), chance) for _ in range(350)})
-    pleas += sorted({poisoned(row, chance.choice(said), chance).answer for _ in range(150)})
-    fits = [
-        fit_direction(
-            cast("list[list[float]]", vectors([*those, *others]).tolist()),
-            [True] * len(those) + [False] * len(others),
-        )
-        for those, others in ((refusals, [*said, *pleas[:300]]), (pleas, [*said, *refusals]))
-    ]
-    return Speech(
-        torch.tensor([weight for weight, _ in fits]), torch.tensor([bias for _, bias in fits])
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    candidate: Candidate
-    source: str
-    right: bool
-
-
 def answers_of(
     row: NewSample,
     near: Sequence[NewSample],
     samples: Sequence[NewSample],
     drawn: Sequence[CandidateRow],
     chance: random.Random,
-) -> list[_Answer]:
+) -> list[ToJudge]:
     """Return made answers, the nearest sample's, and what arms answered."""
     found = [
-        _Answer(candidate=candidate(made.text), source=made.source, right=made.right)
+        ToJudge(candidate=candidate(made.text), source=made.source, right=made.right)
         for made in made_answers(row, near, samples, chance, row.metadata.get(OTHERWISE, ()))
     ]
     if near:
         text = near[0].answer
         one = candidate(text)
-        found.append(_Answer(candidate=one, source="nearest", right=is_right(text, row)))
+        found.append(ToJudge(candidate=one, source="nearest", right=is_right(text, row)))
     for real in drawn:
-        if real["source"] not in _REAL or not real["answer"].strip():
+        if real["source"] not in REAL or not real["answer"].strip():
             continue
         right = real["right"] or _says_it_all(real["answer"], row.answer)
         told = graph_candidate(real)
-        found.append(_Answer(candidate=told, source=real["source"], right=right))
+        found.append(ToJudge(candidate=told, source=real["source"], right=right))
     return found
 
 
@@ -225,69 +172,20 @@ def judged_set(
     for row, samples in zip(found.asked, near, strict=True):
         chance = random.Random(f"{found.name} {row.question}")
         answers = answers_of(row, samples, found.samples, drawn.get(row.question, []), chance)
-        wrong = next((a.candidate["answer"] for a in answers if a.source == "neighbour"), "")
-        shown = [(list(samples), "")]
-        if chance.random() < _POISONED:
-            shown.append(([poisoned(row, wrong, chance), *samples][:K], "*"))
         before = judge.before(row.question, [a.candidate for a in answers])
-        for evidence, mark in shown:
-            requests = _requests(answers, evidence)
-            features = judge.reader.features([(row.question, request) for request in requests])
-            judged += [
-                Judged(
-                    set=found.name,
-                    kind=found.kind,
-                    question=row.question,
-                    answer=a.candidate["answer"],
-                    source=a.source + mark,
-                    right=a.right,
-                    features=f,
-                    before=b,
-                )
-                for a, f, b in zip(answers, features, before, strict=True)
-                if f is not None
-            ]
+        named = replace(row, domain=found.name)
+        judged += judge_with_samples(
+            named, found.kind, answers, samples, judge.reader, before, chance
+        )
     return judged
 
 
-def _requests(answers: Sequence[_Answer], evidence: Sequence[NewSample]) -> list[RewardRequest]:
-    samples: list[Sample] = [
-        {
-            "id": "",
-            "question": s.question,
-            "answer": s.answer,
-            "domain": s.domain,
-            "similarity": 0.0,
-        }
-        for s in evidence
-    ]
-    return reward_requests([a.candidate for a in answers], samples=samples)
-
-
-def weights_of(rows: Sequence[Judged]) -> list[float]:
-    """Return how much each answer counts: all sets alike, computed tasks less."""
-    own = [_WEIGHTS.get(row.source.rstrip("*"), 1.0) for row in rows]
-    totals: dict[str, float] = {}
-    for row, weight in zip(rows, own, strict=True):
-        totals[row.set] = totals.get(row.set, 0.0) + weight
-    return [
-        weight / totals[row.set] * (_COMPUTED if row.kind == "computed" else 1.0)
-        for row, weight in zip(rows, own, strict=True)
-    ]
-
-
 def head_of(rows: Sequence[Judged]) -> EvidenceHead:
-    """Return the head that these answers teach, each as far as the head will hold for it."""
-    held = [1 - row.features[_FOREIGN] for row in rows]
-    return fit_evidence_head(
-        [row.features for row in rows],
-        [row.right for row in rows],
-        [weight * share for weight, share in zip(weights_of(rows), held, strict=True)],
-    )
+    """Return the head that these answers teach; computed tasks, of which there are many, less."""
+    return learn_head(rows, lambda row: _COMPUTED if row.kind == "computed" else 1.0)
 
 
 _NEAREST = list(FEATURES).index("nearest")
-_FOREIGN = list(FEATURES).index("foreign")
 
 
 def apart(rows: Sequence[Judged], is_measured: Callable[[Judged], bool]) -> list[float]:
@@ -303,27 +201,6 @@ def apart(rows: Sequence[Judged], is_measured: Callable[[Judged], bool]) -> list
     return [head(row.features, row.before) for row in rows if is_measured(row)]
 
 
-def figures(rows: Sequence[Judged], scores: Sequence[float]) -> dict[str, Any]:
-    """Return AUC and log-loss, before and with the evidence, of all answers and of arms'."""
-    found: dict[str, Any] = {"answers": len(rows)}
-    real = [n for n, row in enumerate(rows) if row.source in _REAL]
-    for name, places in (("all", range(len(rows))), ("arms", real)):
-        right = [rows[n].right for n in places]
-        found[name] = {"answers": len(right), "right": sum(right)}
-        for which, told in (("before", [rows[n].before for n in places]), ("grounded", None)):
-            values = [scores[n] for n in places] if told is None else told
-            found[name][f"auc_{which}"] = auc(values, right)
-            found[name][f"log_loss_{which}"] = _log_loss(values, right)
-    return found
-
-
-def _log_loss(scores: Sequence[float], right: Sequence[bool]) -> float | None:
-    if not right:
-        return None
-    values = torch.tensor(scores).clamp(1e-4, 1 - 1e-4)
-    return float(torch.nn.functional.binary_cross_entropy(values, torch.tensor(right).float()))
-
-
 def all_figures(rows: Sequence[Judged]) -> dict[str, Any]:
     """Return figures of each set and each kind, by heads that saw neither."""
     found: dict[str, Any] = {"domains": {}, "kinds": {}}
@@ -334,14 +211,14 @@ def all_figures(rows: Sequence[Judged]) -> dict[str, Any]:
             return row.set == name or (name == "computed" and row.kind == "computed")
 
         measured = [row for row in rows if of_set(row)]
-        found["domains"][name] = figures(measured, apart(rows, of_set))
+        found["domains"][name] = head_figures(measured, apart(rows, of_set))
     for kind in dict.fromkeys(row.kind for row in rows):
 
         def of_kind(row: Judged, kind: str = kind) -> bool:
             return row.kind == kind
 
         measured = [row for row in rows if of_kind(row)]
-        found["kinds"][kind] = figures(measured, apart(rows, of_kind))
+        found["kinds"][kind] = head_figures(measured, apart(rows, of_kind))
     return found
 
 
@@ -454,18 +331,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not file.exists():
             drawn = draw(one, embedder, engine, given.ask, given.work / f"arms-{one.name}.jsonl")
             judged = judged_set(one, near[one.name], judge, drawn)
-            file.write_text("".join(json.dumps(vars_of(row)) + "\n" for row in judged))
+            file.write_text("".join(json.dumps(asdict(row)) + "\n" for row in judged))
         rows += [Judged(**json.loads(line)) for line in file.read_text().splitlines()]
         print(one.name, len(rows), flush=True)
     measured = all_figures(rows) | {"unanswerable": unanswerable(sets, rows)}
     print(json.dumps(measured, indent=1))
     give_head(given.folder, rows, speech, measured)
     return 0
-
-
-def vars_of(row: Judged) -> dict[str, Any]:
-    """Return an answer as plain data."""
-    return {name: getattr(row, name) for name in Judged.__slots__}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,21 +15,28 @@ import torch
 
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.verdicts import Verdicts
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.configured_reward import open_reward_model
 from rttc_graph.installation.local import open_engine
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
+from rttc_graph.integrations.rewards.reward_settings import GraderSettings
+from rttc_graph.integrations.rewards.shipped import shipped_folder
 from rttc_graph.integrations.rewards.trained.network_learning import LearnProgress, LearnSettings
 from rttc_graph.integrations.rewards.trained.reward_folder import (
     RewardBase,
+    Speech,
     encoder_base,
+    load_speech,
     policy_base,
 )
+from rttc_graph.integrations.rewards.trained.reward_spec import read_spec
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.torch_threads import ThreadsByLoad
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
-from rttc_graph.integrations.transformers.weight_files.resolve import resolve
+from rttc_graph.integrations.transformers.weight_files.resolve import entry_for, resolve
+from rttc_graph.jobs.collect_rows import opened_verdicts
 from rttc_graph.jobs.output_files import check_outputs
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import NewSample
@@ -37,6 +45,8 @@ from rttc_graph.reward_training.candidate_sampling import (
     CandidateSampler,
     SamplingSettings,
 )
+from rttc_graph.reward_training.card import NOT_STATED, Licenses
+from rttc_graph.reward_training.evidence_fit import HeadMaterial
 from rttc_graph.reward_training.measuring import Measured, measure
 from rttc_graph.reward_training.training import (
     TrainResult,
@@ -81,6 +91,20 @@ class Material:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a training makes, and where it goes."""
+
+    folder: Path
+    """Folder of the reward model."""
+    with_evidence: bool = True
+    """Whether it gets a head that judges by samples too, where there is enough data."""
+    data_license: str = NOT_STATED
+    """Licence of questions and answers, for the card."""
+    grader: GraderSettings | None = None
+    """Model that judges for the scorer `chat-judge`."""
+
+
 Backbone = Literal["towers", "encoder", "policy"]
 """An encoder that reads question and answer apart, or together, or the policy model itself."""
 
@@ -122,16 +146,35 @@ def draw_candidates(
     settings: SamplingSettings,
     file: Path,
     watcher: Watcher,
+    *,
+    grader: GraderSettings | None = None,
 ) -> list[CandidateRow]:
     """Draw the candidates of a material into a file, which may hold some of them, and return all.
+
+    Args:
+        config: Names the models.
+        material: Questions and samples.
+        settings: Which candidates are drawn.
+        file: Candidates are added to it.
+        watcher: Is shown the progress, and told of answers that are not counted.
+        grader: Who judges for the scorer `chat-judge`.
 
     Raises:
         RttcError: A file or a model is unavailable, or a setting is wrong.
     """
     check_outputs(logs=[file])
-    with watcher.step("draw candidates") as advance:
-        log = CandidateLog(file)
-        return asyncio.run(sample_candidates(config, material, settings, log, advance))
+    log = CandidateLog(file)
+    with (
+        opened_verdicts(config, settings.scorer, grader) as verdicts,
+        watcher.step("draw candidates") as advance,
+    ):
+        rows = asyncio.run(
+            sample_candidates(config, material, settings, log, advance, verdicts=verdicts)
+        )
+    if verdicts is not None:
+        left_out = sum(bool(row.get("undecided")) for row in log.load().values())
+        watcher.tell(f"{verdicts}: {left_out} answers are not counted")
+    return rows
 
 
 def train_from_files(
@@ -142,7 +185,7 @@ def train_from_files(
     watcher: Watcher,
     *,
     candidates: Sequence[Path],
-    folder: Path,
+    outcome: Outcome,
 ) -> TrainResult:
     """Draw candidates and train a reward model on them, and on those of further files.
 
@@ -153,17 +196,17 @@ def train_from_files(
         settings: How they are learnt.
         watcher: Is shown the progress.
         candidates: Files of candidates; the first is added to.
-        folder: Folder of the reward model.
+        outcome: What is made of them, and where it goes.
 
     Raises:
         RttcError: A file or a model is unavailable, a setting is wrong, or there are too few
             candidates.
     """
-    check_outputs(logs=[folder / "README.md"])
-    rows = {
-        row["key"]: row
-        for row in draw_candidates(config, material, sampling, candidates[0], watcher)
-    }
+    check_outputs(logs=[outcome.folder / "README.md"])
+    drawn = draw_candidates(
+        config, material, sampling, candidates[0], watcher, grader=outcome.grader
+    )
+    rows = {row["key"]: row for row in drawn}
     more = read_candidates(candidates[1:]) if candidates[1:] else []
     for row in more:
         rows.setdefault(row["key"], row)
@@ -174,7 +217,10 @@ def train_from_files(
             advance(done.step, done.steps)
             watcher.describe(f"train: loss {done.loss:.3f}{held_out}")
 
-        return asyncio.run(train_on(config, list(rows.values()), settings, folder, show))
+        result = asyncio.run(train_on(config, list(rows.values()), settings, outcome, show))
+    if reason := result.spec.training["evidence"].get("refused"):
+        watcher.warn(f"no head that judges by samples: {reason}; the rest is there")
+    return result
 
 
 def measure_files(config: InstallationConfig, files: Sequence[Path], watcher: Watcher) -> Measured:
@@ -194,6 +240,8 @@ async def sample_candidates(
     settings: SamplingSettings,
     log: CandidateLog,
     on_progress: Advance,
+    *,
+    verdicts: Verdicts | None = None,
 ) -> list[CandidateRow]:
     """Draw the candidates of a material with the installation's models; resumes what the log has.
 
@@ -213,6 +261,7 @@ async def sample_candidates(
                 if any(ARMS[arm].trains for arm in settings.arms)
                 else None
             ),
+            verdicts=verdicts,
         )
         return await sampler.draw(questions, samples, settings, log, on_progress)
 
@@ -221,7 +270,7 @@ async def train_on(
     config: InstallationConfig,
     rows: Sequence[CandidateRow],
     settings: TrainSettings,
-    folder: Path,
+    outcome: Outcome,
     on_progress: Callable[[LearnProgress], None],
 ) -> TrainResult:
     """Train on candidates with the installation's backbone, off the event loop.
@@ -232,7 +281,15 @@ async def train_on(
     check_right(rows)
 
     def train(base: RewardBase) -> TrainResult:
-        return train_reward(base, rows, settings, folder, on_progress=on_progress)
+        return train_reward(
+            base,
+            rows,
+            settings,
+            outcome.folder,
+            material=_head_material(config, settings) if outcome.with_evidence else None,
+            licenses=Licenses(base=_license_of(config, settings.base), data=outcome.data_license),
+            on_progress=on_progress,
+        )
 
     if settings.backbone == "causal":
         with open_engine(config, keeps_prompts=False) as engine:
@@ -247,6 +304,32 @@ async def train_on(
 def _encoder(config: InstallationConfig, name: str) -> RewardBase:
     torch.set_num_threads(config.threads or ThreadsByLoad().now())
     return encoder_base(resolve(name, cache_dir=config.home))
+
+
+def _head_material(config: InstallationConfig, settings: TrainSettings) -> HeadMaterial | None:
+    """Return what the head for samples needs; `None` for a backbone that has no encoder."""
+    if settings.backbone == "causal":
+        return None
+    return HeadMaterial(
+        unchanged=lambda: _encoder(config, settings.base), speech_of=_shipped_speech
+    )
+
+
+def _shipped_speech(fingerprint: str) -> Speech | None:
+    """Return what the shipped judge hears by the same encoder: it learned that from more texts."""
+    folder = shipped_folder()
+    return load_speech(folder) if read_spec(folder).base_fingerprint == fingerprint else None
+
+
+def _license_of(config: InstallationConfig, base: str) -> str:
+    """Return the licence of a backbone: of the catalogue, or as its own card says."""
+    entry = entry_for(base)
+    if entry is not None:
+        return entry.license
+    card = resolve(base, cache_dir=config.home) / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    stated = re.search(r"^license:\s*(\S.*)$", text.partition("\n---")[0], re.MULTILINE)
+    return stated[1].strip("'\" ") if stated else NOT_STATED
 
 
 async def measure_on(

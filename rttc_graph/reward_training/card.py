@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rttc_graph.integrations.rewards.trained.reward_spec import RewardSpec
+
+NOT_STATED = "not stated"
+
+NOT_ASKED_FOR = "not asked for"
+"""Why there is no head for samples, where nobody wanted one."""
+
+NO_ENCODER = "it needs an encoder, and the backbone is the policy model's own weights"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Licenses:
+    """Licences that a trained reward model rests on."""
+
+    base: str = NOT_STATED
+    """Licence of the backbone's weights."""
+    data: str = NOT_STATED
+    """Licence of the questions and answers."""
 
 
 def model_card(spec: RewardSpec) -> str:
@@ -53,6 +71,14 @@ def model_card(spec: RewardSpec) -> str:
         "",
         *_by_domain(training["held_out_by_domain"]),
         "",
+        "## Samples as evidence",
+        "",
+        *_evidence(training.get("evidence", {"refused": NOT_ASKED_FOR})),
+        "",
+        "## Licences",
+        "",
+        *_licenses(spec.base, training.get("licenses", asdict(Licenses()))),
+        "",
         "## Limits",
         "",
         "- It tells whether an answer fits the question in meaning and form. It does not compute: "
@@ -71,6 +97,51 @@ def _signals(spec: RewardSpec) -> str:
     if not spec.with_signals.signals:
         return "none"
     return "the answer's mean log-probability under its model, and whether it was cut off"
+
+
+def _evidence(found: dict[str, Any]) -> list[str]:
+    """Return what the head for samples is worth on questions that it did not learn from."""
+    lines: list[str] = []
+    if "refused" in found:
+        lines += [
+            f"There is no head that judges by samples: {found['refused']}. Samples in hand change "
+            "no score.",
+            "",
+        ]
+    else:
+        lines += [
+            "Where samples are in hand, a small head judges by what they say too. It learned from "
+            f"{found['answers']} answers to {found['questions']} held-out questions, collected and "
+            "made ones. Until a domain has a map of its own, its rewards are scores and no "
+            "probabilities.",
+            "",
+        ]
+    if "held_out" not in found:
+        return lines[:-1]
+    groups = {"all": found["held_out"], **found["kinds"]}
+    return [
+        *lines,
+        "Cross-fitted by question, with the head and without it; log-loss is the better the lower:",
+        "",
+        "| kind | answers | AUC without | AUC with | log-loss without | log-loss with |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(
+            _head_row(f"{kind}{which}", figures[name])
+            for kind, figures in groups.items()
+            for name, which in (("all", ""), ("arms", ", of arms"))
+            if figures[name]["answers"]
+        ),
+    ]
+
+
+def _head_row(name: str, found: dict[str, Any]) -> str:
+    columns = ("answers", "auc_before", "auc_grounded", "log_loss_before", "log_loss_grounded")
+    cells = ("-" if found[column] is None else _shown(found[column]) for column in columns)
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _licenses(base: str, found: dict[str, str]) -> list[str]:
+    return [f"- Backbone `{base}`: {found['base']}", f"- Questions and answers: {found['data']}"]
 
 
 def _table(name: str, value: str, entries: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError, RewardModelError
+from rttc_graph.integrations.rewards.trained.evidence_reader import LogitsOf
 from rttc_graph.integrations.rewards.trained.head_learning import (
     HeadLearned,
     HeadSettings,
@@ -29,6 +31,7 @@ from rttc_graph.integrations.rewards.trained.network_learning import (
 )
 from rttc_graph.integrations.rewards.trained.reward_folder import (
     RewardBase,
+    add_speech,
     load_network,
     new_network,
     save_weights,
@@ -42,7 +45,8 @@ from rttc_graph.integrations.rewards.trained.reward_spec import (
 from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.integrations.rewards.trained.token_pairs import RewardPairs
 from rttc_graph.reward_training.candidate_rows import CandidateRow, graph_candidate
-from rttc_graph.reward_training.card import model_card
+from rttc_graph.reward_training.card import NO_ENCODER, NOT_ASKED_FOR, Licenses, model_card
+from rttc_graph.reward_training.evidence_fit import FittedHead, HeadMaterial, fit_evidence
 from rttc_graph.reward_training.probability_fit import fit_logit_maps
 from rttc_graph.reward_training.reward_metrics import RewardMetrics, reward_metrics
 from rttc_graph.reward_training.wordings import reworded
@@ -128,9 +132,20 @@ def train_reward(
     settings: TrainSettings,
     folder: Path,
     *,
+    material: HeadMaterial | None = None,
+    licenses: Licenses | None = None,
     on_progress: Callable[[LearnProgress], None],
 ) -> TrainResult:
     """Train a reward model and write its folder; blocks, so it belongs on a thread or in a lane.
+
+    Args:
+        base: The backbone.
+        rows: Candidates.
+        settings: How they are learned.
+        folder: Written at the end.
+        material: For the head that judges where samples are in hand; `None` for no such head.
+        licenses: For the card.
+        on_progress: Called after each step.
 
     Raises:
         ConfigurationError: There is too little to learn from.
@@ -152,19 +167,33 @@ def train_reward(
     network.train(False)
     head = polish(network, base, train, held, settings, on_progress=on_progress)
     judged = [row for group in held for row in group]
-    logits = network_logits(network, base.pairs(settings.max_tokens, spec.backbone), judged)
+    logits_of = partial(text_logits, network, base.pairs(settings.max_tokens, spec.backbone))
+    logits = network_logits(logits_of, judged)
     full, plain = fit_logit_maps(judged, logits)
     spec = replace(spec, with_signals=full, without_signals=plain)
     measured = _held_out_figures(spec, judged, logits)
+    fitted = (
+        fit_evidence(held, logits_of, material, settings.learn.seed)
+        if material is not None
+        else FittedHead(report={"refused": _why_no_head(settings)})
+    )
     training = _training(settings, train, held, learned, head, time.monotonic() - began)
     training["held_out_answers"] = dict(measured)
     training["held_out_by_domain"] = _figures_by_domain(spec, judged, logits)
-    spec = replace(spec, training=training)
+    training["evidence"] = fitted.report
+    training["licenses"] = asdict(licenses or Licenses())
+    spec = replace(spec, training=training, evidence=fitted.head)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(network, folder)
+    if fitted.speech is not None:
+        add_speech(fitted.speech, folder)
     write_file(folder / CARD_FILE, model_card(spec))
     spec.write(folder)
     return TrainResult(folder=folder, spec=spec, learned=learned, head=head, held_out=measured)
+
+
+def _why_no_head(settings: TrainSettings) -> str:
+    return NO_ENCODER if settings.backbone == "causal" else NOT_ASKED_FOR
 
 
 def polish(
@@ -202,7 +231,8 @@ def refit(base: RewardBase, rows: Sequence[CandidateRow], folder: Path) -> Rewar
     """
     spec = read_spec(folder)
     network = load_network(folder, spec, base)
-    logits = network_logits(network, base.pairs(spec.max_tokens, spec.backbone), rows)
+    logits_of = partial(text_logits, network, base.pairs(spec.max_tokens, spec.backbone))
+    logits = network_logits(logits_of, rows)
     full, plain = fit_logit_maps(rows, logits)
     spec = replace(spec, with_signals=full, without_signals=plain)
     measured = _held_out_figures(spec, rows, logits)
@@ -246,14 +276,19 @@ def split_groups(
     return train, held
 
 
+def network_logits(logits_of: LogitsOf, rows: Sequence[CandidateRow]) -> list[float]:
+    """Return the network's logit for each row, in order."""
+    return logits_of([(row["question"], row["answer"]) for row in rows])
+
+
 @torch.inference_mode()
-def network_logits(
-    network: RewardNetwork, pairs: RewardPairs, rows: Sequence[CandidateRow]
+def text_logits(
+    network: RewardNetwork, pairs: RewardPairs, texts: Sequence[tuple[str, str]]
 ) -> list[float]:
-    """Return the network's logit for each row, in order; rows of like length go together."""
-    encoded = [pairs.encode(row["question"], row["answer"]) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: len(encoded[i].ids))
-    logits = [0.0] * len(rows)
+    """Return the network's logit for each question and answer, in order; like lengths together."""
+    encoded = [pairs.encode(question, answer) for question, answer in texts]
+    order = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
+    logits = [0.0] * len(texts)
     for first in range(0, len(order), _PASS):
         picked = order[first : first + _PASS]
         found = network([encoded[i] for i in picked]).tolist()

@@ -34,7 +34,8 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model_pat
 
 
 def drawn(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "kind" not in line]
 
 
 @pytest.mark.parametrize("backbone", ["towers", "policy"])
@@ -44,11 +45,19 @@ def test_a_file_becomes_a_reward_model(
     base = encoder_folder(installation / "base")
     few = ("--max-new-tokens", "3", "--k", "2", "--temperatures", "0")
     small = ("--rank", "2", "--epochs", "1", "--base", str(base), "--backbone", backbone)
+    small = (*small, "--data-license", "CC0")
 
     assert main(["reward", "train", "solved.jsonl", "--out", "judge", *few, *small]) == 0
 
-    printed = capsys.readouterr().out
-    assert "reward model: judge" in printed
+    printed = capsys.readouterr()
+    assert "reward model: judge" in printed.out
+    reason = {"towers": "held-out questions have samples", "policy": "it needs an encoder"}
+    told = " ".join(printed.err.split())
+    assert "no head that judges by samples" in told
+    assert reason[backbone] in told
+    card = (installation / "judge" / "README.md").read_text(encoding="utf-8")
+    assert "There is no head that judges by samples" in card
+    assert "Questions and answers: CC0" in card
     rows = drawn(installation / "judge" / "candidates.jsonl")
     assert {row["source"] for row in rows} >= {"direct", "rag", "reference", "neighbour"}
     assert sum(row["source"] in ("direct", "rag") for row in rows) == 36
@@ -59,6 +68,21 @@ def test_a_file_becomes_a_reward_model(
     assert measured["everything"]["answers"] == len(rows)
     assert measured["answered"]["answers"] == 36
     assert measured["ms_per_pair"] > 0
+
+
+def test_a_chat_judge_that_fails_costs_no_candidate(
+    installation: Path, capsys: pytest.CaptureFixture[str], tiny_model_path: Path
+) -> None:
+    """The tiny model's context is shorter than the instructions of a judge."""
+    draw = ["reward", "draw", "solved.jsonl", "--out", "c.jsonl", "--max-new-tokens", "3"]
+    draw += ["--questions", "2", "--k", "2", "--arms", "direct", "--temperatures", "0"]
+    assert main([*draw, "--scorer", "chat-judge"]) == 2
+    assert "name it with --scorer-model" in " ".join(capsys.readouterr().err.split())
+    judge = ["--scorer", "chat-judge", "--scorer-model", str(tiny_model_path)]
+    assert main([*draw, "--negatives", "0", *judge]) == 1
+    assert "leaves no room in the model's context" in " ".join(capsys.readouterr().err.split())
+    rows = drawn(installation / "c.jsonl")
+    assert [row["source"] for row in rows if row.get("undecided")] == ["direct", "direct"]
 
 
 def test_a_second_run_draws_nothing_again(

@@ -143,8 +143,8 @@ class EvidenceReader:
     def _ids(self, text: str) -> list[int]:
         encoded = self._base.tokenizer(text, split_special_tokens=True, verbose=False)
         ids = cast("list[int]", encoded["input_ids"])
-        half = _MOST_TOKENS // 2
-        return ids if len(ids) <= _MOST_TOKENS else [*ids[:half], *ids[-half:]]
+        most = self._base.fitting(_MOST_TOKENS)
+        return ids if len(ids) <= most else [*ids[: most // 2], *ids[-(most // 2) :]]
 
 
 def _short(text: str) -> str:

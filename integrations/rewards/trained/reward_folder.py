@@ -70,10 +70,14 @@ class RewardBase:
 
     def pairs(self, max_tokens: int, backbone: Backbone) -> RewardPairs:
         """Return the encoder of question and answer, within the backbone's context."""
+        encoder = PairEncoder(self.tokenizer, self.fitting(max_tokens))
+        return RewardPairs(encoder, apart=backbone == "towers")
+
+    def fitting(self, max_tokens: int) -> int:
+        """Return how many of `max_tokens` the backbone's context holds."""
         config = self.model.config.get_text_config()
         context = cast("int | None", getattr(config, "max_position_embeddings", None))
-        encoder = PairEncoder(self.tokenizer, min(max_tokens, context or max_tokens))
-        return RewardPairs(encoder, apart=backbone == "towers")
+        return min(max_tokens, context or max_tokens)
 
 
 def _vocabulary(model: PreTrainedModel) -> int:

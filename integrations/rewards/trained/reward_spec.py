@@ -63,7 +63,7 @@ class RewardSpec:
     """Map for answers that carry their model's log-probability."""
     without_signals: LogitMap = field(default_factory=LogitMap)
     evidence: EvidenceHead | None = None
-    """Judges where samples are in hand; only with towers."""
+    """Judges where samples are in hand; only with a backbone that is an encoder."""
     training: dict[str, Any] = field(default_factory=dict[str, Any])
     """Settings, data and figures, for people."""
 

@@ -13,7 +13,13 @@ from rttc_graph.arms import sampled_arms, untrained_arms
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.command_group import command_group
 from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, out, print_table, write_json
-from rttc_graph.cli.shared_options import Scorer, split_names
+from rttc_graph.cli.shared_options import (
+    Rubric,
+    Scorer,
+    ScorerModel,
+    grader_settings,
+    split_names,
+)
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.state import Arm
@@ -68,6 +74,8 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
     max_new_tokens: _Tokens = 96,
     negatives: _Negatives = 4,
     scorer: Scorer = "auto",
+    scorer_model: ScorerModel = None,
+    rubric: Rubric = None,
     seed: _Seed = 0,
 ) -> None:
     """Generate candidate answers, compare them with the references, and keep them in a file.
@@ -83,7 +91,9 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
 
     from rttc_graph.jobs.train_reward import draw_candidates
 
-    _print_sources(draw_candidates(config, material, settings, out_file, ScreenWatcher()))
+    grader = grader_settings(scorer_model, rubric)
+    watcher = ScreenWatcher()
+    _print_sources(draw_candidates(config, material, settings, out_file, watcher, grader=grader))
     out.print(Text(f"candidates: {out_file}"))
 
 
@@ -115,6 +125,20 @@ _Name = Annotated[
 ]
 
 
+_Evidence = Annotated[
+    bool,
+    typer.Option(
+        "--evidence/--no-evidence",
+        help="Give it a head that judges by the samples in hand too, where there is enough data "
+        "and the head is better on held-out questions.",
+    ),
+]
+_DataLicense = Annotated[
+    str | None,
+    typer.Option(help="Licence of the questions and answers, for the card (default: not stated)."),
+]
+
+
 @app.command("train")
 def train(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
@@ -136,7 +160,11 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     learning_rate: _LearningRate = 1e-3,
     rank: _Rank = 16,
     name: _Name = None,
+    evidence: _Evidence = True,
+    data_license: _DataLicense = None,
     scorer: Scorer = "auto",
+    scorer_model: ScorerModel = None,
+    rubric: Rubric = None,
     seed: _Seed = 0,
     json_out: AsJsonFile = None,
 ) -> None:
@@ -156,13 +184,19 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     sampling = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, scorer, seed)
 
     from rttc_graph.integrations.rewards.trained.network_learning import LearnSettings
-    from rttc_graph.jobs.train_reward import train_from_files, train_settings
+    from rttc_graph.jobs.train_reward import Outcome, train_from_files, train_settings
 
     learn = LearnSettings(loss=loss, epochs=epochs, learning_rate=learning_rate, seed=seed)
     named = name or out_folder.name
     settings = train_settings(config, learn, name=named, backbone=backbone, base=base, rank=rank)
     material = _material(files, samples, questions, most_samples, seed)
     kept = candidates or [out_folder / "candidates.jsonl"]
+    outcome = Outcome(
+        folder=out_folder,
+        with_evidence=evidence,
+        grader=grader_settings(scorer_model, rubric),
+        **({} if data_license is None else {"data_license": data_license}),
+    )
     result = train_from_files(
         config,
         material,
@@ -170,7 +204,7 @@ def train(  # noqa: PLR0913 - one parameter for each flag
         settings,
         ScreenWatcher(),
         candidates=kept,
-        folder=out_folder,
+        outcome=outcome,
     )
     if write_json(result.spec.training, json_out):
         _print_figures({"held out": result.held_out})
