@@ -148,12 +148,15 @@ class CandidateLog:
         rows: dict[str, CandidateRow] = {}
         self.verdicts = []
         for line in lines:
-            if "kind" not in line:
-                rows[line["key"]] = line
-            elif line["kind"] == "samples":
-                self._samples[line["group"]] = line["samples"]
+            kind = line.get("kind")
+            if kind == "samples":
+                near = cast("SamplesLine", line)
+                self._samples[near["group"]] = near["samples"]
+            elif kind == "verdict":
+                self.verdicts.append(cast("VerdictLine", line))
             else:
-                self.verdicts.append(line)
+                row = cast("CandidateRow", line)
+                rows[row["key"]] = row
         self._rows = {key: _bare(row) for key, row in rows.items()}
         for row in rows.values():
             if row["group"] in self._samples:
