@@ -48,7 +48,7 @@ def print_group(group: GroupFigures) -> None:
 
 
 def print_verdicts(groups: Sequence[GroupFigures]) -> None:
-    """Print what the figures come to, one line for each data set and one for all, which is last."""
+    """Print what the figures come to, one line for each part and one for all, which is last."""
     first, *others = groups
-    for group in (*(g for g in others if g["data_set"] is not None), first):
+    for group in (*others, first):
         out.print(Text(group["verdict"]["text"], style="bold" if group is first else ""))

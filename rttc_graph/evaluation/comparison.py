@@ -94,8 +94,11 @@ class Comparisons:
         return self._known[ours, theirs]
 
     def most_accurate(self, names: Sequence[str]) -> str:
-        """Return the most accurate of some, of equals the cheapest."""
-        return min(names, key=lambda name: (-self.accuracy[name], self.seconds[name]))
+        """Return the most accurate of some, of equals the cheapest policy, which can be chosen."""
+        return min(
+            names,
+            key=lambda name: (-self.accuracy[name], name in BASELINES, self.seconds[name]),
+        )
 
     def is_better(self, ours: str, theirs: str) -> bool:
         """Tell whether ours is more accurate, by more than chance."""

@@ -187,12 +187,9 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
 
 
 def _verdicts(groups: Sequence[GroupFigures]) -> list[str]:
-    """Return the verdict on all questions, then those on each data set."""
-    sets = [group for group in groups[1:] if group["data_set"] is not None]
-    return [
-        f"**{groups[0]['verdict']['text']}**",
-        *(["", *(f"- {group['verdict']['text']}" for group in sets)] if sets else []),
-    ]
+    """Return the verdict on all questions, then those on each model and data set."""
+    first, *others = (group["verdict"]["text"] for group in groups)
+    return [f"**{first}**", *(["", *(f"- {text}" for text in others)] if others else [])]
 
 
 def _against_arms(group: GroupFigures) -> list[str]:

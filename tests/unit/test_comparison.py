@@ -81,6 +81,18 @@ def told(found: Comparisons) -> tuple[str, str, str | None]:
             id="a-cheaper-arm-is-better",
         ),
         pytest.param(
+            300,
+            {"nearest_sample": (0.89, 0.01), "nearest": (0.9, 0.02), "cascade": (0.7, 4.0)},
+            ("better", "nearest", "cascade"),
+            id="a-better-arm-goes-before-what-is-as-good-as-it",
+        ),
+        pytest.param(
+            300,
+            {"nearest_sample": (0.9, 0.01), "nearest": (0.9, 0.02), "cascade": (0.7, 4.0)},
+            ("better", "nearest", "cascade"),
+            id="of-equals-the-one-that-can-be-chosen",
+        ),
+        pytest.param(
             40,
             {"nearest": (0.84, 0.02), "cascade": (0.92, 4.0)},
             ("open", "nearest", "cascade"),
@@ -137,6 +149,13 @@ def test_the_verdict_says_who_how_much_and_at_what_price() -> None:
     few = verdict(drawn(40, nearest=(0.84, 0.02), cascade=(0.92, 4.0)), ["nearest", "cascade"])
     assert "the interval is too wide" in few["text"]
     assert "measure more questions" in few["text"]
+
+
+def test_a_comparison_the_other_way_round_is_its_mirror() -> None:
+    found = drawn(200, nearest=(0.9, 0.02), cascade=(0.8, 4.0))
+    mean, low, high = found("nearest", "cascade")
+    assert 0 < low < mean < high
+    assert found("cascade", "nearest") == (-mean, -high, -low)
 
 
 def test_the_default_policy_against_each_arm() -> None:
