@@ -87,7 +87,7 @@ class Comparisons:
         """Return our accuracy less theirs."""
         if (theirs, ours) in self._known:
             mean, low, high = self._known[theirs, ours]
-            return Difference(-mean, -high, -low)
+            return Difference(0.0 - mean, 0.0 - high, 0.0 - low)  # no -0.0, which is shown
         if (ours, theirs) not in self._known:
             found = paired_difference(self.rights[ours], self.rights[theirs])
             self._known[ours, theirs] = Difference(*found)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rttc_graph.evaluation.comparison import Comparisons, against_arms, verdict
+from rttc_graph.evaluation.comparison import Comparisons, against_arms, points, verdict
 from rttc_graph.evaluation.replay import ReplayedRun
 
 
@@ -156,6 +156,9 @@ def test_a_comparison_the_other_way_round_is_its_mirror() -> None:
     mean, low, high = found("nearest", "cascade")
     assert 0 < low < mean < high
     assert found("cascade", "nearest") == (-mean, -high, -low)
+    alike = drawn(20, nearest=(0.9, 0.02), cascade=(0.9, 4.0))
+    alike("nearest", "cascade")
+    assert "-0.0" not in points(alike("cascade", "nearest"))
 
 
 def test_the_default_policy_against_each_arm() -> None:
