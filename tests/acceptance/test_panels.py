@@ -361,8 +361,7 @@ async def test_the_deadline_ends_a_panel_with_the_best_so_far() -> None:
     assert len(parts.policy_model.calls) == 2
 
 
-async def test_a_cancelled_run_stops_its_draws(face: Face) -> None:
-    del face  # the sync face is cancelled by its thread's interrupt, which tests of faces hold
+async def test_a_cancelled_run_stops_its_draws() -> None:
     parts = drawing("a")
     parts.policy_model.seconds = 3_600.0
     task = asyncio.create_task(ask(parts, policy="majority"))

@@ -20,6 +20,8 @@ TRAINED: Adapted = {"key": "b", "origin": "trained", "seconds": 1.0, "trained_to
 FRESH: RttcState = {}
 PASSAGE: Sample = {**sample(9), "metadata": {"kind": "passage"}}
 
+DONT_KNOW: Candidate = {**candidate("direct", 0.9), "answer": "I do not know."}
+PANEL: Candidate = {**candidate("majority", 0.3), "rests_on": ["a"]}
 D, R, T = candidate("direct", 0.2), candidate("rag", 0.5), candidate("ttt", 0.6)
 GOOD = candidate("direct", 0.9)
 
@@ -379,6 +381,19 @@ def test_a_threshold_of_zero_accepts_a_reward_of_zero() -> None:
 
 
 @pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        pytest.param(FRESH, ("panel_round", "majority"), id="it-retrieves-by-itself"),
+        pytest.param(looked(tried=(), samples=0), ("panel_round", "majority"), id="no-samples"),
+        pytest.param(looked(PANEL, tried=("majority",)), FINISH, id="once"),
+        pytest.param(looked(tried=("majority",)), ("generate", "direct"), id="it-has-no-answer"),
+    ],
+)
+def test_a_panel_is_drawn_once(state: RttcState, expected: tuple[str, str]) -> None:
+    assert step(state, "majority", PLAIN | {"majority"}) == expected
+
+
+@pytest.mark.parametrize(
     ("candidates", "expected"),
     [
         pytest.param([], None, id="none-of-none"),
@@ -394,6 +409,12 @@ def test_a_threshold_of_zero_accepts_a_reward_of_zero() -> None:
             [candidate("direct"), candidate("rag")],
             candidate("direct"),
             id="unjudged-the-first-wins",
+        ),
+        pytest.param([DONT_KNOW, PANEL], PANEL, id="a-panel-from-samples-beats-a-refusal"),
+        pytest.param(
+            [DONT_KNOW, candidate("majority", 0.3)],
+            DONT_KNOW,
+            id="one-from-the-model-alone-does-not",
         ),
     ],
 )
