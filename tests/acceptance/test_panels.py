@@ -268,9 +268,10 @@ async def test_a_second_run_of_a_thread_begins_with_an_empty_panel() -> None:
     parts = drawing("a")
     graph = create_rttc_graph(**parts.parts(), checkpointer=InMemorySaver())
     context = RttcSettings(policy="majority", search_n=3)
-    for _ in range(2):
+    for runs in (1, 2):
         output = await run(graph, {"query": QUERY}, context=context, thread="1")
         assert entry(output, "stopped")["draws"] == {"direct": 2, "rag": 1}
+        assert len(parts.policy_model.calls) == runs
 
 
 async def test_a_round_that_fails_leaves_the_answers_before_it() -> None:
