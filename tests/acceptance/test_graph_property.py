@@ -31,17 +31,17 @@ def random_parts(rng: random.Random) -> Parts:
     return parts
 
 
-def check(output: Output, parts: Parts, *, budget_arms: int) -> None:
+def check(output: Output, parts: Parts, settings: RttcSettings) -> None:
     candidates = output["candidates"]
     judged = [c["reward"] for c in candidates if c["reward"] is not None]
     assert output["reward"] == max(judged, default=None)
     winner = next(c for c in candidates if c["reward"] == output["reward"])
     assert (output["answer"], output["arm"]) == (winner["answer"], winner["arm"])
     ran = [(c["arm"], c["adapter"]) for c in candidates]
-    assert len(set(ran)) == len(ran) <= budget_arms
+    assert len(set(ran)) == len(ran) <= settings.budget_arms
     assert len(parts.trainer.trainings) <= 1
     assert len(parts.knowledge_base.searches) <= 1
-    assert len(parts.policy_model.requests) <= 4
+    assert len(parts.policy_model.requests) <= 4 + settings.search.n
     assert len(failures(output["ledger"])) <= 8
 
 
@@ -59,5 +59,5 @@ async def test_the_best_judged_answer_is_returned_and_no_arm_runs_twice(seed: in
             assert "direct" in parts.policy_model.fails
         else:
             answered += 1
-            check(output, parts, budget_arms=budget_arms)
+            check(output, parts, settings)
     assert answered > CASES // 8

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from graph_runs import Output, ask
 from scripted_parts import Parts, sample
 
+from rttc_graph import ConfigurationError, create_rttc_graph
 from rttc_graph.graph import RttcParts
 from rttc_graph.protocols import RewardRequest, reuse_scope
 from rttc_graph.run.adapter_source import adapter_key
@@ -84,6 +86,11 @@ async def test_models_and_judges_are_told_for_whom_they_work(
 
 async def test_a_run_cannot_choose_to_share() -> None:
     parts, made = shared_parts(share=False)
+    with pytest.raises(ConfigurationError, match="unknown settings 'share_between_tenants'"):
+        await ask(made, policy="ttt", tenant="one", share_between_tenants=True)
     for tenant in ("one", "two"):
-        await ask(made, policy="ttt", tenant=tenant, share_between_tenants=True)
+        context = {"policy": "ttt", "tenant": tenant}
+        graph: Any = create_rttc_graph(**made)
+        config = {"configurable": {"share_between_tenants": True}}
+        await graph.ainvoke({"query": "q"}, config, context=context)
     assert len(parts.trainer.trainings) == 2

@@ -42,7 +42,8 @@ async def test_an_adapter_of_a_replaced_sample_is_not_used(
         await knowledge_base.ingest([sample], vectors, tenant="default")
 
     async def ask(query: str) -> Any:
-        settings = RttcSettings(policy="ttt", k=2, max_new_tokens=4)
+        # The embedder's cosines say nothing of how far a sample is.
+        settings = RttcSettings(policy="ttt", k=2, max_new_tokens=4, evidence_similarity=0)
         output = await graph.ainvoke({"query": query, "domain": "d"}, context=settings)
         return output, [e for e in output["ledger"] if e["node"] in ("retrieve", "ttt_adapt")]
 
