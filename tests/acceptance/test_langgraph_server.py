@@ -85,7 +85,7 @@ def test_studio_gets_nodes_with_their_meaning_and_settings_with_their_bounds(
     (assistant,) = client.assistants.search(graph_id="rttc")
     drawn = cast("dict[str, Any]", client.assistants.get_graph(assistant["assistant_id"]))
     does = {n["id"]: n.get("metadata", {}).get("does") for n in drawn["nodes"]}
-    machine = ["generate", "nearest", "prepare", "rag_generate", "retrieve"]
+    machine = ["generate", "nearest", "panel_round", "prepare", "rag_generate", "retrieve"]
     machine += ["reward_judge", "ttt_adapt"]
     assert sorted(name for name in does if not name.startswith("__")) == machine
     assert all(does[name] for name in machine)
