@@ -60,11 +60,11 @@ from rttc_graph.reward_training.evidence_training import (
     judge_with_samples,
     learn_head,
     learn_speech,
+    unwritten,
 )
 from rttc_graph.reward_training.neighbours import nearest_samples
 from rttc_graph.reward_training.reward_metrics import auc
 from rttc_graph.state import Candidate
-from rttc_graph.testing.inputs import candidate
 
 NEVER_LEARNED = ("library", "routing")
 
@@ -89,6 +89,16 @@ COMPUTED_TASKS = (
 """Those of reasoning-gym that are looked at."""
 
 K = 8
+
+_LEFT_OUT = "left-out"
+"""Source of an answer that samples give to a question whose own answer was taken out of them."""
+
+_WIDE = 80
+"""Nearest samples among which those with the own answer are looked for, to take them out."""
+
+_RECALLED = ("labels", "sentences", "facts")
+"""Kinds whose answers are in the samples or nowhere."""
+
 _COMPUTED = 0.25
 """Weight of a computed task, of which there are many; every other set has 1."""
 
@@ -139,12 +149,12 @@ def answers_of(
 ) -> list[ToJudge]:
     """Return made answers, the nearest sample's, and what arms answered."""
     found = [
-        ToJudge(candidate=candidate(made.text), source=made.source, right=made.right)
+        ToJudge(candidate=unwritten(made.text), source=made.source, right=made.right)
         for made in made_answers(row, near, samples, chance, row.metadata.get(OTHERWISE, ()))
     ]
     if near:
         text = near[0].answer
-        one = candidate(text)
+        one = unwritten(text)
         found.append(ToJudge(candidate=one, source="nearest", right=is_right(text, row)))
     for real in drawn:
         if real["source"] not in REAL or not real["answer"].strip():
@@ -161,6 +171,14 @@ def _says_it_all(answer: str, reference: str) -> bool:
     return inside and len(answer) < 1.5 * len(reference) + 20
 
 
+def left_out(row: NewSample, wide: Sequence[NewSample]) -> tuple[list[NewSample], list[ToJudge]]:
+    """Return the nearest samples without those that answer rightly, and what they answer."""
+    others = [sample for sample in wide if not is_right(sample.answer, row)][:K]
+    texts = dict.fromkeys(sample.answer for sample in others[:2])
+    said = [ToJudge(candidate=unwritten(text), source=_LEFT_OUT, right=False) for text in texts]
+    return others, said
+
+
 def judged_set(
     found: EvidenceSet,
     near: Sequence[Sequence[NewSample]],
@@ -169,14 +187,23 @@ def judged_set(
 ) -> list[Judged]:
     """Return all answers to the questions of a set with their features."""
     judged: list[Judged] = []
-    for row, samples in zip(found.asked, near, strict=True):
+    for row, wide in zip(found.asked, near, strict=True):
+        samples = list(wide[:K])
         chance = random.Random(f"{found.name} {row.question}")
         answers = answers_of(row, samples, found.samples, drawn.get(row.question, []), chance)
-        before = judge.before(row.question, [a.candidate for a in answers])
-        named = replace(row, domain=found.name)
-        judged += judge_with_samples(
-            named, found.kind, answers, samples, judge.reader, before, chance
-        )
+        shown = [(samples, answers)]
+        if found.kind in _RECALLED:
+            shown.append(left_out(row, wide))
+        for evidence, given in shown:
+            judged += judge_with_samples(
+                replace(row, domain=found.name),
+                found.kind,
+                given,
+                evidence,
+                judge.reader,
+                judge.before(row.question, [a.candidate for a in given]),
+                chance,
+            )
     return judged
 
 
@@ -222,32 +249,36 @@ def all_figures(rows: Sequence[Judged]) -> dict[str, Any]:
     return found
 
 
-def unanswerable(sets: Sequence[EvidenceSet], rows: Sequence[Judged]) -> dict[str, Any]:
-    """Return how well questions are told from those whose answer no sample has, as AUC.
+def unanswerable(rows: Sequence[Judged]) -> dict[str, Any]:
+    """Return how well the nearest sample's answer is told from one that has lost its sample.
 
-    By the nearness of the nearest sample, and by the score of that sample's answer, with a head
-    that did not see the set.
+    As AUC of the right answers of the nearest samples against those of the nearest that are left
+    when all right ones are taken out: by the nearness of the nearest question, and by a head that
+    did not see the set; with the shares of either that such a head would accept at 0.5.
     """
     found: dict[str, Any] = {}
-    for one in sets:
-        known = {sample.answer for sample in one.samples}
-        answered = {row.question: row.answer in known for row in one.asked}
-        if all(answered.values()) or one.kind in ("computed", "numbers"):
-            continue
+    for name in dict.fromkeys(row.set for row in rows if row.source == _LEFT_OUT):
 
-        def of_set(row: Judged, name: str = one.name) -> bool:
-            return row.set == name and row.source == "nearest"
+        def of_set(row: Judged, name: str = name) -> bool:
+            is_right_one = row.source == "nearest" and row.right
+            return row.set == name and (is_right_one or row.source == _LEFT_OUT)
 
         measured = [row for row in rows if of_set(row)]
-        right = [answered[row.question] for row in measured]
-        nearness = [row.features[_NEAREST] for row in measured]
-        found[one.name] = {
-            "questions": len(right),
-            "without_answer": right.count(False),
-            "auc_nearness": auc(nearness, right),
-            "auc_score": auc(apart(rows, of_set), right),
+        right = [row.right for row in measured]
+        scores = apart(rows, of_set)
+        accepted = [score >= _HALF for score in scores]
+        found[name] = {
+            "right": sum(right),
+            "left_out": right.count(False),
+            "auc_nearness": auc([row.features[_NEAREST] for row in measured], right),
+            "auc_score": auc(scores, right),
+            "right_accepted": sum(a for a, r in zip(accepted, right, strict=True) if r),
+            "left_out_accepted": sum(a for a, r in zip(accepted, right, strict=True) if not r),
         }
     return found
+
+
+_HALF = 0.5
 
 
 def draw(
@@ -309,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     given.work.mkdir(parents=True, exist_ok=True)
     near = {
-        one.name: asyncio.run(nearest_samples(embedder, one.asked, one.samples, k=K))
+        one.name: asyncio.run(nearest_samples(embedder, one.asked, one.samples, k=_WIDE))
         for one in sets
     }
     answers = [
@@ -318,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if one.name not in NEVER_LEARNED
         for row, found in zip(one.asked, near[one.name], strict=True)
         for made in made_answers(
-            row, found, one.samples, random.Random(f"{one.name} {row.question}")
+            row, found[:K], one.samples, random.Random(f"{one.name} {row.question}")
         )
         if made.source not in ("refusal", "plea", "echo")
     ]
@@ -334,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file.write_text("".join(json.dumps(asdict(row)) + "\n" for row in judged))
         rows += [Judged(**json.loads(line)) for line in file.read_text().splitlines()]
         print(one.name, len(rows), flush=True)
-    measured = all_figures(rows) | {"unanswerable": unanswerable(sets, rows)}
+    measured = all_figures(rows) | {"unanswerable": unanswerable(rows)}
     print(json.dumps(measured, indent=1))
     give_head(given.folder, rows, speech, measured)
     return 0

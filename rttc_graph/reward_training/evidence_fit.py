@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from rttc_graph.arms import PLAIN
 from rttc_graph.evaluation.scorers import SENTENCE_WORDS, normalised, scorer_for
 from rttc_graph.integrations.rewards.grounded.evidence_head import EvidenceHead
 from rttc_graph.integrations.rewards.trained.evidence_reader import EvidenceReader, LogitsOf
@@ -25,9 +24,9 @@ from rttc_graph.reward_training.evidence_training import (
     judge_with_samples,
     learn_head,
     learn_speech,
+    unwritten,
 )
 from rttc_graph.reward_training.probability_fit import fit_logit_maps
-from rttc_graph.state import Candidate
 
 FEWEST_QUESTIONS = 20
 """Held-out questions with samples below which no head is fitted: it has 29 weights, and each
@@ -158,29 +157,16 @@ def _answers_to(
     right = {normalised(c["answer"]): c["right"] for c in group}
     said = normalised(near[0].answer)
     if said in right:
-        found.append(ToJudge(candidate=_plain(near[0].answer), source="nearest", right=right[said]))
+        found.append(
+            ToJudge(candidate=unwritten(near[0].answer), source="nearest", right=right[said])
+        )
     others = [s for g in groups if g[0]["domain"] == row.domain for s in near_samples(g)]
     found += [
-        ToJudge(candidate=_plain(made.text), source=made.source, right=made.right)
+        ToJudge(candidate=unwritten(made.text), source=made.source, right=made.right)
         for made in made_answers(row, near, others, chance)
         if right.get(normalised(made.text), made.right) == made.right
     ]
     return found
-
-
-def _plain(text: str) -> Candidate:
-    return {
-        "arm": PLAIN,
-        "answer": text,
-        "reward": None,
-        "seconds": 0.0,
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
-        "trained_tokens": 0,
-        "mean_logprob": None,
-        "finish_reason": "stop",
-        "adapter": None,
-    }
 
 
 def _learned_speech(base: RewardBase, answers: Sequence[Sequence[ToJudge]]) -> Speech:

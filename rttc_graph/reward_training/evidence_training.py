@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 
+from rttc_graph.arms import PLAIN
 from rttc_graph.integrations.rewards.grounded.evidence import FEATURES
 from rttc_graph.integrations.rewards.grounded.evidence_head import EvidenceHead
 from rttc_graph.integrations.rewards.trained.evidence_reader import EvidenceReader
@@ -67,6 +68,22 @@ class Judged:
     def is_real(self) -> bool:
         """Whether an arm gave it."""
         return self.source in REAL
+
+
+def unwritten(text: str) -> Candidate:
+    """Return an answer that no model has written: it has no log-probability."""
+    return {
+        "arm": PLAIN,
+        "answer": text,
+        "reward": None,
+        "seconds": 0.0,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "trained_tokens": 0,
+        "mean_logprob": None,
+        "finish_reason": "stop",
+        "adapter": None,
+    }
 
 
 def judge_with_samples(

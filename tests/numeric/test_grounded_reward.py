@@ -82,23 +82,43 @@ def asked(request: pytest.FixtureRequest) -> list[Asked]:
     return found
 
 
-async def scores(reward: EncoderReward, one: Asked, *answers: str) -> list[float]:
-    requests = reward_requests([candidate(a) for a in answers], samples=one.samples)
-    return await reward.score(one.question, requests)
+async def scores(
+    reward: EncoderReward, one: Asked, *answers: str, mean_logprob: float | None = -0.5
+) -> list[float]:
+    candidates = [candidate(a, mean_logprob=mean_logprob) for a in answers]
+    return await reward.score(one.question, reward_requests(candidates, samples=one.samples))
 
 
 def other_number(text: str) -> str:
     return re.sub(r"\d+", lambda found: str(int(found[0]) + 5), text, count=1)
 
 
+@pytest.mark.parametrize("mean_logprob", [None, -0.5])
 async def test_a_right_answer_is_above_a_wrong_price(
-    reward: EncoderReward, asked: list[Asked]
+    reward: EncoderReward, asked: list[Asked], mean_logprob: float | None
 ) -> None:
     with_numbers = [one for one in asked if re.search(r"\d", one.right)]
     assert len(with_numbers) >= 25
     for one in with_numbers:
-        right, wrong = await scores(reward, one, one.right, other_number(one.right))
-        assert right > wrong + 0.05, one.question
+        said = (one.right, other_number(one.right))
+        right, wrong = await scores(reward, one, *said, mean_logprob=mean_logprob)
+        assert right > 1.2 * wrong, one.question
+
+
+async def test_what_a_sample_says_about_something_else_is_not_accepted(
+    reward: EncoderReward, asked: list[Asked]
+) -> None:
+    """Hold the rewards of the nearest samples' answers, which no model has written."""
+    right = wrong = 0
+    for one in asked:
+        [reward_of_right] = await scores(reward, one, one.right, mean_logprob=None)
+        right += reward_of_right >= 0.5
+        others = [s for s in one.samples if s["answer"] != one.right]
+        lost = Asked(one.question, one.right, others)
+        [reward_of_other] = await scores(reward, lost, others[0]["answer"], mean_logprob=None)
+        wrong += reward_of_other >= 0.5
+    assert right >= 0.6 * len(asked)
+    assert wrong <= 0.2 * len(asked)
 
 
 async def test_a_refusal_is_below_a_grounded_answer(
