@@ -27,6 +27,7 @@ NAMES = (
     "search",
     "switch",
     "ttt",
+    "weights",
 )
 """Modules of `benchmarks.cases` with a function `cases(setup)`."""
 

@@ -74,11 +74,12 @@ def read(arguments: argparse.Namespace) -> Setup:
     return Setup(**given)
 
 
-def installed_engine(setup: Setup) -> LocalEngine:
+def installed_engine(setup: Setup, dtype: str = "auto") -> LocalEngine:
     """Return the policy model's engine as an installation has it, on one thread of the CPU."""
     return LocalEngine(
         setup.model,
         device="cpu",
+        dtype=dtype,
         threads=1,
         prefix_cache_bytes=InstallationConfig.model_fields["prefix_cache_bytes"].default,
     )
@@ -99,7 +100,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, type=Path, help=text)
     parser.add_argument("--database-url", help="DSN of a server; the embedded one by default")
     parser.add_argument(
-        "--data", type=Path, nargs="+", default=[], help="ttt: files of solved questions"
+        "--data", type=Path, nargs="+", default=[], help="ttt, weights: files of solved questions"
     )
     parser.add_argument(
         "--sizes", type=_count, nargs="+", default=_DEFAULTS["sizes"], help="growth: samples"
@@ -118,9 +119,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("rows", "ingest: stored in one measurement"),
         ("queries", "search, recall: in one measurement"),
         ("states", "recall: in the query-state cache"),
-        ("questions", "ttt: of each file"),
+        ("questions", "ttt, weights: of each file"),
         ("k", "ttt: samples to train on; search: neighbours"),
-        ("tokens", "concurrent, bestofn: longest answer"),
+        ("tokens", "concurrent, bestofn, weights: longest answer"),
     ):
         default = _DEFAULTS[name]
         parser.add_argument(

@@ -18,30 +18,51 @@ from torch.nn import functional
 
 from rttc_graph.integrations.lora.adapter_layout import Adapter
 from rttc_graph.integrations.lora.row_terms import add_product
+from rttc_graph.integrations.transformers.int8_weights import Int8Linear, Int8Matrix
 
 __all__ = ("FrozenLinear", "TrainingTerms", "frozen_bytes")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrozenLinear:
-    """Frozen weights of a linear layer, in the type that a training multiplies in."""
+    """Frozen weights of a linear layer, and the type that a training multiplies in."""
 
     weight: Tensor
-    """Weights [out, in], in the type of the product."""
+    """Weights [out, in], in the type of the product; without content if they have eight bits."""
     bias: Tensor | None
     """Bias [out] of the layer itself."""
+    matrix: Int8Matrix | None = None
+    """Weights of eight bits."""
+    converted_to: torch.dtype = torch.float32
+    """Type that weights of eight bits are converted to for the backward pass."""
 
     @classmethod
     def from_module(cls, module: nn.Module, dtype: torch.dtype | None) -> FrozenLinear | None:
-        """Return a layer with its weights in `dtype`; `None` if it is no plain linear layer.
+        """Return a layer that multiplies in `dtype`; `None` if it is no plain linear layer.
 
         Args:
-            module: Layer; quantised ones, and those with transposed weights, run unchanged.
-            dtype: Type of the weights; `None` takes them as they are, without a copy.
+            module: Layer; those of four bits, and those with transposed weights, run unchanged.
+            dtype: Type of the product; `None` takes that of the weights, without a copy. Weights of
+                eight bits are never copied: they multiply as they are, and are converted a part at
+                a time for the backward pass.
         """
+        if type(module) is Int8Linear:
+            return cls(module.weight, module.bias, module.matrix, dtype or torch.float32)
         if type(module) is not nn.Linear:
             return None
         return cls(module.weight.detach().to(dtype or module.weight.dtype), module.bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return `x Wᵀ` [N, out] for an input [N, in], in the type of the input."""
+        if self.matrix is not None:
+            return self.matrix.product(x)
+        return functional.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
+
+    def product_back(self, gradient: Tensor) -> Tensor:
+        """Return `gradient W` [N, in] for a gradient [N, out], in the type of the gradient."""
+        if self.matrix is not None:
+            return self.matrix.product_back(gradient, self.converted_to)
+        return (gradient.to(self.weight.dtype) @ self.weight).to(gradient.dtype)
 
     def __call__(
         self,
@@ -60,11 +81,11 @@ class FrozenLinear:
         """
         a, b = pair or (None, None)
         product = cast("Any", _Product)  # torch's `apply` has no types
-        return cast("Tensor", product.apply(x, self.weight, self.bias, a, b, scale, check))
+        return cast("Tensor", product.apply(x, self, a, b, scale, check))
 
 
 def frozen_bytes(modules: Iterable[nn.Module], dtype: torch.dtype) -> int:
-    """Return the memory that `FrozenLinear.from_module` would take for these layers."""
+    """Return the memory that the copies of `FrozenLinear.from_module` take for these layers."""
     return sum(
         module.weight.numel() * dtype.itemsize
         for module in modules
@@ -119,23 +140,22 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
+        layer: FrozenLinear,
         a: Tensor | None,
         b: Tensor | None,
         scale: float,
         check: Callable[[], None] | None,
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])  # [N, in]
-        out = functional.linear(flat.to(weight.dtype), weight).to(x.dtype)
-        if bias is not None:
-            out += bias
+        out = layer.product(flat)
+        if layer.bias is not None:
+            out += layer.bias
         low = None
         if a is not None and b is not None:
             low = a @ flat.to(a.dtype).t()  # [rank, N]
             add_product(out, low.t(), b.t(), scale)
         ctx.save_for_backward(flat if low is not None else None, low, a, b)
-        ctx.weight, ctx.scale, ctx.shape = weight, scale, x.shape
+        ctx.layer, ctx.scale, ctx.shape = layer, scale, x.shape
         ctx.check = check or _nothing
         return out.view(*x.shape[:-1], -1)
 
@@ -151,11 +171,11 @@ class _Product(torch.autograd.Function):
             of_a = lows @ flat.to(a.dtype)  # [rank, in]
             of_b = (low @ exact).mul_(ctx.scale).t()  # [out, rank]
         if ctx.needs_input_grad[0]:
-            of_x = (gradient.to(ctx.weight.dtype) @ ctx.weight).to(gradient.dtype)  # [N, in]
+            of_x = ctx.layer.product_back(gradient)  # [N, in]
             if lows is not None:
                 add_product(of_x, lows.t(), a, 1.0)
             of_x = of_x.view(ctx.shape)
-        return of_x, None, None, of_a, of_b, None, None
+        return of_x, None, of_a, of_b, None, None
 
 
 def _nothing() -> None:

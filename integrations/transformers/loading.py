@@ -30,7 +30,9 @@ from transformers.utils import logging as untyped_logging
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.decoding.prompt_cache import Owner
 from rttc_graph.integrations.transformers.decoding.running_batch import can_batch
+from rttc_graph.integrations.transformers.int8_weights import keep_int8
 from rttc_graph.integrations.transformers.precision import (
+    INT8,
     NF4,
     choose_device,
     keep_gradients,
@@ -148,12 +150,12 @@ def load_model(
         folder: Folder written by `save_pretrained`.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), a torch name such as `float16`, or
-            `nf4` for weights of four bits.
+            `int8` or `nf4` for weights of eight or four bits.
         thinking: What the chat template is told as `enable_thinking`, if anything.
 
     Raises:
-        ConfigurationError: torch knows no such device or type, bitsandbytes is not installed, or
-            the model needs code of its own.
+        ConfigurationError: torch knows no such device or type, bitsandbytes is not installed, the
+            model needs code of its own, or it cannot be kept in eight bits.
         PolicyModelError: The folder holds no model that transformers can load.
     """
     where = choose_device(device)
@@ -173,13 +175,15 @@ def load_model(
         keep_gradients(model)
     else:
         model.to(where)  # pyright: ignore[reportArgumentType]  # transformers' decorator hides the signature
+    if dtype == INT8:
+        keep_int8(model)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         fingerprint=weights_fingerprint(
             folder,
             template=str(cast("object", tokenizer.chat_template) or "") + _told(thinking),
-            quantised_to=NF4 if dtype == NF4 else "",
+            quantised_to=dtype if dtype in (INT8, NF4) else "",
         ),
         device=where,
         eos_ids=_end_tokens(model, tokenizer),

@@ -39,8 +39,9 @@ class LocalEngine:
         source: Folder of a model, or a name that `weights.resolve` knows.
         cache_dir: Where models known by name are kept; `None` takes the model hub's own cache.
         device: `auto`, or a torch device.
-        dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), a torch type's name, or `nf4` for
-            weights of four bits, which bitsandbytes makes as the model is loaded.
+        dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), a torch type's name, `int8` for
+            weights of eight bits on a CPU, or `nf4` for weights of four bits, which bitsandbytes
+            makes as the model is loaded.
         threads: torch threads of the lane; `None` takes as many as others leave cores idle, and
             looks again as jobs begin.
         max_batch: Most rows that are generated together.

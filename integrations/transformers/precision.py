@@ -13,6 +13,7 @@ from rttc_graph.settings import TrainingDtype
 from rttc_graph.support.extras import require
 
 __all__ = (
+    "INT8",
     "NF4",
     "choose_device",
     "choose_dtype",
@@ -23,6 +24,9 @@ __all__ = (
 
 NF4 = "nf4"
 """4-bit NormalFloat weights (QLoRA, arXiv 2305.14314), computed with in the device's own type."""
+
+INT8 = "int8"
+"""8-bit weights on a CPU, computed with in float32; see `int8_weights`."""
 
 _BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16")
 """CPU features, as torch names them. With the first, products of 16 to 200 rows run 1.7 to 3 times
@@ -52,14 +56,19 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     answer's tokens must not depend on which others are computed beside it.
 
     Raises:
-        ConfigurationError: torch knows no such type.
+        ConfigurationError: torch knows no such type, or cannot compute in it on the device.
     """
-    if name in ("auto", NF4):
+    if name == INT8 and device.type != "cpu":
+        raise ConfigurationError(
+            f"dtype={name!r} is for a CPU, and the device is {device.type!r}: use {NF4}, or set "
+            "device to cpu"
+        )
+    if name in ("auto", INT8, NF4):
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ConfigurationError(
-            f"dtype={name!r} is unknown: use auto, float32, bfloat16, float16 or {NF4}"
+            f"dtype={name!r} is unknown: use auto, float32, bfloat16, float16, {INT8} or {NF4}"
         )
     return dtype
 

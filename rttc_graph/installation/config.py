@@ -120,7 +120,7 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     dtype: str = Field(
         default="auto",
         description="Type of the policy model's weights: `auto` (float32 on the CPU, bfloat16 "
-        "elsewhere), a torch type's name, or `nf4` for four bits.",
+        "elsewhere), a torch type's name, `int8` for eight bits on a CPU, or `nf4` for four bits.",
     )
     training_dtype: TrainingDtype = Field(
         default="auto",

@@ -45,6 +45,19 @@ class TestTransformersPolicyModel(PolicyModelContract):
         return TransformersPolicyModel(tiny_engine)
 
 
+@pytest.fixture
+def int8_engine(tiny_model_path: Path) -> Iterator[LocalEngine]:
+    engine = LocalEngine(tiny_model_path, device="cpu", dtype="int8", threads=1)
+    yield engine
+    engine.close()
+
+
+class TestTransformersPolicyModelOfEightBits(PolicyModelContract):
+    @pytest.fixture
+    def policy_model(self, int8_engine: LocalEngine) -> PolicyModel:
+        return TransformersPolicyModel(int8_engine)
+
+
 class TestChatPolicyModel(PolicyModelContract):
     @pytest.fixture
     def policy_model(self) -> PolicyModel:
@@ -55,6 +68,12 @@ class TestLoraTrainer(AdapterTrainerContract):
     @pytest.fixture
     def trainer(self, tiny_engine: LocalEngine) -> AdapterTrainer:
         return LoraTrainer(tiny_engine)
+
+
+class TestLoraTrainerOnEightBits(AdapterTrainerContract):
+    @pytest.fixture
+    def trainer(self, int8_engine: LocalEngine) -> AdapterTrainer:
+        return LoraTrainer(int8_engine)
 
 
 class TestPublishingTrainer(AdapterTrainerContract):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 from transformers.utils import logging as untyped_logging
 
 from benchmarks.__main__ import measured
-from benchmarks.cases import bestofn, concurrent
+from benchmarks.cases import bestofn, concurrent, weights
 from benchmarks.peers.trainers import Judge, Ours, PeftTrainer, TransformersPeer, TrlPeer
 from benchmarks.tools.benchmark_options import Setup
 from rttc_graph.protocols import TrainingExample
@@ -99,6 +100,27 @@ def test_both_decodings_answer_the_same(
     found = re.search(r"(\d+) of (\d+) answers equal", capsys.readouterr().err)
     assert found is not None
     assert int(found[1]) == int(found[2]) > 0
+
+
+def test_weights_of_eight_bits_are_compared_with_others(
+    tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "AT_ONCE", (2,))
+    monkeypatch.setattr(weights, "PROMPT_QUESTIONS", 1)
+    asked = tmp_path / "asked.jsonl"
+    rows = [{"question": f"what is {n}?", "answer": str(n)} for n in range(4)]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    setup = replace(small(tiny_model_path), data=(asked,), questions=3)
+    found = {(row["case"], row["peer_name"]): row for row in measured("weights", setup)}
+    assert [case for case, peer in found if peer == "bfloat16"] == [
+        "2 answers at once",
+        "one prompt",
+        "weights in memory",
+        "of 3 answers, equal to float32's",
+    ]
+    memory = found["weights in memory", "float32"]
+    assert memory["ratio"] == pytest.approx(4, rel=0.2)  # beside the numbers there are scales
+    assert found["of 3 answers, equal to float32's", "bfloat16"]["ours"] in (0, 1 / 3, 2 / 3, 1)
 
 
 @needs("its_hub")

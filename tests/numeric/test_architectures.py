@@ -15,7 +15,7 @@ from decoding import decode, held, in_lane, request
 from tiny_models import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rttc_graph.errors import AdaptationError
+from rttc_graph.errors import AdaptationError, ConfigurationError
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
@@ -47,6 +47,8 @@ class Make:
     """Why no adapter is possible, if none is."""
     without: tuple[str, ...] = field(default=())
     """Modules that get no term."""
+    int8: bool = True
+    """Whether it can be kept in eight bits: it leaves its products to its layers."""
 
 
 MAKES = (
@@ -81,6 +83,7 @@ MAKES = (
         },
         can_batch=False,
         without=("dt_proj", "experts"),
+        int8=False,
     ),
     Make(
         kind="granitemoehybrid",
@@ -106,6 +109,7 @@ MAKES = (
         config={"hidden_size": 32, "num_hidden_layers": 2},
         can_batch=False,
         refusal="no place for an adapter in the model: .*mamba",
+        int8=False,
     ),
     Make(
         kind="rwkv",
@@ -236,6 +240,26 @@ def test_an_adapter_is_trained_and_used_row_by_row_or_refused(
         assert loss < made.losses[0]
     after = [decode(engine, request(one, max_new_tokens=8))[0] for one in QUESTIONS]
     assert [each.tokens for each in after] == [each.tokens for each in before]
+
+
+def test_in_eight_bits_rows_are_the_same_in_company_or_the_make_is_refused(
+    folder: Path, make: Make
+) -> None:
+    engine = LocalEngine(folder, device="cpu", threads=1, dtype="int8")
+    asked = [request(one, max_new_tokens=4) for one in QUESTIONS]
+    try:
+        if not make.int8:
+            message = f"kind '{make.kind}' cannot be kept in eight bits \\("
+            with pytest.raises(ConfigurationError, match=message):
+                decode(engine, asked[0])
+            return
+        assert in_lane(engine, lambda loaded: loaded.can_batch) is make.can_batch
+        alone = [decode(engine, one)[0].tokens for one in asked]
+        with held(engine):
+            together = engine.decode(asked)
+        assert [each.result(60).tokens for each in together] == alone
+    finally:
+        engine.close()
 
 
 def _layout(loaded: Any) -> Any:

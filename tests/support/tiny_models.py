@@ -56,7 +56,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
+def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2, tied: bool = False) -> Path:
     """Write a Llama of some ten thousand weights, with tokenizer and chat template."""
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
@@ -71,7 +71,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

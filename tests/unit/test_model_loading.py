@@ -27,6 +27,7 @@ from rttc_graph.integrations.transformers.tokens import encode_answer
         pytest.param("auto", "cuda", torch.bfloat16, id="half-of-it-on-a-gpu"),
         pytest.param("float16", "cpu", torch.float16, id="as-asked"),
         pytest.param("nf4", "cuda", torch.bfloat16, id="four-bits-compute-in-half"),
+        pytest.param("int8", "cpu", torch.float32, id="eight-bits-compute-in-full-precision"),
     ],
 )
 def test_weights_have_the_type_that_suits_the_device(
@@ -35,9 +36,19 @@ def test_weights_have_the_type_that_suits_the_device(
     assert choose_dtype(name, torch.device(device)) == expected
 
 
-def test_an_unknown_type_is_named_with_those_that_are_known() -> None:
-    with pytest.raises(ConfigurationError, match=r"dtype='float7' is unknown: use auto, .* or nf4"):
-        choose_dtype("float7", torch.device("cpu"))
+@pytest.mark.parametrize("name", ["float7", "int32", "bool", "nn"])
+def test_an_unknown_type_is_named_with_those_that_are_known(name: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"dtype='{name}' is unknown: use auto, .*, int8 or nf4"
+    ):
+        choose_dtype(name, torch.device("cpu"))
+
+
+def test_eight_bits_are_for_a_cpu() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"is for a CPU, and the device is 'cuda': use nf4"
+    ):
+        choose_dtype("int8", torch.device("cuda"))
 
 
 def test_transformers_is_quiet_only_for_a_while() -> None:
