@@ -119,7 +119,7 @@ def test_weights_of_eight_bits_are_compared_with_others(
         "of 3 answers, equal to float32's",
     ]
     memory = found["weights in memory", "float32"]
-    assert memory["ratio"] == pytest.approx(4, rel=0.2)  # beside the numbers there are scales
+    assert 2 < memory["ratio"] < 4  # beside the numbers there are scales, many in narrow layers
     assert found["of 3 answers, equal to float32's", "bfloat16"]["ours"] in (0, 1 / 3, 2 / 3, 1)
 
 
