@@ -104,11 +104,12 @@ def judge_with_samples(
         samples: Samples near the question, nearest first.
         reader: Reads the evidence.
         before: Scores of the answers without evidence.
-        chance: Decides whether they are judged with a poisoned sample too.
+        chance: Decides whether they are judged with a poisoned sample too, which speaks for a
+            neighbour's answer among them.
     """
     wrong = next((a.candidate["answer"] for a in answers if a.source == "neighbour"), "")
     shown = [(list(samples), "")]
-    if chance.random() < POISONED:
+    if wrong and chance.random() < POISONED:
         shown.append(([poisoned(row, wrong, chance), *samples], POISONED_MARK))
     judged: list[Judged] = []
     for evidence, mark in shown:
