@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from scripted_parts import ScriptedEmbedder
@@ -163,6 +164,13 @@ def test_a_run_is_right_if_it_accepts_nothing(
     assert found.answers == (arm is INVENTED)
     assert at_random({"rag": arm}, {"rag": 1.0}, tau_r).right == right
     assert oracle({"rag": arm}).right == 1
+
+
+def test_a_refusal_of_a_high_reward_is_no_false_accept() -> None:
+    wrong = {**REFUSED.row, "metadata": {}, "right": False}
+    refused = replace(REFUSED, row=cast("EvaluationRow", wrong))
+    found = replay({"rag": refused}, "rag", Gate(tau_r=0.5))
+    assert (found.right, found.false_accept, found.answers) == (0, False, False)
 
 
 def evaluated(*arms: JudgedArm) -> list[EvaluatedQuestion]:
