@@ -45,9 +45,9 @@ def test_a_file_becomes_a_reward_model(
     base = encoder_folder(installation / "base")
     few = ("--max-new-tokens", "3", "--k", "2", "--temperatures", "0")
     small = ("--rank", "2", "--epochs", "1", "--base", str(base), "--backbone", backbone)
-    small = (*small, "--data-license", "CC0")
+    named = ("--data-license", "CC0")
 
-    assert main(["reward", "train", "solved.jsonl", "--out", "judge", *few, *small]) == 0
+    assert main(["reward", "train", "solved.jsonl", "--out", "judge", *few, *small, *named]) == 0
 
     printed = capsys.readouterr()
     assert "reward model: judge" in printed.out

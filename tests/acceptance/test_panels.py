@@ -610,11 +610,11 @@ def test_commands_draw_panels_on_a_real_database(
     assert found["direct"] == before["policies"]["direct"]
     assert found["majority"]["arms_run"] == {"majority": 1}
     assert found["majority"]["completion_tokens"] > found["direct"]["completion_tokens"]
-    rows = Path("rows.jsonl").read_text(encoding="utf-8")
-    assert rows.startswith(kept)  # rows of before are found again
+    grown = Path("rows.jsonl").read_text(encoding="utf-8")
+    assert grown.startswith(kept)  # rows of before are found again
 
     call(*command, "direct,majority", "--n", "2")  # another size: other rows
-    assert Path("rows.jsonl").read_text(encoding="utf-8") != rows
+    assert Path("rows.jsonl").read_text(encoding="utf-8") != grown
 
     flags = ("--domain", "sums", "--policy", "adaptive", "--n", "3", "--from", "rag,direct")
     asked = call("ask", "what is 7 plus 7", *flags, "--json")

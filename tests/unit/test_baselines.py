@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from scripted_parts import Parts
@@ -23,7 +23,7 @@ from rttc_graph.evaluation.collect import Collection, DataSet, collect
 from rttc_graph.evaluation.evaluation_rows import EvaluationRow, EvaluationRows, RowLog
 from rttc_graph.evaluation.policy_figures import evaluated_questions, policy_figures, real_figures
 from rttc_graph.evaluation.replay import Gate
-from rttc_graph.graph import create_rttc_graph
+from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import ask
 from rttc_graph.protocols import NewSample
 from rttc_graph.settings import PolicyName, RttcSettings
@@ -93,8 +93,13 @@ NEAR = (sample("b", 0.9), sample("a", 0.89), sample("A.", 0.85))
 
 def test_each_baseline_answers_by_its_own_rule_at_the_price_of_a_search() -> None:
     asked: list[str] = []
+
+    def is_a(answer: str) -> bool:
+        asked.append(answer)
+        return answer == "a"
+
     rows = [row("nearest", *NEAR, answered="nearest", majority="z"), row("direct", majority="z")]
-    found = baseline_runs(rows, lambda answer: asked.append(answer) or answer == "a")
+    found = baseline_runs(rows, is_a)
     assert asked == ["z", "b", "a"]
     assert [found[name].right for name in BASELINES] == [0, 0, 1]
     assert [found[name].seconds for name in BASELINES] == [0, 0.25, 0.25]
@@ -163,7 +168,7 @@ QUESTIONS = DataSet(
 async def collected(path: Path, arms: tuple[Arm, ...]) -> tuple[EvaluationRows, Collection]:
     parts = Parts().rewarding(direct=0.2, rag=0.6, ttt=0.9)
     parts.knowledge_base.domains = ("shop",)
-    graph = create_rttc_graph(**{**parts.parts(), "cache": None})
+    graph = create_rttc_graph(**cast("RttcParts", {**parts.parts(), "cache": None}))
 
     async def ask_arm(
         question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool

@@ -169,6 +169,7 @@ def test_the_default_policy_against_each_arm() -> None:
     assert against["arms"]["nearest"] == [0, 0, 0]
     assert against["arms"]["ttt"][1] > 0
     # rag is right on two questions more of 200, which is more than a standard error
-    assert (against["cheapest_good"], against["cost_ratio"]) == ("rag", pytest.approx(0.3))
+    assert against["cheapest_good"] == "rag"
+    assert against["cost_ratio"] == pytest.approx(0.3)
     assert against_arms(found, ["nearest", "rag"]) is None
     assert against_arms(found, ["cascade"]) is None

@@ -95,7 +95,7 @@ def test_without_pytest_parts_in_memory_are_there_and_a_suite_says_what_is_missi
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(testing, "find_spec", dict[str, Any]().get)
-    assert testing.MemoryKnowledgeBase
+    assert testing.MemoryKnowledgeBase.__name__ == "MemoryKnowledgeBase"
     with pytest.raises(
         ConfigurationError, match=r"Contract needs 'pytest', .*: pip install pytest"
     ):

@@ -59,7 +59,9 @@ def test_the_area_against_a_hand_calculation() -> None:
     ]
     assert found["area"] == pytest.approx((1 + 1 / 2 + 2 / 3) / 3)
     assert found["best_area"] == pytest.approx((1 + 1 + 2 / 3) / 3)
-    assert (answered_at(found, 0.6) or {}).get("tau_r") == 0.5
+    point = answered_at(found, 0.6)
+    assert point is not None
+    assert point["tau_r"] == 0.5
     assert answered_at(found, 1.1) is None
 
 

@@ -30,7 +30,6 @@ from rttc_graph.jobs.collect_rows import opened_verdicts
 from rttc_graph.protocols import NewSample
 from rttc_graph.reward_training.candidate_rows import CandidateLog, read_candidates
 from rttc_graph.reward_training.candidate_sampling import CandidateSampler, SamplingSettings
-from rttc_graph.state import Candidate
 from rttc_graph.testing.inputs import candidate
 
 PRICE = NewSample(question="What does it cost?", answer="It costs 20 euros.", domain="shop")
@@ -139,7 +138,7 @@ class Ask:
         self, question: str, *, domain: str | None, policy: str, seed: int, warm_up: bool
     ) -> Mapping[str, Any]:
         self.asked.append(question)
-        made: Candidate = {**candidate(ANSWERS[question]), "arm": "rag", "reward": 0.6}
+        made = {**candidate(ANSWERS[question]), "arm": "rag", "reward": 0.6}
         return {"candidates": [made], "ledger": [], "seconds": 1.0}
 
 
