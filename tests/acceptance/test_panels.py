@@ -356,6 +356,7 @@ async def test_draws_end_and_are_sampled_as_single_answers_are() -> None:
 async def test_the_deadline_ends_a_panel_with_the_best_so_far() -> None:
     parts = drawing(*SPLIT, a=0.4)
     parts.policy_model.seconds = 0.2
+    parts.reward_model = Calibrated(rewards={"a": 0.4})  # one that takes a moment to say so
     output = await ask(parts, policy="adaptive", search_n=64, budget_seconds=0.3)
     assert output["answer"] == "a"
     assert entry(output, "stopped")["reason"] == "budget of seconds is spent"
@@ -457,6 +458,7 @@ async def test_where_rewards_are_probabilities_a_sure_vote_must_reach_the_thresh
 @dataclass
 class Calibrated(ScriptedRewardModel):
     async def is_calibrated(self) -> bool:
+        await asyncio.sleep(0)
         return True
 
 
