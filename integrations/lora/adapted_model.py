@@ -167,7 +167,7 @@ class AdaptedModel:
         for SmolLM2-135M, 1.0 for Gemma-3-270M. For quantised weights it is measured with noise.
         """
         return statistics.median(
-            _scale_of(self._twin.get_submodule(target.name), target, self._twin.dtype)
+            _scale_of(self._twin.get_submodule(target.name), target, self._twin)
             for target in self.layout.targets
         )
 
@@ -316,7 +316,7 @@ class AdaptedModel:
         return forward_target
 
 
-def _scale_of(module: nn.Module, target: Target, dtype: torch.dtype) -> float:
+def _scale_of(module: nn.Module, target: Target, model: PreTrainedModel) -> float:
     weight = cast("Tensor", module.weight)
     if weight.is_floating_point():
         norm = cast("Any", torch.linalg).vector_norm(weight, dtype=torch.float32)
@@ -325,5 +325,5 @@ def _scale_of(module: nn.Module, target: Target, dtype: torch.dtype) -> float:
     noise = torch.randn((_PROBES, target.in_features), generator=random)
     noise[0] = 0.0  # what it gives is the bias
     with torch.inference_mode():
-        output = module(noise.to(weight.device, dtype)).float()
+        output = module(noise.to(model.device, model.dtype)).float()
     return float((output[1:] - output[0]).square().mean().sqrt())

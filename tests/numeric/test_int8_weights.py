@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
+from rttc_graph.integrations.lora.training_loop import learning_rate_for
 from rttc_graph.integrations.lora.training_terms import FrozenLinear
 from rttc_graph.integrations.transformers import int8_weights
 from rttc_graph.integrations.transformers.int8_weights import (
@@ -277,6 +278,15 @@ def test_training_is_that_of_the_dequantised_weights(
     assert ours.losses == pytest.approx(plain.losses, rel=near)
     assert ours.losses[0] == pytest.approx(plain.losses[0], rel=1e-3)
     assert ours.provenance["products"] == products
+
+
+def test_the_learning_rate_is_that_of_the_weights_before(
+    eight_bits: LoadedModel, float32: LoadedModel
+) -> None:
+    found, right = (
+        learning_rate_for(AdaptedModel(each.model), TttSettings()) for each in (eight_bits, float32)
+    )
+    assert found == pytest.approx(right, rel=0.25)  # noise measures narrow layers to some percent
 
 
 def test_trainings_in_another_type_copy_no_weights_of_eight_bits(eight_bits: LoadedModel) -> None:
