@@ -132,11 +132,11 @@ def script(known: list[NewSample]) -> list[tuple[str, NewSample]]:
         asked.setdefault(row.domain, []).append(row)
     hard = asked["word-order"][4]  # of ten of its kind, two are right after training alone
     return [
-        ("the plain model is sure enough", easy_questions()[0]),
-        ("below τr: samples go into the prompt", asked["sentences"][1]),
-        ("another question of that kind", asked["sentences"][0]),
-        ("below τr with samples too: an adapter is trained on them", hard),
+        ("no sample is near: the plain model answers", easy_questions()[0]),
+        ("a near sample has the answer", asked["sentences"][1]),
+        ("below τr with samples in the prompt too: an adapter is trained on them", hard),
         ("the same once more: the adapter is recalled", hard),
+        ("no arm is sure: the best answer is marked as one below τr", asked["sequences"][2]),
     ]
 
 

@@ -19,7 +19,7 @@ from rttc_graph.samples.ingest import ingest
 
 @pytest.mark.model
 @pytest.mark.timeout(300)
-def test_the_hard_question_is_answered_by_training_and_then_by_recall(
+def test_each_question_takes_the_route_of_its_title(
     smollm2_path: Path, request: pytest.FixtureRequest, tmp_path: Path, postgres_dsn: str
 ) -> None:
     config = InstallationConfig(
@@ -30,20 +30,30 @@ def test_the_hard_question_is_answered_by_training_and_then_by_recall(
         max_new_tokens=MAX_NEW_TOKENS,
     )
     known = samples(SAMPLES_PER_TASK)
-    (_, trained), (_, recalled) = script(known)[-2:]
+    rows = [row for _, row in script(known)]
+    general, near, trained, recalled, unsure = rows
     assert trained == recalled
 
-    async def asked_twice(local: LocalRttc) -> list[Any]:
-        same_kind = [sample for sample in known if sample.domain == trained.domain]
-        await ingest(same_kind, local.knowledge.knowledge_base, local.knowledge.embedder)
-        question = trained.question
-        return [await local.ask(question, domain=trained.domain) for _ in range(2)]
+    async def asked(local: LocalRttc) -> list[Any]:
+        await ingest(known, local.knowledge.knowledge_base, local.knowledge.embedder)
+        domains = [None, *(row.domain for row in rows[1:])]
+        return [
+            await local.ask(row.question, domain=domain)
+            for row, domain in zip(rows, domains, strict=True)
+        ]
 
     with open_local(config) as local:
-        first, second = asyncio.run(asked_twice(local))
+        found = asyncio.run(asked(local))
 
-    assert first["answer"] == second["answer"]
-    assert is_right(first["answer"], trained)
-    assert [candidate["arm"] for candidate in first["candidates"]] == ["nearest", "rag", "ttt"]
-    assert [candidate["arm"] for candidate in second["candidates"]] == ["nearest", "ttt"]
-    assert second["cache"]["adapter"] == "hit"
+    assert [[candidate["arm"] for candidate in one["candidates"]] for one in found] == [
+        ["direct"],
+        ["nearest"],
+        ["nearest", "rag", "ttt"],
+        ["nearest", "ttt"],
+        ["nearest", "rag", "ttt"],
+    ]
+    assert [one["accepted"] for one in found] == [True, True, True, True, False]
+    assert general.answer in found[0]["answer"]
+    assert all(is_right(one["answer"], row) for one, row in zip(found[1:4], rows[1:4], strict=True))
+    assert (near.domain, unsure.domain) == ("sentences", "sequences")
+    assert found[3]["cache"]["adapter"] == "hit"
