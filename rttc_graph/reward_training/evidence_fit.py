@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rttc_graph.evaluation.scorers import SENTENCE_WORDS, normalised, scorer_for
+from rttc_graph.evaluation.scorers import choose_scorer, normalised, scorer_for
 from rttc_graph.integrations.rewards.grounded.evidence_head import EvidenceHead
 from rttc_graph.integrations.rewards.trained.evidence_reader import EvidenceReader, LogitsOf
 from rttc_graph.integrations.rewards.trained.reward_folder import RewardBase, Speech
@@ -92,10 +92,11 @@ def fit_evidence(
     speech = material.speech_of(base.fingerprint) or _learned_speech(base, answers)
     reader = EvidenceReader(base, speech, logits)
     before = _scores_without(usable, answers, logits)
+    kinds = kinds_of([question_of(group) for group in usable])
     judged = [
         judge_with_samples(
             question_of(group),
-            kind_of(question_of(group)),
+            kinds[n],
             answers[n],
             near_samples(group),
             reader,
@@ -137,12 +138,20 @@ def near_samples(group: Sequence[CandidateRow]) -> list[NewSample]:
     ]
 
 
-def kind_of(row: NewSample) -> str:
-    """Return the kind of a question's answers: `numbers`, `choices`, `sentences` or `labels`."""
-    named = scorer_for(row)
-    if named in ("number", "choice"):
-        return f"{named}s"
-    return "sentences" if len(normalised(row.answer).split()) >= SENTENCE_WORDS else "labels"
+def kinds_of(rows: Sequence[NewSample]) -> list[str]:
+    """Return the kinds of questions' answers: `numbers`, `choices`, `sentences` or `labels`.
+
+    What is neither number nor choice is a sentence or a label as its whole domain is.
+    """
+    domains: dict[str, list[NewSample]] = {}
+    for row in rows:
+        domains.setdefault(row.domain, []).append(row)
+    told = {name: choose_scorer(members).scorer for name, members in domains.items()}
+    named = {"number": "numbers", "choice": "choices"}
+    return [
+        named.get(scorer_for(row), "sentences" if told[row.domain] == "sentences" else "labels")
+        for row in rows
+    ]
 
 
 def _answers_to(

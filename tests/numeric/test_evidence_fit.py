@@ -28,7 +28,7 @@ from rttc_graph.reward_training.evidence_fit import (
     FittedHead,
     HeadMaterial,
     fit_evidence,
-    kind_of,
+    kinds_of,
 )
 from rttc_graph.reward_training.training import TrainSettings, train_reward
 from rttc_graph.testing.inputs import candidate
@@ -122,17 +122,13 @@ def test_a_head_that_is_no_better_is_told_with_its_figures(base_folder: Path) ->
     assert found.report["held_out"]["all"]["answers"] > 100
 
 
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [
-        ("20", "numbers"),
-        ("yes", "choices"),
-        ("lost card", "labels"),
-        ("It is open all day.", "sentences"),
-    ],
-)
-def test_the_kind_of_an_answer(answer: str, kind: str) -> None:
-    assert kind_of(NewSample(question="q", answer=answer, domain="d")) == kind
+def test_the_kinds_of_answers() -> None:
+    """A long label is a label where the others of its domain are; numbers are told one by one."""
+    labels = ("20", "yes", "lost card", "card payment not recognised", "top up")
+    sentences = ("It is open all day.", "Closed on Mondays, except in June.")
+    rows = [NewSample(question="q", answer=answer, domain="bank") for answer in labels]
+    rows += [NewSample(question="q", answer=answer, domain="faq") for answer in sentences]
+    assert kinds_of(rows) == ["numbers", "choices", *["labels"] * 3, *["sentences"] * 2]
 
 
 @pytest.mark.blocking_allowed
