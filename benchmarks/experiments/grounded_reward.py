@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks.experiments.evidence_sets import OTHERWISE, EvidenceSet, all_sets
+from rttc_graph.arms import ARMS
 from rttc_graph.evaluation.scorers import is_right, normalised
 from rttc_graph.installation.config import load_config
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
@@ -53,7 +54,6 @@ from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow
 from rttc_graph.reward_training.candidate_sampling import CandidateSampler, SamplingSettings
 from rttc_graph.reward_training.evidence_answers import made_answers
 from rttc_graph.reward_training.evidence_training import (
-    REAL,
     Judged,
     ToJudge,
     head_figures,
@@ -157,7 +157,7 @@ def answers_of(
         one = unwritten(text)
         found.append(ToJudge(candidate=one, source="nearest", right=is_right(text, row)))
     for real in drawn:
-        if real["source"] not in REAL or not real["answer"].strip():
+        if real["source"] not in ARMS or not real["answer"].strip():
             continue
         right = real["right"] or _says_it_all(real["answer"], row.answer)
         told = graph_candidate(real)

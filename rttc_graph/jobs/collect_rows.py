@@ -55,7 +55,10 @@ QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
 """Files in the folder of a data set."""
 
 _NO_PART = {"policy", "arms", "first_arm", "tau_r", "tau_r_of", "use_cache", "seed"}
-_LATER = ("nearest_votes", "search_n", "search_from", "search_temperature")
+_LATER = (
+    *("nearest_votes", "evidence_similarity", "top_p", "stop_strings"),
+    *("search_n", "search_from", "search_temperature"),
+)
 """Settings that came after there were rows: with their defaults they do not make rows of another
 kind, so that those of before are found again."""
 _UNBOUNDED: Mapping[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from rttc_graph.arms import PLAIN
+from rttc_graph.arms import ARMS, PLAIN
 from rttc_graph.integrations.rewards.grounded.evidence import FEATURES
 from rttc_graph.integrations.rewards.grounded.evidence_head import EvidenceHead
 from rttc_graph.integrations.rewards.trained.evidence_reader import EvidenceReader
@@ -21,11 +21,9 @@ from rttc_graph.reward_training.reward_metrics import auc
 from rttc_graph.reward_training.wordings import with_plea
 from rttc_graph.state import Candidate, Sample
 
-REAL = ("nearest", "direct", "rag", "ttt")
-"""Sources of answers that arms give; all others are made."""
-
-SOURCE_WEIGHTS = {"nearest": 2.0, "direct": 3.0, "rag": 3.0, "ttt": 3.0}
-"""Weight of an answer of an arm; one that was made has 1."""
+WRITTEN_WEIGHT, TAKEN_WEIGHT = 3.0, 2.0
+"""Weights of an answer that an arm's model has written, and of one that an arm took from samples;
+one that was made has 1."""
 
 POISONED = 0.25
 """Share of the questions that are judged once more with a sample that speaks to the judge."""
@@ -67,7 +65,7 @@ class Judged:
     @property
     def is_real(self) -> bool:
         """Whether an arm gave it."""
-        return self.source in REAL
+        return self.source in ARMS
 
 
 def unwritten(text: str) -> Candidate:
@@ -167,11 +165,17 @@ def learn_head(
 
 
 def _weights(rows: Sequence[Judged], share_of: Callable[[Judged], float]) -> list[float]:
-    own = [SOURCE_WEIGHTS.get(row.source.rstrip(POISONED_MARK), 1.0) for row in rows]
+    own = [_weight(row.source.rstrip(POISONED_MARK)) for row in rows]
     totals: dict[str, float] = {}
     for row, weight in zip(rows, own, strict=True):
         totals[row.set] = totals.get(row.set, 0.0) + weight
     return [weight / totals[row.set] * share_of(row) for row, weight in zip(rows, own, strict=True)]
+
+
+def _weight(source: str) -> float:
+    if source not in ARMS:
+        return 1.0
+    return WRITTEN_WEIGHT if ARMS[source].own.asks_model else TAKEN_WEIGHT
 
 
 def head_figures(rows: Sequence[Judged], scores: Sequence[float]) -> dict[str, Any]:

@@ -119,7 +119,9 @@ async def test_a_run_answers_in_its_budget_whatever_falls_silent(
     vectors = await Parts().embedder.embed([s.question for s in SOLVED])
     await base.ingest(SOLVED, vectors, tenant="default")
     tcp_proxy.silence(mark(phase))
-    settings = RttcSettings(tau_r=0.9, k=2, budget_seconds=BUDGET_SECONDS, policy="cascade")
+    settings = RttcSettings(
+        tau_r=0.9, k=2, budget_seconds=BUDGET_SECONDS, policy="cascade", evidence_similarity=0
+    )
 
     started, starved = time.monotonic(), starved_seconds()
     outputs = await asyncio.gather(
