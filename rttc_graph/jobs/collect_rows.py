@@ -150,7 +150,8 @@ def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collect
             f"draws={wanted.draws!r} must be at least 1, and more need a temperature above 0, as "
             "RTTC_TEMPERATURE=0.7: greedy answers are all alike"
         )
-    settings = run.model_dump(exclude=_NO_PART | later_defaults(run) | _UNBOUNDED.keys())
+    left_out = _NO_PART | later_defaults(run) | _UNBOUNDED.keys()
+    settings = run.model_dump(mode="json", exclude=left_out)
     details = {**settings, "embedder": config.embedder, "domain": wanted.domain}
     return Collection(
         data_sets=wanted.data_sets,
