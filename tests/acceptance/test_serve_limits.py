@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import Generator, Iterator
@@ -363,11 +364,18 @@ PLACES = (
     "password=secret; /home/admin/.rttc/data; http://judge.internal:8000/score; "
     "Connect call failed ('10.1.2.3', 5432); socket \"/run/pg/.s.PGSQL.5432\"; [fe80::1]:5432"
 )
-SECRETS = ("10.1.2.3", "5432", "admin", "secret", "internal", "/home", "/run", "fe80")
+SECRETS = (r"10\.1\.2\.3", "admin", "secret", "internal", "/home", "/run")
+NUMBERS = (r"(?<![\da-f.])5432(?![\da-f])", r"(?<![\da-f.])fe80(?![\da-f])")
+"""By chance, the id of a run or a number of seconds has the same digits in it."""
 
 
 def shows_a_place(text: str) -> list[str]:
-    return [word for word in SECRETS if word in text]
+    return [word for word in (*SECRETS, *NUMBERS) if re.search(word, text)]
+
+
+def test_places_are_seen_and_numbers_by_chance_are_not() -> None:
+    assert shows_a_place(PLACES) == [*SECRETS, *NUMBERS]
+    assert shows_a_place('"run_id": "a5432b", "x": "0fe80", "seconds": 0.005432') == []
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.deprecation.LangChainDeprecationWarning")
