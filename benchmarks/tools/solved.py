@@ -14,6 +14,7 @@ from benchmarks.tools.benchmark_options import Setup, tell
 from rttc_graph.evaluation.scorers import normalised
 from rttc_graph.jobs import demo_samples
 from rttc_graph.protocols import NewSample, TrainingExample
+from rttc_graph.reward_training.candidate_rows import graph_sample
 from rttc_graph.run.prompts import training_examples
 from rttc_graph.samples import read_samples
 from rttc_graph.state import Sample
@@ -83,10 +84,4 @@ def _with_nearest(
 
 
 def _sample(row: NewSample) -> Sample:
-    return {
-        "id": row.external_id or "",
-        "question": row.question,
-        "answer": row.answer,
-        "domain": row.domain,
-        "similarity": 0.0,
-    }
+    return graph_sample(row, row.external_id or "")

@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 from rttc_graph.arms import ARMS, PLAIN
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.verdicts import VerdictLine
+from rttc_graph.protocols import NewSample
 from rttc_graph.state import Arm, Candidate, FinishReason, Sample
 from rttc_graph.support.json_lines import add_lines, load_lines
 
@@ -82,16 +83,26 @@ _LINES: dict[object, TypeAdapter[Any]] = {
 
 def evidence_of_row(row: CandidateRow) -> list[Sample]:
     """Return the samples of a candidate as the graph would show them to a reward model."""
+    return [graph_sample(sample) for sample in near_samples(row)]
+
+
+def near_samples(row: CandidateRow) -> list[NewSample]:
+    """Return the samples near the question of a candidate, nearest first."""
     return [
-        {
-            "id": "",
-            "question": sample["question"],
-            "answer": sample["answer"],
-            "domain": row["domain"],
-            "similarity": 0.0,
-        }
-        for sample in row.get("samples", ())
+        NewSample(question=near["question"], answer=near["answer"], domain=row["domain"])
+        for near in row.get("samples", ())
     ]
+
+
+def graph_sample(row: NewSample, sample_id: str = "") -> Sample:
+    """Return a sample as the graph would have it in hand, without a similarity."""
+    return {
+        "id": sample_id,
+        "question": row.question,
+        "answer": row.answer,
+        "domain": row.domain,
+        "similarity": 0.0,
+    }
 
 
 def graph_candidate(row: CandidateRow) -> Candidate:

@@ -32,6 +32,7 @@ from rttc_graph.reward_training.candidate_rows import (
     CandidateRow,
     NearSample,
     decided,
+    graph_sample,
     row_digest,
 )
 from rttc_graph.reward_training.negatives import FreeAnswer, free_answers
@@ -372,13 +373,7 @@ def _near_samples(near: Sequence[NewSample]) -> list[NearSample]:
 
 
 def _sample(row: NewSample) -> Sample:
-    return {
-        "id": question_group(row),
-        "question": row.question,
-        "answer": row.answer,
-        "domain": row.domain,
-        "similarity": 0.0,
-    }
+    return graph_sample(row, question_group(row))
 
 
 def _ignore(_: object) -> None:

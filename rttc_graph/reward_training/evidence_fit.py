@@ -15,7 +15,7 @@ from rttc_graph.integrations.rewards.trained.evidence_reader import EvidenceRead
 from rttc_graph.integrations.rewards.trained.reward_folder import RewardBase, Speech
 from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.protocols import NewSample
-from rttc_graph.reward_training.candidate_rows import CandidateRow, graph_candidate
+from rttc_graph.reward_training.candidate_rows import CandidateRow, graph_candidate, near_samples
 from rttc_graph.reward_training.evidence_answers import made_answers
 from rttc_graph.reward_training.evidence_training import (
     Judged,
@@ -98,7 +98,7 @@ def fit_evidence(
             question_of(group),
             kinds[n],
             answers[n],
-            near_samples(group),
+            near_samples(group[0]),
             reader,
             before[n],
             random.Random(f"{seed} {n} poison"),
@@ -130,14 +130,6 @@ def question_of(group: Sequence[CandidateRow]) -> NewSample:
     return NewSample(question=first["question"], answer=first["reference"], domain=first["domain"])
 
 
-def near_samples(group: Sequence[CandidateRow]) -> list[NewSample]:
-    """Return the samples near the question of some candidates."""
-    return [
-        NewSample(question=s["question"], answer=s["answer"], domain=group[0]["domain"])
-        for s in group[0].get("samples", ())
-    ]
-
-
 def kinds_of(rows: Sequence[NewSample]) -> list[str]:
     """Return the kinds of questions' answers: `numbers`, `choices`, `sentences` or `labels`.
 
@@ -158,7 +150,7 @@ def _answers_to(
     group: Sequence[CandidateRow], groups: Sequence[Sequence[CandidateRow]], chance: random.Random
 ) -> list[ToJudge]:
     """Return the collected answers to a question, the nearest sample's, and made ones."""
-    row, near = question_of(group), near_samples(group)
+    row, near = question_of(group), near_samples(group[0])
     found = [
         ToJudge(candidate=graph_candidate(c), source=c["source"], right=c["right"])
         for c in _kept(group)
@@ -169,7 +161,7 @@ def _answers_to(
         found.append(
             ToJudge(candidate=unwritten(near[0].answer), source="nearest", right=right[said])
         )
-    others = [s for g in groups if g[0]["domain"] == row.domain for s in near_samples(g)]
+    others = [s for g in groups if g[0]["domain"] == row.domain for s in near_samples(g[0])]
     found += [
         ToJudge(candidate=unwritten(made.text), source=made.source, right=made.right)
         for made in made_answers(row, near, others, chance)

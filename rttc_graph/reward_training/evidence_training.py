@@ -15,11 +15,12 @@ from rttc_graph.integrations.rewards.grounded.evidence_head import EvidenceHead
 from rttc_graph.integrations.rewards.trained.evidence_reader import EvidenceReader
 from rttc_graph.integrations.rewards.trained.reward_folder import Speech
 from rttc_graph.protocols import NewSample, RewardRequest, reward_requests
+from rttc_graph.reward_training.candidate_rows import graph_sample
 from rttc_graph.reward_training.evidence_answers import poisoned, refusal
 from rttc_graph.reward_training.grounded_fit import fit_direction, fit_evidence_head
 from rttc_graph.reward_training.reward_metrics import auc
 from rttc_graph.reward_training.wordings import with_plea
-from rttc_graph.state import Candidate, Sample
+from rttc_graph.state import Candidate
 
 WRITTEN_WEIGHT, TAKEN_WEIGHT = 3.0, 2.0
 """Weights of an answer that an arm's model has written, and of one that an arm took from samples;
@@ -133,17 +134,7 @@ def judge_with_samples(
 def _requests(
     candidates: Sequence[Candidate], evidence: Sequence[NewSample]
 ) -> list[RewardRequest]:
-    samples: list[Sample] = [
-        {
-            "id": "",
-            "question": s.question,
-            "answer": s.answer,
-            "domain": s.domain,
-            "similarity": 0.0,
-        }
-        for s in evidence
-    ]
-    return reward_requests(candidates, samples=samples)
+    return reward_requests(candidates, samples=[graph_sample(sample) for sample in evidence])
 
 
 def learn_head(
