@@ -1,0 +1,177 @@
+"""Updates of a panel: after a round, at its end, and where it has no answer."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from typing_extensions import TypedDict
+
+from rttc_graph.arms import ARMS, JUDGE
+from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.nodes.panels.panel_judging import candidate_of
+from rttc_graph.run.answering import answered, failed_answer
+from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
+from rttc_graph.run.budget import NOTHING_SPENT, added
+from rttc_graph.run.ledger import Notes, record
+from rttc_graph.run.scope import RunScope
+from rttc_graph.search.panel import Panel, standings, without_needless_texts
+from rttc_graph.search.strategies import strategy_of
+from rttc_graph.search.strategy import Choice, without_votes
+from rttc_graph.state import (
+    Attempt,
+    Candidate,
+    Decision,
+    Drawn,
+    LedgerEntry,
+    PanelState,
+    RttcState,
+    Spent,
+)
+
+NODE = "panel_round"
+
+SHOWN_ANSWERS = 5
+"""Answers, the ones with the most votes, that the event of a round lists."""
+
+
+class PanelUpdate(TypedDict, total=False):
+    """State update of `panel_round`."""
+
+    panel: PanelState
+    candidates: list[Candidate]
+    tried: list[Attempt]
+    decision: Decision
+    spent: Spent
+    ledger: list[LedgerEntry]
+
+
+async def go_on(
+    panel: Panel, before: PanelState, state: RttcState, scope: RunScope, notes: Notes
+) -> PanelUpdate:
+    """Return the update of a round; the next step draws another one or finishes."""
+    new = panel.drawn[len(before["drawn"]) :]
+    choice = await _chosen(panel, state)
+    chosen = None if isinstance(choice, Failure) else choice
+    kept = without_needless_texts(panel, chosen=chosen.place if chosen else None)
+    after: PanelState = {
+        "attempt": state["attempt"],
+        "drawn": list(kept),
+        "rounds": before["rounds"] + 1,
+        "seconds": before["seconds"] + _elapsed(scope),
+    }
+    scope.emit(
+        {
+            "event": "panel",
+            "arm": state["attempt"],
+            "round": after["rounds"],
+            "drawn": len(panel.drawn),
+            "size": panel.size,
+            "draws": dict(Counter(one["proposer"] for one in new)),
+            "votes": {one.answer: one.votes for one in standings(panel)[:SHOWN_ANSWERS]},
+            "leader": panel.drawn[chosen.place]["vote"] if chosen else None,
+            "rewards": [one["reward"] for one in new],
+            "tokens": _tokens(panel.drawn),
+            "seconds": after["seconds"],
+        }
+    )
+    return {
+        "panel": after,
+        "decision": NODE,
+        "spent": added(state["spent"], since=scope.started, tokens=_tokens(new)),
+        "ledger": record(state, scope, notes.entries),
+    }
+
+
+async def finish(
+    panel: Panel,
+    why: str | Failure,
+    before: PanelState,
+    state: RttcState,
+    scope: RunScope,
+    notes: Notes,
+) -> PanelUpdate:
+    """Return the update of a panel that ends: its answer, or that there is none."""
+    if not panel.drawn:
+        if isinstance(why, str):
+            why = Failure(PolicyModelError(f"nothing was drawn: {why}"))
+        return no_answer(why, state, scope, notes)
+    choice = await _chosen(panel, state)
+    if isinstance(choice, Failure):
+        notes.add_failure(choice, since=scope.started, arm=state["attempt"])
+        choice = await survive(_called(without_votes, panel), deadline=soon())
+    if isinstance(choice, Failure):
+        return no_answer(choice, state, scope, notes)
+    kept = panel.drawn[choice.place]
+    seconds = before["seconds"] + _elapsed(scope)
+    notes.add(
+        "stopped",
+        since=scope.started,
+        arm=state["attempt"],
+        reason=why,
+        rounds=before["rounds"],
+        draws=dict(Counter(one["proposer"] for one in panel.drawn)),
+        answers=len(standings(panel)),
+        votes=choice.votes,
+        tokens=_tokens(panel.drawn),
+    )
+    candidate: Candidate = {
+        **candidate_of(kept, state),
+        "arm": ARMS.of_attempt(state["attempt"]).name,
+        "seconds": seconds,
+        "prompt_tokens": sum(one["prompt_tokens"] for one in panel.drawn),
+        "completion_tokens": sum(one["completion_tokens"] for one in panel.drawn),
+    }
+    update = answered(
+        candidate,
+        {**state, "ledger": record(state, scope, notes.entries)},
+        scope,
+        node=NODE,
+        attempt=state["attempt"],
+        tokens=0,  # each round has paid its own
+        votes=choice.votes,
+        drawn=len(panel.drawn),
+        proposer=kept["proposer"],
+    )
+    return {**update, "panel": {**before, "seconds": seconds}, "decision": JUDGE}
+
+
+def no_answer(failure: Failure, state: RttcState, scope: RunScope, notes: Notes) -> PanelUpdate:
+    """Return the update of a panel without an answer."""
+    state = {**state, "ledger": record(state, scope, notes.entries)}
+    update = failed_answer(failure, state, scope, node=NODE, attempt=state["attempt"])
+    return cast("PanelUpdate", {**update, "decision": JUDGE})
+
+
+async def _chosen(panel: Panel, state: RttcState) -> Choice | Failure:
+    """Return what the strategy would keep now; it may be the user's own, and fail."""
+
+    def choose(panel: Panel) -> Choice:
+        choice = strategy_of(state["attempt"]).choose(panel)
+        if not 0 <= choice.place < len(panel.drawn) or not panel.drawn[choice.place]["text"]:
+            raise ConfigurationError(
+                f"strategy {state['attempt']!r} keeps draw {choice.place!r} of "
+                f"{len(panel.drawn)}, whose text is not in hand: keep one that has a text"
+            )
+        return choice
+
+    return await survive(_called(choose, panel), deadline=soon())
+
+
+async def _called(decide: Callable[[Panel], Choice], panel: Panel) -> Choice:
+    return decide(panel)
+
+
+def soon() -> float:
+    """Return a deadline for a decision, which the budget of seconds never takes away."""
+    return time.monotonic() + GRACE_SECONDS
+
+
+def _tokens(drawn: Sequence[Drawn]) -> int:
+    return sum(one["prompt_tokens"] + one["completion_tokens"] for one in drawn)
+
+
+def _elapsed(scope: RunScope) -> float:
+    return added(NOTHING_SPENT, since=scope.started)["seconds"]

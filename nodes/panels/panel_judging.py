@@ -1,0 +1,99 @@
+"""Rewards of a panel's draws, each draw judged as its proposer's arm would have answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from rttc_graph.arms import ARMS
+from rttc_graph.errors import BackendError, BudgetExceeded
+from rttc_graph.protocols import RewardModel, RewardRequest, checked_scores, reward_requests
+from rttc_graph.run.backend_failures import Failure, survive
+from rttc_graph.run.ledger import Notes
+from rttc_graph.run.scope import RunScope
+from rttc_graph.search.panel import Panel
+from rttc_graph.state import Attempt, Candidate, Drawn, RttcState
+
+
+async def judged_draws(
+    reward_model: RewardModel,
+    drawn: Sequence[Drawn],
+    panel: Panel,
+    state: RttcState,
+    scope: RunScope,
+    notes: Notes,
+) -> list[Drawn]:
+    """Return the answers of a round with rewards, as far as the judge gives any."""
+    since, task = time.monotonic(), state["task"]
+    judge = reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
+    waiting = {n: candidate_of(one, state) for n, one in enumerate(drawn) if one["text"]}
+    if not waiting:
+        return list(drawn)
+    earlier = [candidate_of(one, state) for one in panel.drawn if one["text"]]
+    requests = reward_requests(
+        list(waiting.values()),
+        of_run=[*state["candidates"], *earlier, *waiting.values()],
+        samples=state["samples"],
+    )
+    rewards, failure = await _scores(judge, task["query"], requests, scope)
+    if failure is not None:
+        unjudged = rewards.count(None)
+        notes.add_failure(failure, since=since, what="judge draws", draws=unjudged)
+    notes.add(
+        "judged",
+        since=since,
+        reward_model=reward_model.name,
+        arms=[one["arm"] for one in waiting.values()],
+        rewards=rewards,
+        samples=len(state["samples"]),
+        tau_r=scope.settings.tau_r,
+    )
+    given = dict(zip(waiting, rewards, strict=True))
+    return [cast("Drawn", {**one, "reward": given.get(n)}) for n, one in enumerate(drawn)]
+
+
+def candidate_of(one: Drawn, state: RttcState) -> Candidate:
+    """Return a draw as its proposer's arm would have answered, for the judge."""
+    adapted = state.get("adapted")
+    by_adapter = ARMS.attempts[one["proposer"]].finds == "adapter"
+    learnt = adapted.get("rests_on", []) if adapted and by_adapter else []
+    return {
+        "arm": ARMS.of_attempt(one["proposer"]).name,
+        "answer": one["text"],
+        "reward": one["reward"],
+        "seconds": 0.0,
+        "prompt_tokens": one["prompt_tokens"],
+        "completion_tokens": one["completion_tokens"],
+        "trained_tokens": 0,
+        "mean_logprob": one["mean_logprob"],
+        "finish_reason": one["finish_reason"],
+        "adapter": adapter_of(one["proposer"], state),
+        "rests_on": [*(state["samples"][place]["id"] for place in one["shown"]), *learnt],
+    }
+
+
+def adapter_of(proposer: Attempt, state: RttcState) -> str | None:
+    """Return the key of the adapter that this proposer answers with; `None` for the base model."""
+    adapted = state.get("adapted")
+    return adapted["key"] if adapted and ARMS.attempts[proposer].finds == "adapter" else None
+
+
+async def _scores(
+    judge: RewardModel, query: str, requests: Sequence[RewardRequest], scope: RunScope
+) -> tuple[list[float | None], Failure | None]:
+    """Return the rewards of answers, and the first failure where some have none.
+
+    They are asked for in one call. If that fails, and not for want of time or because the judge is
+    down, each answer is asked for alone, so that one that cannot be judged costs no other its own.
+    """
+    scored = await survive(checked_scores(judge, query, requests), deadline=scope.deadline)
+    if not isinstance(scored, Failure):
+        return [*scored], None
+    error = scored.error
+    is_down = isinstance(error, BackendError) and error.retryable
+    if len(requests) == 1 or is_down or isinstance(error, BudgetExceeded):
+        return [None] * len(requests), scored
+    each = [await _scores(judge, query, [request], scope) for request in requests]
+    failures = [failure for _, failure in each if failure is not None]
+    return [reward for rewards, _ in each for reward in rewards], next(iter(failures), None)
