@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.concurrency.worker_threads import wait_at_exit
+from rttc_graph.integrations.concurrency.worker_threads import take_short_turns, wait_at_exit
 
 T = TypeVar("T")
 
@@ -157,6 +157,7 @@ def _work(board: _Board) -> None:
 
 def _serve(board: _Board) -> None:
     wait_at_exit(partial(_stop, board))
+    take_short_turns()
     while not board.closed:
         _take_in(board, may_wait=True)
         _drop_cancelled(board)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future
@@ -11,6 +12,7 @@ from concurrent.futures import CancelledError, Future
 import pytest
 
 from rttc_graph.errors import PolicyModelError
+from rttc_graph.integrations.concurrency.worker_threads import SWITCH_SECONDS
 from rttc_graph.integrations.transformers.model_lane import (
     FOREGROUND_SECONDS,
     FOREGROUND_SHARE,
@@ -372,3 +374,18 @@ def test_a_lane_whose_thread_fails_leaves_nobody_waiting(caplog: pytest.LogCaptu
     with pytest.raises(PolicyModelError, match="is closed"):
         lane.submit(lambda: None)
     assert "ended by a fault of its own" in caplog.text
+
+
+@pytest.mark.parametrize(("before", "after"), [(5e-3, SWITCH_SECONDS), (1e-2, 1e-2), (1e-4, 1e-4)])
+def test_threads_take_short_turns_unless_the_host_chose_their_length(
+    before: float, after: float
+) -> None:
+    kept = sys.getswitchinterval()
+    sys.setswitchinterval(before)
+    try:
+        lane = ModelLane("turns")
+        lane.submit(lambda: None).result(5)
+        assert sys.getswitchinterval() == pytest.approx(after)
+        lane.close()
+    finally:
+        sys.setswitchinterval(kept)
