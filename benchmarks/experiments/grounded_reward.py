@@ -51,15 +51,22 @@ from rttc_graph.integrations.transformers.transformers_policy_model import Trans
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.protocols import Embedder, NewSample
 from rttc_graph.reward_training.candidate_rows import CandidateLog, CandidateRow, graph_candidate
-from rttc_graph.reward_training.candidate_sampling import CandidateSampler, SamplingSettings
+from rttc_graph.reward_training.candidate_sampling import (
+    CandidateSampler,
+    SamplingSettings,
+    without_right,
+)
 from rttc_graph.reward_training.evidence_answers import made_answers
 from rttc_graph.reward_training.evidence_training import (
+    LEFT_OUT,
+    RECALLED,
     Judged,
     ToJudge,
     head_figures,
     judge_with_samples,
     learn_head,
     learn_speech,
+    left_out_answers,
     unwritten,
 )
 from rttc_graph.reward_training.neighbours import nearest_samples
@@ -90,14 +97,8 @@ COMPUTED_TASKS = (
 
 K = 8
 
-_LEFT_OUT = "left-out"
-"""Source of an answer that samples give to a question whose own answer was taken out of them."""
-
 _WIDE = 80
 """Nearest samples among which those with the own answer are looked for, to take them out."""
-
-_RECALLED = ("labels", "sentences", "facts")
-"""Kinds whose answers are in the samples or nowhere."""
 
 _COMPUTED = 0.25
 """Weight of a computed task, of which there are many; every other set has 1."""
@@ -173,10 +174,8 @@ def _says_it_all(answer: str, reference: str) -> bool:
 
 def left_out(row: NewSample, wide: Sequence[NewSample]) -> tuple[list[NewSample], list[ToJudge]]:
     """Return the nearest samples without those that answer rightly, and what they answer."""
-    others = [sample for sample in wide if not is_right(sample.answer, row)][:K]
-    texts = dict.fromkeys(sample.answer for sample in others[:2])
-    said = [ToJudge(candidate=unwritten(text), source=_LEFT_OUT, right=False) for text in texts]
-    return others, said
+    others = without_right(row, wide, K)
+    return others, left_out_answers(others)
 
 
 def judged_set(
@@ -192,7 +191,7 @@ def judged_set(
         chance = random.Random(f"{found.name} {row.question}")
         answers = answers_of(row, samples, found.samples, drawn.get(row.question, []), chance)
         shown = [(samples, answers)]
-        if found.kind in _RECALLED:
+        if found.kind in RECALLED:
             shown.append(left_out(row, wide))
         for evidence, given in shown:
             judged += judge_with_samples(
@@ -257,11 +256,11 @@ def unanswerable(rows: Sequence[Judged]) -> dict[str, Any]:
     did not see the set; with the shares of either that such a head would accept at 0.5.
     """
     found: dict[str, Any] = {}
-    for name in dict.fromkeys(row.set for row in rows if row.source == _LEFT_OUT):
+    for name in dict.fromkeys(row.set for row in rows if row.source == LEFT_OUT):
 
         def of_set(row: Judged, name: str = name) -> bool:
             is_right_one = row.source == "nearest" and row.right
-            return row.set == name and (is_right_one or row.source == _LEFT_OUT)
+            return row.set == name and (is_right_one or row.source == LEFT_OUT)
 
         measured = [row for row in rows if of_set(row)]
         right = [row.right for row in measured]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -43,16 +43,46 @@ class PostgresCalibrationStore:
 
     async def save(self, calibration: StoredCalibration, *, tenant: str) -> None:
         """Store a calibration in the place of the one before it, domains included."""
-        model = _model(calibration.reward_model, calibration.fingerprint, tenant)
-        rows = _rows(model, calibration)
+        named = calibration.reward_model, calibration.fingerprint
+        await self.update(*named, lambda _: calibration, tenant=tenant)
 
-        def work(session: DatabaseSession) -> None:
+    async def update(
+        self,
+        reward_model: str,
+        fingerprint: str,
+        change: Callable[[StoredCalibration | None], StoredCalibration],
+        *,
+        tenant: str,
+    ) -> StoredCalibration:
+        """Store what is made of the calibration in force, and return it.
+
+        Two that do so at once do it one after the other: the second is given the first one's.
+
+        Args:
+            reward_model: Its name.
+            fingerprint: Its fingerprint.
+            change: Given the calibration in force, `None` if there is none; returns the one that
+                takes its place, of the same reward model.
+            tenant: Tenant of the calibration.
+
+        Raises:
+            BackendError: Nothing was changed.
+        """
+        model = _model(reward_model, fingerprint, tenant)
+
+        def work(session: DatabaseSession) -> StoredCalibration:
             with session.connection.transaction():
+                session.rows("lock_calibration", **model)
+                there = session.rows("load_calibration", **model)
+                before = _calibration(reward_model, fingerprint, there) if there else None
+                calibration = change(before)
+                rows = _rows(model, calibration)
                 session.execute("keep_past_calibration", **model)
                 session.execute("drop_past_calibrations", **model, kept=MAX_PAST)
                 _replace(session, model, rows)
+                return calibration
 
-        await self._database.execute_work("store a calibration", work, error=BackendError)
+        return await self._database.execute_work("store a calibration", work, error=BackendError)
 
     async def load(
         self, reward_model: str, fingerprint: str, *, tenant: str
@@ -105,6 +135,7 @@ class PostgresCalibrationStore:
 
         def work(session: DatabaseSession) -> StoredCalibration | None:
             with session.connection.transaction():
+                session.rows("lock_calibration", **model)
                 if not session.rows("load_calibration", **model):
                     raise ConfigurationError(
                         f"the reward model {reward_model!r} ({fingerprint[:8]}) has no calibration "

@@ -791,6 +791,18 @@ where tenant = %(tenant)s
 order by created_at desc
 limit %(count)s;
 
+-- name: lock_calibration
+-- A row without a value. Until the transaction ends, nobody else saves a calibration of the reward
+-- model.
+select pg_advisory_xact_lock(
+    hashtextextended(
+        jsonb_build_array(
+            %(reward_model)s::text, %(fingerprint)s::text, %(tenant)s::text
+        )::text,
+        1920234339
+    )
+);
+
 -- name: forget_calibration
 -- Nothing. Index: primary key.
 delete from rttc_calibration
@@ -799,7 +811,7 @@ where reward_model = %(reward_model)s
     and tenant = %(tenant)s;
 
 -- name: save_calibration
--- Nothing. Index: primary key. Two that save at once leave the maps of the later one.
+-- Nothing. Index: primary key.
 insert into rttc_calibration
     (reward_model, fingerprint, tenant, domain, parameters, pairs, tau_r, aim, created_at)
 values (

@@ -169,6 +169,7 @@ def evaluated_questions(
             row={**row, "right": any(_rights(row, scorers[key.data_set].scorer, verdicts))},
             reward=reward,
             judging_seconds=0.0 if judgement is None else judgement["seconds"],
+            min_similarity=_min_similarity(rows, key),
         )
         draws = found.setdefault(question_of(key), {})
         draws.setdefault(key.policy, []).append(draw)
@@ -305,6 +306,7 @@ def real_figures(
             seconds=seconds,
             tau_r=tau_r,
             unanswerable=is_unanswerable(row["metadata"]),
+            has_near_sample=_has_near_sample(rows, key),
         )
         runs.setdefault((key.data_set, key.row), {})[key.policy] = outcome
         of_question.setdefault((key.data_set, key.row), []).append(row)
@@ -450,6 +452,18 @@ def _rights(row: EvaluationRow, scorer: ScorerName, verdicts: Verdicts | None) -
     """
     sample = sample_of(row)
     return [scored(c["answer"], sample, scorer, verdicts) for c in row["candidates"]]
+
+
+def _min_similarity(rows: EvaluationRows, key: RowKey) -> float:
+    """Return the setting that a row was made with; rows of earlier releases had none."""
+    return float(rows.settings.get(key.digest, {}).get("min_similarity") or 0.0)
+
+
+def _has_near_sample(rows: EvaluationRows, key: RowKey) -> bool:
+    """Tell whether a run for real found a sample near enough, or asked for none."""
+    searches = key.policy not in ARMS or ARMS[key.policy].retrieves
+    found = bool(rows.rows[key].get("samples"))
+    return found or not searches or not _min_similarity(rows, key)
 
 
 def _check_settings(keys: Sequence[RowKey]) -> None:

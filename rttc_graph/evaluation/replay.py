@@ -15,7 +15,12 @@ from dataclasses import dataclass, field
 from rttc_graph.arms import ARMS, FINISH, RETRIEVE
 from rttc_graph.evaluation.evaluation_rows import EvaluationRow
 from rttc_graph.run.policies import NextStep, decide
-from rttc_graph.run.tau_r import best_candidate, is_accepted, is_unanswered
+from rttc_graph.run.tau_r import (
+    best_candidate,
+    has_near_sample,
+    is_accepted,
+    is_unanswered,
+)
 from rttc_graph.samples.rows import is_unanswerable
 from rttc_graph.settings import PolicyName, RttcSettings
 from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
@@ -30,6 +35,9 @@ class JudgedArm:
     reward: float | None
     """Raw or calibrated; `None` when it was not judged."""
     judging_seconds: float
+    min_similarity: float = 0.0
+    """Setting of the same name that the row was made with: above 0, nothing is accepted where no
+    sample is near enough."""
 
     @property
     def is_unanswerable(self) -> bool:
@@ -121,7 +129,13 @@ def replay(arms: Arms, policy: PolicyName, gate: Gate) -> ReplayedRun:
         policy: Decides, as in the graph.
         gate: Settings that policies go by.
     """
-    settings = RttcSettings(policy=policy, tau_r=gate.tau_r, arms=gate.arms, budget_arms=len(ARMS))
+    settings = RttcSettings(
+        policy=policy,
+        tau_r=gate.tau_r,
+        arms=gate.arms,
+        budget_arms=len(ARMS),
+        min_similarity=max((judged.min_similarity for judged in arms.values()), default=0.0),
+    )
     possible: frozenset[Attempt] = frozenset(arms)
     run = _Run()
     choice = decide(run.state, settings, arms=possible)
@@ -136,6 +150,7 @@ def replay(arms: Arms, policy: PolicyName, gate: Gate) -> ReplayedRun:
         seconds=run.seconds,
         tau_r=gate.tau_r,
         unanswerable=any(judged.is_unanswerable for judged in arms.values()),
+        has_near_sample=has_near_sample(run.state, settings),
     )
 
 
@@ -188,6 +203,7 @@ def replayed_run(
     seconds: float,
     tau_r: float,
     unanswerable: bool = False,
+    has_near_sample: bool = True,
 ) -> ReplayedRun:
     """Return what a run came to, replayed or real.
 
@@ -197,11 +213,13 @@ def replayed_run(
         seconds: Wall time of the whole run.
         tau_r: Threshold of the run, in the units of the rewards.
         unanswerable: Whether the question has no answer.
+        has_near_sample: Whether a sample is near enough, where the settings ask for one; nothing
+            is accepted otherwise.
     """
     best = best_candidate(list(candidates))
     judged = list(zip(candidates, rights, strict=True))
     reward = None if best is None else best["reward"]
-    answers = best is not None and not is_unanswered(best)
+    answers = best is not None and has_near_sample and not is_unanswered(best)
     accepted = answers and is_accepted(reward, tau_r)
     right = any(is_right for candidate, is_right in judged if candidate is best)
     right = right or (unanswerable and best is not None and not accepted)

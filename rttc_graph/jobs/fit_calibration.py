@@ -109,15 +109,19 @@ def fit_calibration(
     [rows] = collect_rows(config, rows_wanted, watcher)
     questions = questions_of_models([rows], scorer=wanted.scorer, calibrated=False)
     proposal = propose(questions, wanted.aim)
-    stored = proposal.stored(
-        rows.reward_model,
-        rows.fingerprint,
-        before=rows.calibration,
-        all_domains=wanted.all_domains,
-    )
+
+    def merged(before: StoredCalibration | None) -> StoredCalibration:
+        return proposal.stored(
+            rows.reward_model, rows.fingerprint, before=before, all_domains=wanted.all_domains
+        )
+
+    stored = merged(rows.calibration)
     title = f"{name}, {rows.model}, {wanted.aim}"
     plot_sweep(proposal.points, proposal.chosen, plot, title=title)
     if wanted.save:
         with open_knowledge(config) as knowledge:
-            asyncio.run(knowledge.calibrations.save(stored, tenant=config.tenant))
+            # Maps of other domains that somebody saved in the meantime stay.
+            update = knowledge.calibrations.update
+            named = rows.reward_model, rows.fingerprint
+            stored = asyncio.run(update(*named, merged, tenant=config.tenant))
     return FoundCalibration(proposal=proposal, stored=stored, rows=rows, log=log, plot=plot)

@@ -184,14 +184,20 @@ def fit_ratings(config: InstallationConfig, wanted: RatingsWanted, watcher: Watc
         with watcher.step("judge rated answers"):
             judged = asyncio.run(_judged(local))
         calibration = calibrate(judged.pairs)
-        stored = StoredCalibration(
-            reward_model=local.judge.name,
-            fingerprint=judged.fingerprint,
-            domains=_merged(calibration, judged, all_domains=wanted.all_domains),
-            aim=AIM,
-        )
+        name = local.judge.name
+
+        def merged(before: StoredCalibration | None) -> StoredCalibration:
+            return StoredCalibration(
+                reward_model=name,
+                fingerprint=judged.fingerprint,
+                domains=_merged(calibration, judged, before, all_domains=wanted.all_domains),
+                aim=AIM,
+            )
+
+        stored = merged(judged.before)
         if wanted.save:
-            asyncio.run(local.knowledge.calibrations.save(stored, tenant=config.tenant))
+            update = local.knowledge.calibrations.update
+            stored = asyncio.run(update(name, judged.fingerprint, merged, tenant=config.tenant))
     every = [pair for found in judged.pairs.values() for pair in found]
     right = [pair.right for pair in every]
     said = calibration.pooled.held_out
@@ -237,10 +243,13 @@ async def _judged(local: LocalRttc) -> _Judged:
 
 
 def _merged(
-    calibration: FittedCalibration, judged: _Judged, *, all_domains: bool
+    calibration: FittedCalibration,
+    judged: _Judged,
+    before: StoredCalibration | None,
+    *,
+    all_domains: bool,
 ) -> dict[str, DomainCalibration]:
     """Return the maps by domain; each domain keeps the arms that it has."""
-    before = judged.before
     chosen = {
         domain: {ARMS_KEY: [] if before is None else list(arms_of(before, domain))}
         for domain in {"", *judged.pairs}

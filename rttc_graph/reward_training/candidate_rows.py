@@ -61,6 +61,9 @@ class CandidateRow(TypedDict):
     samples: NotRequired[list[NearSample]]
     """Samples near the question, nearest first, itself not among them; missing in candidates of
     earlier releases."""
+    left_out: NotRequired[list[NearSample]]
+    """The nearest samples that do not answer the question rightly, which would be found if the
+    others were not there; missing in candidates of earlier releases."""
 
 
 class SamplesLine(TypedDict):
@@ -69,6 +72,7 @@ class SamplesLine(TypedDict):
     kind: Literal["samples"]
     group: str
     samples: list[NearSample]
+    left_out: NotRequired[list[NearSample]]
 
 
 CandidateLine = CandidateRow | SamplesLine | VerdictLine
@@ -88,9 +92,17 @@ def evidence_of_row(row: CandidateRow) -> list[Sample]:
 
 def near_samples(row: CandidateRow) -> list[NewSample]:
     """Return the samples near the question of a candidate, nearest first."""
+    return _solved(row.get("samples", ()), row["domain"])
+
+
+def left_out_samples(row: CandidateRow) -> list[NewSample]:
+    """Return the nearest samples that do not answer the question of a candidate rightly."""
+    return _solved(row.get("left_out", ()), row["domain"])
+
+
+def _solved(near: Sequence[NearSample], domain: str) -> list[NewSample]:
     return [
-        NewSample(question=near["question"], answer=near["answer"], domain=row["domain"])
-        for near in row.get("samples", ())
+        NewSample(question=one["question"], answer=one["answer"], domain=domain) for one in near
     ]
 
 
@@ -138,7 +150,7 @@ class CandidateLog:
         self.path = path
         self.verdicts: list[VerdictLine] = []
         """Verdicts of all graders, as far as `load` has seen."""
-        self._samples: dict[str, list[NearSample]] = {}
+        self._samples: dict[str, SamplesLine] = {}
         self._rows: dict[str, dict[str, Any]] = {}
 
     def load(self) -> dict[str, CandidateRow]:
@@ -162,7 +174,7 @@ class CandidateLog:
             kind = line.get("kind")
             if kind == "samples":
                 near = cast("SamplesLine", line)
-                self._samples[near["group"]] = near["samples"]
+                self._samples[near["group"]] = near
             elif kind == "verdict":
                 self.verdicts.append(cast("VerdictLine", line))
             else:
@@ -170,8 +182,10 @@ class CandidateLog:
                 rows[row["key"]] = row
         self._rows = {key: _bare(row) for key, row in rows.items()}
         for row in rows.values():
-            if row["group"] in self._samples:
-                row["samples"] = self._samples[row["group"]]
+            if (found := self._samples.get(row["group"])) is not None:
+                row["samples"] = found["samples"]
+                if "left_out" in found:
+                    row["left_out"] = found["left_out"]
         return rows
 
     def add(self, rows: Iterable[CandidateRow]) -> None:
@@ -182,10 +196,10 @@ class CandidateLog:
         """
         lines: list[CandidateLine] = []
         for row in rows:
-            samples, group = row.get("samples"), row["group"]
-            if samples is not None and self._samples.get(group) != samples:
-                self._samples[group] = samples
-                lines.append({"kind": "samples", "group": group, "samples": samples})
+            near = _samples_line(row)
+            if near is not None and self._samples.get(row["group"]) != near:
+                self._samples[row["group"]] = near
+                lines.append(near)
             bare = _bare(row)
             if self._rows.get(row["key"]) != bare:
                 self._rows[row["key"]] = bare
@@ -200,7 +214,17 @@ class CandidateLog:
 
 def _bare(row: CandidateRow) -> dict[str, Any]:
     """Return a candidate as its line is written."""
-    return {name: value for name, value in row.items() if name != "samples"}
+    return {name: value for name, value in row.items() if name not in ("samples", "left_out")}
+
+
+def _samples_line(row: CandidateRow) -> SamplesLine | None:
+    """Return the samples of a candidate as their line is written; `None` without any."""
+    if "samples" not in row:
+        return None
+    line: SamplesLine = {"kind": "samples", "group": row["group"], "samples": row["samples"]}
+    if "left_out" in row:
+        line["left_out"] = row["left_out"]
+    return line
 
 
 def _line(fields: dict[str, Any]) -> CandidateLine:

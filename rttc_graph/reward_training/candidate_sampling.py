@@ -10,13 +10,18 @@ import asyncio
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS, sampled_arms, untrained_arms
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import (
+    CHAT_JUDGE,
     ScorerName,
     check_reference,
     choose_scorer,
+    is_right,
 )
 from rttc_graph.evaluation.verdicts import Verdicts, scored
 from rttc_graph.protocols import (
@@ -39,6 +44,7 @@ from rttc_graph.reward_training.negatives import FreeAnswer, free_answers
 from rttc_graph.reward_training.neighbours import nearest_samples
 from rttc_graph.run.adapter_source import adapter_key
 from rttc_graph.run.prompts import direct_messages, rag_messages, training_examples
+from rttc_graph.samples.rows import is_unanswerable
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import Arm, ChatTurn, Sample
 from rttc_graph.support.progress import Advance, show_nothing
@@ -47,6 +53,9 @@ from rttc_graph.support.thinking import answer_behind
 MOST_AT_ONCE = 32
 """Requests handed to the policy model together, and lost when the job is killed."""
 
+
+_WIDE = 64
+"""Nearest samples among which those that do not answer a question rightly are looked for."""
 
 _MAY_BE_RIGHT = frozenset({"neighbour", "other"})
 """Free answers that a scorer may find right. It must not be asked of echoes and pleas: it takes
@@ -152,17 +161,17 @@ class CandidateSampler:
             check_reference(row, settings.scorer)
         known = await asyncio.to_thread(log.load)
         wanted = max(settings.k, 2 * settings.negatives)
-        near = await nearest_samples(self.embedder, questions, samples, k=wanted)
+        wide = await nearest_samples(self.embedder, questions, samples, k=max(wanted, _WIDE))
+        near = [found[:wanted] for found in wide]
+        evidence = await asyncio.to_thread(_evidence, questions, wide, settings)
         if self.verdicts is not None:
             self.verdicts.add(log.verdicts)
         free = await asyncio.to_thread(_free_rows, questions, near, samples, settings)
         jobs = await self._jobs(questions, near, settings)
         again: list[tuple[CandidateRow, NewSample]] = [
-            ({**known[job.key], "samples": _near_samples(job.near)}, job.row)
-            for job in jobs
-            if job.key in known
+            (known[job.key], job.row) for job in jobs if job.key in known
         ]
-        rows = await self._decided([*free, *again], known, settings, log)
+        rows = await self._decided([*free, *again], known, settings, log, evidence)
         done = sum(job.key in known for job in jobs)
         on_progress(done, len(jobs))
         for batch in _batches([job for job in jobs if job.key not in known]):
@@ -171,7 +180,7 @@ class CandidateSampler:
                 (_drawn_row(job, answer), job.row)
                 for job, answer in zip(batch, answers, strict=True)
             ]
-            rows |= await self._decided(drawn, known, settings, log)
+            rows |= await self._decided(drawn, known, settings, log, evidence)
             done += len(drawn)
             on_progress(done, len(jobs))
         return decided(rows.values())
@@ -182,20 +191,22 @@ class CandidateSampler:
         known: Mapping[str, CandidateRow],
         settings: SamplingSettings,
         log: CandidateLog,
+        evidence: Mapping[str, _Evidence],
     ) -> dict[str, CandidateRow]:
-        """Return candidates with the scorer's word, after they were written down.
+        """Return candidates with their samples and the scorer's word, after they were written down.
 
         With a grader they are written before it is asked too, so that none is lost when it fails.
         """
         verdicts = self.verdicts
+        made = [({**row, **evidence[row["group"]]}, sample) for row, sample in made]
         if verdicts is not None:
             new: list[CandidateRow] = [
                 {**row, "undecided": True}
-                for row, _ in made
-                if _is_scored(row) and row["key"] not in known
+                for row, sample in made
+                if _is_scored(row, sample) and row["key"] not in known
             ]
             await asyncio.to_thread(log.add, new)
-            answers = [(row["answer"], sample) for row, sample in made if _is_scored(row)]
+            answers = [(row["answer"], sample) for row, sample in made if _is_scored(row, sample)]
             async for lines in verdicts.ask(answers):
                 await asyncio.to_thread(log.add_verdicts, lines)
         rows = await asyncio.to_thread(
@@ -313,13 +324,17 @@ def _drawn_row(job: _Job, answer: Generation) -> CandidateRow:
         "mean_logprob": answer.mean_logprob,
         "completion_tokens": answer.completion_tokens,
         "finish_reason": answer.finish_reason,
-        "samples": _near_samples(job.near),
     }
 
 
-def _is_scored(row: CandidateRow) -> bool:
-    """Tell whether a scorer is asked about an answer: others are known to be right or wrong."""
-    return row["source"] in ARMS or row["source"] in _MAY_BE_RIGHT
+def _is_scored(row: CandidateRow, sample: NewSample) -> bool:
+    """Tell whether a scorer is asked about an answer: others are known to be right or wrong.
+
+    Where there is no answer, none is right: a reward is the probability that an answer can be acted
+    on, which holds for no "I do not know". A calibration labels them so too.
+    """
+    may_be_right = row["source"] in ARMS or row["source"] in _MAY_BE_RIGHT
+    return may_be_right and not is_unanswerable(sample.metadata)
 
 
 def _with_verdict(
@@ -327,7 +342,7 @@ def _with_verdict(
 ) -> CandidateRow:
     """Return a candidate with today's scorer's word."""
     right: bool | None = row["source"] == "reference"
-    if _is_scored(row):
+    if _is_scored(row, sample):
         right = scored(row["answer"], sample, settings.scorer, verdicts)
     told: CandidateRow = {**row, "right": bool(right), "undecided": right is None}
     if not told["undecided"]:
@@ -345,12 +360,11 @@ def _free_rows(
     for row, found in zip(questions, near, strict=True):
         chance = random.Random(f"{settings.seed} {question_group(row)}")
         answers = free_answers(row, found, samples, settings.negatives, chance)
-        shown = _near_samples(found[: settings.k])
-        rows += [(_free_row(row, answer, shown), row) for answer in answers]
+        rows += [(_free_row(row, answer), row) for answer in answers]
     return rows
 
 
-def _free_row(row: NewSample, free: FreeAnswer, near: list[NearSample]) -> CandidateRow:
+def _free_row(row: NewSample, free: FreeAnswer) -> CandidateRow:
     return {
         "key": row_digest(question_group(row), free.source, free.text),
         "group": question_group(row),
@@ -364,8 +378,43 @@ def _free_row(row: NewSample, free: FreeAnswer, near: list[NearSample]) -> Candi
         "mean_logprob": None,
         "completion_tokens": 0,
         "finish_reason": "stop",
-        "samples": near,
     }
+
+
+class _Evidence(TypedDict):
+    """The samples of a question that its candidates are kept with."""
+
+    samples: list[NearSample]
+    left_out: list[NearSample]
+
+
+def _evidence(
+    questions: Sequence[NewSample], wide: Sequence[Sequence[NewSample]], settings: SamplingSettings
+) -> dict[str, _Evidence]:
+    """Return the samples near each question, and those without the ones that answer rightly."""
+    scorer: ScorerName = "auto" if settings.scorer == CHAT_JUDGE else settings.scorer
+    return {
+        question_group(row): {
+            "samples": _near_samples(found[: settings.k]),
+            "left_out": _near_samples(without_right(row, found, settings.k, scorer)),
+        }
+        for row, found in zip(questions, wide, strict=True)
+    }
+
+
+def without_right(
+    row: NewSample, near: Sequence[NewSample], most: int, scorer: ScorerName = "auto"
+) -> list[NewSample]:
+    """Return the first samples that do not answer a question rightly.
+
+    Args:
+        row: The question with its reference answer.
+        near: Samples, nearest first.
+        most: How many are returned at most.
+        scorer: Tells right from wrong.
+    """
+    others = (sample for sample in near if not is_right(sample.answer, row, scorer))
+    return list(islice(others, most))
 
 
 def _near_samples(near: Sequence[NewSample]) -> list[NearSample]:

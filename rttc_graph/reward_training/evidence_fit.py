@@ -15,15 +15,22 @@ from rttc_graph.integrations.rewards.trained.evidence_reader import EvidenceRead
 from rttc_graph.integrations.rewards.trained.reward_folder import RewardBase, Speech
 from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.protocols import NewSample
-from rttc_graph.reward_training.candidate_rows import CandidateRow, graph_candidate, near_samples
+from rttc_graph.reward_training.candidate_rows import (
+    CandidateRow,
+    graph_candidate,
+    left_out_samples,
+    near_samples,
+)
 from rttc_graph.reward_training.evidence_answers import made_answers
 from rttc_graph.reward_training.evidence_training import (
+    RECALLED,
     Judged,
     ToJudge,
     head_figures,
     judge_with_samples,
     learn_head,
     learn_speech,
+    left_out_answers,
     unwritten,
 )
 from rttc_graph.reward_training.probability_fit import fit_logit_maps
@@ -85,31 +92,40 @@ def fit_evidence(
             f"{len(usable)} held-out questions have samples near them, {FEWEST_QUESTIONS} are "
             "needed: give more --questions or --samples"
         )
+    kinds = kinds_of([question_of(group) for group in usable])
     answers = [
         _answers_to(group, usable, random.Random(f"{seed} {n}")) for n, group in enumerate(usable)
     ]
+    others = [
+        left_out_samples(group[0]) if kind in RECALLED else []
+        for group, kind in zip(usable, kinds, strict=True)
+    ]
+    said = [left_out_answers(samples) for samples in others]
     base = material.unchanged()
     speech = material.speech_of(base.fingerprint) or _learned_speech(base, answers)
     reader = EvidenceReader(base, speech, logits)
-    before = _scores_without(usable, answers, logits)
-    kinds = kinds_of([question_of(group) for group in usable])
-    judged = [
-        judge_with_samples(
-            question_of(group),
-            kinds[n],
-            answers[n],
-            near_samples(group[0]),
-            reader,
-            before[n],
-            random.Random(f"{seed} {n} poison"),
+    every = [[*own, *left] for own, left in zip(answers, said, strict=True)]
+    before = _scores_without(usable, every, logits)
+    judged: list[list[Judged]] = []
+    for n, group in enumerate(usable):
+        asked, chance = question_of(group), random.Random(f"{seed} {n} poison")
+        shown = [(answers[n], near_samples(group[0])), (said[n], others[n])]
+        first = len(answers[n])
+        scores = before[n][:first], before[n][first:]
+        judged.append(
+            [
+                row
+                for (given, samples), known in zip(shown, scores, strict=True)
+                for row in judge_with_samples(
+                    asked, kinds[n], given, samples, reader, known, chance
+                )
+            ]
         )
-        for n, group in enumerate(usable)
-    ]
     rows = [row for some in judged for row in some]
     if len({row.right for row in rows}) < 2:
         return _refused("all answers are right, or all are wrong")
-    scores = _cross_fitted(judged)
-    report = _report(len(usable), rows, scores)
+    cross_fitted = _cross_fitted(judged)
+    report = _report(len(usable), rows, cross_fitted)
     told = report["held_out"]["arms" if _is_enough(rows) else "all"]
     with_it, without = told["log_loss_grounded"], told["log_loss_before"]
     if with_it >= without:
@@ -161,6 +177,8 @@ def _answers_to(
         found.append(
             ToJudge(candidate=unwritten(near[0].answer), source="nearest", right=right[said])
         )
+    if all(c["source"] != "reference" for c in group):  # there is no answer to make others of
+        return found
     others = [s for g in groups if g[0]["domain"] == row.domain for s in near_samples(g[0])]
     found += [
         ToJudge(candidate=unwritten(made.text), source=made.source, right=made.right)

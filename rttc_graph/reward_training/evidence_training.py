@@ -32,6 +32,14 @@ POISONED = 0.25
 POISONED_MARK = "*"
 """Behind the source of an answer that was judged with such a sample."""
 
+LEFT_OUT = "left-out"
+"""Source of an answer that samples give to a question whose own answer was taken out of them."""
+
+RECALLED = frozenset({"labels", "sentences", "facts"})
+"""Kinds whose answers are in the samples or nowhere."""
+
+_LEFT_OUT_ANSWERS = 2
+
 _MOST_SAID = 3_000
 """Answers from which refusals and pleas are told apart."""
 
@@ -83,6 +91,12 @@ def unwritten(text: str) -> Candidate:
         "finish_reason": "stop",
         "adapter": None,
     }
+
+
+def left_out_answers(others: Sequence[NewSample]) -> list[ToJudge]:
+    """Return what samples say that do not answer a question rightly, the nearest first."""
+    texts = dict.fromkeys(sample.answer for sample in others[:_LEFT_OUT_ANSWERS])
+    return [ToJudge(candidate=unwritten(text), source=LEFT_OUT, right=False) for text in texts]
 
 
 def judge_with_samples(

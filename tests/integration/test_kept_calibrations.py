@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import psycopg
@@ -20,11 +22,14 @@ from rttc_graph.installation.ask_question import ask
 from rttc_graph.integrations.postgres.calibration_store import MAX_PAST, PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CalibratedReward
+from rttc_graph.protocols import StoredCalibration
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Arm
 from rttc_graph.testing.calibration_store_contract import stored_calibration
 
 TENANT = "tenant"
+
+Change = Callable[[StoredCalibration | None], StoredCalibration]
 
 
 def answer(arm: Arm, domain: str, reward: float, *, right: bool, seconds: float) -> JudgedArm:
@@ -168,3 +173,40 @@ async def test_only_the_newest_past_ones_are_kept(store: PostgresCalibrationStor
     [kept] = await store.kept(tenant=TENANT)
     assert kept.earlier == MAX_PAST
     assert kept.calibration == stored_calibration(1.0 + MAX_PAST + 2)
+
+
+async def test_two_that_save_at_once_both_count(
+    store: PostgresCalibrationStore, postgres_dsn: str
+) -> None:
+    """Each adds its domain to the calibration in force; the second waits for the first."""
+    inside, may_go_on = threading.Event(), threading.Event()
+
+    def adding(domain: str) -> Change:
+        def change(before: StoredCalibration | None) -> StoredCalibration:
+            inside.set()
+            if domain == "math":
+                assert may_go_on.wait(20)
+            kept = {} if before is None else before.domains
+            mine = stored_calibration(1.0)
+            return replace(mine, domains={**kept, domain: mine.domains[""]})
+
+        return change
+
+    other = Database(postgres_dsn)
+    try:
+        first = asyncio.create_task(store.update("judge", "f1", adding("math"), tenant=TENANT))
+        await asyncio.to_thread(inside.wait, 20)
+        second = asyncio.create_task(
+            PostgresCalibrationStore(other).update("judge", "f1", adding("law"), tenant=TENANT)
+        )
+        await asyncio.wait([second], timeout=0.3)
+        assert not second.done()
+        may_go_on.set()
+        await first
+        saved = await second
+        assert sorted(saved.domains) == ["law", "math"]
+        assert await store.load("judge", "f1", tenant=TENANT) == saved
+        assert (await store.kept(tenant=TENANT))[0].earlier == 2
+    finally:
+        may_go_on.set()
+        await asyncio.to_thread(other.close)

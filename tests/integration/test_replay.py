@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from postgres_fixtures import NumberEmbedder
 from rttc_graph.arms import PLANS, cascade_arms
 from rttc_graph.evaluation.collect import Collection, DataSet, collect
 from rttc_graph.evaluation.evaluation_rows import RowLog
-from rttc_graph.evaluation.policy_figures import evaluated_questions
+from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, evaluated_questions
 from rttc_graph.evaluation.replay import Gate, replay
 from rttc_graph.graph import RttcGraph, create_rttc_graph
 from rttc_graph.installation.ask_question import ask
@@ -53,36 +53,46 @@ async def graph(tiny_engine: LocalEngine) -> RttcGraph:
     )
 
 
-async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
-    graph: RttcGraph, tmp_path: Path
-) -> None:
+async def collected(
+    graph: RttcGraph, path: Path, **settings: float
+) -> tuple[list[EvaluatedQuestion], RttcSettings]:
+    """Return the questions with rows that were made with some settings, and these."""
+    made_with = SETTINGS.model_copy(update=settings)
+
     async def ask_arm(
         question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
     ) -> Mapping[str, Any]:
         del warm_up
-        chosen = SETTINGS.model_copy(update={"policy": policy, "seed": seed})
+        chosen = made_with.model_copy(update={"policy": policy, "seed": seed})
         return await ask(graph, question, domain=domain, settings=chosen)
 
     collection = Collection(
-        data_sets=[DataSet(name="sums", rows=QUESTIONS)], model="tiny", settings={}
+        data_sets=[DataSet(name="sums", rows=QUESTIONS)],
+        model="tiny",
+        settings=dict[str, object](settings),
     )
     judge = SelfConfidence()
-    rows = await collect(collection, ask_arm, judge, RowLog(tmp_path / "rows.jsonl"))
-    questions = evaluated_questions(rows, collection.keys(), await judge.fingerprint())
-    assert len(questions) == len(QUESTIONS)
-    rewards = sorted(
-        judged.reward for q in questions for judged in q.arms.values() if judged.reward is not None
-    )
-    assert len(rewards) == 12
+    rows = await collect(collection, ask_arm, judge, RowLog(path / "rows.jsonl"))
+    found = evaluated_questions(rows, collection.keys(), await judge.fingerprint())
+    assert len(found) == len(QUESTIONS)
+    return found, made_with
+
+
+def thresholds(questions: Sequence[EvaluatedQuestion]) -> list[float]:
+    """Thresholds between the rewards: each makes another set of answers pass."""
+    rewards = sorted(j.reward for q in questions for j in q.answers if j.reward is not None)
+    return [0.0, *((a + b) / 2 for a, b in pairwise(rewards)), 1.0]
+
+
+async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
+    graph: RttcGraph, tmp_path: Path
+) -> None:
+    questions, _ = await collected(graph, tmp_path)
+    assert len(thresholds(questions)) == 13
     ends = set[tuple[Arm, ...]]()
     for question, row in zip(questions, QUESTIONS, strict=True):
         for policy, arms in RUNS:
-            # Thresholds between the rewards: each makes another set of answers pass.
-            for tau_r in (
-                0.0,
-                *((a + b) / 2 for a, b in pairwise(rewards)),
-                1.0,
-            ):
+            for tau_r in thresholds(questions):
                 chosen = SETTINGS.model_copy(
                     update={"policy": policy, "arms": arms, "tau_r": tau_r}
                 )
@@ -101,3 +111,27 @@ async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
                 ends.add(found.ran)
     assert {("direct",), ("direct", "rag"), ("direct", "rag", "ttt")} <= ends
     assert {("nearest",), ("nearest", "direct"), ("nearest", "rag", "ttt")} <= ends
+
+
+async def test_a_replay_knows_that_nothing_is_accepted_far_from_all_samples(
+    graph: RttcGraph, tmp_path: Path
+) -> None:
+    """One question has a sample near enough; over the others the plain model answers at last."""
+    nearest = [
+        max(s["similarity"] for s in (await ask(graph, q.question, with_samples=True))["samples"])
+        for q in QUESTIONS
+    ]
+    limit = sum(sorted(nearest)[-2:]) / 2
+    questions, settings = await collected(graph, tmp_path, min_similarity=limit)
+    outcomes: list[tuple[bool, tuple[Arm, ...]]] = []
+    for question, row in zip(questions, QUESTIONS, strict=True):
+        for policy in (*PLANS, "rag", "direct"):
+            for arms in ((), ("direct", "nearest", "rag")):
+                chosen = settings.model_copy(update={"policy": policy, "arms": arms, "tau_r": 0.0})
+                real = await ask(graph, row.question, domain="sums", settings=chosen)
+                found = replay(question.arms, policy, Gate(tau_r=0.0, arms=arms))
+                assert found.ran == tuple(c["arm"] for c in real["candidates"])
+                assert found.answers == real["accepted"]
+                assert found.false_accept == real["accepted"]  # no answer is right here
+                outcomes.append((real["accepted"], found.ran))
+    assert {(True, ("nearest",)), (False, ("direct",)), (True, ("direct",))} <= set(outcomes)

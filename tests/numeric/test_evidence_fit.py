@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from tiny_checkpoints import encoder_folder
 
+from rttc_graph.integrations.rewards.trained.evidence_reader import EvidenceReader
 from rttc_graph.integrations.rewards.trained.head_learning import HeadSettings
 from rttc_graph.integrations.rewards.trained.network_learning import LearnSettings
 from rttc_graph.integrations.rewards.trained.network_reward import EncoderReward
@@ -30,6 +32,7 @@ from rttc_graph.reward_training.evidence_fit import (
     fit_evidence,
     kinds_of,
 )
+from rttc_graph.reward_training.evidence_training import judge_with_samples, left_out_answers
 from rttc_graph.reward_training.training import TrainSettings, train_reward
 from rttc_graph.testing.inputs import candidate
 
@@ -93,6 +96,37 @@ def test_a_head_is_learned_where_samples_tell_right_from_wrong(base_folder: Path
     assert found.report["questions"] == 30
     assert list(found.report["kinds"]) == ["labels"]
     assert {**group(0)[0]}.keys() >= {"samples"}
+
+
+def test_a_head_learns_that_the_nearest_answer_may_be_that_of_another_question(
+    base_folder: Path,
+) -> None:
+    """From the samples that are left where those that answer rightly are taken out."""
+    groups = [group(n) for n in range(30)]
+    others: list[NearSample] = [{"question": "how old is zzzz", "answer": "colour grey"}]
+    with_left: list[list[CandidateRow]] = [
+        [{**row, "left_out": others} for row in some] for some in groups
+    ]
+    before, after = fitted(base_folder, groups), fitted(base_folder, with_left)
+    assert before.head is not None
+    assert after.head is not None
+    assert after.report["answers"] == before.report["answers"] + 30
+
+    base = encoder_base(base_folder)
+    assert after.speech is not None
+    reader = EvidenceReader(base, after.speech, nothing)
+    samples = [NewSample(question="how old is yyyy", answer="colour grey", domain="things")]
+    [judged] = judge_with_samples(
+        NewSample(question="which colour has kkkkkk 77", answer="colour red", domain="things"),
+        "labels",
+        left_out_answers(samples),
+        samples,
+        reader,
+        [0.5],
+        random.Random(0),
+    )
+    assert not judged.right
+    assert after.head(judged.features, 0.5) < before.head(judged.features, 0.5)
 
 
 def test_few_questions_are_told(base_folder: Path) -> None:

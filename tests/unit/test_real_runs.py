@@ -155,6 +155,15 @@ async def test_a_policy_pays_for_all_arms_that_ran_and_its_own_rewards_count(log
     assert parts == {"generation": 0, "retrieval": 1.75, "training": 0, "judging": 0.25}
 
 
+@pytest.mark.parametrize(("limit", "accepts"), [(0.0, 1), (0.5, 0)])
+async def test_nothing_is_accepted_far_from_all_samples(
+    log: Path, limit: float, accepts: float
+) -> None:
+    """No run found a sample, and the wrong answer has a reward of 0.9."""
+    found = await evaluate(ScriptedAsk(), ROWS, log, policies=("cascade",), min_similarity=limit)
+    assert found["policies"]["cascade"]["false_accepts"] == accepts
+
+
 async def test_every_row_meets_every_policy_and_policies_take_turns(log: Path) -> None:
     ask = ScriptedAsk()
     await evaluate(ask, ROWS, log)

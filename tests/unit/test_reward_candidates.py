@@ -24,6 +24,7 @@ from rttc_graph.reward_training.candidate_sampling import (
 from rttc_graph.reward_training.negatives import TRICKS, free_answers
 from rttc_graph.reward_training.neighbours import nearest_samples
 from rttc_graph.reward_training.training import check_right
+from rttc_graph.samples.rows import NO_ANSWER
 
 LABELS = ("lost card", "card arrival", "exchange rate", "top up failed")
 
@@ -242,3 +243,38 @@ def test_a_judge_is_not_trained_where_the_model_is_never_right(
         return
     with pytest.raises(RewardModelError, match=r"not one of 40 answers .* 'no idea'"):
         check_right([*rows, reference])
+
+
+async def test_nothing_is_right_where_there_is_no_answer(tmp_path: Path) -> None:
+    """A reward is the probability that an answer can be acted on: no "I do not know" can be."""
+    dark = NewSample(
+        question="colour?", answer=NO_ANSWER, domain="banking", metadata={"unanswerable": True}
+    )
+    model = CountingPolicyModel(texts={"rag": NO_ANSWER})
+    settings = SamplingSettings(arms=("rag",), temperatures=(0.0,), k=2, negatives=2)
+    drawn = await CandidateSampler(policy_model=model, embedder=embedder()).draw(
+        [*rows(2), dark], rows(8), settings, CandidateLog(tmp_path / "c.jsonl")
+    )
+    mine = [row for row in drawn if row["question"] == "colour?"]
+    assert {row["source"] for row in mine} >= {"rag", "neighbour", "other"}
+    assert not any(row["right"] or row["source"] == "reference" for row in mine)
+    assert sum(row["right"] for row in drawn) == 2  # the references of the others
+
+
+async def test_a_question_is_kept_with_what_is_left_without_its_answer(tmp_path: Path) -> None:
+    log = CandidateLog(tmp_path / "c.jsonl")
+    settings = SamplingSettings(temperatures=(0.0,), k=3, negatives=1)
+    drawn = await CandidateSampler(policy_model=None, embedder=embedder()).draw(
+        rows(2), rows(24), settings, log
+    )
+    kept = await asyncio.to_thread(CandidateLog(log.path).load)
+    for row in (*drawn, *kept.values()):
+        answers = [sample["answer"] for sample in row.get("left_out", ())]
+        assert len(answers) == 3
+        assert row["reference"] not in answers
+    await asyncio.to_thread(log.add, drawn)  # nothing is written twice
+    assert await asyncio.to_thread(CandidateLog(log.path).load) == kept
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [line["group"] for line in lines if line.get("kind") == "samples"] == list(
+        dict.fromkeys(row["group"] for row in drawn)
+    )
