@@ -217,6 +217,26 @@ def test_metadata_that_changed_is_stored_and_counted(
     assert found["question"] == SHOP[0]["question"]
 
 
+@pytest.mark.parametrize("policy", ["nearest", "cascade"])
+def test_a_corrected_price_is_answered_with_its_source(
+    shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """Ingested again under its id; nothing that an earlier run has kept brings the old one back."""
+    monkeypatch.setenv("RTTC_EVIDENCE_SIMILARITY", "0")  # cosines of random weights
+    monkeypatch.setenv("RTTC_ARMS", "nearest")
+    ask = ["ask", "how much is a helmet", "--domain", "shop", "--policy", policy]
+
+    def price() -> tuple[str, list[tuple[str, str, bool]]]:
+        found = call_json(capsys, *ask)
+        sources = [(s["question"], s["answer"], s["taken"]) for s in found["sources"]]
+        return found["answer"], [source for source in sources if "helmet" in source[0]]
+
+    assert price() == ("20 euros", [("how much is a helmet", "20 euros", True)])
+    ingest(shop, [{**SHOP[0], "answer": "35 euros"}])
+    assert "1 updated" in capsys.readouterr().out
+    assert price() == ("35 euros", [("how much is a helmet", "35 euros", True)])
+
+
 def test_a_file_is_read_twice_and_no_more(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

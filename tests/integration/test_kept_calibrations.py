@@ -186,9 +186,9 @@ async def test_two_that_save_at_once_both_count(
             inside.set()
             if domain == "math":
                 assert may_go_on.wait(20)
-            kept = {} if before is None else before.domains
             mine = stored_calibration(1.0)
-            return replace(mine, domains={**kept, domain: mine.domains[""]})
+            added = {domain: mine.domains[""]}
+            return replace(mine, domains=added if before is None else {**before.domains, **added})
 
         return change
 
