@@ -57,6 +57,9 @@ def test_invoke_returns_the_typed_answer(client: Client) -> None:
     assert (answer["answer"], answer["arm"], answer["reward"]) == ("ttt", "ttt", 0.95)
     assert [c["arm"] for c in answer["candidates"]] == ["direct", "rag", "ttt"]
     assert answer["cache"] == {"samples": "miss", "adapter": "miss"}
+    assert (answer["accepted"], answer["tau_r"], answer["calibrated"]) == (True, 0.5, False)
+    assert [source["taken"] for source in answer["sources"]] == [True]
+    assert answer["run_id"]
 
 
 def test_batch_answers_in_order_each_with_its_settings(client: Client) -> None:
