@@ -20,12 +20,9 @@ from rttc_graph.protocols import KnowledgeBase, PolicyModel, RewardModel
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.scope import RunScope
-from rttc_graph.search.panel import Panel, draws_in_order
+from rttc_graph.search.panel import MAX_ROUNDS, Panel, draws_in_order
 from rttc_graph.search.strategies import strategy_of
 from rttc_graph.state import Attempt, PanelState, RttcState
-
-MAX_ROUNDS = 16
-"""Most rounds of a panel: each is a step of the graph, and hosts limit the steps of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

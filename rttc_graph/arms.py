@@ -68,6 +68,9 @@ class AttemptRecord:
     strategy: object = None
     """Strategy that decides over the panel that the attempt draws, or `module:Class` of one; `None`
     for an attempt that answers once."""
+    steers: bool = False
+    """Whether what its strategy draws rests on the texts of earlier draws, so that a recorded panel
+    does not tell what it would have drawn."""
 
     @property
     def asks_model(self) -> bool:

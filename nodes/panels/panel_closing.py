@@ -73,6 +73,7 @@ async def go_on(
             "votes": {one.answer: one.votes for one in standings(panel)[:SHOWN_ANSWERS]},
             "leader": panel.drawn[chosen.place]["vote"] if chosen else None,
             "rewards": [one["reward"] for one in new],
+            "answers": list(new),
             "tokens": _tokens(panel.drawn),
             "seconds": after["seconds"],
         }

@@ -9,6 +9,14 @@ from rich.text import Text
 
 from rttc_graph.cli.screen import out, print_table
 from rttc_graph.evaluation.baselines import BASELINES
+from rttc_graph.evaluation.panels.panel_figures import PanelFigures
+from rttc_graph.evaluation.panels.panel_report import (
+    COLUMNS,
+    MIXED_COLUMNS,
+    mixed_cells,
+    panel_cells,
+    panel_group_name,
+)
 from rttc_graph.evaluation.policy_figures import GroupFigures
 from rttc_graph.evaluation.report import counted, group_name, left_out_lines
 
@@ -44,6 +52,17 @@ def print_group(group: GroupFigures) -> None:
     out.print(counted(group) + (f", {failed} answers missing" if failed else ""))
     if lines := left_out_lines(group):
         out.print(Text("\n".join(lines)))
+    out.print()
+
+
+def print_panels(group: PanelFigures) -> None:
+    """Print the figures of strategies on recorded panels, all sizes of each."""
+    name = panel_group_name(group)
+    out.print(Text(f"panels, {name}: {group['rows']} questions", style="bold"))
+    print_table(list(COLUMNS), [panel_cells(point) for point in group["points"]])
+    if group["mixed"]:
+        out.print(Text("\nall sources together against the best of them alone"))
+        print_table(list(MIXED_COLUMNS), [mixed_cells(one) for one in group["mixed"]])
     out.print()
 
 

@@ -123,14 +123,31 @@ class Collection:
                     "bad"
                 )
 
-    @property
-    def digest(self) -> str:
-        """Digest of `settings`, which the keys of rows begin with."""
-        return settings_digest(self.settings)
+    def settings_of(self, policy: str) -> dict[str, Any]:
+        """Return the settings that the rows of a policy depend on.
+
+        Those of panels are none of an arm that draws none: another size leaves its rows as they
+        are.
+        """
+        answers_once = policy in ARMS and ARMS[policy].own.strategy is None
+        return {
+            name: value
+            for name, value in self.settings.items()
+            if not (answers_once and name.startswith("search_"))
+        }
+
+    def digest_of(self, policy: str) -> str:
+        """Return the digest of these settings, which the keys of the policy's rows begin with."""
+        return settings_digest(self.settings_of(policy))
+
+    def domain_of(self, sample: NewSample) -> str | None:
+        """Return the domain in which samples for a question are looked for; `None` for all."""
+        named = None if sample.domain == DEFAULT_DOMAIN else sample.domain
+        return self.domain or named
 
     def keys(self) -> list[RowKey]:
         """Return the keys of all rows, in the order in which they are collected."""
-        return [key for key, _ in _plan(self)]
+        return [key for key, _ in planned_rows(self)]
 
 
 def drop_warning(text: str) -> None:
@@ -206,7 +223,7 @@ class _Collecting:
     async def run(self, known: EvaluationRows | None, on_progress: Advance) -> EvaluationRows:
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._thread, self._start, known)
-        plan = _plan(self._collection)
+        plan = planned_rows(self._collection)
         waiting = [(key, sample) for key, sample in plan if not _is_answered(rows, key)]
         done = len(plan) - len(waiting)
         on_progress(done, len(plan))
@@ -235,15 +252,7 @@ class _Collecting:
             for sample in data_set.rows:
                 check_reference(sample, self._collection.scorer)
         rows = self._log.load() if known is None else known
-        digest = self._collection.digest
-        if digest not in rows.settings:
-            line: SettingsLine = {
-                "kind": "settings",
-                "digest": digest,
-                "settings": dict(self._collection.settings),
-            }
-            self._log.add([line])
-            rows.add(line)
+        write_settings(self._collection, rows, self._log)
         return rows
 
     async def _warm_up(self, waiting: Sequence[tuple[RowKey, NewSample]]) -> None:
@@ -257,14 +266,10 @@ class _Collecting:
     async def _run(
         self, key: RowKey, sample: NewSample, *, warm_up: bool = False
     ) -> Mapping[str, Any]:
-        domain = self._domain(sample)
+        domain = self._collection.domain_of(sample)
         return await self._ask(
             sample.question, domain=domain, policy=key.policy, seed=key.seed, warm_up=warm_up
         )
-
-    def _domain(self, sample: NewSample) -> str | None:
-        named = None if sample.domain == DEFAULT_DOMAIN else sample.domain
-        return self._collection.domain or named
 
     async def _row(
         self, key: RowKey, sample: NewSample
@@ -279,7 +284,7 @@ class _Collecting:
             "policy": key.policy,
             "seed": key.seed,
             "id": sample.external_id,
-            "domain": self._domain(sample),
+            "domain": self._collection.domain_of(sample),
             "question": sample.question,
             "reference": sample.answer,
             "metadata": sample.metadata,
@@ -444,7 +449,21 @@ def row_keys(rows: Sequence[NewSample]) -> list[str]:
     return keys
 
 
-def _plan(collection: Collection) -> list[tuple[RowKey, NewSample]]:
+def write_settings(collection: Collection, rows: EvaluationRows, log: RowLog) -> None:
+    """Add the settings of a collection to the file, as far as they are not there yet."""
+    for policy in collection.policies:
+        digest = collection.digest_of(policy)
+        if digest not in rows.settings:
+            line: SettingsLine = {
+                "kind": "settings",
+                "digest": digest,
+                "settings": collection.settings_of(policy),
+            }
+            log.add([line])
+            rows.add(line)
+
+
+def planned_rows(collection: Collection) -> list[tuple[RowKey, NewSample]]:
     """Return all rows: the first question of each data set, then the second, all policies of each.
 
     With several seeds that is done once for each, so that what a kill leaves has whole draws.
@@ -454,9 +473,10 @@ def _plan(collection: Collection) -> list[tuple[RowKey, NewSample]]:
         for one in collection.data_sets
     ]
     turns = [turn for turn in chain.from_iterable(zip_longest(*columns)) if turn is not None]
-    digest, policies = collection.digest, collection.policies
+    policies = collection.policies
+    digests = {policy: collection.digest_of(policy) for policy in policies}
     return [
-        (RowKey(digest, name, collection.model, key, policy, seed), row)
+        (RowKey(digests[policy], name, collection.model, key, policy, seed), row)
         for seed in collection.seeds
         for name, number, key, row in turns
         for policy in (policies[(number + turn) % len(policies)] for turn in range(len(policies)))

@@ -23,7 +23,7 @@ from rttc_graph.arms import checked_arm
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.verdicts import VerdictLine
 from rttc_graph.protocols import NewSample
-from rttc_graph.state import Candidate, Sample
+from rttc_graph.state import Candidate, Drawn, Sample
 from rttc_graph.support.json_lines import add_lines, load_lines
 
 
@@ -89,6 +89,44 @@ class EvaluationRow(KeyFields):
     earlier releases."""
 
 
+PANEL = "panel"
+"""Name that the key of a recorded panel has in the place of a policy."""
+
+
+class PanelRow(KeyFields):
+    """Panel that was drawn once for a question, with all texts; strategies are replayed on it."""
+
+    kind: Literal["panel"]
+    id: str | None
+    domain: str | None
+    question: str
+    reference: str
+    metadata: dict[str, Any]
+    size: int
+    """Answers that were asked for."""
+    drawn: list[Drawn]
+    """Answers in the order of their draws, whole and without rewards; none if the run failed."""
+    seeds: list[int]
+    """Seed of each draw."""
+    samples: list[Sample]
+    """Samples in hand, nearest first."""
+    seconds: PartSeconds
+    """Wall time of all draws together: `generation` and `retrieval`."""
+    error: str | None
+    """Why there are no draws."""
+
+
+class PanelJudgement(KeyFields):
+    """Rewards that one reward model gave to the draws of one panel."""
+
+    kind: Literal["panel_judgement"]
+    reward_model: str
+    fingerprint: str
+    rewards: list[float | None]
+    """Raw score of each draw; `None` where it gave none, or there was no text."""
+    seconds: float
+
+
 class Judgement(KeyFields):
     """Reward that one reward model gave to the answer of one row."""
 
@@ -109,7 +147,7 @@ class SettingsLine(TypedDict):
     settings: dict[str, Any]
 
 
-Line = EvaluationRow | Judgement | SettingsLine | VerdictLine
+Line = EvaluationRow | PanelRow | PanelJudgement | Judgement | SettingsLine | VerdictLine
 
 _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
 
@@ -132,6 +170,12 @@ class EvaluationRows:
         default_factory=dict[tuple[RowKey, str], Judgement]
     )
     """Judgements by row and fingerprint of the reward model."""
+    panels: dict[RowKey, PanelRow] = field(default_factory=dict[RowKey, PanelRow])
+    """Recorded panels by key, the latest where there are two."""
+    panel_judgements: dict[tuple[RowKey, str], PanelJudgement] = field(
+        default_factory=dict[tuple[RowKey, str], PanelJudgement]
+    )
+    """Rewards of panels by key and fingerprint of the reward model."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     """Settings by digest."""
     verdicts: list[VerdictLine] = field(default_factory=list[VerdictLine])
@@ -145,6 +189,10 @@ class EvaluationRows:
             self.judgements[row_key(line), line["fingerprint"]] = line
         elif line["kind"] == "verdict":
             self.verdicts.append(line)
+        elif line["kind"] == "panel":
+            self.panels[row_key(line)] = line
+        elif line["kind"] == "panel_judgement":
+            self.panel_judgements[row_key(line), line["fingerprint"]] = line
         else:
             self.rows[row_key(line)] = line
 
@@ -172,7 +220,7 @@ def row_key(line: KeyFields) -> RowKey:
     )
 
 
-def sample_of(row: EvaluationRow) -> NewSample:
+def sample_of(row: EvaluationRow | PanelRow) -> NewSample:
     """Return the solved question of a row, as scorers take it."""
     return NewSample(
         question=row["question"],

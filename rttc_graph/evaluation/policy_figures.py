@@ -403,9 +403,9 @@ def scorers_of(
     """Return what scores each data set, by its questions unless a scorer is named."""
     questions: dict[str, dict[str, NewSample]] = {}
     for key in keys:
-        if key in rows.rows:
-            of_set = questions.setdefault(key.data_set, {})
-            of_set[key.row] = sample_of(rows.rows[key])
+        row = rows.rows.get(key) or rows.panels.get(key)
+        if row is not None:
+            questions.setdefault(key.data_set, {})[key.row] = sample_of(row)
     return {name: choose_scorer(list(of.values()), scorer) for name, of in questions.items()}
 
 
@@ -467,12 +467,14 @@ def _has_near_sample(rows: EvaluationRows, key: RowKey) -> bool:
 
 
 def _check_settings(keys: Sequence[RowKey]) -> None:
-    digests: dict[tuple[str, str], set[str]] = {}
+    # Rows of panels depend on settings of their own.
+    digests: dict[tuple[str, str, bool], set[str]] = {}
     for key in keys:
-        digests.setdefault((key.data_set, key.model), set()).add(key.digest)
-    mixed: Mapping[tuple[str, str], set[str]] = {k: d for k, d in digests.items() if len(d) > 1}
+        draws = key.policy in ARMS and ARMS[key.policy].own.strategy is not None
+        digests.setdefault((key.data_set, key.model, draws), set()).add(key.digest)
+    mixed = {place: found for place, found in digests.items() if len(found) > 1}
     if mixed:
-        (data_set, model), found = next(iter(mixed.items()))
+        (data_set, model, _), found = next(iter(mixed.items()))
         raise ConfigurationError(
             f"the rows of {model} on {data_set} were made with {len(found)} different settings "
             f"(digests {', '.join(sorted(found))}): keep each in a file of its own"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rttc_graph.arms import ARMS
@@ -37,6 +37,10 @@ class ReportInput:
     """Questions with raw rewards; equal to `questions` where there is no calibration."""
     settings: Mapping[str, object]
     """Everything that the figures depend on, for the reader."""
+    sections: Sequence[str] = ()
+    """Lines of further sections, in Markdown."""
+    further: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Their figures, for the JSON file."""
 
 
 def write_report(found: ReportInput, folder: Path) -> Path:
@@ -47,7 +51,8 @@ def write_report(found: ReportInput, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {found.title}", "", *_settings(found.settings), ""]
-    lines += [*_verdicts(found.groups), ""]
+    if found.groups:
+        lines += [*_verdicts(found.groups), ""]
     for number, group in enumerate(found.groups):
         name = group_name(group)
         lines += [f"## {name[0].upper()}{name[1:]}: {counted(group)}", "", *_table(group)]
@@ -57,9 +62,15 @@ def write_report(found: ReportInput, folder: Path) -> Path:
             plot_accuracy(group["policies"], folder / picture, rows=group["rows"], title=name)
             lines += ["", f"![Accuracy against cost, {name}]({picture})"]
         lines += [""]
-    lines += [*_selective(found.groups, folder)]
-    lines += [*_reliability(found, folder), *_shares(found.groups, folder), _LEGEND]
-    written = {"settings": dict(found.settings), "groups": list(found.groups)}
+    if found.groups:
+        lines += [*_selective(found.groups, folder)]
+        lines += [*_reliability(found, folder), *_shares(found.groups, folder)]
+    lines += [*found.sections, *([_LEGEND] if found.groups else [])]
+    written = {
+        "settings": dict(found.settings),
+        "groups": list(found.groups),
+        **found.further,
+    }
     text = json.dumps(written, indent=2, ensure_ascii=False, default=str)
     write_file(folder / FIGURES, text + "\n")
     write_file(folder / REPORT, "\n".join(lines))

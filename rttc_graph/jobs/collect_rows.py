@@ -23,7 +23,9 @@ from rttc_graph.evaluation.collect import (
     judge_missing,
     verdicts_missing,
 )
-from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowKey, RowLog
+from rttc_graph.evaluation.evaluation_rows import PANEL, EvaluationRows, RowKey, RowLog
+from rttc_graph.evaluation.panels.panel_collect import collect_panels, judge_panels
+from rttc_graph.evaluation.panels.panel_collect import panel_keys as panel_keys_of
 from rttc_graph.evaluation.policy_figures import (
     EvaluatedQuestion,
     evaluated_questions,
@@ -40,6 +42,7 @@ from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     probability_map,
 )
 from rttc_graph.integrations.rewards.reward_settings import GraderSettings
+from rttc_graph.jobs.collect_panels import panel_asker, panel_collection
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import StoredCalibration
 from rttc_graph.samples import draw_rows, read_samples
@@ -84,7 +87,9 @@ class RowsWanted:
     domain: str | None = None
     """Domain of the samples; by default that of the row."""
     arms: Sequence[Arm] = field(default_factory=cascade_arms)
-    """Arms that run."""
+    """Arms that run; none where only panels are wanted."""
+    panel_size: int = 0
+    """Answers of the panel that is drawn once for each question; 0 for none."""
     draws: int = 1
     """Answers of each arm to each question, with the configured seed and those that follow."""
     scorer: ScorerName = "auto"
@@ -158,7 +163,7 @@ def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collect
         model=config.model,
         settings=details,
         domain=wanted.domain,
-        policies=wanted.arms,
+        policies=wanted.arms or (PANEL,),
         seeds=range(run.seed, run.seed + wanted.draws),
         scorer=wanted.scorer,
     )
@@ -184,6 +189,8 @@ class ModelRows:
     calibration: StoredCalibration | None
     verdicts: Verdicts | None = None
     """Verdicts of the grader, where the scorer is `chat-judge`."""
+    panel_keys: Sequence[RowKey] = ()
+    """Keys of the recorded panels of `model`."""
 
     @property
     def judge(self) -> str:
@@ -263,32 +270,66 @@ def _collect_rows(
         with open_local(chosen) as local:
             if collection is not None:
                 _fill(local, wanted, watcher)
-                keys = collection.keys()
-                with watcher.step(f"collect with {model}") as advance:
-                    ask = _asker(local)
-                    asyncio.run(
-                        collect(
-                            collection,
-                            ask,
-                            local.judge,
-                            log,
-                            rows=rows,
-                            verdicts=verdicts,
-                            on_progress=advance,
-                            on_warning=watcher.warn,
+                keys = collection.keys() if wanted.arms else []
+                if wanted.arms:
+                    _collect_arms(local, collection, rows, log, watcher, verdicts)
+                panel_keys: list[RowKey] = []
+                if wanted.panel_size:
+                    drawn = panel_collection(collection)
+                    panel_keys = panel_keys_of(drawn)
+                    with watcher.step(f"panels with {model}") as advance:
+                        asyncio.run(
+                            collect_panels(
+                                drawn,
+                                panel_asker(local, _UNBOUNDED),
+                                local.judge,
+                                log,
+                                rows,
+                                size=wanted.panel_size,
+                                verdicts=verdicts,
+                                on_progress=advance,
+                            )
                         )
-                    )
             else:
                 keys = [key for key in rows.replayable() if key.model == model]
+                panel_keys = [key for key in rows.panels if key.model == model]
                 with watcher.step(f"judge answers of {model}") as advance:
                     asyncio.run(judge_missing(rows, keys, local.judge, log, on_progress=advance))
-            judged = replace(asyncio.run(judged_rows(local, rows, keys)), verdicts=verdicts)
+                    asyncio.run(judge_panels(rows, panel_keys, local.judge, log))
+            judged = replace(
+                asyncio.run(judged_rows(local, rows, keys)),
+                verdicts=verdicts,
+                panel_keys=panel_keys,
+            )
         if verdicts is not None:
             with watcher.step(f"verdicts of {verdicts.grader.name}") as advance:
                 asyncio.run(verdicts_missing(rows, keys, verdicts, log, on_progress=advance))
         tell_abstentions([judged], wanted.scorer, watcher)
         found.append(judged)
     return found
+
+
+def _collect_arms(
+    local: LocalRttc,
+    collection: Collection,
+    rows: EvaluationRows,
+    log: RowLog,
+    watcher: Watcher,
+    verdicts: Verdicts | None,
+) -> None:
+    with watcher.step(f"collect with {collection.model}") as advance:
+        asyncio.run(
+            collect(
+                collection,
+                _asker(local),
+                local.judge,
+                log,
+                rows=rows,
+                verdicts=verdicts,
+                on_progress=advance,
+                on_warning=watcher.warn,
+            )
+        )
 
 
 def abstentions(found: Sequence[ModelRows], scorer: ScorerName) -> str:
@@ -312,7 +353,7 @@ def _models(config: InstallationConfig, wanted: RowsWanted, rows: EvaluationRows
     """Return the policy models whose rows are wanted."""
     if wanted.data_sets:
         return wanted.models or [config.model]
-    there = list(dict.fromkeys(key.model for key in rows.replayable()))
+    there = list(dict.fromkeys(key.model for key in (*rows.replayable(), *rows.panels)))
     if not there:
         raise ConfigurationError(f"{str(wanted.log)!r} has no rows to judge: collect some first")
     if missing := set(wanted.models) - set(there):
@@ -327,10 +368,11 @@ def rows_settings(found: Sequence[ModelRows]) -> dict[str, Any]:
     """Return what the rows were made with; where that differs, all values with a comma."""
     values: dict[str, dict[str, None]] = {}
     for model_rows in found:
-        for digest in dict.fromkeys(key.digest for key in model_rows.keys):
+        keys = (*model_rows.keys, *model_rows.panel_keys)
+        for digest in dict.fromkeys(key.digest for key in keys):
             for name, value in model_rows.rows.settings.get(digest, {}).items():
                 values.setdefault(name, {})[str(value)] = None
-        for seed in sorted({key.seed for key in model_rows.keys}):
+        for seed in sorted({key.seed for key in keys}):
             values.setdefault("seed", {})[str(seed)] = None
     return {name: ", ".join(seen) for name, seen in values.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import cross_fitted
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.accuracy_plot import plot_accuracy
+from rttc_graph.evaluation.panels.panel_figures import PanelFigures
+from rttc_graph.evaluation.panels.panel_report import panel_lines, plot_panels
+from rttc_graph.evaluation.panels.panel_specs import PanelSpec
 from rttc_graph.evaluation.policy_figures import (
     EvaluatedQuestion,
     GroupFigures,
@@ -24,6 +27,7 @@ from rttc_graph.evaluation.report import REPORT, ReportInput, write_report
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.reward_settings import GraderSettings
+from rttc_graph.jobs.collect_panels import recorded_size
 from rttc_graph.jobs.collect_rows import (
     ModelRows,
     RowsWanted,
@@ -36,6 +40,7 @@ from rttc_graph.jobs.collect_rows import (
     tell_scorers,
     wanted_data_sets,
 )
+from rttc_graph.jobs.measure_panels import measured_panels
 from rttc_graph.jobs.output_files import check_outputs
 from rttc_graph.jobs.run_policies import RealRuns, run_policies
 from rttc_graph.jobs.watching import Watcher
@@ -48,6 +53,9 @@ class EvaluationWanted:
     """Inputs and output files of an evaluation."""
 
     policies: tuple[PolicyName, ...]
+    """Policies over the rows of arms; may be none where panels are measured."""
+    panels: Sequence[PanelSpec] = ()
+    """Strategies that are replayed on panels drawn once for each question."""
     paths: Sequence[str] = ()
     """Files of questions, or folders that `wanted_data_sets` takes."""
     models: Sequence[str] = ()
@@ -93,6 +101,11 @@ class EvaluationWanted:
         if self.use_cache and not self.real:
             raise ConfigurationError("--cache needs --real: a replay uses no query-state cache")
         others = (self.models, self.report, self.rejudge, self.cross_fit, self.collect_only)
+        if self.real and self.panels:
+            raise ConfigurationError(
+                f"--real runs policies and replays none: name the strategy alone instead of "
+                f"{self.panels[0]}, and its size with --n"
+            )
         if self.real and (len(self.paths) != 1 or any(others) or self.draws > 1):
             raise ConfigurationError(
                 "--real takes one file of questions and none of --models, --report, --rejudge, "
@@ -112,10 +125,14 @@ class Evaluation:
     """Everything that the figures depend on."""
     plot: Path | None = None
     report: Path | None = None
+    panels: Sequence[PanelFigures] = ()
+    """Figures of strategies on recorded panels, all questions first."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as `rttc eval --json` writes them."""
-        return {**self.groups[0], "groups": list(self.groups), "settings": self.settings}
+        found: dict[str, Any] = {**self.groups[0]} if self.groups else {}
+        panels = {"panels": list(self.panels)} if self.panels else {}
+        return {**found, "groups": list(self.groups), **panels, "settings": self.settings}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +145,7 @@ class _Measured:
     """Questions with the rewards that counted."""
     raw: Sequence[EvaluatedQuestion] = ()
     """Questions with raw rewards."""
+    panels: Sequence[PanelFigures] = ()
 
 
 def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watcher) -> Evaluation:
@@ -166,7 +184,8 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
             samples=samples,
             models=wanted.models,
             domain=wanted.domain,
-            arms=arms_of_policies(wanted.policies),
+            arms=arms_of_policies(wanted.policies) if wanted.policies else (),
+            panel_size=recorded_size(config, wanted.panels),
             draws=wanted.draws,
             scorer=wanted.scorer,
             grader=wanted.grader,
@@ -175,14 +194,18 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
         if wanted.collect_only:
             return Evaluation(log=log)
         measured = _of_rows(config, found, wanted)
-    first = measured.groups[0]
-    plot_accuracy(first["policies"], plot, rows=first["rows"], title=name)
+    if measured.groups:
+        first = measured.groups[0]
+        plot_accuracy(first["policies"], plot, rows=first["rows"], title=name)
+    else:
+        plot_panels(measured.panels[0], plot)
     return Evaluation(
         log=log,
         groups=measured.groups,
         settings=measured.settings,
         plot=plot,
         report=_report(measured, name, wanted.report),
+        panels=measured.panels,
     )
 
 
@@ -206,6 +229,31 @@ def _of_rows(
     config: InstallationConfig, found: Sequence[ModelRows], wanted: EvaluationWanted
 ) -> _Measured:
     """Return what policies would have done, worked out from the rows of the arms."""
+    panels = measured_panels(
+        found,
+        wanted.panels,
+        tau_r=config.tau_r,
+        scorer=wanted.scorer,
+        cross_fit=wanted.cross_fit,
+    )
+    if not wanted.policies:
+        return _Measured(
+            groups=[],
+            settings=_settings(found, [], _calibrated(found, wanted), scorer=wanted.scorer),
+            panels=panels,
+        )
+    return replace(_of_arms(config, found, wanted), panels=panels)
+
+
+def _calibrated(found: Sequence[ModelRows], wanted: EvaluationWanted) -> str:
+    if wanted.cross_fit:
+        return "cross-fitted"
+    return ", ".join("yes" if rows.calibration else "no" for rows in found)
+
+
+def _of_arms(
+    config: InstallationConfig, found: Sequence[ModelRows], wanted: EvaluationWanted
+) -> _Measured:
     raw = questions_of_models(found, scorer=wanted.scorer, calibrated=False)
     if wanted.cross_fit:
         return _cross_fitted(found, raw, wanted)
@@ -214,7 +262,7 @@ def _of_rows(
     has_map = any(rows.calibration for rows in found)
     questions = questions_of_models(found, scorer=wanted.scorer) if has_map else raw
     gates = gates_of(config, found, questions)
-    calibrated = ", ".join("yes" if rows.calibration else "no" for rows in found)
+    calibrated = _calibrated(found, wanted)
     return _Measured(
         groups=grouped(questions, wanted.policies, lambda q: gates[q.data_set, q.model, q.row]),
         settings=_settings(found, list(gates.values()), calibrated, scorer=wanted.scorer),
@@ -275,7 +323,7 @@ def _scorers_shown(found: Sequence[ModelRows], scorer: ScorerName) -> str:
     chosen = {
         name: choice.reason
         for rows in found
-        for name, choice in scorers_of(rows.rows, rows.keys, scorer).items()
+        for name, choice in scorers_of(rows.rows, (*rows.keys, *rows.panel_keys), scorer).items()
     }
     if len(set(chosen.values())) == 1:
         return next(iter(chosen.values()))
@@ -285,11 +333,14 @@ def _scorers_shown(found: Sequence[ModelRows], scorer: ScorerName) -> str:
 def _report(measured: _Measured, name: str, folder: Path | None) -> Path | None:
     if folder is None:
         return None
+    folder.mkdir(parents=True, exist_ok=True)
     report = ReportInput(
         title=f"Evaluation of {name}",
         groups=measured.groups,
         questions=measured.questions,
         raw=measured.raw,
         settings=measured.settings,
+        sections=panel_lines(measured.panels, folder),
+        further={"panels": list(measured.panels)} if measured.panels else {},
     )
     return write_report(report, folder)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.state import Drawn
 
+MAX_ROUNDS = 16
+"""Most rounds of a panel: each is a step of the graph, and hosts limit the steps of a run."""
+
 Weight = Callable[[Drawn], float]
 """Function that returns how much an answer's vote counts, at least 0."""
 

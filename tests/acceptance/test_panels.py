@@ -615,8 +615,31 @@ def test_commands_draw_panels_on_a_real_database(
     grown = Path("rows.jsonl").read_text(encoding="utf-8")
     assert grown.startswith(kept)  # rows of before are found again
 
-    call(*command, "direct,majority", "--n", "2")  # another size: other rows
-    assert Path("rows.jsonl").read_text(encoding="utf-8") != grown
+    call(*command, "direct,majority", "--n", "2")  # another size: other rows, of panels alone
+    after = Path("rows.jsonl").read_text(encoding="utf-8")
+    assert after.startswith(grown)
+    new = [json.loads(line) for line in after.removeprefix(grown).splitlines()]
+    assert [one["policy"] for one in new if one["kind"] == "answer"] == ["majority"]
+
+    specs = "majority@4,adaptive@4,mixed@4"
+    replayed = call(*command, specs, "--report", "out")
+    [panels] = replayed["panels"]
+    assert (panels["rows"], panels["sources"], replayed["groups"]) == (1, ["direct", "rag"], [])
+    assert {one["strategy"] for one in panels["points"]} == {"majority", "adaptive", "mixed"}
+    single = next(one for one in panels["points"] if one["sources"] == ["direct"])
+    direct = before["policies"]["direct"]  # a majority of one is the plain answer
+    for figure in ("accuracy", "prompt_tokens", "completion_tokens"):
+        assert (single["n"], single[figure]) == (1, direct[figure])
+    kept = Path("rows.jsonl").read_text(encoding="utf-8")
+    [recorded] = [one for one in map(json.loads, kept.splitlines()) if one["kind"] == "panel"]
+    assert [one["proposer"] for one in recorded["drawn"]] == ["direct", "rag"] * 4
+    assert recorded["seeds"][0] == 0
+    assert all(one["text"] for one in recorded["drawn"])
+    assert "any of them" in Path("out/report.md").read_text(encoding="utf-8")
+    assert call(*command, f"direct,{specs}")["panels"] == replayed["panels"]  # nothing is drawn
+    assert Path("rows.jsonl").read_text(encoding="utf-8") == kept
+    assert main((*command[:-3], "--real", "--policies", "majority@4")) == 2
+    assert "name the strategy alone" in capsys.readouterr().err
 
     flags = ("--domain", "sums", "--policy", "adaptive", "--n", "3", "--from", "rag,direct")
     asked = call("ask", "what is 7 plus 7", *flags, "--json")

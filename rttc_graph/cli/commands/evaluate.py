@@ -11,7 +11,7 @@ from rich.text import Text
 from rttc_graph.arms import PLANS, cascade_arms, policy_names
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.cli.command_context import command_context
-from rttc_graph.cli.policy_table import print_group, print_verdicts
+from rttc_graph.cli.policy_table import print_group, print_panels, print_verdicts
 from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, err, out, write_json
 from rttc_graph.cli.shared_options import (
     ArmList,
@@ -35,6 +35,7 @@ from rttc_graph.cli.shared_options import (
     with_default,
 )
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.evaluation.panels.panel_specs import MIXED, PanelSpec, read_spec
 from rttc_graph.jobs.measure_policies import Evaluation, EvaluationWanted, evaluate
 from rttc_graph.settings import PolicyName
 
@@ -51,7 +52,14 @@ Models = Annotated[
     str | None,
     typer.Option(help="Policy models, comma-separated (default: the setting model)."),
 ]
-Policies = Annotated[str, typer.Option(help="Policies to measure, comma-separated.")]
+Policies = Annotated[
+    str,
+    typer.Option(
+        help="Policies to measure, comma-separated. majority@16 and the like replay a strategy on "
+        "panels that are drawn once, at 1, 2, 4, … 16 answers; mixed@16 votes over all sources, "
+        "and majority@16:direct+rag names them."
+    ),
+]
 Seed = Annotated[
     int, typer.Option(help="Seed for drawing questions, for sampling and for training.")
 ]
@@ -147,8 +155,10 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     flags = {"tau_r": tau, "arms": arms, "first_arm": first_arm, "k": k}
     flags |= {"search_n": search_n, "search_from": search_from}
     flags |= {"samples_choice": samples_choice, "max_new_tokens": max_new_tokens, "tenant": tenant}
+    chosen, panels = _parse(policies)
     wanted = EvaluationWanted(
-        policies=_parse(policies),
+        policies=chosen,
+        panels=panels,
         paths=paths or [],
         models=split_names(models or ""),
         limit=limit,
@@ -172,21 +182,29 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
 
 def _show(found: Evaluation, json_out: str | None) -> None:
     files = f"every answer: {found.log}"
-    if not found.groups:
+    if not found.groups and not found.panels:
         out.print(Text(files))
     elif write_json(found.to_json(), json_out):
         for group in found.groups:
             print_group(group)
+        for panels in found.panels:
+            print_panels(panels)
         out.print(Text(f"{files}\nplot: {found.plot}\n"))
-        print_verdicts(found.groups)
+        if found.groups:
+            print_verdicts(found.groups)
     if found.report is not None:
         err.print(Text(f"report: {found.report}"))
 
 
-def _parse(policies: str) -> tuple[PolicyName, ...]:
+def _parse(policies: str) -> tuple[tuple[PolicyName, ...], list[PanelSpec]]:
+    """Return the policies that are named, and the strategies with a size."""
     known = policy_names()
     chosen = split_names(policies)
-    for name in chosen:
+    panels = [read_spec(name) for name in dict.fromkeys(chosen) if "@" in name]
+    named = [name for name in chosen if "@" not in name]
+    for name in named:
+        if name == MIXED:
+            raise ConfigurationError(f"policy {MIXED!r} is replayed: write it as {MIXED}@16")
         if name not in known:
             raise ConfigurationError(f"policy {name!r} is unknown: take any of {', '.join(known)}")
-    return tuple(name for wanted in chosen for name in known if name == wanted)
+    return tuple(name for wanted in named for name in known if name == wanted), panels

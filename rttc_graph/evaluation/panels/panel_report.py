@@ -1,0 +1,163 @@
+"""Figures of recorded panels as lines of a report, and as plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rttc_graph.evaluation.accuracy_plot import finish, new_figure
+from rttc_graph.evaluation.panels.panel_figures import MixedPoint, PanelFigures, PanelPoint
+
+COLUMNS = (
+    "strategy",
+    "drawn from",
+    "most answers",
+    "accuracy (95 %)",
+    "any of them",
+    "majority of as many tokens",
+    "points against it (95 %)",
+    "draws",
+    "tokens",
+    "seconds",
+)
+
+MIXED_COLUMNS = (
+    "strategy",
+    "answers",
+    "all sources",
+    "best source",
+    "points against it (95 %)",
+    "any of them",
+    "part of the way",
+)
+
+_NOTHING = "\u2013"
+
+LEGEND = """A panel was drawn once for each question; every strategy and every smaller size is
+computed from it, with the graph's own strategies. `any of them` is the share of questions for which
+one of the draws is right: no choice among them can be better. The majority beside each figure draws
+from the same sources and takes as many tokens in the mean. Tokens are exact. Seconds are a share of
+those of the whole panel, by tokens, though few draws in a batch take longer each than many. Rewards
+were given with all draws in sight. Intervals are paired by question."""
+
+
+def panel_lines(groups: Sequence[PanelFigures], folder: Path) -> list[str]:
+    """Return the section of a report on panels, and write its plots into the report's folder.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    if not groups:
+        return []
+    lines = ["## Panels", "", LEGEND, ""]
+    for number, group in enumerate(groups):
+        lines += [f"### {panel_group_name(group)}: {group['rows']} questions", ""]
+        lines += _markdown(COLUMNS, [panel_cells(point) for point in group["points"]])
+        if group["mixed"]:
+            lines += ["", *_markdown(MIXED_COLUMNS, [mixed_cells(one) for one in group["mixed"]])]
+        for what in ("tokens", "seconds"):
+            picture = f"panels-{number}-{what}.png"
+            plot_panels(group, folder / picture, against=what)
+            lines += ["", f"![Accuracy against {what}]({picture})"]
+        lines += [""]
+    return lines
+
+
+def panel_group_name(group: PanelFigures) -> str:
+    """Return what a group is, in words."""
+    parts = [part for part in (group["data_set"], group["model"]) if part is not None]
+    return ", ".join(parts) or "all questions"
+
+
+def panel_cells(point: PanelPoint) -> tuple[str, ...]:
+    """Return a point as the cells of a row under `COLUMNS`."""
+    low, high = point["interval"]
+    return (
+        point["strategy"],
+        "+".join(point["sources"]),
+        str(point["n"]),
+        f"{point['accuracy']:.1%} ({100 * low:.1f} to {100 * high:.1f})",
+        f"{point['any']:.1%}",
+        f"{point['majority']:.1%}",
+        _difference(point["against_majority"]),
+        f"{point['draws']:.2f}",
+        f"{tokens_of(point):.0f}",
+        f"{point['seconds']:.2f}",
+    )
+
+
+def mixed_cells(point: MixedPoint) -> tuple[str, ...]:
+    """Return a mixed panel as the cells of a row under `MIXED_COLUMNS`."""
+    way = point["share_of_the_way"]
+    return (
+        point["strategy"],
+        str(point["n"]),
+        f"{point['accuracy']:.1%}",
+        f"{point['best']} {point['best_accuracy']:.1%}",
+        _difference(point["difference"]),
+        f"{point['any']:.1%}",
+        _NOTHING if way is None else f"{way:.0%}",
+    )
+
+
+def tokens_of(point: PanelPoint) -> float:
+    """Return the mean tokens of a point's draws, prompts included."""
+    return point["prompt_tokens"] + point["completion_tokens"]
+
+
+def plot_panels(group: PanelFigures, path: Path, *, against: str = "tokens") -> None:
+    """Write a plot of accuracy against cost, a curve for each strategy and its sources.
+
+    Args:
+        group: Figures.
+        path: PNG file, replaced if it is there.
+        against: `tokens` or `seconds`, means per question.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    cost: Callable[[PanelPoint], float] = (
+        tokens_of if against == "tokens" else lambda point: point["seconds"]
+    )
+    figure = new_figure()
+    axes: Any = figure.add_subplot()
+    curves: dict[tuple[str, str], list[PanelPoint]] = {}
+    for point in group["points"]:
+        curves.setdefault((point["strategy"], "+".join(point["sources"])), []).append(point)
+    ceilings: set[str] = set()
+    for (strategy, sources), points in curves.items():
+        costs = [cost(point) for point in points]
+        axes.plot(
+            costs,
+            [100 * point["accuracy"] for point in points],
+            marker="o",
+            markersize=4,
+            label=f"{strategy}, {sources}",
+        )
+        if sources not in ceilings and strategy != "adaptive":
+            ceilings.add(sources)
+            axes.plot(
+                costs,
+                [100 * point["any"] for point in points],
+                linestyle=":",
+                color="grey",
+                label=f"any of them, {sources}",
+            )
+    axes.set_xlabel(f"{against} per question (mean)")
+    axes.set_ylabel(f"accuracy in % ({group['rows']} questions)")
+    axes.set_xscale("log")
+    axes.set_ylim(-3, 103)
+    finish(figure, axes, path, panel_group_name(group))
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|" + " --- |" * len(columns),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def _difference(value: Sequence[float]) -> str:
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * end for end in value))
