@@ -19,7 +19,7 @@ class PanelPoint(TypedDict):
 
     strategy: str
     sources: list[Attempt]
-    """What was drawn from."""
+    """Sources of the draws."""
     n: int
     """Most answers."""
     accuracy: float
