@@ -25,7 +25,7 @@ class PanelSpec:
     size: int
     """Most answers, 1 to 64."""
     sources: tuple[Attempt, ...] = ()
-    """Sources of the draws; empty for each source alone, and all together where there are several."""
+    """Sources of the draws; empty for each alone, and all together where there are several."""
 
     def __str__(self) -> str:
         """Return the spec as it is written."""
