@@ -12,6 +12,7 @@ from rttc_graph.calibration.map_fitting import (
     fold_number,
 )
 from rttc_graph.evaluation.panels.panel_replay import RecordedPanel
+from rttc_graph.state import Drawn
 
 
 def cross_fitted_panels(panels: Sequence[RecordedPanel]) -> list[RecordedPanel]:
@@ -47,10 +48,11 @@ def _group_of(panel: RecordedPanel) -> str:
 
 
 def _rewarded(panel: RecordedPanel, calibration: FittedCalibration) -> RecordedPanel:
-    drawn = tuple(
-        one
-        if one["reward"] is None
-        else {**one, "reward": calibration.reward(one["reward"], panel.domain)}
-        for one in panel.drawn
-    )
+    drawn = tuple(_with_reward(one, panel.domain, calibration) for one in panel.drawn)
     return replace(panel, drawn=drawn, calibrated=True)
+
+
+def _with_reward(one: Drawn, domain: str | None, calibration: FittedCalibration) -> Drawn:
+    if one["reward"] is None:
+        return one
+    return {**one, "reward": calibration.reward(one["reward"], domain)}

@@ -28,7 +28,7 @@ from rttc_graph.evaluation.panels.panel_figures import grouped_panels, panel_fig
 from rttc_graph.evaluation.panels.panel_replay import RecordedPanel, replay_panel
 from rttc_graph.evaluation.panels.panel_report import panel_lines
 from rttc_graph.evaluation.panels.panel_specs import PanelSpec, needed_size, read_spec
-from rttc_graph.protocols import NewSample, RewardRequest
+from rttc_graph.protocols import NewSample
 from rttc_graph.search.sample_subsets import draw_seed
 from rttc_graph.state import Drawn
 
@@ -401,7 +401,7 @@ async def test_another_judge_judges_the_panels_that_are_there(
 
 async def test_a_judge_that_is_down_ends_the_judging(tmp_path: Path) -> None:
     class Down(Another):
-        async def score(self, query: str, candidates: list[RewardRequest]) -> list[float]:
+        async def score(self, query: str, candidates: Any) -> list[float]:
             raise RewardModelError("no connection", retryable=True)
 
     rows = await collected(tmp_path, Panels())

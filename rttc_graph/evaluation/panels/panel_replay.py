@@ -15,9 +15,11 @@ from rttc_graph.arms import ARMS, Attempt
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.evaluation.evaluation_rows import PartSeconds
 from rttc_graph.evaluation.panels.panel_specs import MIXED
+from rttc_graph.search.majority import Majority
 from rttc_graph.search.panel import MAX_ROUNDS, Panel, draws_in_order
 from rttc_graph.search.strategies import strategy_of
 from rttc_graph.search.strategy import Strategy
+from rttc_graph.search.weighted import Weighted
 from rttc_graph.state import Drawn
 
 
@@ -77,9 +79,7 @@ def replay_panel(
         sources: What it may draw from; those without a draw in the record are left out.
         size: Most answers.
     """
-    if strategy == MIXED:
-        strategy = "weighted" if panel.calibrated else "majority"
-    decides = strategy_of(strategy)
+    decides = strategy_of(strategy) if strategy != MIXED else _vote_of(panel)
     waiting = {
         name: [n for n, one in enumerate(panel.drawn) if one["proposer"] == name]
         for name in sources
@@ -96,6 +96,10 @@ def replay_panel(
         seconds=_seconds(panel, places),
         answered=kept is not None,
     )
+
+
+def _vote_of(panel: RecordedPanel) -> Strategy:
+    return Weighted() if panel.calibrated else Majority()
 
 
 def _places(

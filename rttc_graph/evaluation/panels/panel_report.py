@@ -135,7 +135,7 @@ def plot_panels(group: PanelFigures, path: Path, *, against: str = "tokens") -> 
             markersize=4,
             label=f"{strategy}, {sources}",
         )
-        if sources not in ceilings and strategy != "adaptive":
+        if sources not in ceilings and points[-1]["draws"] >= points[-1]["n"]:
             ceilings.add(sources)
             axes.plot(
                 costs,
