@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
-from datetime import date
+from dataclasses import asdict, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.database import BRIEF_SECONDS, Database
 from rttc_graph.integrations.postgres.database_session import DatabaseSession
-from rttc_graph.integrations.postgres.json_values import cleaned, cleaned_jsonb
-from rttc_graph.protocols import RunRecord
+from rttc_graph.integrations.postgres.json_values import checked_text, cleaned, cleaned_jsonb
+from rttc_graph.protocols import Rating, RunRecord
+from rttc_graph.protocols.run_history import (
+    LISTED_CHARACTERS,
+    FinishedRun,
+    RunFilter,
+    RunPage,
+    RunStatistics,
+    checked_run_page,
+)
 from rttc_graph.support.identity import checked_name
 
 __all__ = ("PostgresLedgerStore", "RunStatistics")
@@ -21,30 +30,6 @@ _PRUNE_SECONDS = 3600.0
 
 _MOST_DAYS = 36_500
 """A hundred years."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStatistics:
-    """Figures of the runs of one domain that one arm answered on one day (UTC)."""
-
-    domain: str
-    """Empty for runs that named none."""
-    day: date
-    arm: str
-    """Arm whose answer was returned."""
-    runs: int
-    accepted: int
-    """Runs whose answer reached τr."""
-    seconds: float
-    """Seconds of all runs together."""
-    tokens: int
-    look_ups: int
-    """Times that the query-state cache was asked."""
-    samples_hits: int
-    adapter_hits: int
-    """Adapters recalled for a near query, or found under the digest of their samples."""
-    seconds_saved: float
-    """Training that adapter hits made needless, less what the look-ups took."""
 
 
 class PostgresLedgerStore:
@@ -121,6 +106,39 @@ class PostgresLedgerStore:
 
         return await self._database.execute_work("read the last runs", work, error=BackendError)
 
+    async def list_runs(
+        self, which: RunFilter, *, tenant: str, limit: int, after: str | None = None
+    ) -> RunPage:
+        """Return a page of a tenant's runs, newest first, texts cut."""
+        at, run_id = checked_run_page(limit, after)
+        texts = {"domain": which.domain, "arm": which.arm, "contains": which.contains}
+        for name, text in {**texts, "run_id": run_id}.items():
+            checked_text(name, text or "")
+        asked = {
+            **asdict(which),
+            "tenant": checked_name("tenant", tenant),
+            "at": at,
+            "run_id": run_id,
+            "characters": LISTED_CHARACTERS,
+            "count": limit + 1,
+        }
+        rows = await self._database.execute_work(
+            "list runs", lambda s: s.rows("listed_runs", **asked), error=BackendError
+        )
+        runs = [_finished(row) for row in rows[:limit]]
+        return RunPage(runs=runs, next=_page_end(runs[-1]) if len(rows) > limit else None)
+
+    async def find_run(self, run_id: str, *, tenant: str) -> FinishedRun | None:
+        """Return a run with everything that is stored of it."""
+        asked = {"run_id": checked_name("run", run_id), "tenant": checked_name("tenant", tenant)}
+        row = await self._database.execute_work(
+            "read a run",
+            lambda s: s.row("finished_run", **asked),
+            error=BackendError,
+            within_seconds=BRIEF_SECONDS,
+        )
+        return None if row is None else _finished(row)
+
     async def statistics(self, *, tenant: str, days: int | None = None) -> list[RunStatistics]:
         """Return the tenant's runs by domain, day and arm, newest day first.
 
@@ -135,3 +153,27 @@ class PostgresLedgerStore:
             return [RunStatistics(**row) for row in rows]
 
         return await self._database.execute_work("add up the runs", work, error=BackendError)
+
+
+_FIELDS = tuple(field.name for field in fields(RunRecord))
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _finished(row: dict[str, Any]) -> FinishedRun:
+    rating = None
+    if row["is_right"] is not None:
+        rating = Rating(
+            run_id=row["run_id"],
+            is_right=row["is_right"],
+            answer=row["right_answer"],
+            note=row["note"],
+            correction=row["correction"],
+        )
+    run = RunRecord(**{name: row[name] for name in _FIELDS})
+    return FinishedRun(run=run, created_at=row["created_at"], rating=rating)
+
+
+def _page_end(last: FinishedRun) -> str:
+    """Return what continues a list behind a run."""
+    return f"{(last.created_at - _EPOCH) // timedelta(microseconds=1)}:{last.run.run_id}"

@@ -803,6 +803,56 @@ select pg_advisory_xact_lock(
     )
 );
 
+-- name: listed_runs
+-- The next of the tenant's runs that a filter means, newest first, texts cut, without sources and
+-- candidates. Index: (tenant, created_at), which is read until there are enough of them.
+select
+    rttc_run.run_id, rttc_run.tenant, domain, left(query, %(characters)s) as query,
+    left(rttc_run.answer, %(characters)s) as answer, null as candidate, policy, tau_r, arm, reward,
+    accepted, declined, calibrated, '[]'::jsonb as sources, seconds, tokens, entries,
+    rttc_run.created_at, is_right, rttc_rating.answer as right_answer, note, correction
+from rttc_run
+left join rttc_rating on rttc_rating.run_id = rttc_run.run_id
+where rttc_run.tenant = %(tenant)s
+    and (%(domain)s::text is null or coalesce(domain, '') = %(domain)s)
+    and (%(arm)s::text is null or arm = %(arm)s)
+    and (%(accepted)s::boolean is null or accepted = %(accepted)s)
+    and (
+        %(rated)s::text is null
+        or case when is_right then 'right' when not is_right then 'wrong' else 'none' end = %(rated)s
+    )
+    and (
+        %(first_day)s::date is null
+        or rttc_run.created_at >= %(first_day)s::timestamp at time zone 'UTC'
+    )
+    and (
+        %(last_day)s::date is null
+        or rttc_run.created_at < (%(last_day)s::timestamp + interval '1 day') at time zone 'UTC'
+    )
+    and (
+        %(contains)s::text is null
+        or strpos(lower(query), lower(%(contains)s)) > 0
+        or strpos(lower(rttc_run.answer), lower(%(contains)s)) > 0
+    )
+    and (
+        %(at)s::bigint is null
+        or (rttc_run.created_at, rttc_run.run_id)
+            < (timestamptz 'epoch' + %(at)s * interval '1 microsecond', %(run_id)s)
+    )
+order by rttc_run.created_at desc, rttc_run.run_id desc
+limit %(count)s;
+
+-- name: finished_run
+-- One row or none: a run of the tenant with its rating. Index: primary keys.
+select
+    rttc_run.run_id, rttc_run.tenant, domain, query, rttc_run.answer, candidate, policy, tau_r, arm,
+    reward, accepted, declined, calibrated, sources, seconds, tokens, entries, rttc_run.created_at,
+    is_right, rttc_rating.answer as right_answer, note, correction
+from rttc_run
+left join rttc_rating on rttc_rating.run_id = rttc_run.run_id
+where rttc_run.run_id = %(run_id)s
+    and rttc_run.tenant = %(tenant)s;
+
 -- name: forget_calibration
 -- Nothing. Index: primary key.
 delete from rttc_calibration

@@ -68,7 +68,11 @@ class GatePoint:
     """Mean per question."""
     shares: Mapping[Arm, float]
     false_accepts: float
+    """Share of all questions whose answer is wrong and was accepted."""
     false_rejects: float
+    """Share of all questions that had a right answer in hand and accepted none."""
+    accepted: float = 0.0
+    """Share of all questions with an accepted answer."""
 
     @property
     def accuracy(self) -> float:
@@ -91,18 +95,24 @@ def arm_choices(known: Iterable[Arm]) -> list[tuple[Arm, ...]]:
     ]
 
 
-def sweep(questions: Sequence[Arms], grid: Sequence[float] = GRID) -> list[GatePoint]:
+def sweep(
+    questions: Sequence[Arms],
+    grid: Sequence[float] = GRID,
+    *,
+    choices: Sequence[tuple[Arm, ...]] | None = None,
+) -> list[GatePoint]:
     """Return the figures of cascade for each choice of arms at each threshold of a grid.
 
     Args:
         questions: At least one; arms that not all of them have are left out.
         grid: Thresholds.
+        choices: Lists of arms; `None` for all that there are.
     """
     known = set(ARMS).intersection(*questions)
     replayed = [_Replayed(arms) for arms in questions]
     return [
         _point(replayed, Gate(tau_r=tau_r, arms=arms))
-        for arms in arm_choices(known)
+        for arms in (arm_choices(known) if choices is None else choices)
         for tau_r in grid
     ]
 
@@ -207,4 +217,5 @@ def _point(questions: Sequence[_Replayed], gate: Gate) -> GatePoint:
         shares=arm_shares(outcomes),
         false_accepts=fmean(o.false_accept for o in outcomes),
         false_rejects=fmean(o.false_reject for o in outcomes),
+        accepted=fmean(o.is_accepted_at(gate.tau_r) for o in outcomes),
     )

@@ -16,7 +16,11 @@ from rttc_graph.calibration.merging import merged_maps
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion
 from rttc_graph.evaluation.replay import Gate, JudgedArm
-from rttc_graph.integrations.rewards.calibrated.calibrated_reward import ARMS_KEY, TAU_KEY
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
+    ARMS_KEY,
+    CURVE_KEY,
+    TAU_KEY,
+)
 from rttc_graph.protocols import StoredCalibration
 from rttc_graph.state import Arm
 
@@ -35,6 +39,27 @@ class Proposal:
     arms: Mapping[str, tuple[Arm, ...]]
     """Arms of the cascade by domain, at the chosen τr; the empty name is for all others."""
     aim: Aim
+
+    def curve_of(self, domain: str) -> list[list[float]]:
+        """Return what each τr would do with a domain's arms, as it is stored under `CURVE_KEY`.
+
+        Args:
+            domain: Its own questions count; with the empty name, or for want of any, all do.
+        """
+        own = [question for question in self.questions if (question.domain or "") == domain]
+        questions = [question.arms for question in (own if domain and own else self.questions)]
+        points = sweep(questions, choices=[self.arms.get(domain, self.arms[""])])
+        rows = [
+            [
+                point.gate.tau_r,
+                round(point.accuracy, 4),
+                round(point.seconds, 4),
+                round(point.accepted, 4),
+                round(point.false_accepts, 4),
+            ]
+            for point in points
+        ]
+        return [row for n, row in enumerate(rows) if _is_corner(rows, n)]
 
     def stored(
         self,
@@ -56,6 +81,7 @@ class Proposal:
             domain: {
                 ARMS_KEY: list(self.arms.get(domain, self.arms[""])),
                 TAU_KEY: self.chosen.gate.tau_r,
+                CURVE_KEY: self.curve_of(domain),
             }
             for domain in {"", *(question.domain or "" for question in self.questions)}
         }
@@ -72,6 +98,14 @@ class Proposal:
             tau_r=self.chosen.gate.tau_r,
             aim=str(self.aim),
         )
+
+
+def _is_corner(rows: Sequence[list[float]], place: int) -> bool:
+    """Tell whether a row differs from one of its neighbours in more than τr, or has but one."""
+    if place in (0, len(rows) - 1):
+        return True
+    before, row, after = (found[1:] for found in rows[place - 1 : place + 2])
+    return not before == row == after
 
 
 def propose(questions: Sequence[EvaluatedQuestion], aim: Aim) -> Proposal:

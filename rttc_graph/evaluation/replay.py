@@ -101,6 +101,10 @@ class ReplayedRun:
     false_reject: bool = False
     """A right answer was in hand and was judged below τr."""
 
+    def is_accepted_at(self, tau_r: float) -> bool:
+        """Tell whether there is an answer, and its reward is at least τr."""
+        return self.answers and is_accepted(self.reward, tau_r)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:

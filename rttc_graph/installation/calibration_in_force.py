@@ -12,6 +12,7 @@ from rttc_graph.installation.needed_models import trained_folder
 from rttc_graph.integrations.postgres.calibration_store import KeptCalibration
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     ARMS_KEY,
+    CURVE_KEY,
     OTHERS_KEY,
     POOLED_KEY,
     TAU_KEY,
@@ -22,16 +23,27 @@ from rttc_graph.protocols import DomainCalibration, StoredCalibration
 
 
 async def told_calibrations(
-    config: InstallationConfig, knowledge: Knowledge
+    config: InstallationConfig,
+    knowledge: Knowledge,
+    *,
+    tenant: str | None = None,
+    with_curves: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return the tenant's calibrations as plain data, the last saved first.
+    """Return a tenant's calibrations as plain data, the last saved first.
+
+    Args:
+        config: The installation.
+        knowledge: Its database, open.
+        tenant: Tenant of the calibrations; by default the installation's.
+        with_curves: Whether each domain has `knots`, of its map, and `curve`, what each τr would do
+            (see `CURVE_KEY`), too.
 
     Raises:
         BackendError: They cannot be read.
     """
-    kept = await knowledge.calibrations.kept(tenant=config.tenant)
+    kept = await knowledge.calibrations.kept(tenant=config.tenant if tenant is None else tenant)
     in_force = await asyncio.to_thread(_in_force, config, kept)
-    return [_told(one, in_force=one is in_force) for one in kept]
+    return [_told(one, in_force=one is in_force, with_curves=with_curves) for one in kept]
 
 
 async def undo_calibration(config: InstallationConfig, knowledge: Knowledge) -> dict[str, Any]:
@@ -91,7 +103,7 @@ def _identity(config: InstallationConfig) -> tuple[str, str]:
     return read_spec(folder).name, folder_fingerprint(folder)
 
 
-def _told(one: KeptCalibration, *, in_force: bool) -> dict[str, Any]:
+def _told(one: KeptCalibration, *, in_force: bool, with_curves: bool) -> dict[str, Any]:
     found = one.calibration
     return {
         "reward_model": found.reward_model,
@@ -102,7 +114,8 @@ def _told(one: KeptCalibration, *, in_force: bool) -> dict[str, Any]:
         "aim": found.aim,
         "tau_r_of": calibrated_fingerprint(found),
         "domains": [
-            _told_domain(domain, kept, found) for domain, kept in sorted(found.domains.items())
+            _told_domain(domain, kept, found) | (_told_curve(kept) if with_curves else {})
+            for domain, kept in sorted(found.domains.items())
         ],
     }
 
@@ -118,3 +131,8 @@ def _told_domain(domain: str, kept: DomainCalibration, found: StoredCalibration)
         "arms": list(parameters.get(ARMS_KEY, ())),
         "tau_r": parameters.get(TAU_KEY, found.tau_r),
     }
+
+
+def _told_curve(kept: DomainCalibration) -> dict[str, Any]:
+    parameters = kept.parameters
+    return {"knots": parameters.get("knots", []), "curve": parameters.get(CURVE_KEY, [])}

@@ -20,8 +20,8 @@ from rttc_graph.support.identity import checked_name
 
 __all__ = ("SCOPES", "ApiKey", "ApiKeyStore", "KeyScope", "checked_scopes", "new_key", "parse_key")
 
-KeyScope = Literal["ask", "kb:read", "kb:write"]
-"""Ask questions; search the knowledge base; fill and empty it."""
+KeyScope = Literal["ask", "runs:read", "kb:read", "kb:write"]
+"""Ask questions; read the tenant's finished runs; search the knowledge base; fill and empty it."""
 
 SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 

@@ -1,4 +1,4 @@
-"""Ratings of runs, and the right answers that come with them, on their way to samples."""
+"""Ratings of runs with the right answers that come with them, and samples that are corrected."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from rttc_graph.protocols import (
     Rating,
     RatingStore,
 )
+from rttc_graph.protocols.managed_knowledge_base import ManagedKnowledgeBase, SampleFilter
 from rttc_graph.samples.ingest import ingest
 from rttc_graph.samples.rows import DEFAULT_DOMAIN
-from rttc_graph.support.identity import check_texts, query_digest
+from rttc_graph.support.identity import check_texts, query_digest, sample_id
 
-__all__ = ("Corrections", "CorrectionsPolicy", "calibration_rows")
+__all__ = ("Corrections", "CorrectionsPolicy", "calibration_rows", "correct_sample")
 
 CorrectionsPolicy = Literal["store", "approve", "off"]
 """Fate of a right answer: a sample at once, a sample after approval, or nothing."""
@@ -92,6 +93,60 @@ class Corrections:
                 f"'rttc rate {run_id} wrong --answer TEXT'"
             )
         return rated
+
+
+async def correct_sample(
+    sample: str,
+    knowledge_base: ManagedKnowledgeBase,
+    embedder: Embedder,
+    *,
+    question: str | None = None,
+    answer: str | None = None,
+    tenant: str,
+) -> str | None:
+    """Store a sample's new texts, and return its id from then on.
+
+    Domain, external id and metadata stay. The old texts go once the new ones are stored, so that a
+    failure in between leaves both and loses neither.
+
+    Args:
+        sample: Id of the sample, its content hash.
+        knowledge_base: Where it is stored.
+        embedder: Made the vectors of the knowledge base.
+        question: New question; `None` keeps the old one.
+        answer: New answer; `None` keeps the old one.
+        tenant: Tenant whose sample it is.
+
+    Returns:
+        `None` if the tenant has no such sample.
+
+    Raises:
+        ConfigurationError: A text cannot be stored.
+        KnowledgeBaseError: The sample could not be read, stored or deleted.
+    """
+    which = SampleFilter(ids=(sample,))
+    page = await knowledge_base.list_samples(which, tenant=tenant, limit=2)
+    old = next((found for found in page.samples if found.id == sample), None)
+    if old is None:
+        return None
+    kept = NewSample(
+        question=old.question,
+        answer=old.answer,
+        domain=old.domain,
+        external_id=old.external_id,
+        metadata=old.metadata,
+    )
+    new = replace(
+        kept,
+        question=kept.question if question is None else question,
+        answer=kept.answer if answer is None else answer,
+    )
+    if new == kept:
+        return sample
+    await ingest([new], knowledge_base, embedder, tenant=tenant)
+    if old.external_id is None:  # else it has been replaced under that id
+        await knowledge_base.delete_samples(which, tenant=tenant)
+    return sample_id(new.question, new.answer, new.domain)
 
 
 def calibration_rows(rated: Iterable[RatedRun]) -> list[dict[str, Any]]:

@@ -35,6 +35,8 @@ __all__ = (
     "EMBEDDER_HEADER",
     "PROTOCOL_VERSION",
     "ChangeReply",
+    "CorrectReply",
+    "CorrectRequest",
     "CountReply",
     "CountRequest",
     "DeleteRequest",
@@ -61,6 +63,9 @@ EMBEDDER_HEADER = "rttc-embedder"
 
 MOST_SAMPLES = 10_000
 """Most samples in one message."""
+
+MOST_EMBEDDED = 64
+"""Most samples of one message that the server embeds: a second or two of two CPU cores."""
 
 _LARGEST_HALF = 65_504.0
 _UNIT_TOLERANCE = 0.02
@@ -155,17 +160,52 @@ class SampleMessage(Message):
 
 
 class IngestRequest(Message):
-    """Samples with their vectors."""
+    """Samples with their vectors, or a few that the server embeds."""
 
     samples: Annotated[list[SampleMessage], Field(max_length=MOST_SAMPLES)]
-    vectors: Annotated[list[Numbers], Field(max_length=MOST_SAMPLES)]
-    embedder: str = Field(description="Fingerprint of the embedder that made the vectors.")
+    vectors: Annotated[list[Numbers], Field(max_length=MOST_SAMPLES)] | None = Field(
+        default=None,
+        description=f"One for each sample; without them the server embeds {MOST_EMBEDDED} samples "
+        "at most.",
+    )
+    embedder: str | None = Field(
+        default=None, description="Fingerprint of the embedder that made the vectors."
+    )
     tenant: Name | None = None
 
     @field_validator("vectors")
     @classmethod
-    def _are_unit(cls, vectors: list[list[float]]) -> list[list[float]]:
-        return [_checked_unit(vector) for vector in vectors]
+    def _are_unit(cls, vectors: list[list[float]] | None) -> list[list[float]] | None:
+        return None if vectors is None else [_checked_unit(vector) for vector in vectors]
+
+    @model_validator(mode="after")
+    def _names_its_embedder(self) -> IngestRequest:
+        if (self.vectors is None) != (self.embedder is None):
+            raise ValueError("give vectors and embedder together, or neither")
+        if self.vectors is None and len(self.samples) > MOST_EMBEDDED:
+            raise ValueError(
+                f"{len(self.samples)} samples without vectors, the server embeds {MOST_EMBEDDED} "
+                "at once: send fewer, or vectors"
+            )
+        return self
+
+
+class CorrectRequest(Message):
+    """A stored sample, and what is right."""
+
+    id: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = Field(
+        description="Id of the sample, as a search or a list returns it."
+    )
+    question: Text | None = Field(default=None, description="As it is, if not given.")
+    answer: Text | None = Field(default=None, description="As it is, if not given.")
+    tenant: Name | None = None
+
+
+class CorrectReply(BaseModel):
+    """What a correction has changed."""
+
+    id: str = Field(description="Id of the sample from now on.")
+    changed: bool
 
 
 class MissingRequest(Message):

@@ -23,6 +23,7 @@ from rttc_graph.graph import RttcParts
 from rttc_graph.protocols import Embedder
 from rttc_graph.protocols.api_keys import ApiKeyStore
 from rttc_graph.protocols.managed_knowledge_base import ManagedKnowledgeBase
+from rttc_graph.protocols.run_history import RunHistory
 from rttc_graph.samples.corrections import Corrections
 from rttc_graph.serving.admission.admission import Admission
 from rttc_graph.serving.admission.authentication import Authentication
@@ -36,7 +37,10 @@ from rttc_graph.serving.routes.health_routes import health_router
 from rttc_graph.serving.routes.index_routes import INDEX, index_router, places
 from rttc_graph.serving.routes.kb_routes import knowledge_base_router
 from rttc_graph.serving.routes.langserve_routes import PATH, langserve_router
+from rttc_graph.serving.routes.me_routes import me_router
 from rttc_graph.serving.routes.openai_routes import openai_router
+from rttc_graph.serving.routes.page_routes import page_router
+from rttc_graph.serving.routes.run_routes import ToldCalibrations, run_router
 from rttc_graph.serving.runs import Runner
 from rttc_graph.serving.serve_options import ServeOptions
 
@@ -67,6 +71,10 @@ class ServedParts:
     """Embedder whose vectors the knowledge base holds."""
     corrections: Corrections | None = None
     """Ratings of runs, at `/v1/feedback`."""
+    history: RunHistory | None = None
+    """Finished runs, at `/runs`."""
+    calibrations: ToldCalibrations | None = None
+    """Tells a tenant's calibrations, at `/runs/calibrations`."""
     default_tenant: str = "default"
     """Tenant of callers without a key."""
     checkpointer: BaseCheckpointSaver[Any] | None = None
@@ -105,6 +113,8 @@ def create_app(
     metrics = Metrics(queues)
     app = FastAPI(title="rttc-graph", version=_VERSION, docs_url=None, redoc_url=None)
     app.include_router(health_router(metrics, check))
+    app.include_router(page_router())
+    app.include_router(me_router(default_tenant=served.default_tenant))
     has_knowledge_base = served.knowledge_base is not None and served.embedder is not None
     app.include_router(
         index_router(
@@ -112,6 +122,7 @@ def create_app(
             places(
                 has_graph=served.parts is not None,
                 has_feedback=served.corrections is not None,
+                has_history=served.history is not None,
                 has_knowledge_base=has_knowledge_base,
             ),
         )
@@ -125,6 +136,14 @@ def create_app(
     if served.corrections is not None:
         app.include_router(
             feedback_router(served.corrections, default_tenant=served.default_tenant)
+        )
+    if served.history is not None:
+        app.include_router(
+            run_router(
+                served.history,
+                calibrations=served.calibrations,
+                default_tenant=served.default_tenant,
+            )
         )
     if served.knowledge_base is not None and served.embedder is not None:
         app.include_router(

@@ -26,7 +26,7 @@ from rttc_graph.serving.http_errors import HttpError
 from rttc_graph.serving.metrics import Metrics
 from rttc_graph.serving.redaction import without_places_in
 from rttc_graph.settings import RttcSettings, unknown_settings
-from rttc_graph.state import LedgerEntry, RttcInput, RttcOutput
+from rttc_graph.state import Candidate, LedgerEntry, RttcInput, RttcOutput
 
 __all__ = ("Runner",)
 
@@ -94,6 +94,7 @@ class Runner:
         thread: str | None = None,
         config: RunnableConfig | None = None,
         on_event: EventSink | None = None,
+        live: bool = False,
     ) -> RttcOutput:
         """Run the graph once.
 
@@ -105,6 +106,8 @@ class Runner:
             thread: Conversation that the run continues; runs of one conversation wait in turn.
             config: LangChain's, for tracing.
             on_event: Awaited with each ledger entry and training step.
+            live: Whether it is awaited with each node that begins and each answer that is judged,
+                too.
 
         Raises:
             RttcError: There is no answer.
@@ -123,7 +126,7 @@ class Runner:
                     raise HttpError(504, "no time is left for this run", kind="Timeout")
                 seconds = min(settings.budget_seconds, left)
                 settings = settings.model_copy(update={"budget_seconds": seconds})
-                output = await self._run(given, settings, thread, config or {}, note)
+                output = await self._run(given, settings, thread, config or {}, note, live=live)
         except RttcError as exc:
             caller.stream_start.fail(exc)
             raise
@@ -138,6 +141,8 @@ class Runner:
         thread: str | None,
         config: RunnableConfig,
         on_event: EventSink,
+        *,
+        live: bool,
     ) -> RttcOutput:
         graph, more = self._graph, dict[str, Any]()
         config = _unheard(config)
@@ -147,9 +152,13 @@ class Runner:
             config["configurable"] = {"thread_id": key}
             await self._remember(key)
         stream = cast("Any", graph).astream(
-            given, config, context=settings, stream_mode=["custom", "values"], **more
+            given,
+            config,
+            context=settings,
+            stream_mode=["custom", "values", *(["tasks"] if live else [])],
+            **more,
         )
-        return await _cancelled_once(_last_values(stream, on_event))
+        return await _cancelled_once(_last_values(stream, on_event, live=live))
 
     def _turn(self, tenant: str, thread: str | None) -> AbstractAsyncContextManager[Any]:
         if thread is None:
@@ -165,12 +174,19 @@ class Runner:
             await self._saver.adelete_thread(oldest)
 
 
-async def _last_values(stream: Any, on_event: EventSink) -> RttcOutput:
+async def _last_values(stream: Any, on_event: EventSink, *, live: bool) -> RttcOutput:
     output: RttcOutput | None = None
+    shown: list[Candidate] = []
     async with aclosing(stream) as parts:
         async for mode, event in parts:
             if mode == "values":
                 output = event
+                if live and (candidates := event.get("candidates", [])) != shown:
+                    shown = candidates
+                    await on_event({"event": "candidates", "candidates": candidates})
+            elif mode == "tasks":
+                if "input" in event:  # it begins; what ends has a result instead
+                    await on_event({"event": "node", "node": event["name"]})
             else:
                 await on_event(without_places_in(event))
     assert output is not None  # the stream of a run that did not raise ends with its values

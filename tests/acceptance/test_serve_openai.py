@@ -151,6 +151,28 @@ def test_a_stream_has_progress_the_answer_the_report_and_usage(client: openai.Op
     assert len({c.id for c in chunks}) == 1
 
 
+def test_a_live_stream_has_each_node_that_begins_and_each_judged_answer(
+    url: str, parts: Parts
+) -> None:
+    asked: Any = {**STREAMED, "messages": HELLO, "rttc": {"progress": "live"}}
+    told = [e.get("rttc") for e in events_of(post(url, "/v1/chat/completions", asked).text)]
+    events: list[Any] = [event for event in told if event and "event" in event]
+    nodes = [event["node"] for event in events if event["event"] == "node"]
+    assert nodes[:3] == ["prepare", "generate", "reward_judge"]
+    assert nodes[-3:] == ["ttt_adapt", "generate", "reward_judge"]
+    judged = [event["candidates"] for event in events if event["event"] == "candidates"]
+    assert [c["arm"] for c in judged[-1]] == ["direct", "rag", "ttt"]
+    assert [c["reward"] for c in judged[-1]] == [0.1, 0.2, 0.95]
+    first = next(event for event in events if event["event"] == "ledger")
+    assert events.index(first) > events.index({"event": "node", "node": "prepare"})
+    refused = post(url, "/v1/chat/completions", {**asked, "rttc": {**asked["rttc"], "k": 0}})
+    assert refused.status_code == 400  # what is known before the run keeps its status
+    parts.policy_model.context = 2
+    late = post(url, "/v1/chat/completions", {**asked, "rttc": {**asked["rttc"], "policy": "rag"}})
+    assert late.status_code == 200
+    assert "context" in events_of(late.text)[-1]["error"]["message"]
+
+
 def test_models_are_listed(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["rttc"]
 

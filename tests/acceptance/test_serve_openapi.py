@@ -7,9 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from http_servers import MemoryKeys, Vectors, served
-from scripted_parts import Parts
+from http_servers import MemoryKeys, served
+from scripted_parts import Parts, ScriptedEmbedder
 
+from rttc_graph.integrations.postgres.database import Database
+from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
+from rttc_graph.integrations.postgres.rating_store import PostgresRatingStore
+from rttc_graph.protocols.api_keys import SCOPES
+from rttc_graph.samples.corrections import Corrections
 from rttc_graph.serving.http_app import ServedParts, create_app
 from rttc_graph.testing import MemoryKnowledgeBase
 
@@ -26,12 +31,21 @@ CHECKS = [
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")
-def test_schemathesis_finds_no_fault(tmp_path: Path) -> None:
+def test_schemathesis_finds_no_fault(tmp_path: Path, database: Database) -> None:
     keys = MemoryKeys()
-    key = keys.add("ask", "kb:read", "kb:write")
-    parts = Parts().rewarding(direct=0.95)
+    key = keys.add(*SCOPES)
+    embedder = ScriptedEmbedder()
+    knowledge_base = MemoryKnowledgeBase()
+    parts = Parts().rewarding(direct=0.95).parts()
+    ledger = parts["ledger_store"] = PostgresLedgerStore(database)
     served_parts = ServedParts(
-        parts=parts.parts(), knowledge_base=MemoryKnowledgeBase(), embedder=Vectors()
+        parts=parts,
+        knowledge_base=knowledge_base,
+        embedder=embedder,
+        corrections=Corrections(
+            ratings=PostgresRatingStore(database), knowledge_base=knowledge_base, embedder=embedder
+        ),
+        history=ledger,
     )
     with served(create_app(served_parts, keys=keys)) as url:
         found = subprocess.run(

@@ -176,3 +176,29 @@ def test_a_client_that_leaves_a_real_training_stops_it(
         assert post(server.url, CHAT, hello(policy="direct")).status_code == 200
         server.stop()
         assert server.wait() == 0
+
+
+@pytest.mark.parametrize("has_browser", [True, False])
+@pytest.mark.usefixtures("here")
+def test_ui_serves_on_loopback_and_opens_the_page(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, has_browser: bool
+) -> None:
+    opened: list[str] = []
+
+    def note(url: str) -> bool:
+        opened.append(url)
+        return has_browser
+
+    def run(app: Any, listening: Any, *, on_ready: Any, **_: Any) -> None:
+        on_ready()
+
+    monkeypatch.setattr("webbrowser.open", note)
+    monkeypatch.setattr("rttc_graph.serving.server.run_until_stopped", run)
+    assert main(["ui", "--kb-only", "--port", "0"]) == 0
+    printed = capsys.readouterr().out
+    [url] = opened
+    assert url.startswith("http://127.0.0.1:")
+    assert f"serving on {url}," in printed
+    assert ("no browser" in printed) is not has_browser
+    assert main(["ui", "--kb-only", "--port", "0", "--no-browser"]) == 0
+    assert len(opened) == 1

@@ -8,13 +8,14 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted_parts import Parts, ScriptedRewardModel, sample
 
-from rttc_graph.calibration.aims import GRID, Aim
+from rttc_graph.calibration.aims import GRID, Aim, sweep
 from rttc_graph.calibration.map_fitting import fold_number
 from rttc_graph.calibration.proposal import cross_fitted, propose
 from rttc_graph.errors import ConfigurationError, PolicyModelError
@@ -38,7 +39,7 @@ from rttc_graph.evaluation.report import ReportInput, write_report
 from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import ask
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.integrations.rewards.calibrated.calibrated_reward import probability_map
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CURVE_KEY, probability_map
 from rttc_graph.jobs.collect_rows import RowsWanted, wanted_collection
 from rttc_graph.protocols import NewSample
 from rttc_graph.settings import PolicyName, RttcSettings
@@ -638,3 +639,24 @@ def test_several_draws_of_greedy_answers_are_refused(tmp_path: Path) -> None:
     assert list(found.seeds) == [4, 5, 6]
     other = wanted_collection(InstallationConfig(temperature=0.7), wanted)
     assert found.digest_of("direct") == other.digest_of("direct")
+
+
+def test_what_each_threshold_would_do_is_stored_with_a_calibration() -> None:
+    draw = random.Random(2)
+    named = [replace(question(number, draw), domain="d") for number in range(60)]
+    proposal = propose(named, Aim(accuracy=0.5))
+    curve = proposal.stored("judge", "digest").domains["d"].parameters[CURVE_KEY]
+    arms = proposal.arms.get("d", proposal.arms[""])
+    assert [row[0] for row in curve][:: len(curve) - 1] == [GRID[0], GRID[-1]]
+    assert curve == sorted(curve)
+    rewards = [q.arms for q in proposal.questions]
+    replayed = {point.gate.tau_r: point for point in sweep(rewards, choices=[arms])}
+    for tau_r, accuracy, seconds, accepted, wrong in curve:
+        point = replayed[tau_r]
+        assert (accuracy, seconds) == (round(point.accuracy, 4), round(point.seconds, 4))
+        assert (accepted, wrong) == (round(point.accepted, 4), round(point.false_accepts, 4))
+        assert wrong <= accepted
+    assert (curve[0][3], curve[-1][3]) == (1.0, 0.0)
+    for before, after in pairwise(curve):
+        between = [p for tau, p in replayed.items() if before[0] < tau < after[0]]
+        assert len({(p.accuracy, p.seconds, p.accepted) for p in between}) <= 1

@@ -33,6 +33,11 @@ ARMS_KEY = "arms"
 TAU_KEY = "tau_r"
 """Key in a domain's parameters: the τr that was proposed when its map was fitted."""
 
+CURVE_KEY = "curve"
+"""Key in a domain's parameters: what each τr would have done with the questions of the calibration,
+as lists of τr, accuracy, mean seconds, and the shares of questions with an accepted answer and with
+one that is accepted and wrong. A threshold between two others that do the same is left out."""
+
 POOLED_KEY = "pooled"
 """Key in a domain's parameters: true where the map is of all domains that were calibrated together,
 for want of answers of its own, so that what it gives is a score and no probability."""

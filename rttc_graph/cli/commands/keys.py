@@ -25,7 +25,10 @@ T = TypeVar("T")
 def add_key(
     context: typer.Context,
     scopes: Annotated[
-        str, typer.Option(help="What the key may do, comma-separated: ask, kb:read, kb:write.")
+        str,
+        typer.Option(
+            help="What the key may do, comma-separated: ask, runs:read, kb:read, kb:write."
+        ),
     ] = "ask",
     tenant: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""`rttc serve`: the graph and the knowledge base over HTTP."""
+"""`rttc serve` and `rttc ui`: the graph, the knowledge base and the page over HTTP."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import asyncio
 import os
 import socket
 import sys
+import webbrowser
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, progress
 from rttc_graph.errors import BackendError, ConfigurationError
+from rttc_graph.installation.calibration_in_force import told_calibrations
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.correcting import corrections_of
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
@@ -24,6 +27,7 @@ from rttc_graph.serving.serve_options import ServeOptions
 from rttc_graph.support.extras import require
 
 if TYPE_CHECKING:
+    from rttc_graph.installation.local import LocalRttc
     from rttc_graph.serving.http_app import ServedParts
 
 
@@ -77,7 +81,7 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve LangServe's routes at /rttc, OpenAI's at /v1, the knowledge base at /kb.
+    """Serve a page at /, OpenAI's routes at /v1, LangServe's at /rttc, samples at /kb.
 
     Prints its address once it accepts connections. SIGTERM and Ctrl-C let running requests end.
 
@@ -102,7 +106,48 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
     )
     config = command_context(context).config()
     with _served_parts(config, kb_only=kb_only) as (served, knowledge):
-        _serve(served, knowledge, host, port, options, as_json=as_json)
+        _serve(served, knowledge, host, port, options, on_ready=partial(_announce, as_json=as_json))
+
+
+def show_page(
+    context: typer.Context,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8008,
+    kb_only: Annotated[
+        bool, typer.Option("--kb-only", help="Show the knowledge base alone, without models.")
+    ] = False,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    ] = True,
+) -> None:
+    """Serve on this machine, as `rttc serve` does, and open the page in a browser.
+
+    Prints the address too, for where there is no browser.
+
+    Example: rttc ui
+
+    Example: rttc ui --port 0 --no-browser
+    """
+    require("fastapi", extra="serve", purpose="the page")
+    require("langserve", extra="serve", purpose="the page")
+    config = command_context(context).config()
+    with _served_parts(config, kb_only=kb_only) as (served, knowledge):
+        _serve(
+            served,
+            knowledge,
+            "127.0.0.1",
+            port,
+            _LIMITS,
+            on_ready=partial(_show_page, in_browser=browser),
+        )
+
+
+def _show_page(listening: socket.socket, *, in_browser: bool) -> None:
+    _announce(listening, as_json=False)
+    if in_browser and not webbrowser.open(_url(listening)):
+        out.print("no browser was found here: open the address in one")
+        sys.stdout.flush()
 
 
 @contextmanager
@@ -132,17 +177,29 @@ def _served_parts(
     with open_local(config) as local:
         with progress("loading the models"):
             asyncio.run(local.warm_up())
-        knowledge = local.knowledge
-        yield (
-            ServedParts(
-                parts=local.parts,
-                knowledge_base=knowledge.knowledge_base,
-                embedder=knowledge.embedder,
-                corrections=corrections_of(config, knowledge),
-                default_tenant=config.tenant,
-            ),
-            knowledge,
-        )
+        yield everything_of(local), local.knowledge
+
+
+def everything_of(local: LocalRttc) -> ServedParts:
+    """Return all parts of an installation that is open, as they are served."""
+    from rttc_graph.serving.http_app import ServedParts
+
+    config, knowledge = local.config, local.knowledge
+    return ServedParts(
+        parts=local.parts,
+        knowledge_base=knowledge.knowledge_base,
+        embedder=knowledge.embedder,
+        corrections=corrections_of(config, knowledge),
+        history=knowledge.ledger_store,
+        calibrations=partial(_told_calibrations, config, knowledge),
+        default_tenant=config.tenant,
+    )
+
+
+async def _told_calibrations(
+    config: InstallationConfig, knowledge: Knowledge, tenant: str
+) -> list[dict[str, Any]]:
+    return await told_calibrations(config, knowledge, tenant=tenant, with_curves=True)
 
 
 async def _identify(embedder: Embedder) -> None:
@@ -157,7 +214,7 @@ def _serve(
     port: int,
     options: ServeOptions,
     *,
-    as_json: bool,
+    on_ready: Callable[[socket.socket], None],
 ) -> None:
     from rttc_graph.serving.http_app import create_app
     from rttc_graph.serving.serve_options import is_loopback
@@ -184,7 +241,7 @@ def _serve(
             listening,
             drain_seconds=options.drain_seconds,
             options=options,
-            on_ready=lambda: _announce(listening, as_json=as_json),
+            on_ready=lambda: on_ready(listening),
         )
 
 
@@ -199,9 +256,13 @@ def _check(knowledge: Knowledge) -> Callable[[], Awaitable[None]]:
     return check
 
 
-def _announce(listening: socket.socket, *, as_json: bool) -> None:
+def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _announce(listening: socket.socket, *, as_json: bool) -> None:
+    url = _url(listening)
     if as_json:
         print_json({"url": url, "pid": os.getpid()})
     else:

@@ -20,7 +20,7 @@ from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import open_knowledge
 
 if TYPE_CHECKING:
-    from rttc_graph.integrations.postgres.ledger_store import RunStatistics
+    from rttc_graph.protocols.run_history import RunStatistics
 
 _MOST_DAYS = 36_500
 _COLUMNS = (

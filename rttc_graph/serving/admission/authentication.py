@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -117,12 +117,14 @@ class Authentication:
         self._required = not await self._store.is_empty()
         self._looked = self._clock()
 
-    async def caller(self, headers: Headers, needed: KeyScope, *, address: str = "") -> Caller:
+    async def caller(
+        self, headers: Headers, needed: KeyScope | Literal["any"], *, address: str = ""
+    ) -> Caller:
         """Return who sends a request.
 
         Args:
             headers: Headers of the request.
-            needed: What its route needs.
+            needed: What its route needs; `any` takes every valid key.
             address: What its client counts as.
 
         Raises:
@@ -140,7 +142,9 @@ class Authentication:
                 retry_after_seconds=1,
             ) from exc
 
-    async def _caller(self, headers: Headers, needed: KeyScope, address: str) -> Caller:
+    async def _caller(
+        self, headers: Headers, needed: KeyScope | Literal["any"], address: str
+    ) -> Caller:
         if await self.is_open():
             return Caller(tenant=None)
         kind, _, text = headers.get("authorization", "").partition(" ")
@@ -154,7 +158,7 @@ class Authentication:
                 kind="AuthenticationError",
                 headers={"www-authenticate": "Bearer"},
             )
-        if needed not in stored.scopes:
+        if needed != "any" and needed not in stored.scopes:
             raise HttpError(
                 403,
                 f"this key has the scopes {', '.join(stored.scopes)}, {needed} is needed",

@@ -23,8 +23,9 @@ QueueName = Literal["runs", "kb"]
 class RouteRights:
     """Rights and queue that a request needs."""
 
-    scope: KeyScope | None
-    """Scope that the key must have; `None` for a route that is open to all."""
+    scope: KeyScope | Literal["any"] | None
+    """Scope that the key must have: `any` for a route that takes every valid key, `None` for one
+    that is open to all."""
     queue: QueueName | None = None
     is_ingest: bool = False
     is_counted: bool = True
@@ -34,16 +35,22 @@ class RouteRights:
 _ALIVE = "/healthz"
 """Costs no more than a refusal, and whoever asks may end a server that does not answer."""
 _OPEN = frozenset({"/", _ALIVE, "/readyz", "/metrics", "/openapi.json"})
+_ME = "/me"
+_PAGE = "/page/"
 _FEEDBACK = "/v1/feedback"
 """Waits for the database, not for a model."""
-_WRITES = frozenset({"/kb/ingest", "/kb/delete"})
+_WRITES = frozenset({"/kb/ingest", "/kb/correct", "/kb/delete"})
 
 
 def needed_rights(request: Scope) -> RouteRights:
     """Return what a request needs, by its path and method."""
     path, works = request["path"], request["method"] == "POST"
-    if path in _OPEN:
+    if path in _OPEN or path.startswith(_PAGE):
         return RouteRights(None, is_counted=path != _ALIVE)
+    if path == _ME:
+        return RouteRights("any")
+    if path.startswith("/runs/"):
+        return RouteRights("runs:read", "kb" if works else None)
     if path.startswith("/kb/"):
         scope: KeyScope = "kb:write" if path in _WRITES else "kb:read"
         is_large = path in ("/kb/ingest", "/kb/missing")

@@ -14,10 +14,14 @@ from starlette.responses import Response
 from rttc_graph.errors import KnowledgeBaseError
 from rttc_graph.protocols import Embedder
 from rttc_graph.protocols.managed_knowledge_base import ManagedKnowledgeBase
+from rttc_graph.samples.corrections import correct_sample
+from rttc_graph.samples.ingest import ingest
 from rttc_graph.samples.wire import (
     EMBEDDER_HEADER,
     PROTOCOL_VERSION,
     ChangeReply,
+    CorrectReply,
+    CorrectRequest,
     CountReply,
     CountRequest,
     DeleteRequest,
@@ -40,7 +44,7 @@ from rttc_graph.serving.http_errors import HttpError, Problem
 __all__ = ("knowledge_base_router",)
 
 _VERSION = version("rttc-graph")  # read from a file, so not while a request waits
-_STATUSES = (400, 401, 403, 405, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503, 504)
 
 
 def knowledge_base_router(
@@ -65,6 +69,7 @@ def knowledge_base_router(
         "/search": routes.search,
         "/missing": routes.tell_missing,
         "/ingest": routes.ingest,
+        "/correct": routes.correct,
         "/delete": routes.delete,
         "/list": routes.show_samples,
         "/count": routes.count,
@@ -117,8 +122,12 @@ class _Routes:
         return MissingReply(missing=await self._knowledge_base.missing(samples, tenant=tenant))
 
     async def ingest(self, body: IngestRequest, request: Request) -> ChangeReply:
-        """Store samples, all or none."""
+        """Store samples, all or none; those without vectors are embedded here."""
         tenant = self._tenant(request, body.tenant)
+        samples = [sample.to_sample() for sample in body.samples]
+        if body.vectors is None:
+            stored = await ingest(samples, self._knowledge_base, self._embedder, tenant=tenant)
+            return ChangeReply(samples=stored.stored, updated=stored.updated)
         mine = await self._embedder.fingerprint()
         if body.embedder != mine:
             raise _conflict(
@@ -126,9 +135,22 @@ class _Routes:
                 f"base holds those of {self._embedder.name!r} with {mine!r}; use that one"
             )
         await self._check_length(body.vectors)
-        samples = [sample.to_sample() for sample in body.samples]
         done = await self._knowledge_base.ingest(samples, body.vectors, tenant=tenant)
         return ChangeReply(samples=done.new, updated=done.updated)
+
+    async def correct(self, body: CorrectRequest, request: Request) -> CorrectReply:
+        """Give a sample another question or answer; its other fields stay."""
+        done = await correct_sample(
+            body.id,
+            self._knowledge_base,
+            self._embedder,
+            question=body.question,
+            answer=body.answer,
+            tenant=self._tenant(request, body.tenant),
+        )
+        if done is None:
+            raise HttpError(404, f"there is no sample {body.id!r} of this tenant")
+        return CorrectReply(id=done, changed=done != body.id)
 
     async def delete(self, body: DeleteRequest, request: Request) -> ChangeReply:
         """Delete a domain, or the samples that a filter means."""

@@ -76,6 +76,8 @@ def openai_router(runner: Runner) -> APIRouter:
         caller = request_caller(request.scope)
         run = _Run(runner, body, runner.settings(body.settings(), caller), caller)
         if body.stream:
+            if body.rttc.progress == "live":
+                caller.stream_start.allow()
             return _Stream(
                 run.stream(),
                 media_type="text/event-stream",
@@ -179,6 +181,7 @@ class _Run:
             self._settings,
             self._caller,
             on_event=on_event,
+            live=self._body.rttc.progress == "live",
         )
 
     def _chunk(self, delta: Delta, *, finish_reason: Any = None, rttc: Any = None) -> bytes:

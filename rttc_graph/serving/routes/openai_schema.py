@@ -87,8 +87,11 @@ class RttcOptions(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     domain: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
-    progress: bool = Field(
-        default=False, description="Whether a stream has a chunk for each step of the run."
+    progress: bool | Literal["live"] = Field(
+        default=False,
+        description="Whether a stream has a chunk for each step of the run; live: for each node "
+        "that begins and each judged answer too, from the first moment on, so that every mistake "
+        "is an event of the stream.",
     )
 
     @property
