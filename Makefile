@@ -1,4 +1,5 @@
 # make demo   answers from real models on this machine, after installing all they need
+# make docs   the documentation site, into build/site
 # make test   the whole gate: format, lint, types, tests
 # make        the same as make test
 
@@ -8,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := test
-.PHONY: bench coverage demo test format lint types mypy pyright tests clean help
+.PHONY: bench coverage demo docs test format lint types mypy pyright tests clean help
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -44,6 +45,10 @@ tests: $(VENV)/.dev  ## all tests
 
 coverage: $(VENV)/.dev  ## the tests with branch coverage and its floor; tracing doubles their time
 	@$(PYTEST) --cov --cov-report=term:skip-covered
+
+docs: $(VENV)/.dev  ## the documentation site, into build/site; every warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f docs/site/mkdocs.yml
+	@echo "look at it: $(BIN)/python -m http.server -d build/site"
 
 bench: $(VENV)/.demo  ## the quick benchmarks, each against a peer in the same run
 	@$(BIN)/python -m benchmarks overhead switch mixed

@@ -1,0 +1,168 @@
+"""Docs and README: pages are listed, links lead somewhere, and what they say to type exists."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from scripted_parts import Parts
+
+from rttc_graph import create_rttc_graph
+from rttc_graph.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+NAVIGATION = (DOCS / "site" / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "site" not in path.parts)
+READ = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *PAGES,
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
+FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+COMMANDS = typer.main.get_command(app)
+
+HISTORY = ("CHANGELOG.md", "docs/experiments.md", "docs/decisions/")
+"""Pages that tell of commands of their time, which may be gone."""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(path: Path, *kinds: str) -> Iterator[str]:
+    """Yield the fenced blocks of these kinds."""
+    for match in FENCE.finditer(path.read_text(encoding="utf-8")):
+        if match[1] in kinds:
+            yield match[2]
+
+
+@cache
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and MkDocs make them."""
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    heads = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", head.lower()).strip() for head in heads)
+    return {re.sub(r"[-\s]+", "-", head) for head in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_each_page_is_in_the_navigation(page: Path) -> None:
+    place = page.relative_to(DOCS).as_posix()
+    assert place.startswith("decisions/") or f": {place}\n" in NAVIGATION  # those are added
+
+
+@pytest.mark.parametrize("page", READ, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    dead: list[str] = []
+    for link in LINK.findall(text):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            dead.append(link)
+    assert dead == []
+
+
+def shell_lines(path: Path) -> Iterator[str]:
+    """Yield the lines that a page says to type, of blocks and in its text."""
+    for block in blocks(path, "console", "bash", "sh", ""):
+        whole = re.sub(r"\\\n\s*", " ", block)
+        is_session = whole.lstrip().startswith("$ ")
+        lines = re.findall(r"^\$ (.*)$", whole, re.MULTILINE) if is_session else whole.splitlines()
+        yield from (line for line in lines if re.search(r"(^|[ |;&])rttc ", line))
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    yield from re.findall(r"`(rttc [a-z-][^`]*)`", text)
+
+
+def words_of(line: str) -> list[list[str]]:
+    """Return the words behind each `rttc` of a line."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&<>")
+    lexer.whitespace_split = True
+    lexer.commenters = "#"
+    try:
+        words = list(lexer)
+    except ValueError:  # a text in quotes goes on in the next line
+        words = line.split()
+    found: list[list[str]] = []
+    for place, word in enumerate(words):
+        if word == "rttc":
+            rest = words[place + 1 :]
+            ends = [n for n, w in enumerate(rest) if w in ("|", "||", ";", "&&", ">", "<", "rttc")]
+            found.append(rest[: ends[0]] if ends else rest)
+    return found
+
+
+def problem(words: list[str]) -> str | None:
+    """Return which word is no command and no flag of it."""
+    command: Any = COMMANDS
+    path, place = "rttc", 0
+    while place < len(words):
+        word = words[place]
+        place += 1
+        if word.startswith("-") and word != "-":
+            flag = word.partition("=")[0]
+            option = next((p for p in command.params if flag in [*p.opts, *p.secondary_opts]), None)
+            if option is None and flag not in ("--help", "-h", "--debug"):
+                return f"{path} has no {flag}"
+            takes_value = option is not None and not getattr(option, "is_flag", False)
+            place += takes_value and "=" not in word
+        elif inner := getattr(command, "commands", None):
+            if word not in inner:
+                return None if not word.isascii() else f"{path} has no command {word}"
+            command, path = inner[word], f"{path} {word}"
+    return None
+
+
+@pytest.mark.parametrize("page", [p for p in READ if not name(p).startswith(HISTORY)], ids=name)
+def test_commands_and_flags_exist(page: Path) -> None:
+    lines = [words for line in shell_lines(page) for words in words_of(line)]
+    assert [found for words in lines if (found := problem(words))] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("rttc ask 'q' --domain a --tau 0.6", None),
+        ("rttc --reward FOLDER ask 'q'", None),
+        ("RTTC_K=4 rttc kb export - | rttc kb ingest -", None),
+        ("rttc aks 'q'", "rttc has no command aks"),
+        ("rttc kb ingset x", "rttc kb has no command ingset"),
+        ("rttc ask q --tua 0.6", "rttc ask has no --tua"),
+    ],
+)
+def test_a_wrong_command_is_found(line: str, found: str | None) -> None:
+    assert next(filter(None, map(problem, words_of(line))), None) == found
+
+
+@pytest.mark.parametrize("page", [p for p in READ if list(blocks(p, "python"))], ids=name)
+def test_python_compiles(page: Path) -> None:
+    for block in blocks(page, "python"):
+        # A top-level await is what a notebook allows.
+        compile(block, page.name, "exec", flags=0x2000)
+
+
+@pytest.mark.parametrize("page", [p for p in READ if list(blocks(p, "json", "toml"))], ids=name)
+def test_json_and_toml_can_be_read(page: Path) -> None:
+    for block in blocks(page, "toml"):
+        tomllib.loads(block)
+    for block in blocks(page, "json"):
+        if "…" not in block:
+            json.loads(block)
+
+
+def test_the_picture_has_the_nodes_of_the_graph() -> None:
+    picture = (DOCS / "pictures" / "state-machine.svg").read_text(encoding="utf-8")
+    nodes = set(create_rttc_graph(**Parts().parts()).get_graph().nodes)
+    assert {f">{node}<" in picture for node in nodes - {"__start__", "__end__"}} == {True}
