@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from scripted_parts import Parts
+from typed_commands import commands_in, problem
 
 from rttc_graph import create_rttc_graph
-from rttc_graph.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -29,8 +26,6 @@ READ = [
 ]
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-COMMANDS = typer.main.get_command(app)
-
 HISTORY = ("CHANGELOG.md", "docs/experiments.md", "docs/decisions/")
 """Pages that tell of commands of their time, which may be gone."""
 
@@ -86,48 +81,9 @@ def shell_lines(path: Path) -> Iterator[str]:
     yield from re.findall(r"`(rttc [a-z-][^`]*)`", text)
 
 
-def words_of(line: str) -> list[list[str]]:
-    """Return the words behind each `rttc` of a line."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&<>")
-    lexer.whitespace_split = True
-    lexer.commenters = "#"
-    try:
-        words = list(lexer)
-    except ValueError:  # a text in quotes goes on in the next line
-        words = line.split()
-    found: list[list[str]] = []
-    for place, word in enumerate(words):
-        if word == "rttc":
-            rest = words[place + 1 :]
-            ends = [n for n, w in enumerate(rest) if w in ("|", "||", ";", "&&", ">", "<", "rttc")]
-            found.append(rest[: ends[0]] if ends else rest)
-    return found
-
-
-def problem(words: list[str]) -> str | None:
-    """Return which word is no command and no flag of it."""
-    command: Any = COMMANDS
-    path, place = "rttc", 0
-    while place < len(words):
-        word = words[place]
-        place += 1
-        if word.startswith("-") and word != "-":
-            flag = word.partition("=")[0]
-            option = next((p for p in command.params if flag in [*p.opts, *p.secondary_opts]), None)
-            if option is None and flag not in ("--help", "-h", "--debug"):
-                return f"{path} has no {flag}"
-            takes_value = option is not None and not getattr(option, "is_flag", False)
-            place += takes_value and "=" not in word
-        elif inner := getattr(command, "commands", None):
-            if word not in inner:
-                return None if not word.isascii() else f"{path} has no command {word}"
-            command, path = inner[word], f"{path} {word}"
-    return None
-
-
 @pytest.mark.parametrize("page", [p for p in READ if not name(p).startswith(HISTORY)], ids=name)
 def test_commands_and_flags_exist(page: Path) -> None:
-    lines = [words for line in shell_lines(page) for words in words_of(line)]
+    lines = [words for line in shell_lines(page) for words in commands_in(line)]
     assert [found for words in lines if (found := problem(words))] == []
 
 
@@ -143,7 +99,7 @@ def test_commands_and_flags_exist(page: Path) -> None:
     ],
 )
 def test_a_wrong_command_is_found(line: str, found: str | None) -> None:
-    assert next(filter(None, map(problem, words_of(line))), None) == found
+    assert next(filter(None, map(problem, commands_in(line))), None) == found
 
 
 @pytest.mark.parametrize("page", [p for p in READ if list(blocks(p, "python"))], ids=name)
