@@ -17,6 +17,26 @@ from rttc_graph.state import FinishReason
         ("He pays 3 times 24. #### 72", "#### 72", False),
         ("So it is 72 euros.", "The answer: 72", True),
         ("\\frac{1}{2}", "0.5", True),
+        # numbers, also where nobody said that one is wanted
+        ("The answer is 45.", "45", False),
+        ("So the final answer is: $45", "45.0", False),
+        ("\\boxed{45}", "45", False),
+        ("It is \\(\\boxed{\\frac{1}{2}}\\).", "1/2", False),
+        ("Answer: 3/6", "0.5", False),
+        ("1 1/2", "1.5", False),
+        ("12 %", "12", False),
+        # choices and labels
+        ("(B)", "b", False),
+        ("Answer: B.", "B", False),
+        ("The correct option is (B).", "B", False),
+        ("**Yes**", "yes", False),
+        ("The label is card_arrival", "Card arrival", False),
+        # formulas, where only blanks and a `*` differ
+        ("2x + 2", "2x+2", False),
+        ("2*x + 2", "2x+2", False),
+        ("x = 5", "x=5", False),
+        ("(3 + 4) / 7.", "(3+4)/7", False),
+        ("(1)", "1", False),
     ],
 )
 def test_what_means_the_same_is_one_vote(one: str, other: str, numeric: bool) -> None:
@@ -25,7 +45,23 @@ def test_what_means_the_same_is_one_vote(one: str, other: str, numeric: bool) ->
     assert said == read_vote(other, finish_reason="stop", numeric=numeric)
 
 
-@pytest.mark.parametrize(("one", "other"), [("-5", "5"), ("no", "yes"), ("a b", "b a")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("-5", "5"),
+        ("no", "yes"),
+        ("a b", "b a"),
+        ("1/2", "2"),
+        ("B", "A"),
+        ("The answer is not B.", "B"),
+        ("The answer", "answer"),
+        ("7 - 3", "7 + 3"),
+        ("1 2", "12"),
+        ("2x+2", "2(x+1)"),  # equal, but only to one who can transform it
+        ("gate 4 - left", "gate 4-left"),  # no formula: it has words
+        ("yes, in 2 days", "yes, in 3 days"),
+    ],
+)
 def test_what_differs_is_two(one: str, other: str) -> None:
     assert read_vote(one, finish_reason="stop") != read_vote(other, finish_reason="stop")
 
