@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from typing_extensions import TypedDict
 
-from rttc_graph.arms import ARMS, PLANS, in_order
+from rttc_graph.arms import ARMS, PLANS, default_arms, in_order
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import RewardModel
 from rttc_graph.run.backend_failures import Failure, survive
@@ -83,6 +84,8 @@ class Prepare:
     reward_model: RewardModel
     domains: KnownDomains | None = None
     """Known domains of the knowledge base; `None` for a graph without one."""
+    closed_arms: Mapping[Arm, str] = field(default_factory=dict[Arm, str])
+    """Arms that this graph cannot have, each with the reason."""
 
     async def __call__(self, state: RttcState, scope: RunScope) -> PrepareUpdate:
         """Return a fresh state with the first decision in it.
@@ -94,6 +97,10 @@ class Prepare:
                 model.
         """
         policy = scope.settings.policy
+        if policy in ARMS and policy not in self.arms and policy in self.closed_arms:
+            raise ConfigurationError(
+                f"policy={policy!r}: {self.closed_arms[policy]}; take another policy"
+            )
         if policy in ARMS and policy not in self.arms:
             raise ConfigurationError(
                 f"policy={policy!r} needs an arm that this graph was built without; it has "
@@ -109,6 +116,7 @@ class Prepare:
         notes = await self._check_domain(task, scope)
         notes += await self._check_threshold(task, scope)
         arms, more = await self._chosen_arms(task, scope)
+        more += self._closed(arms, scope)
         choice = decide({"arms": arms}, scope.settings, arms=self.arms)
         return {
             "task": task,
@@ -199,6 +207,18 @@ class Prepare:
             return [], [entry("prepare", "failed", since=since, what=what, error=found.reason)]
         arms = list(in_order(found))
         return arms, [entry("prepare", "chosen", since=since, arms=arms)] if arms else []
+
+    def _closed(self, chosen: Sequence[Arm], scope: RunScope) -> list[LedgerEntry]:
+        """Say which arms this run will not take although it might have, and why."""
+        settings = scope.settings
+        if settings.policy not in PLANS:
+            return []
+        wanted = settings.wanted_arms or chosen or default_arms()
+        return [
+            entry("prepare", "noted", since=scope.started, arm=arm, reason=reason)
+            for arm, reason in self.closed_arms.items()
+            if arm in wanted
+        ]
 
 
 def check_input(given: RttcInput) -> None:

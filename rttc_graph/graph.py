@@ -7,10 +7,12 @@ any checkpoint, and each choice stands in the ledger.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Required, Unpack
+from typing import Any, Required, Unpack, cast
 
+from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -31,6 +33,7 @@ from rttc_graph.protocols import (
     QueryStateCache,
     RewardModel,
     as_measuring_embedder,
+    as_part,
     as_reward_model,
     check_part,
 )
@@ -38,7 +41,10 @@ from rttc_graph.run.closing import Closing
 from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.scope import Node, SettingsOfRun, TwoFaced, two_faced
 from rttc_graph.settings import RttcSettings
-from rttc_graph.state import Attempt, Decision, NodeInput, RttcInput, RttcOutput, RttcState
+from rttc_graph.state import Arm, Attempt, Decision, NodeInput, RttcInput, RttcOutput, RttcState
+
+RewardFunction = Callable[[str, str], float] | Callable[[str, str], Awaitable[float]]
+"""A function of question and answer that returns a reward in [0, 1], or an awaitable of one."""
 
 RttcBuilder = StateGraph[RttcState, RttcSettings, RttcInput, RttcOutput]
 RttcGraph = CompiledStateGraph[RttcState, RttcSettings, RttcInput, RttcOutput]
@@ -47,12 +53,14 @@ RttcGraph = CompiledStateGraph[RttcState, RttcSettings, RttcInput, RttcOutput]
 class RttcParts(TypedDict, total=False):
     """Parts of a graph; the given ones decide which arms it has."""
 
-    policy_model: Required[PolicyModel]
-    """Answers."""
-    reward_model: Required[RewardModel | PlainRewardModel]
-    """Judges the answers."""
-    embedder: Embedder | None
-    """Needed together with `knowledge_base` for the arms `rag` and `ttt`."""
+    policy_model: Required[PolicyModel | BaseChatModel]
+    """Answers; a chat model of LangChain's is wrapped."""
+    reward_model: Required[RewardModel | PlainRewardModel | BaseChatModel | RewardFunction]
+    """Judges the answers. A chat model is asked for grades; a function is given question and answer
+    and returns a reward in [0, 1]."""
+    embedder: Embedder | Embeddings | None
+    """Turns texts into vectors; LangChain's `Embeddings` are wrapped. Needed together with
+    `knowledge_base` for the arms `rag` and `ttt`."""
     knowledge_base: KnowledgeBase | None
     """Solved questions."""
     trainer: AdapterTrainer | None
@@ -63,6 +71,9 @@ class RttcParts(TypedDict, total=False):
     """Store that records finished runs; `None` records none."""
     settings: RttcSettings | None
     """Settings of a run where its context sets nothing."""
+    closed_arms: Mapping[Arm, str]
+    """Arms that this graph cannot have, each with the reason in a sentence, which stands in the
+    ledger of runs that might have taken the arm."""
     share_between_tenants: bool
     """Whether tenants use each other's adapters and kept prompts again; by default they do not. Who
     guesses another tenant's text then learns from the ledger, or the time, that it was there."""
@@ -74,7 +85,7 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
     Raises:
         ConfigurationError: The parts do not go together.
     """
-    _check_parts(parts)
+    parts = _checked_parts(parts)
     arms = _arms(parts)
     settings_of = SettingsOfRun(
         parts.get("settings") or RttcSettings(),
@@ -113,8 +124,10 @@ def create_rttc_graph(
     return build_rttc_graph(**parts).compile(checkpointer=checkpointer, name=name)
 
 
-def _check_parts(parts: RttcParts) -> None:
-    """Refuse a misspelt part, which would otherwise be a graph without it, and one of another kind.
+def _checked_parts(parts: RttcParts) -> RttcParts:
+    """Return the parts with what people have at hand wrapped.
+
+    A misspelt part would otherwise be a graph without it.
 
     Raises:
         ConfigurationError: A name is unknown, a part that every graph needs is missing, or an
@@ -125,8 +138,10 @@ def _check_parts(parts: RttcParts) -> None:
         raise ConfigurationError(f"unknown parts {unknown}: a graph is made of {sorted(known)}")
     if missing := sorted({"policy_model", "reward_model"} - parts.keys()):
         raise ConfigurationError(f"a graph cannot be made without {missing}")
-    for name, part in parts.items():
+    whole = cast("RttcParts", {name: as_part(name, part) for name, part in parts.items()})
+    for name, part in whole.items():
         check_part(name, part)
+    return whole
 
 
 def _arms(parts: RttcParts) -> frozenset[Attempt]:
@@ -151,13 +166,15 @@ def _nodes(
     parts: RttcParts, arms: frozenset[Attempt], arm_nodes: Sequence[ArmNode]
 ) -> dict[str, Node]:
     cache, trainer = parts.get("cache"), parts.get("trainer")
-    embedder, knowledge_base = parts.get("embedder"), parts.get("knowledge_base")
-    reward_model = as_reward_model(parts["reward_model"])
+    embedder = cast("Embedder | None", parts.get("embedder"))  # wrapped before
+    knowledge_base = parts.get("knowledge_base")
+    reward_model = as_reward_model(cast("PlainRewardModel", parts["reward_model"]))
     nodes: dict[str, Node] = {
         "prepare": Prepare(
             arms=arms,
             reward_model=reward_model,
             domains=None if knowledge_base is None else KnownDomains(knowledge_base),
+            closed_arms=parts.get("closed_arms", {}),
         ),
         JUDGE: RewardJudge(
             arms=arms,

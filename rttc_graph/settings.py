@@ -27,7 +27,7 @@ from rttc_graph.arms import PolicyName as PolicyName
 from rttc_graph.arms import Proposer as Proposer
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.support.identity import MAX_NAME_CHARACTERS, checked_name, known_names
-from rttc_graph.support.validation import problem_words
+from rttc_graph.support.others_words import problem_words
 
 SamplesChoice = Literal["nearest", "sift"]
 Below = Literal["answer", "decline"]

@@ -6,8 +6,10 @@ model's own constructor knows their names, and counts that it does not report ar
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -24,7 +26,11 @@ from rttc_graph.integrations.langchain.chat_calls import (
     accepted_fields,
     model_name,
 )
-from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
+from rttc_graph.integrations.langchain.vendor_errors import (
+    describe,
+    is_refused_request,
+    is_retryable,
+)
 from rttc_graph.protocols import Generation, GenerationRequest
 from rttc_graph.state import ChatTurn, FinishReason
 from rttc_graph.support.thinking import THINKING
@@ -39,6 +45,13 @@ LIMIT_NAMES: Final = (
 """Vendors' names for the length limit of an answer; the first that the model has is used."""
 
 _LENGTH_REASONS: Final = ("length", "max_tokens", "max_output_tokens")
+
+_LOGPROBS: Final = "logprobs"
+
+_OPTIONAL: Final = (_LOGPROBS, "seed", "top_p", "temperature")
+"""Options without which an answer is still one; the first that a refusal names is left out."""
+
+_LOG = logging.getLogger(__name__)
 
 CallOptions = Callable[[GenerationRequest], Mapping[str, Any]]
 """Keyword arguments of the chat model for one request."""
@@ -57,6 +70,9 @@ class ChatPolicyModel:
             some values.
         adapter_option: Call option in which the server takes the key of an adapter: `model` for
             vLLM, beside a `PublishingTrainer` for the same server. `None`: no adapters.
+        asks_logprobs: Whether to ask for the log-probabilities of an answer's tokens, where the
+            model has an option for that. Some models refuse to be asked, and some refuse a
+            temperature: what a server names in its refusal is left out from then on.
     """
 
     def __init__(
@@ -68,6 +84,7 @@ class ChatPolicyModel:
         concurrency: int = 8,
         call_options: CallOptions | None = None,
         adapter_option: str | None = None,
+        asks_logprobs: bool = False,
     ) -> None:
         if context_tokens is not None and context_tokens < 1:
             raise ConfigurationError(f"context_tokens must be at least 1, got {context_tokens!r}")
@@ -75,6 +92,8 @@ class ChatPolicyModel:
         self._context_tokens = context_tokens or _profile_tokens(chat_model)
         self._call_options = call_options or known_options(chat_model)
         self._adapter_option = adapter_option
+        self._asks_logprobs = asks_logprobs and _LOGPROBS in accepted_fields(chat_model)
+        self._refused: frozenset[str] = frozenset()
         self._counts_pieces = call_options is None and _limit_name(chat_model) is None
         # LangGraph's stream of messages is to show the answer that was taken, which the graph
         # adds, once; not every arm's, nor the same one under two ids.
@@ -105,23 +124,42 @@ class ChatPolicyModel:
             PolicyModelError: The model failed, a prompt leaves no room in the context, or a
                 request names an adapter.
         """
-        calls = [self._call(request, deadline) for request in requests]
-        try:
-            replies = await self._calls.replies(calls)
-        except Exception as exc:  # vendors' errors share no base class
-            raise PolicyModelError(
-                f"{self._name!r} could not generate: {describe(exc)}", retryable=is_retryable(exc)
-            ) from exc
+        replies = await self._replies([self._call(request, deadline) for request in requests])
         return [
             _generation(request, reply) for request, reply in zip(requests, replies, strict=True)
         ]
+
+    async def _replies(self, calls: Sequence[ChatCall]) -> list[ChatReply]:
+        """Return one reply for each call, without the options that the server refuses."""
+        refused = self._refused
+        while True:
+            left = [_without(call, refused) for call in calls]
+            try:
+                replies = await self._calls.replies(left)
+            except Exception as exc:  # vendors' errors share no base class
+                option = _refused_option(exc, {name for call in left for name in call.options})
+                if option is None:
+                    raise PolicyModelError(
+                        f"{self._name!r} could not generate: {describe(exc)}",
+                        retryable=is_retryable(exc),
+                    ) from exc
+                refused |= {option}
+                continue
+            if more := refused - self._refused:  # only now it is known that they were the reason
+                _LOG.warning("%s refuses %s: left out from now on", self._name, ", ".join(more))
+                self._refused |= more
+            return replies
 
     def _call(self, request: GenerationRequest, deadline: float | None) -> ChatCall:
         request = self._fitted(request)
         return ChatCall(
             turns=request.messages,
             stop=request.stop,
-            options={**self._call_options(request), **self._adapter_choice(request)},
+            options={
+                **self._call_options(request),
+                **({_LOGPROBS: True} if self._asks_logprobs else {}),
+                **self._adapter_choice(request),
+            },
             deadline=deadline,
             max_chunks=request.max_new_tokens if self._counts_pieces else None,
         )
@@ -148,6 +186,27 @@ class ChatPolicyModel:
                 f"{self._context_tokens}: shorten the query, or show fewer samples"
             )
         return replace(request, max_new_tokens=min(request.max_new_tokens, room))
+
+
+def _without(call: ChatCall, refused: frozenset[str]) -> ChatCall:
+    if not refused & call.options.keys():
+        return call
+    return replace(
+        call, options={name: value for name, value in call.options.items() if name not in refused}
+    )
+
+
+def _refused_option(error: BaseException, given: Collection[str]) -> str | None:
+    """Return the option to leave out next; `None` if the refusal has another reason.
+
+    A refusal that names no option may be about the log-probabilities, which nobody asked for.
+    """
+    if not is_refused_request(error):
+        return None
+    said = str(error)
+    named = (name for name in _OPTIONAL if re.search(rf"\b{name}\b", said))
+    candidates = [*named, _LOGPROBS]
+    return next((name for name in candidates if name in given), None)
 
 
 def known_options(chat_model: BaseChatModel) -> CallOptions:

@@ -188,6 +188,8 @@ class _Source:
                 if isinstance(made, _Measuring)
                 else [0] * len(texts)
             )
+        except ConfigurationError:  # of the maker's, and it says what to do
+            raise
         except Exception as exc:  # vendors' errors share no base class
             raise EmbeddingError(
                 f"could not embed {len(texts)} texts with {self._name!r}: {describe(exc)}",

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from langchain_core.exceptions import ModelError
 
+from rttc_graph.support.others_words import without_keys
+
 RETRYABLE_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP status codes of a server that is busy, restarting or too slow; 529 is 'overloaded'."""
 
@@ -21,8 +23,15 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Return class and message in one line; some vendors' timeouts have an empty message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    """Return class and message in one line, without keys; some vendors' messages are empty."""
+    said = without_keys(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {said}".rstrip(": ")
+
+
+def is_refused_request(error: BaseException) -> bool:
+    """Tell whether the server did not like something in the request (HTTP 400 or 422)."""
+    statuses = (getattr(link, "status_code", None) for link in _chain(error))
+    return any(status in (400, 422) for status in statuses)
 
 
 def _is_passing(error: BaseException) -> bool:

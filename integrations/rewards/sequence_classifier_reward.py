@@ -130,7 +130,7 @@ class _Digest:
         return [self._found] * len(calls)
 
     def _digest(self) -> str:
-        folder = resolve(self._source, cache_dir=None)
+        folder = resolve(self._source, cache_dir=None, kind="reward")
         template = folder / "chat_template.jinja"
         text = template.read_text(encoding="utf-8") if template.is_file() else ""
         settings = self._settings

@@ -32,7 +32,7 @@ from rttc_graph.integrations.transformers.decoding.decoder import Decoded, Decod
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.state import ChatTurn
-from rttc_graph.support.validation import problem_words
+from rttc_graph.support.others_words import problem_words
 
 
 class CallOptions(BaseModel):

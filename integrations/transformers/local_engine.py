@@ -178,7 +178,7 @@ class LocalEngine:
         """Return the model, in the lane; a failed load is tried again by the next job."""
         self._set_threads()
         if self._model is None:
-            folder = resolve(str(self._source), cache_dir=self._cache_dir)
+            folder = resolve(str(self._source), cache_dir=self._cache_dir, kind="chat")
             self._model = load_model(
                 folder, device=self._device, dtype=self._dtype, thinking=self._thinking
             )

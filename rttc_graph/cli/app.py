@@ -63,7 +63,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def read_flags(
+def read_flags(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
     config: Annotated[
         Path | None, typer.Option(help="Settings file (default: ./rttc.toml, if there is one).")
@@ -78,15 +78,24 @@ def read_flags(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Policy model: short name, hub name or folder (default: the setting model)."
+            help="Policy model: short name, hub name, folder, PROVIDER:MODEL as openai:gpt-5, or "
+            "an address as http://host/v1#MODEL (default: the setting model)."
         ),
     ] = None,
     reward_model: Annotated[
         str | None,
         typer.Option(
             "--reward",
-            help="Reward model: minilm-judge, self-confidence, a hub name, a folder or a URL "
-            "(default: the setting reward).",
+            help="Reward model: minilm-judge, self-confidence, a hub name, a folder, the address "
+            "of a server that gives scores, or a chat model that grades, as PROVIDER:MODEL or "
+            "http://host/v1#MODEL (default: the setting reward).",
+        ),
+    ] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(
+            help="Embedder: short name, hub name, folder, PROVIDER:MODEL or http://host/v1#MODEL; "
+            "a database belongs to one (default: the setting embedder)."
         ),
     ] = None,
     debug: Annotated[
@@ -103,7 +112,7 @@ def read_flags(
     """Keep the flags for the command that follows."""
     del show_version, debug  # `main` has taken --debug out, wherever it stood
     flags = {"home": home, "database_url": database_url, "model": model}
-    flags["reward"] = reward_model
+    flags |= {"reward": reward_model, "embedder": embedder}
     context.obj = CommandContext(config, flags)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from typer.exceptions import Abort, TyperException
 
 from rttc_graph.errors import ConfigurationError, RttcError
+from rttc_graph.support.others_words import without_keys
 
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
@@ -37,9 +38,9 @@ _WAYS_OUT = {
 def report(error: BaseException, *, debug: bool) -> int:
     """Print an error and return the exit code of the process."""
     if debug and not isinstance(error, TyperException | Abort | KeyboardInterrupt):
-        traceback.print_exception(error)
+        print(without_keys("".join(traceback.format_exception(error))), file=sys.stderr)  # noqa: T201
     code, line = _explain(error)
-    print(_wrapped(f"rttc: {line}"), file=sys.stderr)  # noqa: T201 - the one place for errors
+    print(_wrapped(f"rttc: {without_keys(line)}"), file=sys.stderr)  # noqa: T201 - the one place for errors
     return code
 
 

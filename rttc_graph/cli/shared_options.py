@@ -54,8 +54,8 @@ Scorer = Annotated[
 ScorerModel = Annotated[
     str | None,
     typer.Option(
-        help="Chat model that judges for --scorer chat-judge: a local model, or PROVIDER:MODEL as "
-        "openai:gpt-5 (default: none)."
+        help="Chat model that judges for --scorer chat-judge: a local model, PROVIDER:MODEL as "
+        "openai:gpt-5, or http://host/v1#MODEL (default: none)."
     ),
 ]
 Rubric = Annotated[

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from rttc_graph.errors import RttcError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge
 from rttc_graph.installation.needed_models import trained_folder
+from rttc_graph.integrations.langchain.hosted_models import hosted_name, resolved
 from rttc_graph.integrations.postgres.calibration_store import KeptCalibration
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     ARMS_KEY,
@@ -95,6 +98,10 @@ def _in_force(
 
 def _identity(config: InstallationConfig) -> tuple[str, str]:
     """Return name and fingerprint of the configured reward model; empty if it must be loaded."""
+    if (hosted := hosted_name(config.reward, "reward")) is not None:
+        with suppress(RttcError):  # a server that is down: under the name as it was given
+            hosted = resolved(hosted)
+        return hosted.text, ""
     folder = trained_folder(config)
     if folder is None and config.reward.startswith(("http://", "https://")):
         return config.reward_served.model or config.reward.rstrip("/"), ""

@@ -27,7 +27,7 @@ from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, 
 from rttc_graph.samples.corrections import CorrectionsPolicy
 from rttc_graph.settings import RttcSettings, TrainingDtype
 from rttc_graph.support.encodings import open_text, undecodable
-from rttc_graph.support.validation import problem_words
+from rttc_graph.support.others_words import problem_words
 
 CONFIG_FILE = "rttc.toml"
 
@@ -87,18 +87,21 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     model: str = Field(
         default="smollm2-135m-instruct",
         min_length=1,
-        description="Policy model: a short name of `rttc models list`, a hub name, or a folder.",
+        description="Policy model: a short name of `rttc models list`, a hub name, a folder, "
+        "`PROVIDER:MODEL`, or an address such as `http://host/v1#MODEL`.",
     )
     embedder: str = Field(
         default="all-minilm-l6-v2",
         min_length=1,
-        description="Embedder: a short name, a hub name, or a sentence-transformers folder.",
+        description="Embedder: a short name, a hub name, a sentence-transformers folder, "
+        "`PROVIDER:MODEL`, or an address such as `http://host/v1#MODEL`.",
     )
     reward: str = Field(
         default="minilm-judge",
         min_length=1,
         description="Reward model: `minilm-judge` (ships), `self-confidence`, a folder of `rttc "
-        "reward train`, the URL of a server, or a sequence classifier (hub name or folder).",
+        "reward train`, the URL of a server that gives scores, a chat model that grades "
+        "(`PROVIDER:MODEL`, `http://host/v1#MODEL`), or a sequence classifier (hub name, folder).",
     )
     reward_served: ServedSettings = Field(
         default_factory=ServedSettings,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.langchain.hosted_models import (
+    HostedName,
+    hosted_name,
+    open_chat_model,
+    resolved,
+)
 from rttc_graph.integrations.rewards.chat_grader import RUBRIC, ChatGrader
 from rttc_graph.integrations.rewards.reward_settings import GraderSettings
 from rttc_graph.integrations.transformers.chat_transformers import ChatTransformers
@@ -35,9 +39,8 @@ def open_grader(config: InstallationConfig, settings: GraderSettings) -> Generat
         ConfigurationError: The rubric cannot be read or is empty.
     """
     rubric = RUBRIC if settings.rubric is None else _read(settings.rubric)
-    provider, is_served, _ = settings.model.partition(":")
-    if is_served and len(provider) > 1 and not Path(settings.model).exists():
-        yield ChatGrader(partial(_served, settings.model), name=settings.model, rubric=rubric)
+    if (name := hosted_name(settings.model, "scorer")) is not None:
+        yield ChatGrader(partial(_served, name), name=settings.model, rubric=rubric)
         return
     engine = LocalEngine(
         settings.model,
@@ -54,18 +57,8 @@ def open_grader(config: InstallationConfig, settings: GraderSettings) -> Generat
         engine.close()
 
 
-def _served(name: str) -> BaseChatModel:
-    try:
-        library: Any = importlib.import_module("langchain.chat_models")
-        model: BaseChatModel = library.init_chat_model(name)
-    except ImportError as exc:
-        raise ConfigurationError(
-            f"the chat model {name!r} needs langchain and the package of its provider: pip install "
-            f"langchain langchain-{name.partition(':')[0]} ({exc})"
-        ) from exc
-    except Exception as exc:  # vendors' errors share no base class
-        raise ConfigurationError(f"the chat model {name!r} cannot be opened: {exc}") from exc
-    return model
+def _served(name: HostedName) -> BaseChatModel:
+    return open_chat_model(resolved(name))
 
 
 def _read(path: Path) -> str:

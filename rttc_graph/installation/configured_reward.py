@@ -12,6 +12,12 @@ from string import Template
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.needed_models import trained_folder
+from rttc_graph.integrations.langchain.hosted_models import (
+    hosted_name,
+    open_chat_model,
+    resolved,
+)
+from rttc_graph.integrations.rewards.chat_judge import ChatJudge
 from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
 from rttc_graph.integrations.rewards.self_confidence import SelfConfidence
 from rttc_graph.integrations.rewards.sequence_classifier_reward import SequenceClassifierReward
@@ -27,22 +33,29 @@ from rttc_graph.protocols import RewardModel
 
 
 def open_reward_model(
-    config: InstallationConfig, engine: LocalEngine, policy: Callable[[], Awaitable[str]]
+    config: InstallationConfig, engine: LocalEngine | None, policy: Callable[[], Awaitable[str]]
 ) -> RewardModel:
     """Return the reward model of the setting `reward`; nothing is loaded yet.
 
     Args:
         config: Names it: `minilm-judge` (the one that ships), `self-confidence`, a folder that
-            `rttc reward train` made, the address of a server, or a sequence classifier.
-        engine: The policy model's, for a reward model on its backbone.
+            `rttc reward train` made, the address of a server, a chat model that grades, or a
+            sequence classifier.
+        engine: The policy model's, for a reward model on its backbone; `None` where that model
+            is served elsewhere.
         policy: Returns the policy model's fingerprint; self-confidence is that model's own.
 
     Raises:
-        ConfigurationError: A folder is damaged, or a header names a variable that is not set.
+        ConfigurationError: A folder is damaged, a header names a variable that is not set, or a
+            key or a package is missing.
+        BackendError: A server that is to say which model it has cannot be reached.
     """
     name = config.reward
     if name == "self-confidence":
         return SelfConfidence(policy)
+    if (hosted := hosted_name(name, "reward")) is not None:
+        hosted = resolved(hosted)
+        return ChatJudge(open_chat_model(hosted), name=hosted.text)
     if name.startswith(("http://", "https://")):
         return ServedReward(name, settings=_served(config))
     folder = trained_folder(config)
@@ -82,8 +95,13 @@ def _classifier(config: InstallationConfig) -> ClassifierSettings:
     return replace(settings, device=config.device)
 
 
-def _trained(folder: Path, config: InstallationConfig, engine: LocalEngine) -> RewardModel:
+def _trained(folder: Path, config: InstallationConfig, engine: LocalEngine | None) -> RewardModel:
     spec = read_spec(folder)
-    if spec.backbone == "causal":
-        return PolicyBackboneReward(folder, engine)
-    return EncoderReward(folder, partial(resolve, spec.base, cache_dir=config.home))
+    if spec.backbone != "causal":
+        return EncoderReward(folder, partial(resolve, spec.base, cache_dir=config.home))
+    if engine is None:
+        raise ConfigurationError(
+            f"reward={config.reward!r} judges on the backbone of a policy model in this process, "
+            f"and model={config.model!r} is served elsewhere: name another reward model"
+        )
+    return PolicyBackboneReward(folder, engine)

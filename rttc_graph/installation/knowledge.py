@@ -10,12 +10,11 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from rttc_graph.errors import RttcError
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
+from rttc_graph.installation.configured_embedder import open_embedder
 from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
 from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
     PostgresQueryStateCache,
@@ -26,7 +25,6 @@ from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
 from rttc_graph.integrations.postgres.migrate import migrate
 from rttc_graph.integrations.postgres.rating_store import PostgresRatingStore
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
-from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 
 if TYPE_CHECKING:
     from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
@@ -54,11 +52,7 @@ def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
     """Open the database of an installation, and close what was opened."""
     with _data_source(config) as source:
         database = Database(source, private=config.database_url is None)
-        embedder = local_embedder(
-            partial(resolve, config.embedder, cache_dir=config.home),
-            name=config.embedder,
-            device=None if config.device == "auto" else config.device,
-        )
+        embedder = open_embedder(config)
         try:
             yield Knowledge(
                 embedder=embedder,

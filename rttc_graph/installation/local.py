@@ -17,12 +17,12 @@ from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import AskResult, ask
 from rttc_graph.installation.config import InstallationConfig, load_config
+from rttc_graph.installation.configured_policy import OpenPolicy, open_policy
 from rttc_graph.installation.configured_reward import open_reward_model
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
-from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
+from rttc_graph.integrations.langchain.hosted_models import hosted_name
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CalibratedReward
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
-from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import RewardModel, reward_requests
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Candidate
@@ -47,12 +47,25 @@ class LocalRttc:
 
     config: InstallationConfig
     knowledge: Knowledge
-    engine: LocalEngine
+    policy: OpenPolicy
     judge: RewardModel
     """The reward model with its raw scores."""
     parts: RttcParts
     """Parts of `graph`, for hosts that build it with other parts or a checkpointer."""
     graph: RttcGraph
+
+    @property
+    def engine(self) -> LocalEngine:
+        """Engine of the policy model in this process.
+
+        Raises:
+            ConfigurationError: The policy model is served elsewhere.
+        """
+        if self.policy.engine is None:
+            raise ConfigurationError(
+                f"model={self.config.model!r} is served elsewhere: there is no engine here"
+            )
+        return self.policy.engine
 
     async def ask(
         self,
@@ -76,11 +89,19 @@ class LocalRttc:
             RttcError: A model or the database is unavailable.
         """
         await asyncio.gather(
-            self.engine.in_lane(lambda _: None),
-            self.judge.score("warm-up", reward_requests([_WARM_UP])),
+            self._warm_up_policy(),
+            self._warm_up_judge(),
             self.knowledge.embedder.embed(["warm-up"]),
             self._warm_up_database(needs_database),
         )
+
+    async def _warm_up_policy(self) -> None:
+        if self.policy.engine is not None:
+            await self.policy.engine.in_lane(lambda _: None)
+
+    async def _warm_up_judge(self) -> None:
+        if hosted_name(self.config.reward, "reward") is None:  # else it is a call that costs
+            await self.judge.score("warm-up", reward_requests([_WARM_UP]))
 
     async def _warm_up_database(self, is_needed: bool) -> None:
         try:
@@ -91,49 +112,19 @@ class LocalRttc:
 
 
 @contextmanager
-def open_engine(
-    config: InstallationConfig, *, keeps_prompts: bool = True
-) -> Generator[LocalEngine]:
-    """Open the policy model's engine as an installation has it.
-
-    Args:
-        config: Names the model and how it is loaded.
-        keeps_prompts: Whether it keeps what recent prompts computed, as `prefix_cache_bytes` says.
-    """
-    engine = LocalEngine(
-        config.model,
-        cache_dir=config.home,
-        device=config.device,
-        dtype=config.dtype,
-        threads=config.threads,
-        prefix_cache_bytes=config.prefix_cache_bytes if keeps_prompts else 0,
-        thinking=config.thinking,
-    )
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-@contextmanager
 def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]:
     """Open an installation: by default the one that environment and `rttc.toml` describe."""
     config = config or load_config()
-    with open_knowledge(config) as knowledge, open_engine(config) as engine:
-        trainer = LoraTrainer(
-            engine,
-            training_dtype=config.training_dtype,
-            max_resident_bytes=config.max_resident_bytes,
-            max_training_bytes=config.max_training_bytes,
-        )
-        judge = open_reward_model(config, engine, trainer.base_fingerprint)
+    with open_knowledge(config) as knowledge, open_policy(config) as policy:
+        judge = open_reward_model(config, policy.engine, policy.fingerprint)
         parts: RttcParts = {
-            "policy_model": TransformersPolicyModel(engine),
+            "policy_model": policy.model,
             "reward_model": CalibratedReward(judge, knowledge.calibrations, tenant=config.tenant),
             "embedder": knowledge.embedder,
             "knowledge_base": knowledge.knowledge_base,
             "cache": knowledge.cache,
-            "trainer": trainer,
+            "trainer": policy.trainer,
+            "closed_arms": policy.closed_arms,
             "ledger_store": knowledge.ledger_store,
             "settings": config.run_settings(),
             "share_between_tenants": config.share_between_tenants,
@@ -141,7 +132,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
         yield LocalRttc(
             config=config,
             knowledge=knowledge,
-            engine=engine,
+            policy=policy,
             judge=judge,
             parts=parts,
             graph=create_rttc_graph(**parts),

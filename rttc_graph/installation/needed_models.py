@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.langchain.hosted_models import Role, hosted_name
 from rttc_graph.integrations.rewards.shipped import SHIPPED, shipped_folder
 from rttc_graph.integrations.rewards.trained.reward_spec import is_reward_folder, read_spec
 
@@ -12,10 +13,13 @@ from rttc_graph.integrations.rewards.trained.reward_spec import is_reward_folder
 def needed_models(config: InstallationConfig) -> list[str]:
     """Return the names of policy model, embedder and the reward model's encoder, each once.
 
+    Models that are served elsewhere are not among them.
+
     Raises:
         ConfigurationError: The reward model's folder is damaged.
     """
-    names = [config.model, config.embedder]
+    named: list[tuple[str, Role]] = [(config.model, "model"), (config.embedder, "embedder")]
+    names = [name for name, role in named if hosted_name(name, role) is None]
     folder = trained_folder(config)
     if folder is not None and read_spec(folder).backbone != "causal":
         names.append(read_spec(folder).base)

@@ -35,7 +35,9 @@ from rttc_graph.evaluation.policy_figures import (
 from rttc_graph.evaluation.replay import Gate
 from rttc_graph.evaluation.scorers import CHAT_JUDGE, ScorerName, choose_scorer
 from rttc_graph.evaluation.verdicts import Verdicts
+from rttc_graph.installation.closed_arms import closed_arms
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.langchain.hosted_models import whole_name
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     arms_of,
     calibrated_fingerprint,
@@ -266,12 +268,14 @@ def _collect_rows(
     found: list[ModelRows] = []
     for model in _models(config, wanted, rows):
         chosen = config.model_copy(update={"model": model})
-        collection = wanted_collection(chosen, wanted) if wanted.data_sets else None
+        arms = possible_policies(wanted.arms, [model], watcher)
+        mine = replace(wanted, arms=arms)
+        collection = wanted_collection(chosen, mine) if wanted.data_sets else None
         with open_local(chosen) as local:
             if collection is not None:
                 _fill(local, wanted, watcher)
-                keys = collection.keys() if wanted.arms else []
-                if wanted.arms:
+                keys = collection.keys() if mine.arms else []
+                if mine.arms:
                     _collect_arms(local, collection, rows, log, watcher, verdicts)
                 panel_keys: list[RowKey] = []
                 if wanted.panel_size:
@@ -332,6 +336,28 @@ def _collect_arms(
         )
 
 
+def possible_policies(
+    policies: Sequence[PolicyName], models: Sequence[str], watcher: Watcher | None
+) -> tuple[PolicyName, ...]:
+    """Return the policies that all of some policy models can follow, and tell which are left out.
+
+    Args:
+        policies: Arms, or policies over arms.
+        models: Names of policy models.
+        watcher: Is told why an arm is left out, unless it was told before.
+
+    Raises:
+        ConfigurationError: None is left.
+    """
+    closed = {arm: why for model in models for arm, why in closed_arms(model).items()}
+    if policies and not set(policies) - closed.keys():
+        raise ConfigurationError(f"{closed[policies[0]]}: name other policies")
+    if watcher is not None:
+        for arm in closed.keys() & set(policies):
+            watcher.warn(closed[arm])
+    return tuple(policy for policy in policies if policy not in closed)
+
+
 def abstentions(found: Sequence[ModelRows], scorer: ScorerName) -> str:
     """Return on how many questions a grader abstained, as a sentence; empty where on none."""
     left_out = sum(
@@ -352,7 +378,7 @@ def tell_abstentions(found: Sequence[ModelRows], scorer: ScorerName, watcher: Wa
 def _models(config: InstallationConfig, wanted: RowsWanted, rows: EvaluationRows) -> Sequence[str]:
     """Return the policy models whose rows are wanted."""
     if wanted.data_sets:
-        return wanted.models or [config.model]
+        return [whole_name(model, "model") for model in wanted.models or [config.model]]
     there = list(dict.fromkeys(key.model for key in (*rows.replayable(), *rows.panels)))
     if not there:
         raise ConfigurationError(f"{str(wanted.log)!r} has no rows to judge: collect some first")

@@ -35,6 +35,7 @@ from rttc_graph.jobs.collect_rows import (
     collect_rows,
     gates_of,
     name_and_log,
+    possible_policies,
     questions_of_models,
     rows_settings,
     tell_scorers,
@@ -169,7 +170,7 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
     if wanted.real:
         runs = RealRuns(
             data_set=data_sets[0],
-            policies=wanted.policies,
+            policies=possible_policies(wanted.policies, [config.model], watcher),
             log=log,
             scorer=wanted.scorer,
             grader=wanted.grader,
@@ -193,7 +194,9 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
         found = collect_rows(config, rows, watcher)
         if wanted.collect_only:
             return Evaluation(log=log)
-        measured = _of_rows(config, found, wanted)
+        models = [rows.model for rows in found]
+        policies = possible_policies(wanted.policies, models, None)
+        measured = _of_rows(config, found, replace(wanted, policies=policies))
     if measured.groups:
         first = measured.groups[0]
         plot_accuracy(first["policies"], plot, rows=first["rows"], title=name)

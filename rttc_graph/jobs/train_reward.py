@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -17,10 +16,9 @@ from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.verdicts import Verdicts
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.configured_embedder import open_embedder
+from rttc_graph.installation.configured_policy import open_engine, open_policy
 from rttc_graph.installation.configured_reward import open_reward_model
-from rttc_graph.installation.local import open_engine
-from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
-from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.rewards.reward_settings import GraderSettings
 from rttc_graph.integrations.rewards.shipped import shipped_folder
 from rttc_graph.integrations.rewards.trained.network_learning import LearnProgress, LearnSettings
@@ -34,7 +32,6 @@ from rttc_graph.integrations.rewards.trained.reward_folder import (
 from rttc_graph.integrations.rewards.trained.reward_spec import read_spec
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.torch_threads import ThreadsByLoad
-from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.integrations.transformers.weight_files.resolve import entry_for, resolve
 from rttc_graph.jobs.collect_rows import opened_verdicts
 from rttc_graph.jobs.output_files import check_outputs
@@ -249,18 +246,14 @@ async def sample_candidates(
         RttcError: A file or a model is unavailable, or a setting is wrong.
     """
     questions, samples = await asyncio.to_thread(material.read)
-    with open_engine(config, keeps_prompts=False) as engine:
-        policy_model = TransformersPolicyModel(engine) if settings.arms else None
+    with open_policy(config, keeps_prompts=False) as policy:
+        for arm in settings.arms:
+            if arm in policy.closed_arms:
+                raise ConfigurationError(f"{policy.closed_arms[arm]}: leave it out of --arms")
         sampler = CandidateSampler(
-            policy_model=policy_model,
-            embedder=local_embedder(
-                partial(resolve, config.embedder, cache_dir=config.home), name=config.embedder
-            ),
-            trainer=(
-                LoraTrainer(engine, training_dtype=config.training_dtype)
-                if any(ARMS[arm].trains for arm in settings.arms)
-                else None
-            ),
+            policy_model=policy.model if settings.arms else None,
+            embedder=open_embedder(config),
+            trainer=policy.trainer if any(ARMS[arm].trains for arm in settings.arms) else None,
             verdicts=verdicts,
         )
         return await sampler.draw(questions, samples, settings, log, on_progress)
@@ -342,6 +335,6 @@ async def measure_on(
     Raises:
         RttcError: The reward model is unavailable, or failed.
     """
-    with open_engine(config, keeps_prompts=False) as engine:
-        judge = open_reward_model(config, engine, LoraTrainer(engine).base_fingerprint)
+    with open_policy(config, keeps_prompts=False) as policy:
+        judge = open_reward_model(config, policy.engine, policy.fingerprint)
         return await measure(judge, rows, on_progress)

@@ -29,7 +29,7 @@ from rttc_graph.protocols.embedder import (
     Vector,
     as_measuring_embedder,
 )
-from rttc_graph.protocols.graph_parts import check_part
+from rttc_graph.protocols.graph_parts import as_part, check_part
 from rttc_graph.protocols.knowledge_base import (
     DomainStats,
     Ingested,
@@ -108,6 +108,7 @@ __all__ = (
     "TrainingExample",
     "Vector",
     "as_measuring_embedder",
+    "as_part",
     "as_reward_model",
     "check_part",
     "checked_scores",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import BaseChatModel
 from typing_extensions import get_protocol_members
 
 from rttc_graph.errors import ConfigurationError
@@ -16,7 +21,7 @@ from rttc_graph.protocols.query_state_cache import QueryStateCache
 from rttc_graph.protocols.reward_model import PlainRewardModel
 from rttc_graph.settings import RttcSettings
 
-__all__ = ("check_part",)
+__all__ = ("as_part", "check_part")
 
 _PROTOCOLS: Mapping[str, type] = {
     "policy_model": PolicyModel,
@@ -29,16 +34,72 @@ _PROTOCOLS: Mapping[str, type] = {
 }
 """The least that the graph asks of a part, by the part's name."""
 
-_WRAPPERS: Mapping[str, str] = {
-    "policy_model": "for a LangChain chat model, give "
-    "rttc_graph.integrations.langchain.chat_policy_model.ChatPolicyModel(chat_model)",
-    "reward_model": "for a function of question and answer, give "
-    "rttc_graph.integrations.rewards.callable_reward.CallableReward(function); for a chat model "
-    "that judges, rttc_graph.integrations.rewards.chat_judge.ChatJudge(chat_model)",
-    "embedder": "for LangChain's Embeddings, give "
-    "rttc_graph.integrations.langchain.langchain_embedder.LangChainEmbedder(embeddings, name='…')",
+_WAYS_OUT: Mapping[str, str] = {
+    "policy_model": "give a LangChain chat model, or an object with these methods",
+    "reward_model": "give a function of question and answer, a chat model that judges, or an "
+    "object with these methods",
+    "embedder": "give LangChain's Embeddings, or an object with these methods",
 }
-"""Ways to make a part of something that people have at hand, by the part's name."""
+"""Advice for a part that people may make of what they have at hand, by the part's name."""
+
+_INTEGRATIONS = "rttc_graph.integrations"
+
+
+def as_part(name: str, part: object) -> Any:
+    """Return what people have at hand as a part: a chat model, `Embeddings`, or a function.
+
+    A chat model becomes a policy model, or a judge that grades; `Embeddings` an embedder; a
+    function of question and answer a reward model. All else is returned as it is.
+
+    Args:
+        name: Name of the part, as `create_rttc_graph` takes it.
+        part: What was given.
+
+    Raises:
+        ConfigurationError: It is a function that does not take a question and an answer.
+    """
+    if name == "policy_model" and isinstance(part, BaseChatModel):
+        return _wrapper("langchain.chat_policy_model:ChatPolicyModel")(part)
+    if name == "reward_model" and isinstance(part, BaseChatModel):
+        return _wrapper("rewards.chat_judge:ChatJudge")(part)
+    if name == "reward_model" and _is_function(part):
+        return _wrapper("rewards.callable_reward:CallableReward")(_of_two_texts(part))
+    if name == "embedder" and isinstance(part, Embeddings):
+        wrap = _wrapper("langchain.langchain_embedder:LangChainEmbedder")
+        return wrap(part, name=_name_of(part), is_local=False)
+    return part
+
+
+def _wrapper(path: str) -> Any:
+    """Return a class of an integration, which is imported only by those who need it."""
+    return pkgutil.resolve_name(f"{_INTEGRATIONS}.{path}")
+
+
+def _is_function(part: object) -> bool:
+    return callable(part) and not isinstance(part, type) and not hasattr(part, "score")
+
+
+def _of_two_texts(function: Any) -> Callable[..., Any]:
+    try:
+        inspect.signature(function).bind("question", "answer")
+    except TypeError as exc:
+        raise ConfigurationError(
+            f"reward_model is a function that cannot be called with a question and an answer "
+            f"({exc}): give one that takes these two texts and returns a number from 0 to 1"
+        ) from exc
+    except ValueError:  # a builtin that does not tell what it takes
+        pass
+    found: Callable[..., Any] = function
+    return found
+
+
+def _name_of(embeddings: Embeddings) -> str:
+    """Return what embeddings go by at their vendor; else the name of their class."""
+    for field in ("model", "model_name"):
+        value: object = getattr(embeddings, field, None)
+        if isinstance(value, str) and value:
+            return value
+    return type(embeddings).__name__
 
 
 def check_part(name: str, part: object) -> None:
@@ -64,7 +125,7 @@ def check_part(name: str, part: object) -> None:
         raise ConfigurationError(f"{name} is the class {part.__name__}: give an object of it")
     lacking = sorted(one for one in get_protocol_members(protocol) if not hasattr(part, one))
     if lacking:
-        way_out = _WRAPPERS.get(name, f"see rttc_graph.protocols.{protocol.__name__}")
+        way_out = _WAYS_OUT.get(name, f"see rttc_graph.protocols.{protocol.__name__}")
         raise ConfigurationError(
             f"{name} is a {type(part).__name__}, which has no {', '.join(lacking)}: {way_out}"
         )

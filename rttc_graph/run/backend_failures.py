@@ -11,6 +11,7 @@ from typing import TypeVar
 from langgraph.errors import GraphBubbleUp
 
 from rttc_graph.errors import BackendError, BudgetExceeded
+from rttc_graph.support.others_words import without_keys
 
 T = TypeVar("T")
 
@@ -26,8 +27,8 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """Class and message of the error, for the ledger."""
-        return f"{type(self.error).__name__}: {self.error}".rstrip(": ")
+        """Class and message of the error, without keys, for the ledger."""
+        return without_keys(f"{type(self.error).__name__}: {self.error}").rstrip(": ")
 
 
 async def survive(

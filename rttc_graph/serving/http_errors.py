@@ -22,7 +22,7 @@ from rttc_graph.errors import (
 )
 from rttc_graph.serving.redaction import without_places
 from rttc_graph.support.identity import clean
-from rttc_graph.support.validation import problem_words
+from rttc_graph.support.others_words import problem_words
 
 __all__ = ("HttpError", "OpenAIProblem", "Problem", "as_http_error", "first_problem", "response_to")
 

