@@ -158,6 +158,7 @@ MOVED = {
     "serving.openai_schema": "serving.routes.openai_schema",
     "serving.options": "serving.serve_options",
     "serving.refusals": "serving.http_errors",
+    "support.validation": "support.others_words",
     "survival": "run.backend_failures",
     "testing_inputs": "testing.inputs",
     "testing_knowledge_base": "testing.knowledge_base_contract",
@@ -181,6 +182,7 @@ RENAMED: dict[str, dict[str, str]] = {
     },
     "evaluation.replay": {"Outcome": "ReplayedRun", "shares_of": "arm_shares"},
     "evaluation.report": {"name_of": "group_name"},
+    "installation.local": {"open_engine": "installation.configured_policy:open_engine"},
     "integrations.concurrency.batch_queue": {"BatchLane": "BatchQueue", "BatchQueue.run": "submit"},
     "integrations.concurrency.loop_thread": {"LoopThread.run": "await_on_loop"},
     "integrations.lora.adapter_layout": {

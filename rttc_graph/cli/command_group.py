@@ -7,8 +7,6 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from rttc_graph.cli.error_exit import EXIT_MISUSE
-
 __all__ = ("CommandGroup", "command_group")
 
 _WHOLE_SENTENCE = 1000
@@ -19,10 +17,10 @@ class CommandGroup(TyperGroup):
     """A group of commands that helps whoever names none of them."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Show the help if there is nothing to parse; a script that ends there gets exit code 2."""
+        """Show the help if there is nothing to parse; that is what was asked for, and no misuse."""
         if not args and not ctx.resilient_parsing:
             typer.echo(ctx.get_help())
-            ctx.exit(EXIT_MISUSE)
+            ctx.exit(0)
         rest: list[str] = super().parse_args(ctx, args)
         return rest
 

@@ -146,8 +146,8 @@ def _from_hub(name: str, progress: Progress | None, kind: ModelKind | None = Non
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as exc:
         raise PolicyModelError(
             f"model {name!r} is not on this machine and the model hub did not give it "
-            f"({type(exc).__name__}): {_advice(name, kind)}. Or run 'hf download {name}' where "
-            "there is a network, or give the path of a model folder",
+            f"({type(exc).__name__}): run 'hf download {name}' where there is a network, give the "
+            f"path of a model folder, or take one that needs no hub; {_advice(name, kind)}",
             retryable=True,
         ) from exc
 
