@@ -22,7 +22,9 @@ class Generate:
         attempt = state["attempt"]
         return await answer(
             self.policy_model,
-            direct_messages(state["task"]["query"], state["task"]["history"]),
+            direct_messages(
+                state["task"]["query"], state["task"]["history"], scope.settings.prompts
+            ),
             state,
             scope,
             node="generate",

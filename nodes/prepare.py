@@ -16,7 +16,7 @@ from rttc_graph.run.budget import NOTHING_SPENT
 from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.ledger import entry
 from rttc_graph.run.policies import decide
-from rttc_graph.run.prompts import domain_asked_by, split_conversation
+from rttc_graph.run.prompts import asked_domain, split_conversation, text_of_input
 from rttc_graph.run.scope import RunScope
 from rttc_graph.state import (
     Adapted,
@@ -50,6 +50,7 @@ class PrepareUpdate(TypedDict):
     """The state of a run that has just begun."""
 
     task: Task
+    searched_with: str
     vector: list[float]
     samples: list[Sample]
     retrieved: bool
@@ -120,6 +121,7 @@ class Prepare:
         choice = decide({"arms": arms}, scope.settings, arms=self.arms)
         return {
             "task": task,
+            "searched_with": "",
             "vector": [],
             "samples": [],
             "retrieved": False,
@@ -231,10 +233,9 @@ def check_input(given: RttcInput) -> None:
 
 
 def _task(state: RttcInput, default_domain: str = "") -> Task:
-    query, domain = _text(state.get("query"), "query"), _text(state.get("domain"), "domain")
+    query = text_of_input(state.get("query"), "query")
+    domain = asked_domain(state, default_domain)
     messages = state.get("messages") or []
-    if not domain.strip():
-        domain = (domain_asked_by(messages[-1]) if messages else "") or default_domain
     from_messages = not query.strip()
     if from_messages:
         query, history = split_conversation(messages)
@@ -261,19 +262,3 @@ def _task(state: RttcInput, default_domain: str = "") -> Task:
         "history": history,
         "from_messages": from_messages,
     }
-
-
-def _text(value: object, name: str) -> str:
-    """Return a text of the input, or `None` if it has none.
-
-    Raises:
-        ConfigurationError: It is something else, which a form or a script may send.
-    """
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ConfigurationError(
-            f"{name!r} must be text, got {value!r:.80} ({type(value).__name__}): "
-            f"give a string, or leave {name!r} out"
-        )
-    return str(value)

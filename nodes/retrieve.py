@@ -14,6 +14,7 @@ from rttc_graph.protocols import (
     Embedded,
     KnowledgeBase,
     MeasuringEmbedder,
+    PolicyModel,
     QueryStateCache,
     RecalledState,
     SearchResult,
@@ -23,6 +24,7 @@ from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import Notes, record
 from rttc_graph.run.policies import decide
 from rttc_graph.run.recalling import LOAD_RECALLED, recall_request
+from rttc_graph.run.rewriting import Rewritten, rewritten_follow_up
 from rttc_graph.run.scope import RunScope
 from rttc_graph.state import (
     Adapted,
@@ -35,10 +37,14 @@ from rttc_graph.state import (
     Spent,
 )
 
+_REWRITE_SHARE = 0.25
+"""Share of the budget of seconds that may go into a follow-up, before any answer."""
+
 
 class RetrieveUpdate(TypedDict):
     """State update of `retrieve`."""
 
+    searched_with: str
     vector: list[float]
     samples: list[Sample]
     retrieved: bool
@@ -76,24 +82,29 @@ class Retrieve:
     knowledge_base: KnowledgeBase
     cache: QueryStateCache | None = None
     trainer: AdapterTrainer | None = None
+    policy_model: PolicyModel | None = None
+    """Rewrites follow-ups; without it they are searched with as they are."""
 
     async def __call__(self, state: RttcState, scope: RunScope) -> RetrieveUpdate:
         """Leave samples, their revision and a recalled adapter, as far as there are any."""
         notes = Notes(RETRIEVE)
-        embedded = await self._embed(state, scope, notes)
+        rewritten = await self._rewritten(state, scope, notes)
+        embedded = await self._embed(rewritten.question or state["task"]["query"], scope, notes)
         found = _Found()
         if embedded is not None:
             found = await self._look_up(embedded, state, scope, notes)
             found = _without_far_samples(found, scope, notes)
+        spent = added(state["spent"], since=scope.started, tokens=rewritten.tokens)
         seen: RttcState = {
             **state,
             "samples": found.samples,
             "retrieved": True,
             "adapted": found.adapted,
-            "spent": added(state["spent"], since=scope.started),
+            "spent": spent,
         }
         choice = decide(seen, scope.settings, arms=self.arms)
         return {
+            "searched_with": rewritten.question,
             "vector": embedded.vector if embedded is not None else [],
             "samples": found.samples,
             "retrieved": True,
@@ -103,12 +114,34 @@ class Retrieve:
             "cache": found.cache,
             "decision": JUDGE if choice.decision == FINISH else choice.decision,
             "attempt": choice.attempt,
-            "spent": added(state["spent"], since=scope.started),
+            "spent": spent,
             "ledger": record(state, scope, notes.entries),
         }
 
-    async def _embed(self, state: RttcState, scope: RunScope, notes: Notes) -> Embedded | None:
-        query = state["task"]["query"]
+    async def _rewritten(self, state: RttcState, scope: RunScope, notes: Notes) -> Rewritten:
+        """Return a follow-up as a question that stands alone, where the settings want that."""
+        history = state["task"]["history"]
+        talked = any(turn["role"] != "system" for turn in history)
+        if self.policy_model is None or not scope.settings.rewrite_follow_ups or not talked:
+            return Rewritten()
+        since = time.monotonic()
+        made = await survive(
+            rewritten_follow_up(self.policy_model, state["task"], scope),
+            deadline=since + scope.allowance.seconds * _REWRITE_SHARE,
+        )
+        if isinstance(made, Failure):
+            notes.add_failure(made, since=since, what="rewrite the follow-up")
+            return Rewritten()
+        notes.add(
+            "rewritten",
+            since=since,
+            question=made.question or state["task"]["query"],
+            prompt_tokens=made.prompt_tokens,
+            completion_tokens=made.completion_tokens,
+        )
+        return made
+
+    async def _embed(self, query: str, scope: RunScope, notes: Notes) -> Embedded | None:
         embedded = await survive(self._embedded(query), deadline=scope.deadline)
         if isinstance(embedded, Failure):
             notes.add_failure(embedded, since=scope.started, what="embed the query")

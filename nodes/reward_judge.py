@@ -147,7 +147,8 @@ class RewardJudge:
         task = state["task"]
         judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
         requests = reward_requests(waiting, of_run=state["candidates"], samples=state["samples"])
-        return await checked_scores(judge, task["query"], requests)
+        # What the samples were found with: a follow-up says nothing without its conversation.
+        return await checked_scores(judge, state.get("searched_with") or task["query"], requests)
 
 
 def _to_judge(state: RttcState, *, sees_evidence: bool) -> list[int]:

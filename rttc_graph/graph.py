@@ -40,7 +40,7 @@ from rttc_graph.protocols import (
 from rttc_graph.run.closing import Closing
 from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.scope import Node, SettingsOfRun, TwoFaced, two_faced
-from rttc_graph.settings import RttcSettings
+from rttc_graph.settings import RttcSettings, domain_settings
 from rttc_graph.state import Arm, Attempt, Decision, NodeInput, RttcInput, RttcOutput, RttcState
 
 RewardFunction = Callable[[str, str], float] | Callable[[str, str], Awaitable[float]]
@@ -71,6 +71,9 @@ class RttcParts(TypedDict, total=False):
     """Store that records finished runs; `None` records none."""
     settings: RttcSettings | None
     """Settings of a run where its context sets nothing."""
+    domains: Mapping[str, Mapping[str, Any]] | None
+    """Settings for questions of a domain, by the domain's name: they hold before `settings`, and a
+    run's context before them."""
     closed_arms: Mapping[Arm, str]
     """Arms that this graph cannot have, each with the reason in a sentence, which stands in the
     ledger of runs that might have taken the arm."""
@@ -87,8 +90,10 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
     """
     parts = _checked_parts(parts)
     arms = _arms(parts)
+    settings = parts.get("settings") or RttcSettings()
     settings_of = SettingsOfRun(
-        parts.get("settings") or RttcSettings(),
+        settings,
+        domains=_settings_by_domain(parts.get("domains") or {}, settings),
         share_between_tenants=parts.get("share_between_tenants", False),
     )
     builder: RttcBuilder = StateGraph(
@@ -98,7 +103,8 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
     nodes = _nodes(parts, arms, arm_nodes)
     for name, node in nodes.items():
         does = (type(node).__doc__ or "").strip()
-        face: Any = two_faced(name, node, settings_of)  # typed by the whole state
+        begins = name == "prepare"
+        face: Any = two_faced(name, node, settings_of, begins=begins)  # typed by the whole state
         builder.add_node(name, face, input_schema=NodeInput, metadata={"does": does})
     _connect(builder, frozenset(nodes), arm_nodes, _steps(arms, arm_nodes))
     return builder
@@ -142,6 +148,17 @@ def _checked_parts(parts: RttcParts) -> RttcParts:
     for name, part in whole.items():
         check_part(name, part)
     return whole
+
+
+def _settings_by_domain(
+    given: Mapping[str, Mapping[str, Any]], defaults: RttcSettings
+) -> dict[str, RttcSettings]:
+    """Return the settings of each domain that has some of its own.
+
+    Raises:
+        ConfigurationError: A setting is unknown, out of its bounds, or none of a domain.
+    """
+    return {domain: domain_settings(domain, own, defaults) for domain, own in given.items()}
 
 
 def _arms(parts: RttcParts) -> frozenset[Attempt]:
@@ -189,6 +206,7 @@ def _nodes(
             knowledge_base=knowledge_base,
             cache=cache,
             trainer=trainer,
+            policy_model=cast("PolicyModel", parts["policy_model"]),
         )
     whole: RttcParts = {**parts, "reward_model": reward_model}
     return nodes | {node.name: _made(node, whole) for node in arm_nodes}

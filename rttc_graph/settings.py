@@ -33,6 +33,12 @@ SamplesChoice = Literal["nearest", "sift"]
 Below = Literal["answer", "decline"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
 
+SYSTEM_PROMPT = "Answer the question."
+"""System prompt of runs that set none."""
+
+RAG_PLACEHOLDERS = ("{samples}", "{question}")
+"""Places in the setting `rag_template`, each of which it must have."""
+
 DEFAULT_TENANT = "default"
 """Tenant of everything that is stored without naming one."""
 
@@ -96,6 +102,16 @@ class SearchSettings:
     """Proposers in the order in which they take turns; empty for all."""
     temperature: float = 0.7
     """Sampling temperature of all draws but the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSettings:
+    """Settings of how questions and samples become prompts."""
+
+    system_prompt: str = SYSTEM_PROMPT
+    """First turn of every prompt."""
+    rag_template: str = ""
+    """Text of the question's turn where there are samples; empty shows them as earlier turns."""
 
 
 class RttcSettings(BaseModel):
@@ -211,6 +227,27 @@ class RttcSettings(BaseModel):
         max_length=MAX_NAME_CHARACTERS,
         description="Domain of the knowledge base, for questions that name none. Empty: all.",
         json_schema_extra=_on("prepare", "retrieve"),
+    )
+    system_prompt: str = Field(
+        default=SYSTEM_PROMPT,
+        min_length=1,
+        max_length=20_000,
+        description="First turn of every prompt, also of those that adapters are trained on. A "
+        "conversation's own system turns take the place of the default, and follow another one.",
+        json_schema_extra=_on("generate", "rag_generate", "ttt_adapt"),
+    )
+    rag_template: str = Field(
+        default="",
+        max_length=20_000,
+        description="Text of the question's turn where there are samples, with {samples} and "
+        "{question} in it. Empty: solved questions stand as earlier turns before the question.",
+        json_schema_extra=_on("rag_generate"),
+    )
+    rewrite_follow_ups: bool = Field(
+        default=False,
+        description="Whether the policy model rewrites the last question of a conversation into "
+        "one that stands alone, which is then what samples are retrieved with.",
+        json_schema_extra=_on("retrieve"),
     )
     budget_seconds: float = Field(
         default=120.0,
@@ -398,6 +435,17 @@ class RttcSettings(BaseModel):
     def _each_once(cls, proposers: tuple[Proposer, ...]) -> tuple[Proposer, ...]:
         return tuple(dict.fromkeys(proposers))
 
+    @field_validator("rag_template")
+    @classmethod
+    def _has_its_places(cls, template: str) -> str:
+        missing = [place for place in RAG_PLACEHOLDERS if template and place not in template]
+        if missing:
+            raise ValueError(
+                f"rag_template={template!r:.80} has no {' and no '.join(missing)}: write "
+                "{samples} where solved questions and passages go, and {question} behind it"
+            )
+        return template
+
     @field_validator("stop_strings", mode="before")
     @classmethod
     def _read_stop_strings(cls, given: object) -> object:
@@ -441,13 +489,21 @@ class RttcSettings(BaseModel):
         return SearchSettings(**_group(names, self, prefix="search_"))
 
     @property
-    def training_fingerprint(self) -> str:
-        """Digest of the training's settings and, unless it is `nearest`, of `samples_choice`.
+    def prompts(self) -> PromptSettings:
+        """Settings of the prompts: each field of `PromptSettings`, under its own name."""
+        return PromptSettings(system_prompt=self.system_prompt, rag_template=self.rag_template)
 
-        An adapter of the query-state cache is recalled only under its own fingerprint. With the
-        nearest samples it is the digest alone, so fingerprints of earlier releases stay valid.
+    @property
+    def training_fingerprint(self) -> str:
+        """Digest of the training's settings and, unless they are the default, of more.
+
+        More is `samples_choice` and `system_prompt`. An adapter of the query-state cache is
+        recalled only under its own fingerprint. With the defaults it is the digest alone, so
+        fingerprints of earlier releases stay valid.
         """
         digest = self.ttt.fingerprint()
+        if self.system_prompt != SYSTEM_PROMPT:
+            digest += f"-{hashlib.sha256(self.system_prompt.encode()).hexdigest()[:16]}"
         return digest if self.samples_choice == "nearest" else f"{digest}-{self.samples_choice}"
 
     @classmethod
@@ -498,6 +554,35 @@ def _fields_of(context: object, cls: type[RttcSettings]) -> dict[str, Any]:
     else:
         values = {k: getattr(context, k) for k in cls.model_fields if hasattr(context, k)}
     return {k: value for k, value in values.items() if value is not None}
+
+
+_NO_DOMAINS_OWN = frozenset({"tenant", "domain"})
+"""Settings that a domain cannot have of its own."""
+
+
+def domain_settings(domain: str, own: Mapping[str, Any], defaults: RttcSettings) -> RttcSettings:
+    """Return the settings of runs in a domain.
+
+    Args:
+        domain: Its name.
+        own: Settings of its own.
+        defaults: What holds where it has none.
+
+    Raises:
+        ConfigurationError: A setting is unknown, out of its bounds, or none of a domain.
+    """
+    checked_name("domain", domain)
+    ours = sorted(RttcSettings.model_fields.keys() - _NO_DOMAINS_OWN)
+    for name in own:
+        if name not in ours:
+            raise ConfigurationError(
+                f"unknown setting {name!r} of domain {domain!r}: "
+                f"{known_names(name, ours, most=len(ours))}"
+            )
+    try:
+        return RttcSettings.of(own, defaults=defaults)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"domain {domain!r}: {exc}") from exc
 
 
 def unknown_settings(names: Collection[str]) -> ConfigurationError:

@@ -224,8 +224,11 @@ class NodeInput(RttcInput, RunRecord, total=False):
     """Part of the state that nodes read: LangGraph reads every channel of it before each node."""
 
     task: Task
+    searched_with: str
+    """Question that the policy model made of a follow-up, which samples were retrieved with; empty
+    where the query itself was."""
     vector: list[float]
-    """Embedding of the query, unit length; empty until `retrieve` has run."""
+    """Embedding of what was searched with, unit length; empty until `retrieve` has run."""
     samples: list[Sample]
     retrieved: bool
     """Whether `retrieve` has run, with or without success."""

@@ -153,7 +153,7 @@ class PanelDrawing:
         """Return the prompt of a draw, and the places of the samples in it."""
         task, samples = state["task"], state["samples"]
         if ARMS.attempts[proposer].finds != "samples":
-            return direct_messages(task["query"], task["history"]), ()
+            return direct_messages(task["query"], task["history"], scope.settings.prompts), ()
         places = sample_subset(len(samples), turn=turn, seed=scope.settings.seed)
         messages, used = await fitting_prompt(
             self.policy_model, [samples[place] for place in places], state, scope

@@ -36,7 +36,8 @@ async def judged_draws(
         of_run=[*state["candidates"], *earlier, *waiting.values()],
         samples=state["samples"],
     )
-    rewards, failure = await _scores(judge, task["query"], requests, scope)
+    query = state.get("searched_with") or task["query"]  # as every judge of this run is asked
+    rewards, failure = await _scores(judge, query, requests, scope)
     if failure is not None:
         unjudged = rewards.count(None)
         notes.add_failure(failure, since=since, what="judge draws", draws=unjudged)

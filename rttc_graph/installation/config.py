@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from rttc_graph.arms import Arm, Proposer
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
 from rttc_graph.samples.corrections import CorrectionsPolicy
-from rttc_graph.settings import RttcSettings, TrainingDtype
+from rttc_graph.settings import RttcSettings, TrainingDtype, domain_settings
 from rttc_graph.support.encodings import open_text, undecodable
 from rttc_graph.support.others_words import problem_words
 
@@ -117,6 +118,11 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         description="Bearer token for the reward model behind a URL; give it by "
         "RTTC_REWARD_API_KEY, not in a file.",
     )
+    domains: dict[str, dict[str, Any]] = Field(
+        default_factory=dict[str, dict[str, Any]],
+        description="Settings of runs in a domain, as tables [domains.NAME]: system_prompt, "
+        "rag_template, tau_r, arms and every other setting of a run but tenant and domain.",
+    )
     device: str = Field(
         default="auto", description="Device of the models: `auto`, `cpu`, `cuda`, …"
     )
@@ -195,9 +201,22 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         del dotenv_settings, file_secret_settings
         return (init_settings, env_settings, _TomlFile(settings_cls))
 
-    def run_settings(self) -> RttcSettings:
-        """Return the defaults of a run."""
-        return RttcSettings.model_validate(self.model_dump(include=set(RttcSettings.model_fields)))
+    def run_settings(self, domain: str | None = None) -> RttcSettings:
+        """Return the defaults of a run.
+
+        Args:
+            domain: Domain of its question, whose own settings hold before the others; `None` for
+                the common ones.
+
+        Raises:
+            ConfigurationError: The domain's settings are wrong.
+        """
+        common = RttcSettings.model_validate(
+            self.model_dump(include=set(RttcSettings.model_fields))
+        )
+        if domain is None or domain not in self.domains:
+            return common
+        return domain_settings(domain, self.domains[domain], common)
 
 
 def load_config(file: Path | None = None, **flags: Any) -> InstallationConfig:
@@ -230,7 +249,29 @@ def load_config(file: Path | None = None, **flags: Any) -> InstallationConfig:
     except (ValueError, OSError) as exc:  # TOML that cannot be parsed, a file not to be read
         raise ConfigurationError(f"cannot read {str(path)!r}: {exc}") from exc
     home = Path(os.path.expandvars(config.home)).expanduser().resolve()
-    return config.model_copy(update={"home": home})
+    whole = config.model_copy(update={"home": home, "domains": _nearer(config, given)})
+    for domain in whole.domains:
+        try:
+            whole.run_settings(domain)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"{exc} (in {str(path)!r})") from exc
+    return whole
+
+
+def _nearer(config: InstallationConfig, flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings by domain without those that a flag or the environment sets.
+
+    Both hold before the file, in which the domains are.
+    """
+    variables = {name.upper() for name, value in os.environ.items() if value}
+    names = RttcSettings.model_fields.keys()
+    set_nearer = {name for name in names if name in flags or f"RTTC_{name.upper()}" in variables}
+    if set_nearer & {"arms", "first_arm"}:
+        set_nearer |= {"arms", "first_arm"}
+    return {
+        domain: {name: value for name, value in own.items() if name not in set_nearer}
+        for domain, own in config.domains.items()
+    }
 
 
 def _explain(exc: ValidationError, path: Path) -> str:

@@ -127,6 +127,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
             "closed_arms": policy.closed_arms,
             "ledger_store": knowledge.ledger_store,
             "settings": config.run_settings(),
+            "domains": config.domains,
             "share_between_tenants": config.share_between_tenants,
         }
         yield LocalRttc(

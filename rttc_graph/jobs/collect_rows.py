@@ -63,6 +63,7 @@ _NO_PART = {"policy", "arms", "first_arm", "tau_r", "tau_r_of", "use_cache", "se
 _LATER = (
     *("nearest_votes", "evidence_similarity", "top_p", "stop_strings"),
     *("search_n", "search_from", "search_temperature"),
+    *("system_prompt", "rag_template", "rewrite_follow_ups"),
 )
 """Settings that came after there were rows: with their defaults they do not make rows of another
 kind, so that those of before are found again."""
@@ -160,6 +161,7 @@ def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collect
     left_out = _NO_PART | later_defaults(run) | _UNBOUNDED.keys()
     settings = run.model_dump(mode="json", exclude=left_out)
     details = {**settings, "embedder": config.embedder, "domain": wanted.domain}
+    details |= domains_part(config)
     return Collection(
         data_sets=wanted.data_sets,
         model=config.model,
@@ -169,6 +171,16 @@ def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collect
         seeds=range(run.seed, run.seed + wanted.draws),
         scorer=wanted.scorer,
     )
+
+
+def domains_part(config: InstallationConfig) -> dict[str, Any]:
+    """Return the settings by domain as part of what rows are kept under; nothing without any."""
+    answering = {
+        domain: {name: own[name] for name in own if name not in _NO_PART}
+        for domain, own in config.domains.items()
+    }
+    made_with = {domain: own for domain, own in answering.items() if own}
+    return {"domains": made_with} if made_with else {}
 
 
 def later_defaults(run: RttcSettings) -> set[str]:
@@ -430,13 +442,14 @@ def gates_of(
 ) -> dict[tuple[str, str, str], Gate]:
     """Return the gate that a run of each question has: by data set, policy model and row."""
     calibrations = {rows.model: rows.calibration for rows in found}
-    wanted = config.run_settings().wanted_arms
+    settings = {domain: config.run_settings(domain) for domain in {q.domain for q in questions}}
 
-    def arms(question: EvaluatedQuestion) -> tuple[Arm, ...]:
-        stored = calibrations[question.model]
-        return wanted or (in_order(arms_of(stored, question.domain)) if stored else ())
+    def gate(question: EvaluatedQuestion) -> Gate:
+        stored, mine = calibrations[question.model], settings[question.domain]
+        kept = in_order(arms_of(stored, question.domain)) if stored else ()
+        return Gate(tau_r=mine.tau_r, arms=mine.wanted_arms or kept)
 
-    return {(q.data_set, q.model, q.row): Gate(tau_r=config.tau_r, arms=arms(q)) for q in questions}
+    return {(q.data_set, q.model, q.row): gate(q) for q in questions}
 
 
 async def judged_rows(local: LocalRttc, rows: EvaluationRows, keys: Sequence[RowKey]) -> ModelRows:
@@ -467,13 +480,13 @@ def _asker(local: LocalRttc) -> AskPolicy:
     }
     graph = create_rttc_graph(**parts)
     majority = majority_answers(local)
-    run = local.config.run_settings().model_copy(update={**_UNBOUNDED, "tau_r_of": ""})
 
     async def ask_arm(
         question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
     ) -> Mapping[str, Any]:
         del warm_up  # no run of this graph leaves anything behind
-        chosen = run.model_copy(update={"policy": policy, "seed": seed})
+        forced = {**_UNBOUNDED, "tau_r_of": "", "policy": policy, "seed": seed}
+        chosen = local.config.run_settings(domain).model_copy(update=forced)
         result = await ask(graph, question, domain=domain, settings=chosen, with_samples=True)
         return await with_majority(result, majority, domain)
 

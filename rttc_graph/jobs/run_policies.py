@@ -90,7 +90,8 @@ def _collection(config: InstallationConfig, wanted: RealRuns, judge: str) -> Col
     """Return what is collected; runs depend on everything that is set, and on who judges."""
     run = config.run_settings()
     # `nearest_votes` has always been among the settings of these rows.
-    searched = {name for name in later_defaults(run) if name.startswith("search_")}
+    newer = ("search_", "system_prompt", "rag_template", "rewrite_follow_ups")
+    searched = {name for name in later_defaults(run) if name.startswith(newer)}
     settings = {
         **run.model_dump(exclude={"policy", "seed", "use_cache"} | searched),
         "use_cache": wanted.use_cache,
@@ -99,6 +100,7 @@ def _collection(config: InstallationConfig, wanted: RealRuns, judge: str) -> Col
         "reward": config.reward,
         "fingerprint": judge,
         "run for real": True,
+        **({"domains": config.domains} if config.domains else {}),
     }
     return Collection(
         data_sets=[wanted.data_set],
@@ -114,14 +116,13 @@ def _collection(config: InstallationConfig, wanted: RealRuns, judge: str) -> Col
 def _asker(local: LocalRttc, *, use_cache: bool) -> AskPolicy:
     from rttc_graph.installation.ask_question import ask
 
-    run = local.config.run_settings()
     majority = majority_answers(local)
 
     async def ask_policy(
         question: str, *, domain: str | None, policy: PolicyName, seed: int, warm_up: bool
     ) -> Mapping[str, Any]:
         chosen = {"policy": policy, "seed": seed, "use_cache": use_cache and not warm_up}
-        settings = run.model_copy(update=chosen)
+        settings = local.config.run_settings(domain).model_copy(update=chosen)
         result = await ask(
             local.graph, question, domain=domain, settings=settings, with_samples=True
         )

@@ -114,7 +114,7 @@ class AdapterSource:
         return AdapterLookup(adapter=await training(), origin="trained")
 
     async def _wanted(self, state: RttcState, scope: RunScope) -> WantedAdapter:
-        examples = training_examples(state["samples"])
+        examples = training_examples(state["samples"], scope.settings.prompts)
         if not examples:
             what = "only passages of documents" if state["samples"] else "no samples"
             raise AdaptationError(f"there are {what}, and an adapter learns solved questions")

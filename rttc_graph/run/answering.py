@@ -192,7 +192,7 @@ async def fitting_prompt(
     task, wanted = state["task"], scope.settings.max_new_tokens
 
     def prompt(used: int) -> tuple[ChatTurn, ...]:
-        return rag_messages(task["query"], samples[:used], task["history"])
+        return rag_messages(task["query"], samples[:used], task["history"], scope.settings.prompts)
 
     tried = len(samples)
     fits, too_many = 0, tried + 1

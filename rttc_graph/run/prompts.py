@@ -7,6 +7,7 @@ thought before an answer stays out of all of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -20,45 +21,66 @@ from langchain_core.messages import (
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import TrainingExample
-from rttc_graph.state import ChatTurn, Sample
+from rttc_graph.settings import RAG_PLACEHOLDERS, PromptSettings
+from rttc_graph.settings import SYSTEM_PROMPT as SYSTEM_PROMPT
+from rttc_graph.state import ChatTurn, RttcInput, Sample
 from rttc_graph.support.identity import clean
 from rttc_graph.support.passages import is_passage
 from rttc_graph.support.thinking import answer_behind
-
-SYSTEM_PROMPT = "Answer the question."
 
 PASSAGES_PROMPT = "Use these passages where they help to answer the question behind them."
 """Text before the passages of documents in a prompt."""
 
 
-def direct_messages(query: str, history: Sequence[ChatTurn] = ()) -> tuple[ChatTurn, ...]:
+_STANDALONE_PROMPT = (
+    "Rewrite the last question of the conversation as one question that can be understood without "
+    "the conversation: put names and things in the place of words that stand for them. Reply with "
+    "the question and nothing else. If it can be understood as it is, repeat it."
+)
+
+_DEFAULTS = PromptSettings()
+
+_PLACES = re.compile("|".join(map(re.escape, RAG_PLACEHOLDERS)))
+
+
+def direct_messages(
+    query: str, history: Sequence[ChatTurn] = (), prompts: PromptSettings = _DEFAULTS
+) -> tuple[ChatTurn, ...]:
     """Return the prompt of the plain model: system prompt, earlier turns, query.
 
-    A conversation that brings system turns of its own keeps those, joined, in the first place.
+    A conversation that brings system turns of its own keeps those, joined, in the first place:
+    instead of the default system prompt, and behind another one.
     """
-    system = [turn for turn in history if turn["role"] == "system"]
-    first: ChatTurn = {
-        "role": "system",
-        "content": "\n\n".join(turn["content"] for turn in system) or SYSTEM_PROMPT,
-    }
+    system = [turn["content"] for turn in history if turn["role"] == "system"]
+    if not system or prompts.system_prompt != SYSTEM_PROMPT:
+        system.insert(0, prompts.system_prompt)
+    first: ChatTurn = {"role": "system", "content": "\n\n".join(system)}
     talk = (turn for turn in history if turn["role"] != "system")
     return (first, *talk, {"role": "user", "content": query})
 
 
 def rag_messages(
-    query: str, samples: Sequence[Sample], history: Sequence[ChatTurn] = ()
+    query: str,
+    samples: Sequence[Sample],
+    history: Sequence[ChatTurn] = (),
+    prompts: PromptSettings = _DEFAULTS,
 ) -> tuple[ChatTurn, ...]:
     """Return the prompt with what was found: solved questions as turns, passages with the query.
 
     Solved questions stand behind the system prompt, as if the model had answered them. Passages of
-    documents stand in the query's own turn, before it.
+    documents stand in the query's own turn, before it. With a template, all of them stand in the
+    query's turn, where the template has its places.
 
     Args:
         query: The question to answer.
         samples: Nearest first, as `retrieve` leaves them; the nearest ends up next to the query.
         history: Earlier turns of the conversation, between the samples and the query.
+        prompts: System prompt and template.
     """
-    system, *rest = direct_messages(query, history)
+    system, *rest = direct_messages(query, history, prompts)
+    if prompts.rag_template and samples:
+        rest[-1] = {"role": "user", "content": _filled(prompts.rag_template, query, samples)}
+        return (system, *rest)
     shown: list[ChatTurn] = []
     for sample in reversed(solved(samples)):
         shown.append({"role": "user", "content": sample["question"]})
@@ -67,6 +89,33 @@ def rag_messages(
     if passages:
         rest[-1] = {"role": "user", "content": _with_passages(query, passages)}
     return (system, *shown, *rest)
+
+
+def _filled(template: str, query: str, samples: Sequence[Sample]) -> str:
+    """Return a template with its places filled; braces in questions and answers are left alone."""
+    shown = "\n\n".join(_as_text(sample) for sample in reversed(samples))
+    values = dict(zip(RAG_PLACEHOLDERS, (shown, query), strict=True))
+    return _PLACES.sub(lambda place: values[place[0]], template)
+
+
+def _as_text(sample: Sample) -> str:
+    if is_passage(sample.get("metadata")):
+        return f"[{sample['question']}]\n{sample['answer']}"
+    return f"Question: {sample['question']}\nAnswer: {answer_behind(sample['answer'])}"
+
+
+def standalone_messages(query: str, history: Sequence[ChatTurn]) -> tuple[ChatTurn, ...]:
+    """Return the prompt that asks for a question without a conversation around it."""
+    talk = "\n".join(
+        f"{'User' if turn['role'] == 'user' else 'Assistant'}: {turn['content']}"
+        for turn in history
+        if turn["role"] != "system"
+    )
+    asked = f"Conversation:\n{talk}\n\nLast question: {query}\n\nThe question on its own:"
+    return (
+        {"role": "system", "content": _STANDALONE_PROMPT},
+        {"role": "user", "content": asked},
+    )
 
 
 def _with_passages(query: str, passages: Sequence[Sample]) -> str:
@@ -80,14 +129,17 @@ def solved(samples: Sequence[Sample]) -> list[Sample]:
     return [sample for sample in samples if not is_passage(sample.get("metadata"))]
 
 
-def training_examples(samples: Sequence[Sample]) -> tuple[TrainingExample, ...]:
+def training_examples(
+    samples: Sequence[Sample], prompts: PromptSettings = _DEFAULTS
+) -> tuple[TrainingExample, ...]:
     """Return what an adapter learns: each solved question as a direct prompt, and its answer.
 
     Passages of documents are left out: they answer no question by themselves.
     """
     return tuple(
         TrainingExample(
-            messages=direct_messages(sample["question"]), answer=answer_behind(sample["answer"])
+            messages=direct_messages(sample["question"], (), prompts),
+            answer=answer_behind(sample["answer"]),
         )
         for sample in solved(samples)
     )
@@ -113,6 +165,35 @@ def split_conversation(messages: Sequence[AnyMessage]) -> tuple[str, list[ChatTu
     turns = [_turn(message, place) for place, message in enumerate(messages[:-1])]
     query = _text_of(last, len(messages) - 1)
     return query, [turn for turn in turns if turn is not None]
+
+
+def asked_domain(state: RttcInput, default: str = "") -> str:
+    """Return the domain of a run's input: its own, else the last message's, else the default.
+
+    Raises:
+        ConfigurationError: It is no text.
+    """
+    domain = text_of_input(state.get("domain"), "domain")
+    if domain.strip():
+        return domain
+    messages = state.get("messages") or []
+    return (domain_asked_by(messages[-1]) if messages else "") or default
+
+
+def text_of_input(value: object, name: str) -> str:
+    """Return a text of the input; empty if it has none.
+
+    Raises:
+        ConfigurationError: It is something else, which a form or a script may send.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{name!r} must be text, got {value!r:.80} ({type(value).__name__}): "
+            f"give a string, or leave {name!r} out"
+        )
+    return str(value)
 
 
 def domain_asked_by(message: BaseMessage) -> str:

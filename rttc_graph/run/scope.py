@@ -24,6 +24,7 @@ from langgraph.runtime import get_runtime
 
 from rttc_graph.protocols import reuse_scope
 from rttc_graph.run.budget import Allowance
+from rttc_graph.run.prompts import asked_domain
 from rttc_graph.settings import DEFAULT_TENANT, RttcSettings
 from rttc_graph.state import RttcState
 from rttc_graph.support.identity import likely_name
@@ -74,18 +75,26 @@ class SettingsOfRun:
 
     Args:
         defaults: What holds where a context says nothing.
+        domains: What holds there for questions of a domain, by the domain's name.
         share_between_tenants: Whether tenants use each other's work again. Not one of the settings,
             since a run, which may be a stranger's, must not choose it.
     """
 
-    def __init__(self, defaults: RttcSettings, *, share_between_tenants: bool = False) -> None:
+    def __init__(
+        self,
+        defaults: RttcSettings,
+        *,
+        domains: Mapping[str, RttcSettings] | None = None,
+        share_between_tenants: bool = False,
+    ) -> None:
         self._defaults = defaults
+        self._domains = domains or {}
         self._share_between_tenants = share_between_tenants
-        self._last: tuple[object, RttcSettings] | None = None
+        self._last: tuple[object, str, RttcSettings] | None = None
         self._seen: set[object] = set()
 
     def __call__(
-        self, context: object, configurable: Mapping[str, Any] | None = None
+        self, context: object, configurable: Mapping[str, Any] | None = None, domain: str = ""
     ) -> RttcSettings:
         """Return what `RttcSettings.of` says; that of our own type, which is frozen, is kept.
 
@@ -93,19 +102,31 @@ class SettingsOfRun:
             context: LangGraph's, of the run.
             configurable: LangChain's, of the run: what its names that are ours say holds where the
                 context says nothing.
+            domain: Domain of the question; empty for none.
         """
+        here = self._domains.get(domain, self._defaults)
         for given in (configurable, context):
             self._warn_of_likely_mistakes(given)
         if configurable and not _NAMES.isdisjoint(configurable):
-            defaults = RttcSettings.of(configurable, defaults=self._defaults)
+            defaults = RttcSettings.of(configurable, defaults=here)
             return RttcSettings.of(context, defaults=defaults)
         last = self._last
-        if last is not None and last[0] is context:
-            return last[1]
-        settings = RttcSettings.of(context, defaults=self._defaults)
+        if last is not None and last[0] is context and last[1] == domain:
+            return last[2]
+        settings = RttcSettings.of(context, defaults=here)
         if isinstance(context, RttcSettings):
-            self._last = (context, settings)
+            self._last = (context, domain, settings)
         return settings
+
+    def domain_of(self, state: RttcState, context: object, configurable: Mapping[str, Any]) -> str:
+        """Return the domain of a run that has just begun; empty for none.
+
+        Raises:
+            ConfigurationError: The input names something that is none.
+        """
+        if not self._domains:
+            return ""
+        return asked_domain(state, self(context, configurable).domain)
 
     def _warn_of_likely_mistakes(self, given: object) -> None:
         """Log, once, each name of a host's that is nearly one of ours: it may be meant for us.
@@ -133,11 +154,23 @@ class SettingsOfRun:
         return settings.tenant
 
 
-def open_scope(state: RttcState, settings_of: SettingsOfRun) -> RunScope:
-    """Read the settings from LangGraph's runtime; called in the context of a node."""
+def open_scope(state: RttcState, settings_of: SettingsOfRun, *, begins: bool = False) -> RunScope:
+    """Read the settings from LangGraph's runtime; called in the context of a node.
+
+    Args:
+        state: State of the run.
+        settings_of: Settings by context and domain.
+        begins: Whether the node is the first one: on a thread, the state is then that of an
+            earlier run, and the domain stands in the input.
+    """
     runtime = get_runtime()
     configurable = get_config().get("configurable") or {}
-    settings = settings_of(cast("object", runtime.context), configurable)
+    context = cast("object", runtime.context)
+    if begins:
+        domain = settings_of.domain_of(state, context, configurable)
+    else:
+        domain = state["task"]["domain"] or ""
+    settings = settings_of(context, configurable, domain)
     spent = state.get("spent") or {"seconds": 0.0, "tokens": 0, "arms": 0}
     return RunScope(
         settings=settings,
@@ -191,14 +224,23 @@ class TwoFaced(Runnable[RttcState, Any]):
         return await self._awaited(input)
 
 
-def two_faced(name: str, node: Node, settings_of: SettingsOfRun) -> TwoFaced:
-    """Return a node with both faces; the sync one runs the coroutine on a loop of our own."""
+def two_faced(
+    name: str, node: Node, settings_of: SettingsOfRun, *, begins: bool = False
+) -> TwoFaced:
+    """Return a node with both faces; the sync one runs the coroutine on a loop of our own.
+
+    Args:
+        name: Id of the node.
+        node: What it does.
+        settings_of: Settings by context and domain.
+        begins: Whether it is the first node of a run.
+    """
 
     def run_sync(state: RttcState) -> Any:
-        return run_blocking(_call(node, state, open_scope(state, settings_of)))
+        return run_blocking(_call(node, state, open_scope(state, settings_of, begins=begins)))
 
     async def run_async(state: RttcState) -> Any:
-        return await _call(node, state, open_scope(state, settings_of))
+        return await _call(node, state, open_scope(state, settings_of, begins=begins))
 
     return TwoFaced(name, run_sync, run_async)
 

@@ -40,13 +40,11 @@ def test_init_writes_every_setting_with_its_default_and_changes_nothing(
     assert load_config().model_dump() == before
     assert tomllib.loads(text) == {}
     (tmp_path / "rttc.toml").write_text(SETTING.sub("", text), encoding="utf-8")
-    uncommented = load_config()
-    fields = InstallationConfig.model_fields.keys() - {"domains"}
-    changed = {n for n in fields if getattr(uncommented, n) != getattr(before, n)}
-    assert changed == set()
-    missing = {
-        n for n in fields if not re.search(rf"^# ?{n}( =| has|\])|^#\[{n}\]", text, re.MULTILINE)
-    }
+    uncommented = load_config().model_dump()
+    names = InstallationConfig.model_fields.keys() - {"domains"}
+    assert {name for name in names if uncommented[name] != before[name]} == set()
+    shown = r"^# ?{0}( =| has)|^#\[{0}\]"
+    missing = {n for n in names if not re.search(shown.format(n), text, re.MULTILINE)}
     assert missing == {"reward_api_key"}  # a key is no matter of a file
     assert max(map(len, text.splitlines())) <= 100
 

@@ -118,6 +118,7 @@ class ScriptedRewardModel(RewardModel):
     error: Exception | None = None
     seconds: float = 0.0
     scored: list[str] = field(default_factory=list[str])
+    queries: list[str] = field(default_factory=list[str])
     requests: list[RewardRequest] = field(default_factory=list[RewardRequest])
     sees_evidence: bool = False  # pyright: ignore[reportIncompatibleMethodOverride]
     name: str = "scripted"  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -127,7 +128,7 @@ class ScriptedRewardModel(RewardModel):
         return self.digest
 
     async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
-        del query
+        self.queries.append(query)
         self.requests.extend(candidates)
         self.scored.extend(c["answer"] for c in candidates)
         await take(self.seconds)
