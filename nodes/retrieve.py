@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import FINISH, JUDGE, RETRIEVE
 from rttc_graph.errors import EmbeddingError, UnusableAdapterError
+from rttc_graph.nodes.retrieving.rewriting import Rewritten, rewritten_follow_up
 from rttc_graph.protocols import (
     AdapterTrainer,
     Embedded,
@@ -24,7 +25,6 @@ from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import Notes, record
 from rttc_graph.run.policies import decide
 from rttc_graph.run.recalling import LOAD_RECALLED, recall_request
-from rttc_graph.run.rewriting import Rewritten, rewritten_follow_up
 from rttc_graph.run.scope import RunScope
 from rttc_graph.state import (
     Adapted,

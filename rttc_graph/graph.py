@@ -9,10 +9,8 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Required, Unpack, cast
+from typing import TYPE_CHECKING, Any, Required, Unpack, cast
 
-from langchain_core.embeddings import Embeddings
-from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -42,6 +40,10 @@ from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.scope import Node, SettingsOfRun, TwoFaced, two_faced
 from rttc_graph.settings import RttcSettings, domain_settings
 from rttc_graph.state import Arm, Attempt, Decision, NodeInput, RttcInput, RttcOutput, RttcState
+
+if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.language_models import BaseChatModel
 
 RewardFunction = Callable[[str, str], float] | Callable[[str, str], Awaitable[float]]
 """A function of question and answer that returns a reward in [0, 1], or an awaitable of one."""

@@ -36,7 +36,7 @@ TrainingDtype = Literal["auto", "float32", "bfloat16"]
 SYSTEM_PROMPT = "Answer the question."
 """System prompt of runs that set none."""
 
-RAG_PLACEHOLDERS = ("{samples}", "{question}")
+RAG_PLACEHOLDERS: tuple[str, str] = ("{samples}", "{question}")
 """Places in the setting `rag_template`, each of which it must have."""
 
 DEFAULT_TENANT = "default"

@@ -34,6 +34,7 @@ from rttc_graph.cli.error_exit import report
 from rttc_graph.cli.setup.completion import answer_shells, print_completion
 from rttc_graph.cli.setup.doctor import show_checks
 from rttc_graph.cli.setup.init import write_settings
+from rttc_graph.cli.talking.chat import chat
 
 app = command_group(
     name="rttc",
@@ -43,6 +44,7 @@ app = command_group(
     epilog="Example: rttc ask 'What is 17 + 25?' --tau 0.6",
 )
 app.command("ask")(ask.ask_question)
+app.command("chat")(chat)
 app.command("eval")(evaluate.evaluate_file)
 app.command("calibrate")(calibrate.calibrate_file)
 app.command("rate")(rate.rate_run)

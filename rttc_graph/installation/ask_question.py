@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, cast
 
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.graph import RttcGraph
 from rttc_graph.settings import RttcSettings
-from rttc_graph.state import Arm, CacheReport, Candidate, LedgerEntry, RttcState, Sample, Source
+from rttc_graph.state import (
+    Arm,
+    CacheReport,
+    Candidate,
+    ChatTurn,
+    LedgerEntry,
+    RttcInput,
+    RttcState,
+    Sample,
+    Source,
+)
 
 
 class AskResult(TypedDict):
@@ -56,6 +67,7 @@ async def ask(
     settings: RttcSettings | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
     with_samples: bool = False,
+    history: Sequence[ChatTurn] = (),
 ) -> AskResult:
     """Run the graph on one question.
 
@@ -68,14 +80,19 @@ async def ask(
             and rounds of panels.
         with_samples: Whether the result has the samples in hand, whether an answer rests on them
             or not.
+        history: Turns of the conversation before the question.
 
     Raises:
         RttcError: No answer came, or the input or the settings are wrong; a run that stops to ask
             a person is such a setting.
     """
     output: RttcState | None = None
+    asked: RttcInput = {"query": question, "domain": domain}
+    if history:
+        turns = [*history, ChatTurn(role="user", content=question)]
+        asked = {"messages": [*map(_message, turns)], "domain": domain}
     stream = graph.astream(
-        {"query": question, "domain": domain},
+        asked,
         context=settings,
         stream_mode=["custom", "values"],
         output_keys=[*graph.output_channels, "samples"] if with_samples else None,
@@ -109,3 +126,8 @@ async def ask(
     if with_samples:
         result["samples"] = output.get("samples", [])
     return result
+
+
+def _message(turn: ChatTurn) -> AnyMessage:
+    kinds = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
+    return kinds[turn["role"]](turn["content"])

@@ -7,7 +7,7 @@ and the database starts when they are first needed; `warm_up` does that ahead of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from rttc_graph.integrations.rewards.calibrated.calibrated_reward import Calibra
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import RewardModel, reward_requests
 from rttc_graph.settings import RttcSettings
-from rttc_graph.state import Candidate
+from rttc_graph.state import Candidate, ChatTurn
 
 _WARM_UP: Candidate = {
     "arm": PLAIN,
@@ -74,9 +74,17 @@ class LocalRttc:
         domain: str | None = None,
         settings: RttcSettings | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
+        history: Sequence[ChatTurn] = (),
     ) -> AskResult:
         """Answer a question; see `rttc_graph.installation.ask_question.ask`."""
-        return await ask(self.graph, question, domain=domain, settings=settings, on_event=on_event)
+        return await ask(
+            self.graph,
+            question,
+            domain=domain,
+            settings=settings,
+            on_event=on_event,
+            history=history,
+        )
 
     async def warm_up(self, *, needs_database: bool = True) -> None:
         """Load the models and start the database, so that no run's budget pays for it.

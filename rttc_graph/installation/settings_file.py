@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rttc_graph.installation.config import SETTING_TABLES, InstallationConfig
 from rttc_graph.settings import RttcSettings
@@ -89,5 +89,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{}"
     if isinstance(value, tuple):
-        return json.dumps(list(value))
+        return json.dumps(list(cast("tuple[str, ...]", value)))
     return json.dumps(value, ensure_ascii=False)

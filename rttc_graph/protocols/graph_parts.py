@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from langchain_core.embeddings import Embeddings
-from langchain_core.language_models import BaseChatModel
 from typing_extensions import get_protocol_members
 
 from rttc_graph.errors import ConfigurationError
@@ -58,16 +57,23 @@ def as_part(name: str, part: object) -> Any:
     Raises:
         ConfigurationError: It is a function that does not take a question and an answer.
     """
-    if name == "policy_model" and isinstance(part, BaseChatModel):
+    if name == "policy_model" and _is_langchain("language_models:BaseChatModel", part):
         return _wrapper("langchain.chat_policy_model:ChatPolicyModel")(part)
-    if name == "reward_model" and isinstance(part, BaseChatModel):
+    if name == "reward_model" and _is_langchain("language_models:BaseChatModel", part):
         return _wrapper("rewards.chat_judge:ChatJudge")(part)
     if name == "reward_model" and _is_function(part):
         return _wrapper("rewards.callable_reward:CallableReward")(_of_two_texts(part))
-    if name == "embedder" and isinstance(part, Embeddings):
+    if name == "embedder" and _is_langchain("embeddings:Embeddings", part):
         wrap = _wrapper("langchain.langchain_embedder:LangChainEmbedder")
         return wrap(part, name=_name_of(part), is_local=False)
     return part
+
+
+def _is_langchain(path: str, part: object) -> bool:
+    """Tell whether a part is of a class of LangChain's; whoever has one has imported its module."""
+    module, _, kind = path.partition(":")
+    loaded = sys.modules.get(f"langchain_core.{module}")
+    return loaded is not None and isinstance(part, getattr(loaded, kind))
 
 
 def _wrapper(path: str) -> Any:
@@ -93,7 +99,7 @@ def _of_two_texts(function: Any) -> Callable[..., Any]:
     return found
 
 
-def _name_of(embeddings: Embeddings) -> str:
+def _name_of(embeddings: object) -> str:
     """Return what embeddings go by at their vendor; else the name of their class."""
     for field in ("model", "model_name"):
         value: object = getattr(embeddings, field, None)

@@ -94,7 +94,7 @@ def rag_messages(
 def _filled(template: str, query: str, samples: Sequence[Sample]) -> str:
     """Return a template with its places filled; braces in questions and answers are left alone."""
     shown = "\n\n".join(_as_text(sample) for sample in reversed(samples))
-    values = dict(zip(RAG_PLACEHOLDERS, (shown, query), strict=True))
+    values: dict[str, str] = dict(zip(RAG_PLACEHOLDERS, (shown, query), strict=True))
     return _PLACES.sub(lambda place: values[place[0]], template)
 
 

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from installations import Installation
 from openai_server import OpenAIServer, openai_server
+from psycopg.sql import SQL, Identifier
 
 from rttc_graph.cli.app import main
 
@@ -66,7 +67,8 @@ def everything_stored(dsn: str) -> str:
             "where c.relkind = 'r' and c.relname like 'rttc%'"
         ).fetchall()
         for (table,) in named:
-            found += map(str, connection.execute(f"select * from {table}").fetchall())  # noqa: S608
+            rows = connection.execute(SQL("select * from {}").format(Identifier(table))).fetchall()
+            found += [str(row) for row in rows]
     return "\n".join(found)
 
 

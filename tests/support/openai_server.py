@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         said = state.reply(body)
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         if state.gives_logprobs and body.get("logprobs"):
-            token = {"token": said, "logprob": -0.5, "top_logprobs": []}
+            token: dict[str, Any] = {"token": said, "logprob": -0.5, "top_logprobs": []}
             choice["logprobs"] = {"content": [token]}
         head = {"id": "1", "created": 1, "model": body["model"]}
         usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from scripted_parts import Parts, sample
 
-from rttc_graph import ConfigurationError, RttcSettings, create_rttc_graph
+from rttc_graph import ConfigurationError, RttcParts, RttcSettings, create_rttc_graph
 from rttc_graph.installation.config import load_config
 from rttc_graph.run.prompts import direct_messages, rag_messages, training_examples
 from rttc_graph.settings import PromptSettings
@@ -104,7 +104,14 @@ def test_an_adapter_of_another_system_prompt_is_not_recalled() -> None:
     assert brief.training_fingerprint != RttcSettings(system_prompt="Be!").training_fingerprint
 
 
-DOMAINS = {"math": {"tau_r": 0.9, "system_prompt": "Count.", "arms": "rag"}, "other": {"k": 1}}
+DOMAINS: dict[str, dict[str, Any]] = {
+    "math": {"tau_r": 0.9, "system_prompt": "Count.", "arms": "rag"},
+    "other": {"k": 1},
+}
+
+
+def with_domains(parts: Parts) -> RttcParts:
+    return {**parts.parts(), "domains": DOMAINS}
 
 
 def asked(parts: Parts) -> list[str]:
@@ -114,7 +121,7 @@ def asked(parts: Parts) -> list[str]:
 
 async def test_a_graph_takes_the_settings_of_the_question_s_domain() -> None:
     parts = Parts()
-    graph = create_rttc_graph(**parts.parts(), domains=DOMAINS)
+    graph = create_rttc_graph(**with_domains(parts))
 
     output = await graph.ainvoke({"query": "q", "domain": "math"})
     assert output["tau_r"] == 0.9
@@ -128,12 +135,16 @@ async def test_a_graph_takes_the_settings_of_the_question_s_domain() -> None:
     assert output["tau_r"] == 0.9
     output = await graph.ainvoke({"query": "q"})
     assert output["tau_r"] == 0.5
+
+
+def test_the_sync_face_takes_them_too() -> None:
+    graph = create_rttc_graph(**with_domains(Parts()))
     assert graph.invoke({"query": "q", "domain": "math"})["tau_r"] == 0.9
 
 
 async def test_a_thread_takes_each_question_s_own_domain() -> None:
     parts = Parts()
-    graph = create_rttc_graph(**parts.parts(), domains=DOMAINS, checkpointer=InMemorySaver())
+    graph = create_rttc_graph(**with_domains(parts), checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "1"}}
     first = await graph.ainvoke({"query": "q", "domain": "math"}, config)
     second = await graph.ainvoke({"query": "q"}, config)
@@ -143,10 +154,14 @@ async def test_a_thread_takes_each_question_s_own_domain() -> None:
 
 def test_a_graph_refuses_a_domain_s_wrong_settings_when_it_is_built() -> None:
     with pytest.raises(ConfigurationError, match="unknown setting 'taur' of domain 'math'"):
-        create_rttc_graph(**Parts().parts(), domains={"math": {"taur": 1}})
+        create_rttc_graph(**{**Parts().parts(), "domains": {"math": {"taur": 1}}})
 
 
-TALK = [HumanMessage("Who wrote Faust?"), AIMessage("Goethe."), HumanMessage("And when?")]
+TALK: list[AnyMessage] = [
+    HumanMessage("Who wrote Faust?"),
+    AIMessage("Goethe."),
+    HumanMessage("And when?"),
+]
 
 
 async def test_a_follow_up_is_rewritten_before_retrieval() -> None:

@@ -159,6 +159,21 @@ def print_result(result: AskResult) -> None:
         f"{result['arm']}, {worth(result)}, {result['seconds']:.2f} s; route {route(result)}; "
         f"cache: samples {cache['samples']}, adapter {cache['adapter']}"
     )
+    print_candidates(result)
+    if result["sources"]:
+        out.print()
+        print_sources(result)
+    for entry in result["ledger"]:
+        if entry["event"] == "failed":
+            failure = f"failed: {entry['node']}: {entry['detail']['error']}"
+            print_prose(failure, style="red")
+        if entry["event"] in ("noted", "dropped"):
+            print_prose(f"note: {entry['detail']['reason']}", style="yellow")
+    out.print(f"run {result['run_id']}")
+
+
+def print_candidates(result: AskResult) -> None:
+    """Print what each arm answered and what it cost."""
     columns = ["arm", "reward", "seconds", "prompt", "completion", "trained", "answer"]
     print_table(
         columns,
@@ -175,14 +190,6 @@ def print_result(result: AskResult) -> None:
             for c in result["candidates"]
         ],
     )
-    _print_sources(result)
-    for entry in result["ledger"]:
-        if entry["event"] == "failed":
-            failure = f"failed: {entry['node']}: {entry['detail']['error']}"
-            print_prose(failure, style="red")
-        if entry["event"] in ("noted", "dropped"):
-            print_prose(f"note: {entry['detail']['reason']}", style="yellow")
-    out.print(f"run {result['run_id']}")
 
 
 def verdict(result: AskResult) -> Text:
@@ -208,10 +215,8 @@ def worth(result: AskResult) -> str:
     return f"{'P(right)' if result['calibrated'] else 'score'} {result['reward']:.3f}"
 
 
-def _print_sources(result: AskResult) -> None:
-    if not result["sources"]:
-        return
-    out.print()
+def print_sources(result: AskResult) -> None:
+    """Print the samples that the answers rest on."""
     print_table(
         ["", "source", "similarity", "used by", "question", "answer"],
         [

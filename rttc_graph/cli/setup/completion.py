@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from typer.completion import completion_init, get_completion_script
+from typer import completion as untyped_completion
 
 from rttc_graph.cli.screen import out
 
@@ -36,11 +36,15 @@ def print_completion(
 
     Example: rttc completion fish > ~/.config/fish/completions/rttc.fish
     """
-    script = get_completion_script(prog_name="rttc", complete_var=_VARIABLE, shell=shell.value)
+    typer_s: Any = untyped_completion
+    script: str = typer_s.get_completion_script(
+        prog_name="rttc", complete_var=_VARIABLE, shell=shell.value
+    )
     out.print(script, markup=False)
 
 
 def answer_shells() -> None:
     """Get ready to answer a shell that asks for completions; nothing happens for anybody else."""
     if _VARIABLE in os.environ:
-        completion_init()
+        typer_s: Any = untyped_completion
+        typer_s.completion_init()

@@ -1,0 +1,139 @@
+"""`rttc chat`: questions and follow-ups, one after the other, with models that stay loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.screen import ScreenWatcher, err, out, print_prose
+from rttc_graph.cli.shared_options import (
+    ArmList,
+    K,
+    MaxNewTokens,
+    Policy,
+    Tau,
+    checked_domain,
+    with_default,
+)
+from rttc_graph.cli.talking.conversation import Conversation
+from rttc_graph.errors import ConfigurationError, RttcError
+from rttc_graph.installation.ask_question import describe_event
+
+if TYPE_CHECKING:
+    from rttc_graph.installation.local import LocalRttc
+
+
+def chat(  # noqa: PLR0913 - one parameter for each flag
+    context: typer.Context,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            help="Domain of the knowledge base to search (default: all).", callback=checked_domain
+        ),
+    ] = None,
+    policy: Policy = None,
+    arms: ArmList = None,
+    tau: Tau = None,
+    k: K = None,
+    max_new_tokens: MaxNewTokens = None,
+    tenant: Annotated[
+        str | None, typer.Option(help=with_default("Whose samples and cache to use", "tenant"))
+    ] = None,
+    rewrite: Annotated[
+        bool,
+        typer.Option(
+            help="Let the policy model rewrite a follow-up into a question that stands alone, for "
+            "the search."
+        ),
+    ] = True,
+) -> None:
+    """Talk: ask, ask on, and see in the background how each answer came about.
+
+    A question may refer to those before it. /samples and /arms show what the last answer rests on,
+    /new begins anew, /quit ends. Ctrl-C gives up the answer in the making. Nothing of the
+    conversation is kept but the runs, as rttc ask keeps them.
+
+    Example: rttc chat --domain banking
+    """
+    config = command_context(context).config(
+        policy=policy,
+        arms=arms,
+        tau_r=tau,
+        k=k,
+        max_new_tokens=max_new_tokens,
+        tenant=tenant,
+        rewrite_follow_ups=rewrite,
+    )
+    from rttc_graph.installation.local import open_local
+
+    watcher = ScreenWatcher()
+    with open_local(config) as local, asyncio.Runner() as runner:
+        with watcher.step("loading the models"):
+            runner.run(local.warm_up(needs_database=False))
+        _talk(local, runner, watcher, domain)
+
+
+def _talk(
+    local: LocalRttc, runner: asyncio.Runner, watcher: ScreenWatcher, domain: str | None
+) -> None:
+    talk = Conversation()
+    print_prose("ask something; /help shows the commands, /quit ends", style="dim")
+    for line in _lines():
+        if line.startswith("/"):
+            talk.obey(line)
+        elif line:
+            _answer(line, talk, local, runner, watcher, domain)
+        if talk.is_over:
+            return
+
+
+def _lines() -> Iterator[str]:
+    """Yield what a person types, until the input ends."""
+    with suppress(ImportError):
+        importlib.import_module("readline")  # gives `input` its editing and its arrow keys
+    prompt = "› " if sys.stdin.isatty() else ""  # noqa: RUF001 - as a prompt
+    while True:
+        try:
+            yield input(prompt).strip()
+        except (EOFError, KeyboardInterrupt):
+            out.print()
+            return
+
+
+def _answer(
+    question: str,
+    talk: Conversation,
+    local: LocalRttc,
+    runner: asyncio.Runner,
+    watcher: ScreenWatcher,
+    domain: str | None,
+) -> None:
+    def show(event: dict[str, Any]) -> None:
+        if (text := describe_event(event)) is not None:
+            watcher.describe(text)
+
+    try:
+        with watcher.step("answering"):
+            result = runner.run(
+                local.ask(question, domain=domain, on_event=show, history=talk.history)
+            )
+    except KeyboardInterrupt:
+        print_prose("given up; the conversation before it is kept", style="yellow")
+        return
+    except ConfigurationError as exc:
+        if not talk.turns:  # a wrong domain or policy will not become right
+            raise
+        err.print(Text(f"rttc: {exc}"))
+        return
+    except RttcError as exc:
+        err.print(Text(f"rttc: {exc}; the conversation is kept, ask again"))
+        return
+    talk.add(question, result)
