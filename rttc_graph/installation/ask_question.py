@@ -129,5 +129,10 @@ async def ask(
 
 
 def _message(turn: ChatTurn) -> AnyMessage:
-    kinds = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
-    return kinds[turn["role"]](turn["content"])
+    match turn["role"]:
+        case "system":
+            return SystemMessage(turn["content"])
+        case "user":
+            return HumanMessage(turn["content"])
+        case "assistant":
+            return AIMessage(turn["content"])

@@ -42,7 +42,7 @@ class Check:
     """`ok`; `warn` for what works but is worth knowing; `fail` for what does not work."""
     said: str
     way_out: str = ""
-    """What to do; empty where all is well."""
+    """Advice; empty where all is well."""
 
 
 _NEEDED = {

@@ -110,8 +110,8 @@ DOMAINS: dict[str, dict[str, Any]] = {
 }
 
 
-def with_domains(parts: Parts) -> RttcParts:
-    return {**parts.parts(), "domains": DOMAINS}
+def with_domains(parts: Parts, domains: dict[str, dict[str, Any]] = DOMAINS) -> RttcParts:
+    return {**parts.parts(), "domains": domains}
 
 
 def asked(parts: Parts) -> list[str]:
@@ -154,7 +154,7 @@ async def test_a_thread_takes_each_question_s_own_domain() -> None:
 
 def test_a_graph_refuses_a_domain_s_wrong_settings_when_it_is_built() -> None:
     with pytest.raises(ConfigurationError, match="unknown setting 'taur' of domain 'math'"):
-        create_rttc_graph(**{**Parts().parts(), "domains": {"math": {"taur": 1}}})
+        create_rttc_graph(**with_domains(Parts(), {"math": {"taur": 1}}))
 
 
 TALK: list[AnyMessage] = [

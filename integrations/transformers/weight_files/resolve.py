@@ -37,7 +37,7 @@ from rttc_graph.support.identity import known_names
 _LOG = logging.getLogger(__name__)
 
 ModelKind = Literal["chat", "embedding", "reward"]
-"""What a model is for."""
+"""Purpose of a model."""
 
 _REWARD_MODELS = ("minilm-judge", "self-confidence")
 """Reward models that need no hub; the first ships."""
