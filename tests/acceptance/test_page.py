@@ -268,28 +268,50 @@ def test_a_key_opens_its_stories_and_no_others(browser: Browser, parts: ServedPa
         page = watched.open()
         expect(page.get_by_role("alert")).to_contain_text("needs an API key")
         links = page.get_by_role("navigation").get_by_role("link")
-        assert links.all_inner_texts() == ["Key"]
+        assert links.all_inner_texts() == ["API", "Key"]
         page.get_by_label("API key").fill(asks)
         page.get_by_role("button", name="Use this key").click()
-        expect(links).to_have_text(["Ask", "Key"])
+        expect(links).to_have_text(["Ask", "API", "Key"])
         expect(page.locator("#who")).to_have_text("tenant acme")
         check(watched, "key")
         page.reload()
-        expect(links).to_have_text(["Ask", "Key"])
+        expect(links).to_have_text(["Ask", "API", "Key"])
         links.filter(has_text="Key").click()
         page.get_by_label("API key").fill(reads)
         page.get_by_role("button", name="Use this key").click()
-        expect(links).to_have_text(["Runs", "Threshold", "Knowledge base", "Statistics", "Key"])
+        expect(links).to_have_text(
+            ["Runs", "Threshold", "Knowledge base", "Statistics", "API", "Key"]
+        )
         links.filter(has_text="Knowledge base").click()
         expect(page.get_by_text("The knowledge base is empty")).to_be_visible()
         expect(page.get_by_role("button", name="Add a sample")).to_have_count(0)
         assert page.evaluate("() => [localStorage.length, document.cookie]") == [0, ""]
         links.filter(has_text="Key").click()
         page.get_by_role("button", name="Forget it").click()
-        expect(links).to_have_text(["Key"])
+        expect(links).to_have_text(["API", "Key"])
         watched.close()
         expected = "401 (Unauthorized)"
         assert [fault for fault in watched.faults if expected not in fault] == []
+
+
+def test_all_routes_are_listed_at_docs(watched: Watched) -> None:
+    page = watched.open("/docs")
+    for path in ("/v1/chat/completions", "/runs/list", "/kb/correct", "/rttc/invoke", "/me"):
+        expect(page.get_by_text(path, exact=True)).to_be_visible()
+    page.get_by_text("/kb/correct", exact=True).click()
+    expect(page.get_by_text("Id of the sample, as a search or a list returns it.")).to_be_visible()
+    check(watched, "docs")
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.deprecation.LangChainDeprecationWarning")
+def test_langserves_playground_has_a_form_that_answers(watched: Watched) -> None:
+    page = watched.open("/rttc/playground/")
+    query = page.get_by_role("textbox").and_(page.locator("#\\#\\/properties\\/query-input"))
+    query.fill("what is 7 plus 7")
+    expect(page.get_by_text("Validation Errors")).to_have_count(0)
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_text("run_id").first).to_be_visible()
+    shot(page, "playground")
 
 
 def test_everything_works_by_keyboard_alone(watched: Watched) -> None:
@@ -302,7 +324,7 @@ def test_everything_works_by_keyboard_alone(watched: Watched) -> None:
     for _ in range(12):
         seen.append(page.evaluate("() => document.activeElement.id || document.activeElement.text"))
         page.keyboard.press("Tab")
-    names = ["Ask", "Runs", "Threshold", "Knowledge base", "Statistics", "Key"]
+    names = ["Ask", "Runs", "Threshold", "Knowledge base", "Statistics", "API", "Key"]
     assert seen[: len(names)] == names
     page.get_by_role("link", name="Runs").press("Enter")
     expect(page.get_by_role("heading", name="Runs")).to_be_focused()

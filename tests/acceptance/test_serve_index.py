@@ -37,7 +37,7 @@ def test_the_first_page_lists_what_is_there(parts: Any, listed: set[str]) -> Non
             assert status == (200 if what.startswith("GET") else 405), path
 
 
-@pytest.mark.parametrize("path", ["/docs", "/kb", "/rttc", "/v1/completions"])
+@pytest.mark.parametrize("path", ["/redoc", "/kb", "/rttc", "/v1/completions"])
 def test_a_path_without_a_route_points_to_the_first_page(path: str) -> None:
     with served(create_app(ServedParts(parts=Parts().parts()))) as url:
         refused = get(url, path)

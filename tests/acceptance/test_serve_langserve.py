@@ -248,6 +248,17 @@ def test_the_schemas_and_the_playground_are_there(url: str) -> None:
     assert all(name in config for name in (*RttcSettings.model_fields, "thread_id", "maximum"))
     page = get(url, "/rttc/playground/")
     assert (page.status_code, "tau_r" in page.text) == (200, True)
+    form = page.text.partition("window.INPUT_SCHEMA = ")[2].partition("\n")[0]
+    assert '"query"' in form
+    assert "null" not in form  # of which the playground makes nothing
+    assert '"null"' not in page.text.partition("window.CONFIG_SCHEMA = ")[2].partition("\n")[0]
+    assert int(page.headers["content-length"]) == len(page.content)
+
+
+def test_an_empty_tenant_is_none_at_all(url: str, parts: Parts) -> None:
+    body = {"input": ASK, "config": settings(policy="rag", tenant="")}
+    assert post(url, "/rttc/invoke", body).status_code == 200
+    assert parts.knowledge_base.searches == [(1, None, "default")]
 
 
 @pytest.mark.parametrize(

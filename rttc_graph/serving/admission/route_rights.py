@@ -34,7 +34,7 @@ class RouteRights:
 
 _ALIVE = "/healthz"
 """Costs no more than a refusal, and whoever asks may end a server that does not answer."""
-_OPEN = frozenset({"/", _ALIVE, "/readyz", "/metrics", "/openapi.json"})
+_OPEN = frozenset({"/", _ALIVE, "/readyz", "/metrics", "/openapi.json", "/docs"})
 _ME = "/me"
 _PAGE = "/page/"
 _FEEDBACK = "/v1/feedback"

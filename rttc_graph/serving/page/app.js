@@ -9,6 +9,7 @@ const STORIES = [
   { name: "threshold", title: "Threshold", scope: "runs:read", place: "/runs/list" },
   { name: "samples", title: "Knowledge base", scope: "kb:read", place: "/kb/search" },
   { name: "stats", title: "Statistics", scope: "runs:read", place: "/runs/list" },
+  { name: "docs", title: "API" },
   { name: "key", title: "Key" },
 ];
 
@@ -32,7 +33,7 @@ async function show() {
   const [wanted, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
   if (wanted === "main") return;
   const open = STORIES.filter(isOpen);
-  const story = open.find((one) => one.name === wanted) ?? open[0];
+  const story = open.find((one) => one.name === wanted) ?? (api.session.isKnown ? open[0] : open.at(-1));
   leave?.();
   leave = null;
   showNav(story.name);

@@ -144,6 +144,9 @@ class _StreamRoute(APIRoute):
 
         async def answer(request: Request) -> Response:
             response = await handle(request)
+            if request.path_params.get("file_path") == "":
+                response.body = _with_plain_form(bytes(response.body))
+                response.headers["content-length"] = str(len(response.body))
             if isinstance(response, EventSourceResponse):
                 events = cast("AsyncGenerator[Any]", response.body_iterator)
                 start = request_caller(request.scope).stream_start
@@ -151,6 +154,26 @@ class _StreamRoute(APIRoute):
             return response
 
         return answer
+
+
+_FORM: dict[str, Any] = {
+    "title": "Question",
+    "type": "object",
+    "properties": {
+        name: {"type": "string", "title": name, "description": field.description}
+        for name, field in QuestionBody.model_fields.items()
+        if name in ("query", "domain")
+    },
+    "required": ["query"],
+}
+"""Input that the playground makes a form of. It knows no field that may be null, and shows nothing
+at all if there is one."""
+
+
+def _with_plain_form(page: bytes) -> bytes:
+    """Return the playground's page with the form's schema in the place of the routes' own."""
+    own = json.dumps(QuestionBody.model_json_schema())
+    return page.replace(own.encode(), json.dumps(_FORM).encode())
 
 
 async def _explained(events: AsyncGenerator[Any], start: StreamStart) -> AsyncGenerator[Any]:
@@ -218,21 +241,28 @@ _PAGES = _pages()
 
 
 def _said(configurable: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings among the configurable values; an unset one may stand there as `None`."""
+    """Return the settings among the configurable values.
+
+    An unset one may stand there as `None`, and the playground sends an empty tenant.
+    """
     names = RttcSettings.model_fields
-    return {name: configurable[name] for name in names if configurable.get(name) is not None}
+    said = {name: configurable[name] for name in names if configurable.get(name) is not None}
+    if said.get("tenant") == "":
+        del said["tenant"]
+    return said
 
 
 def _spec(name: str, defaults: RttcSettings) -> ConfigurableFieldSpec:
-    """Describe a setting; the tenant has no default here, since LangServe sends every default."""
+    """Describe a setting; the tenant is empty here, since LangServe sends every default."""
     field = RttcSettings.model_fields[name]
     annotation: Any = field.annotation
-    for bound in field.metadata:
+    is_tenant = name == "tenant"
+    for bound in [] if is_tenant else field.metadata:
         annotation = Annotated[annotation, bound]
     return ConfigurableFieldSpec(
         id=name,
-        annotation=annotation | None if name == "tenant" else annotation,
-        default=None if name == "tenant" else getattr(defaults, name),
+        annotation=annotation,
+        default="" if is_tenant else getattr(defaults, name),
         name=name,
         description=field.description,
     )

@@ -1,4 +1,4 @@
-"""`/page/…`: the files of the page at `/`, as they are packaged.
+"""`/page/…`: the files of the page at `/`, as they are packaged; `/docs` leads to a part of it.
 
 The page holds nothing of anybody and needs no key; what it shows it asks the other routes for.
 """
@@ -82,6 +82,11 @@ def page_router() -> APIRouter:
     """Return the route."""
     router = APIRouter(tags=["page"])
     _files()  # read before a request waits for them
+
+    @router.get("/docs", response_class=Response, include_in_schema=False)
+    async def show_routes() -> Response:
+        """Lead to the page's list of all routes, where others have theirs."""
+        return Response(status_code=307, headers={"location": "/#/docs"})
 
     @router.get(
         "/page/{name}",
