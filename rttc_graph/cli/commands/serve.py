@@ -150,6 +150,30 @@ def _show_page(listening: socket.socket, *, in_browser: bool) -> None:
         sys.stdout.flush()
 
 
+def serve_mcp(context: typer.Context) -> None:
+    """Offer ask, search, ingest and rate to an agent, as MCP tools over stdin and stdout.
+
+    Models load at the first question.
+
+    Example: rttc mcp
+    """
+    require("mcp", extra="mcp", purpose="tools for agents")
+    from rttc_graph.installation.local import open_local
+    from rttc_graph.serving.agent_tools import AgentTools, mcp_server
+
+    config = command_context(context).config()
+    with open_local(config) as local:
+        knowledge = local.knowledge
+        tools = AgentTools(
+            graph=local.graph,
+            knowledge_base=knowledge.knowledge_base,
+            embedder=knowledge.embedder,
+            corrections=corrections_of(config, knowledge),
+            settings=config.run_settings(),
+        )
+        mcp_server(tools).run()
+
+
 @contextmanager
 def _served_parts(
     config: InstallationConfig, *, kb_only: bool
