@@ -106,7 +106,7 @@ class Prepare:
             raise ConfigurationError(
                 f"policy={policy!r} needs an arm that this graph was built without; it has "
                 f"{sorted(self.arms)}: give create_rttc_graph the parts "
-                f"{', '.join(sorted(ARMS[policy].own.parts))}"
+                f"{', '.join(ARMS[policy].own.needs)}"
             )
         if scope.settings.ask_before_training and not scope.can_wait:
             raise ConfigurationError(
@@ -114,7 +114,8 @@ class Prepare:
                 "compile the graph, or the host around it, with one, or leave the setting out"
             )
         task = _task(state, scope.settings.domain)
-        notes = await self._check_domain(task, scope)
+        notes = self._missing_arms(scope)
+        notes += await self._check_domain(task, scope)
         notes += await self._check_threshold(task, scope)
         arms, more = await self._chosen_arms(task, scope)
         more += self._closed(arms, scope)
@@ -147,6 +148,22 @@ class Prepare:
             "run_id": uuid.uuid4().hex,
             "seconds": 0.0,
         }
+
+    def _missing_arms(self, scope: RunScope) -> list[LedgerEntry]:
+        """Say which of the arms that the settings list this graph cannot try, and why."""
+        listed = scope.settings.arms if scope.settings.policy in PLANS else ()
+        missing = [name for name in listed if name not in self.arms]
+        why = "this graph was built without what it needs: "
+        return [
+            entry(
+                "prepare",
+                "skipped",
+                since=scope.started,
+                arm=name,
+                reason=why + ", ".join(ARMS[name].own.needs),
+            )
+            for name in missing
+        ]
 
     async def _check_domain(self, task: Task, scope: RunScope) -> list[LedgerEntry]:
         """Refuse a domain without samples, before the plain model answers in its name.

@@ -65,6 +65,8 @@ class AttemptRecord:
     proposes: bool = False
     """Whether panels may draw answers this way: from the plain model, or with the samples or the
     adapter in hand, by what it `finds`."""
+    continues: bool = False
+    """Whether the policy model must be able to go on from the beginning of an answer."""
     strategy: object = None
     """Strategy that decides over the panel that the attempt draws, or `module:Class` of one; `None`
     for an attempt that answers once."""
@@ -76,6 +78,12 @@ class AttemptRecord:
     def asks_model(self) -> bool:
         """Whether the policy model writes the answer."""
         return MODEL in self.parts
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a graph must be made of for this attempt, in words."""
+        model = "a policy_model that continues answers (can_continue)" if self.continues else MODEL
+        return tuple(model if part == MODEL else part for part in sorted(self.parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,13 +221,14 @@ _GENERATE = ArmNode(name="generate", made_by="rttc_graph.nodes.generate:Generate
 _PANEL_ROUND = "panel_round"
 
 
-def panel_arm(name: str, strategy: object, *, cost: int) -> ArmRecord:
+def panel_arm(name: str, strategy: object, *, cost: int, continues: bool = False) -> ArmRecord:
     """Return the arm of a strategy: it draws a panel of answers in rounds and keeps one of them.
 
     Args:
         name: Name of the arm, and so of the policy.
         strategy: A `rttc_graph.search.strategy.Strategy`, or `module:Class` of one.
         cost: Place in the order of cost.
+        continues: Whether it goes on from the beginnings of answers.
     """
     node = ArmNode(
         name=_PANEL_ROUND,
@@ -232,6 +241,7 @@ def panel_arm(name: str, strategy: object, *, cost: int) -> ArmRecord:
         node=node,
         reason=f"a panel of answers is drawn for {name}",
         parts=_ANSWERS,
+        continues=continues,
         strategy=strategy,
     )
     return ArmRecord(name=name, attempts=(attempt,), seconds={"generation": ("drawn",)})

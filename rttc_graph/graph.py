@@ -33,6 +33,7 @@ from rttc_graph.protocols import (
     as_measuring_embedder,
     as_part,
     as_reward_model,
+    can_continue,
     check_part,
 )
 from rttc_graph.run.closing import Closing
@@ -172,7 +173,12 @@ def _arms(parts: RttcParts) -> frozenset[Attempt]:
         raise ConfigurationError(
             "a trainer needs samples: give an embedder and a knowledge_base with it"
         )
-    return frozenset(name for name, attempt in ARMS.attempts.items() if attempt.parts <= given)
+    continues = can_continue(parts["policy_model"])
+    return frozenset(
+        name
+        for name, attempt in ARMS.attempts.items()
+        if attempt.parts <= given and (continues or not attempt.continues)
+    )
 
 
 def _arm_nodes(arms: frozenset[Attempt]) -> list[ArmNode]:

@@ -18,7 +18,8 @@ from rttc_graph.arms import Attempt as Attempt
 from rttc_graph.arms import Decision as Decision
 from rttc_graph.errors import ConfigurationError
 
-FinishReason = Literal["stop", "length", "budget"]
+FinishReason = Literal["stop", "length", "loop", "budget"]
+"""Why an answer ended: by itself, at its longest, since it repeated itself, or at the deadline."""
 
 
 def with_messages(left: Messages | None, right: Messages | None) -> Messages:

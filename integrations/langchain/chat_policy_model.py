@@ -73,6 +73,9 @@ class ChatPolicyModel:
         asks_logprobs: Whether to ask for the log-probabilities of an answer's tokens, where the
             model has an option for that. Some models refuse to be asked, and some refuse a
             temperature: what a server names in its refusal is left out from then on.
+        continues_answers: Whether the server goes on from a last turn that is the assistant's when
+            it is told `continue_final_message`, as vLLM and SGLang do, behind a client that takes
+            `extra_body`, as `ChatOpenAI` does. Others would begin the answer anew.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class ChatPolicyModel:
         call_options: CallOptions | None = None,
         adapter_option: str | None = None,
         asks_logprobs: bool = False,
+        continues_answers: bool = False,
     ) -> None:
         if context_tokens is not None and context_tokens < 1:
             raise ConfigurationError(f"context_tokens must be at least 1, got {context_tokens!r}")
@@ -94,6 +98,7 @@ class ChatPolicyModel:
         self._adapter_option = adapter_option
         self._asks_logprobs = asks_logprobs and _LOGPROBS in accepted_fields(chat_model)
         self._refused: frozenset[str] = frozenset()
+        self._continues_answers = continues_answers
         self._counts_pieces = call_options is None and _limit_name(chat_model) is None
         # LangGraph's stream of messages is to show the answer that was taken, which the graph
         # adds, once; not every arm's, nor the same one under two ids.
@@ -103,6 +108,11 @@ class ChatPolicyModel:
     def name(self) -> str:
         """Name for people."""
         return self._name
+
+    @property
+    def continues_answers(self) -> bool:
+        """Whether it was told that the server can."""
+        return self._continues_answers
 
     async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
         """Return an estimate: a token for four characters, and three for each message."""
@@ -122,7 +132,7 @@ class ChatPolicyModel:
 
         Raises:
             PolicyModelError: The model failed, a prompt leaves no room in the context, or a
-                request names an adapter.
+                request names an adapter or begins the answer and the server cannot take that.
         """
         replies = await self._replies([self._call(request, deadline) for request in requests])
         return [
@@ -152,17 +162,29 @@ class ChatPolicyModel:
 
     def _call(self, request: GenerationRequest, deadline: float | None) -> ChatCall:
         request = self._fitted(request)
+        options = {
+            **self._call_options(request),
+            **({_LOGPROBS: True} if self._asks_logprobs else {}),
+            **self._adapter_choice(request),
+        }
         return ChatCall(
-            turns=request.messages,
+            turns=_begun_turns(request),
             stop=request.stop,
-            options={
-                **self._call_options(request),
-                **({_LOGPROBS: True} if self._asks_logprobs else {}),
-                **self._adapter_choice(request),
-            },
+            options=self._continued(options) if request.answer_prefix else options,
             deadline=deadline,
             max_chunks=request.max_new_tokens if self._counts_pieces else None,
         )
+
+    def _continued(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return call options with which the server goes on from the last turn."""
+        if not self._continues_answers:
+            raise PolicyModelError(
+                f"{self._name!r} was asked to go on from the beginning of an answer, and would "
+                "begin it anew: use an in-process model, or a vLLM server with "
+                "continues_answers=True"
+            )
+        body = cast("Mapping[str, Any]", options.get("extra_body") or {})
+        return {**options, "extra_body": {**body, **_CONTINUE}}
 
     def _adapter_choice(self, request: GenerationRequest) -> dict[str, str]:
         if request.adapter is None:
@@ -178,7 +200,7 @@ class ChatPolicyModel:
         """Return the request with no longer an answer than the context has room for."""
         if self._context_tokens is None:
             return request
-        prompt = estimated_tokens(request.messages)
+        prompt = estimated_tokens(_begun_turns(request))
         room = self._context_tokens - prompt
         if room < 1:
             raise PolicyModelError(
@@ -188,25 +210,15 @@ class ChatPolicyModel:
         return replace(request, max_new_tokens=min(request.max_new_tokens, room))
 
 
-def _without(call: ChatCall, refused: frozenset[str]) -> ChatCall:
-    if not refused & call.options.keys():
-        return call
-    return replace(
-        call, options={name: value for name, value in call.options.items() if name not in refused}
-    )
+_CONTINUE: Final = {"continue_final_message": True, "add_generation_prompt": False}
+"""What vLLM is told to go on from the last turn, with no end of a turn in between."""
 
 
-def _refused_option(error: BaseException, given: Collection[str]) -> str | None:
-    """Return the option to leave out next; `None` if the refusal has another reason.
-
-    A refusal that names no option may be about the log-probabilities, which nobody asked for.
-    """
-    if not is_refused_request(error):
-        return None
-    said = str(error)
-    named = (name for name in _OPTIONAL if re.search(rf"\b{name}\b", said))
-    candidates = [*named, _LOGPROBS]
-    return next((name for name in candidates if name in given), None)
+def _begun_turns(request: GenerationRequest) -> tuple[ChatTurn, ...]:
+    """Return the turns of a request, the beginning of its answer as the last one."""
+    if not request.answer_prefix:
+        return request.messages
+    return (*request.messages, {"role": "assistant", "content": request.answer_prefix})
 
 
 def known_options(chat_model: BaseChatModel) -> CallOptions:
@@ -241,7 +253,7 @@ def _profile_tokens(chat_model: BaseChatModel) -> int | None:
 
 def _generation(request: GenerationRequest, reply: ChatReply) -> Generation:
     message = reply.message
-    text, was_stopped = _before_stop(_text_of(message), request.stop)
+    text, was_stopped = _before_stop(request.answer_prefix + _text_of(message), request.stop)
     prompt_tokens, completion_tokens = _token_counts(request, reply)
     return Generation(
         text=text,
@@ -249,6 +261,7 @@ def _generation(request: GenerationRequest, reply: ChatReply) -> Generation:
         completion_tokens=completion_tokens,
         mean_logprob=_mean_logprob(message),
         finish_reason="stop" if was_stopped else _finish_reason(reply),
+        reused_tokens=min(prompt_tokens, _cached_tokens(message)),
     )
 
 
@@ -282,8 +295,14 @@ def _token_counts(request: GenerationRequest, reply: ChatReply) -> tuple[int, in
     usage = reply.message.usage_metadata
     estimated = math.ceil(len(str(reply.message.text)) / 4)  # as in `estimated_tokens`
     if not usage or not usage["input_tokens"]:
-        return estimated_tokens(request.messages), estimated
+        return estimated_tokens(_begun_turns(request)), estimated
     return usage["input_tokens"], estimated if reply.cut else usage["output_tokens"]
+
+
+def _cached_tokens(message: AIMessage) -> int:
+    """Return how many tokens of the prompt the server says that it knew."""
+    usage = message.usage_metadata
+    return usage.get("input_token_details", {}).get("cache_read", 0) if usage else 0
 
 
 def _finish_reason(reply: ChatReply) -> FinishReason:

@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rttc_graph.state import ChatTurn
 from rttc_graph.support.identity import clean
+from rttc_graph.support.thinking import THOUGHT_MARKS
 
-__all__ = ("control_tokens", "encode_chat", "encode_text")
+__all__ = ("control_tokens", "encode_begun", "encode_chat", "encode_text")
 
 _MARKS = range(0xF0000, 0xFFFFD)
 """Private-use characters; one that no turn contains shows where a control token was cut."""
@@ -34,6 +35,25 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     text = clean(text)
     mark = _unused_mark([text])
     return _encode_cut(tokenizer, _controls_of(tokenizer).cut(text, mark), mark)
+
+
+def encode_begun(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of the beginning of a model's own answer.
+
+    The marks around its thoughts are the tokens that they are where a model writes them; any other
+    control token is its letters.
+    """
+    marks = sorted(THOUGHT_MARKS & control_tokens(tokenizer), key=len, reverse=True)
+    if not marks:
+        return encode_text(tokenizer, text)
+    ids: list[int] = []
+    for part in re.split(f"({'|'.join(map(re.escape, marks))})", text):
+        ids += (
+            _encode_cut(tokenizer, part, _unused_mark([part]))
+            if part in marks
+            else encode_text(tokenizer, part)
+        )
+    return ids
 
 
 def encode_chat(

@@ -42,6 +42,11 @@ class TransformersPolicyModel:
         """The engine's name."""
         return self._engine.name
 
+    @property
+    def continues_answers(self) -> bool:
+        """True: the prompt is written here, so an answer may begin with any text."""
+        return True
+
     async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
         """Return the length of the prompt in tokens, chat template included."""
         loaded = await self._engine.model()
@@ -86,4 +91,5 @@ def _generation(row: Decoded) -> Generation:
         completion_tokens=len(row.tokens),
         mean_logprob=row.mean_logprob,
         finish_reason=row.finish_reason,
+        reused_tokens=row.reused_tokens,
     )

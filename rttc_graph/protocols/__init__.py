@@ -42,9 +42,11 @@ from rttc_graph.protocols.ledgers import (
     RunRecord,
 )
 from rttc_graph.protocols.policy_model import (
+    ContinuingPolicyModel,
     Generation,
     GenerationRequest,
     PolicyModel,
+    can_continue,
     reuse_scope,
 )
 from rttc_graph.protocols.query_state_cache import (
@@ -76,6 +78,7 @@ __all__ = (
     "ApiKey",
     "ApiKeyStore",
     "CalibrationStore",
+    "ContinuingPolicyModel",
     "Correction",
     "DomainCalibration",
     "DomainStats",
@@ -110,6 +113,7 @@ __all__ = (
     "as_measuring_embedder",
     "as_part",
     "as_reward_model",
+    "can_continue",
     "check_part",
     "checked_scores",
     "reuse_scope",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from rttc_graph.errors import ConfigurationError
 from rttc_graph.state import ChatTurn, FinishReason
 
 reuse_scope: ContextVar[str] = ContextVar("rttc_reuse_scope", default="")
@@ -17,7 +18,11 @@ share."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One prompt for the policy model."""
+    """One prompt for the policy model.
+
+    Raises:
+        ConfigurationError: A stop string stands in `answer_prefix`: the answer has ended there.
+    """
 
     messages: tuple[ChatTurn, ...]
     max_new_tokens: int
@@ -36,6 +41,20 @@ class GenerationRequest:
     drafts, up to rounding."""
     reuse_scope: str = field(default_factory=reuse_scope.get)
     """Scope whose earlier prompts and answers may make this request faster."""
+    answer_prefix: str = ""
+    """Text that the answer begins with already. What is generated goes on from it, inside the same
+    turn, and the generation's text is both together. Only a model that `can_continue` takes one."""
+    ends_loops: bool = False
+    """Whether an answer that repeats itself word by word is ended, with `finish_reason="loop"`, by
+    a model that can tell; others go on to `max_new_tokens`."""
+
+    def __post_init__(self) -> None:
+        for stop in self.stop:
+            if stop and (at := self.answer_prefix.find(stop)) >= 0:
+                raise ConfigurationError(
+                    f"stop string {stop!r} stands in answer_prefix at character {at}, so that the "
+                    "answer has ended there: cut the text before it, or leave out the stop string"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +62,19 @@ class Generation:
     """One answer of the policy model."""
 
     text: str
+    """The request's `answer_prefix`, if any, and what was generated behind it."""
     prompt_tokens: int
+    """Tokens before the generated ones, those of an `answer_prefix` among them."""
     completion_tokens: int
+    """Generated tokens."""
     mean_logprob: float | None
     """Mean log-probability in nats of the generated tokens under the model at temperature 1."""
     finish_reason: FinishReason
-    """`stop`: end token or stop string; `length`: `max_new_tokens`; `budget`: the deadline."""
+    """`stop`: end token or stop string; `length`: `max_new_tokens`; `loop`: it repeated itself;
+    `budget`: the deadline."""
+    reused_tokens: int = 0
+    """Tokens of the prompt that were not computed for this answer, at most `prompt_tokens`: they
+    were known from an earlier prompt, or were computed for another answer beside this one."""
 
 
 class PolicyModel(Protocol):
@@ -78,3 +104,21 @@ class PolicyModel(Protocol):
             PolicyModelError: The model failed, or a prompt leaves no room in the context.
         """
         ...
+
+
+@runtime_checkable
+class ContinuingPolicyModel(PolicyModel, Protocol):
+    """A policy model that says whether it can go on from text that its answer begins with."""
+
+    @property
+    def continues_answers(self) -> bool:
+        """Whether it takes requests with an `answer_prefix`."""
+        ...
+
+
+def can_continue(model: PolicyModel) -> bool:
+    """Tell whether a policy model takes requests with an `answer_prefix`.
+
+    One that does not say so cannot: chat servers begin an answer anew.
+    """
+    return isinstance(model, ContinuingPolicyModel) and model.continues_answers

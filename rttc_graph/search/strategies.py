@@ -27,7 +27,7 @@ def strategy_of(attempt: str) -> Strategy:
     return cast("Strategy", record.strategy)
 
 
-def register_strategy(name: str, strategy: Strategy, *, cost: int) -> None:
+def register_strategy(name: str, strategy: Strategy, *, cost: int, continues: bool = False) -> None:
     """Add a policy that draws panels; graphs that are built afterwards have it.
 
     `rttc_graph.arms.unregister_arm` takes it out again.
@@ -36,8 +36,10 @@ def register_strategy(name: str, strategy: Strategy, *, cost: int) -> None:
         name: Name of the policy and its arm.
         strategy: Decides.
         cost: Place of the arm in the order of cost, at which no other one stands.
+        continues: Whether it goes on from the beginnings of answers, which not every policy model
+            can; a graph of one that cannot is without the arm.
 
     Raises:
         ConfigurationError: The name or the place is taken.
     """
-    register_arm(panel_arm(name, strategy, cost=cost))
+    register_arm(panel_arm(name, strategy, cost=cost, continues=continues))

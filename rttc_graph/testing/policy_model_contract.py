@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from rttc_graph.errors import PolicyModelError
-from rttc_graph.protocols import GenerationRequest, PolicyModel
+from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.protocols import GenerationRequest, PolicyModel, can_continue
 from rttc_graph.state import ChatTurn
 
 
@@ -45,6 +45,7 @@ class PolicyModelContract:
         [found] = await policy_model.generate([request_for("a b c", max_new_tokens=3)])
         assert 0 <= found.completion_tokens <= 3
         assert found.finish_reason in ("stop", "length", "budget")
+        assert 0 <= found.reused_tokens <= found.prompt_tokens
         if found.mean_logprob is not None:
             assert math.isfinite(found.mean_logprob)
             assert found.mean_logprob <= 0
@@ -76,6 +77,23 @@ class PolicyModelContract:
             pytest.skip("this model does not say how long its context is")
         with pytest.raises(PolicyModelError):
             await policy_model.generate([request_for("word " * (context + 1))])
+
+    async def test_an_answer_goes_on_from_its_beginning(self, policy_model: PolicyModel) -> None:
+        """Or the model says that it begins every answer anew, and takes no such request."""
+        begun = replace(request_for("a b c", max_new_tokens=3), answer_prefix="It is th")
+        if not can_continue(policy_model):
+            with pytest.raises(PolicyModelError):
+                await policy_model.generate([begun])
+            return
+        plain, found = await policy_model.generate([request_for("a b c", max_new_tokens=3), begun])
+        assert found.text.startswith("It is th")
+        assert found.completion_tokens <= 3
+        assert found.prompt_tokens > plain.prompt_tokens
+
+    def test_an_answer_that_has_ended_is_not_gone_on_with(self) -> None:
+        """A stop string in the beginning of an answer is the caller's mistake."""
+        with pytest.raises(ConfigurationError, match="stands in answer_prefix at character 4"):
+            replace(request_for("a"), answer_prefix="end.\nmore", stop=("\n",))
 
     async def test_a_cancelled_call_ends_and_the_next_one_works(
         self, policy_model: PolicyModel

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import langchain_openai
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_fakes import HashEmbeddings, SyncChat
 from lora_server import lora_server
+from pydantic import SecretStr
 
 from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.integrations.langchain.huggingface_embedder import local_embedder
@@ -62,6 +64,18 @@ class TestChatPolicyModel(PolicyModelContract):
     @pytest.fixture
     def policy_model(self) -> PolicyModel:
         return ChatPolicyModel(SyncChat(answer=last_word))
+
+
+class TestChatPolicyModelOfAServerThatContinues(PolicyModelContract):
+    """As vLLM does: chat completions that go on from the last turn."""
+
+    @pytest.fixture
+    def policy_model(self, tiny_model_path: Path) -> Iterator[PolicyModel]:
+        with lora_server(tiny_model_path) as (url, _):
+            client = langchain_openai.ChatOpenAI(
+                model="base", base_url=f"{url}/v1", api_key=SecretStr("none"), max_retries=0
+            )
+            yield ChatPolicyModel(client, context_tokens=512, continues_answers=True)
 
 
 class TestLoraTrainer(AdapterTrainerContract):

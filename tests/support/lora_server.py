@@ -55,7 +55,11 @@ class LoraServer:
         if (model := self.models.get(given["model"])) is None:
             return 404, {"message": f"The model `{given['model']}` does not exist."}
         ids = self._tokenizer.apply_chat_template(
-            given["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
+            given["messages"],
+            add_generation_prompt=given.get("add_generation_prompt", True),
+            continue_final_message=given.get("continue_final_message", False),
+            return_tensors="pt",
+            return_dict=True,
         )
         limit = given.get("max_completion_tokens") or given["max_tokens"]
         with torch.inference_mode():

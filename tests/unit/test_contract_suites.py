@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[2]
 DEFAULTS = frozenset({"chosen_arms", "is_calibrated", "sees_evidence", "within"})
 """Members that an implementation may inherit from its protocol."""
 
-ONLY_COMPLETED = {"PlainRewardModel": "what `as_reward_model` completes, see test_reward_requests"}
+ONLY_COMPLETED = {
+    "PlainRewardModel": "what `as_reward_model` completes, see test_reward_requests",
+    "ContinuingPolicyModel": "what a policy model may say besides, tested by its suite",
+}
 """Protocols without a suite, and why."""
 
 PRIVATE = {"_Within": "CalibratedReward", "_Completed": "RewardModel", "_ReadsAll": "Embedder"}

@@ -25,15 +25,23 @@ from torch import Tensor
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.decoding.detokenise import TextStream, prompt_opening
 from rttc_graph.integrations.transformers.decoding.drafts import Drafts
-from rttc_graph.integrations.transformers.decoding.prompt_cache import Known, Owner, PromptCache
+from rttc_graph.integrations.transformers.decoding.loops import is_looping
+from rttc_graph.integrations.transformers.decoding.prompt_cache import (
+    Known,
+    Owner,
+    PromptCache,
+    common_beginning,
+)
 from rttc_graph.integrations.transformers.decoding.running_batch import Batch, LoneRow, RunningBatch
 from rttc_graph.integrations.transformers.decoding.token_sampling import Draw, choose
+from rttc_graph.integrations.transformers.literal import encode_begun
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.model_lane import ModelLane
 from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
 from rttc_graph.integrations.transformers.torch_errors import is_out_of_memory, let_go, translated
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.state import FinishReason
+from rttc_graph.support.identity import clean
 
 LENGTH_SLACK_TOKENS = 32
 """Prompts this close in length, or within a quarter of it, are computed together.
@@ -41,6 +49,11 @@ LENGTH_SLACK_TOKENS = 32
 Padding is then at most a third of a prompt; beyond it, another pass costs less than the padding.
 """
 
+SHARED_TOKENS = 32
+"""Tokens of a prompt from which on it waits until another one that begins so is computed.
+
+A further pass costs as much as some 16 tokens of a prompt (docs/experiments.md, "Drafts").
+"""
 
 MOST_FAULTS = 2
 """Failed passes of the running batch after which a row is computed by itself."""
@@ -63,6 +76,9 @@ class Decoded:
 
     text: str
     prompt_tokens: int
+    """Tokens before the chosen ones, those of a begun answer among them."""
+    reused_tokens: int
+    """Number of them that were known, or computed for another row."""
     tokens: tuple[int, ...]
     """Chosen tokens, a final end token and those of a stop string included."""
     token_texts: tuple[str, ...]
@@ -88,7 +104,13 @@ class _Row:
         self.reuse_scope = asked.reuse_scope
         self.owner: Owner = (asked.reuse_scope, None, -1)
         """Owner of the known part of the prompt, as of the last look."""
-        self.prompt = encode_prompt(loaded, asked.messages)
+        question = encode_prompt(loaded, asked.messages)
+        opening = prompt_opening(loaded.tokenizer, question)
+        begun = clean(asked.answer_prefix.removeprefix(opening))
+        begun_ids = encode_begun(loaded.tokenizer, begun)
+        self.prompt = [*question, *begun_ids]
+        self.computed = 0
+        """Number of tokens of the prompt that passes for this row computed."""
         self.room = min(asked.max_new_tokens, loaded.context_tokens - len(self.prompt))
         """Tokens that may be chosen."""
         self.draw = Draw.seeded(temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed)
@@ -98,7 +120,9 @@ class _Row:
         """Whether its prompt is computed in a pass of its own, since a shared pass failed."""
         self.faults = 0
         """Number of passes of the running batch that failed with this row."""
-        self.drafts = Drafts(asked.drafts, partial(encode_answer, loaded, end=True))
+        rests = [text[len(begun) :] for text in asked.drafts if text.startswith(begun)]
+        self.drafts = Drafts(rests, partial(encode_answer, loaded, end=True))
+        self._ends_loops = asked.ends_loops
         self._deadline = request.deadline
         self._on_text = request.on_text
         self._tokenizer = loaded.tokenizer
@@ -106,7 +130,9 @@ class _Row:
         self._stream = TextStream(
             loaded.tokenizer,
             (*asked.stop, *loaded.stop),
-            opening=prompt_opening(loaded.tokenizer, self.prompt),
+            opening=opening,
+            begun=begun,
+            begun_ids=begun_ids,
         )
 
     @property
@@ -133,6 +159,8 @@ class _Row:
         """Return why the row gets no further token; `None` if it goes on."""
         if self.tokens and (self.tokens[-1] in self._ends or self._stream.is_stopped):
             return "stop"
+        if self._ends_loops and is_looping(self.tokens):
+            return "loop"
         if len(self.tokens) >= self.room:
             return "length"
         if self._deadline is not None and time.monotonic() >= self._deadline:
@@ -161,6 +189,7 @@ class _Row:
         answer = Decoded(
             text=self._stream.text,
             prompt_tokens=len(self.prompt),
+            reused_tokens=max(0, len(self.prompt) - self.computed),
             tokens=tuple(self.tokens),
             token_texts=tuple(self._tokenizer.convert_ids_to_tokens(self.tokens)),
             logprobs=tuple(self.logprobs),
@@ -309,7 +338,7 @@ class Decoder:
         slack = max(LENGTH_SLACK_TOKENS, length // 4)
         for row in list(self._waiting):
             is_like = not row.enters_alone and abs(self._rest(row) - length) <= slack
-            if is_like and self._fits([*group, row]):
+            if is_like and not self._awaits(row, group) and self._fits([*group, row]):
                 self._waiting.remove(row)
                 group.append(row)
         return group
@@ -321,6 +350,20 @@ class Decoder:
         """Return how many tokens of a row must be computed."""
         known = self._known(row)
         return len(row.ids) - (known.tokens if known else 0)
+
+    def _awaits(self, row: _Row, group: Sequence[_Row]) -> bool:
+        """Tell whether a row of the group computes a part of the row's prompt, to be kept.
+
+        Equal prompts are computed together.
+        """
+        if not (self._prefixes.is_on and self._has_company):
+            return False
+        known = len(row.ids) - self._rest(row)
+        return any(
+            common_beginning(other.prompt, row.ids) >= known + SHARED_TOKENS
+            for other in group
+            if other.owner == row.owner and other.ids != row.ids and not other.tokens
+        )
 
     def _fits(self, newcomers: Sequence[_Row]) -> bool:
         rows = [*self._rows, *newcomers]
@@ -346,16 +389,18 @@ class Decoder:
             # Another thread may have replaced an adapter: its cached prompts are not used then.
             same = [row.owner == loaded.owner(row.adapter, row.reuse_scope) for row in owners]
             draft = self._draft(newcomers)
+            known = [
+                self._known(row) if is_same else None
+                for row, is_same in zip(owners, same, strict=True)
+            ]
             logits = self._batch.join(
                 [[*row.ids, *draft] for row in owners],
                 forward,
-                known=[
-                    self._known(row) if is_same else None
-                    for row, is_same in zip(owners, same, strict=True)
-                ],
+                known=known,
                 rows=places,
                 last=1 + len(draft),
             )
+            _note_computed(owners, known)
             self._rows += newcomers
             self._entering = []
             self._remember(owners, places, same, before=len(draft))
@@ -467,6 +512,18 @@ def _distinct(rows: Sequence[_Row]) -> tuple[list[int], list[_Row]]:
     numbers: dict[tuple[Owner, tuple[int, ...]], int] = {}
     places = [numbers.setdefault((row.owner, tuple(row.ids)), len(numbers)) for row in rows]
     return places, [rows[places.index(number)] for number in range(len(numbers))]
+
+
+def _note_computed(owners: Sequence[_Row], known: Sequence[Known | None]) -> None:
+    """Note in each row how many tokens of its prompt a pass has computed.
+
+    All rows of a pass have as many new tokens, so some have known ones computed again.
+    """
+    rests = [
+        len(row.ids) - (one.tokens if one else 0) for row, one in zip(owners, known, strict=True)
+    ]
+    for row in owners:
+        row.computed += min(len(row.ids), max(rests))
 
 
 def _push(rows: Sequence[_Row], chosen: tuple[list[int], list[float]]) -> None:

@@ -16,6 +16,9 @@ from rttc_graph.support.thinking import OPENING_MARKS, THOUGHT_MARKS
 _LONGEST_OPENING = 24
 """Most tokens at the end of a prompt for a mark of thoughts and the white space after it."""
 
+_WINDOW = 8
+"""Most tokens of a text that is begun that are decoded once more, for the sake of the next one."""
+
 _UNFINISHED = "\ufffd"
 """Replacement character that tokenizers give for bytes of an unfinished character."""
 
@@ -27,6 +30,8 @@ class TextStream:
         tokenizer: Tokenizer of the model.
         stop: Strings before the first of which the text ends.
         opening: What the prompt has begun to say for the model; the text starts with it.
+        begun: Text behind it that the answer begins with already; it is not returned again.
+        begun_ids: Tokens of that text.
     """
 
     def __init__(
@@ -35,21 +40,25 @@ class TextStream:
         stop: Sequence[str] = (),
         *,
         opening: str = "",
+        begun: str = "",
+        begun_ids: Sequence[int] = (),
     ) -> None:
-        self.text = opening
+        self.text = opening + begun
         """Everything decoded, without the stop string and what follows it."""
         self.is_stopped = False
         self._tokenizer = tokenizer
         self._dropped = _dropped_ids(tokenizer)
         self._stop = tuple(s for s in stop if s)
-        self._ids: list[int] = []
+        self._ids = list(begun_ids[-_WINDOW:])
         self._window = 0
         """Index of the first token that is still decoded, for the sake of its successors."""
-        self._clean = 0
+        self._clean = len(self._ids)
         """Index after the last token at which the text ended with a whole character."""
-        self._seen = 0
+        self._seen = len(self._decode(0, None)) if self._ids else 0
         """Characters of the window's text that are in `text` already."""
         self._released = 0
+        if begun:  # but for what may be the start of a stop string
+            self._released = len(self.text) - self._held()
 
     def push(self, token: int) -> str:
         """Add a token and return the text that is certain now and was not before."""

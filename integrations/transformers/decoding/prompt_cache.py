@@ -66,7 +66,7 @@ class PromptCache:
         """Return the longest cached beginning of the prompt."""
         best, shared = None, 0
         for entry in self._entries:
-            if entry[0] == owner and (common := _common(entry[1], prompt)) > shared:
+            if entry[0] == owner and (common := common_beginning(entry[1], prompt)) > shared:
                 best, shared = entry, common
         shared = min(shared, len(prompt) - 1)  # the last token is computed: it gives the logits
         if best is None or shared < 1:
@@ -98,7 +98,8 @@ class PromptCache:
             entry.answer = tuple(answer)
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def common_beginning(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens two prompts have in common at their beginning."""
     pairs = zip(first, second, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
