@@ -20,7 +20,7 @@ from rttc_graph.protocols import KnowledgeBase, PolicyModel, RewardModel
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.scope import RunScope
-from rttc_graph.search.panel import MAX_ROUNDS, Panel, draws_in_order
+from rttc_graph.search.panel import MAX_ROUNDS, Panel
 from rttc_graph.search.strategies import strategy_of
 from rttc_graph.state import Attempt, PanelState, RttcState
 
@@ -88,11 +88,11 @@ class PanelRound:
                 f"strategy {state['attempt']!r} draws from {unknown}, but there are only "
                 f"{list(panel.proposers)}"
             )
-        order = draws_in_order(proposal.draws, panel.proposers)[: panel.left]
-        if not order:
+        wants_more = any(n > 0 for n in proposal.draws.values()) or proposal.continuations
+        if panel.left == 0 or not wants_more:
             return proposal.reason
         drawing = PanelDrawing(self.policy_model)
-        rows = await drawing.rows(order, panel, state, scope, notes)
+        rows = await drawing.rows(proposal, panel, state, scope, notes)
         if not rows:
             return f"budget_tokens={scope.settings.budget_tokens} has no room for another draw"
         drawn = await drawing.draw(rows, state, scope, notes, reason=proposal.reason)
@@ -127,6 +127,7 @@ class PanelRound:
             drawn=tuple(before["drawn"]),
             tau_r=scope.settings.tau_r,
             calibrated=calibrated is True,
+            settings=scope.settings.search,
         )
 
 

@@ -243,6 +243,7 @@ def panel_arm(name: str, strategy: object, *, cost: int, continues: bool = False
         parts=_ANSWERS,
         continues=continues,
         strategy=strategy,
+        steers=continues,
     )
     return ArmRecord(name=name, attempts=(attempt,), seconds={"generation": ("drawn",)})
 
@@ -298,6 +299,12 @@ ARMS = ArmTable(
             in_cascade=True,
             may_begin=True,
             asked_with="samples",
+        ),
+        panel_arm(
+            "budget_forcing",
+            "rttc_graph.search.budget_forcing:BudgetForcing",
+            cost=31,
+            continues=True,
         ),
         panel_arm("adaptive", "rttc_graph.search.adaptive:Adaptive", cost=32),
         panel_arm("majority", "rttc_graph.search.majority:Majority", cost=34),

@@ -102,6 +102,12 @@ class SearchSettings:
     """Proposers in the order in which they take turns; empty for all."""
     temperature: float = 0.7
     """Sampling temperature of all draws but the first."""
+    max_waits: int = 1
+    """Times that a model which ends too early is made to think again."""
+    answer_tokens: int = 32
+    """Tokens of `max_new_tokens` that are kept for an answer which has to be forced."""
+    max_new_tokens: int = 256
+    """Most tokens of an answer, its thoughts among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,8 +352,8 @@ class RttcSettings(BaseModel):
         default=8,
         ge=1,
         le=64,
-        description="Most answers that a panel draws (policies adaptive, majority, weighted and "
-        "best_of_n).",
+        description="Most answers that a panel draws (policies adaptive, majority, weighted, "
+        "best_of_n and budget_forcing).",
         json_schema_extra=_on("panel_round"),
     )
     search_from: tuple[Proposer, ...] = Field(
@@ -362,6 +368,22 @@ class RttcSettings(BaseModel):
         le=2,
         description="Sampling temperature of a panel's draws. The first draw is asked as an answer "
         "of its own would be, with the setting temperature.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_max_waits: int = Field(
+        default=1,
+        ge=0,
+        le=8,
+        description="How many times budget_forcing makes a model think again whose answer ends by "
+        "itself with a reward below τr; 0: never.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_answer_tokens: int = Field(
+        default=32,
+        ge=1,
+        le=1024,
+        description="Tokens of max_new_tokens that budget_forcing keeps for the final answer of a "
+        "model that thinks until it is cut off.",
         json_schema_extra=_on("panel_round"),
     )
     ttt_rank: int = Field(

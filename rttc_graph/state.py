@@ -96,6 +96,9 @@ class Drawn(TypedDict):
     finish_reason: FinishReason
     shown: list[int]
     """Places in `samples` of those in its prompt."""
+    whole: NotRequired[str]
+    """Text as the model wrote it, thoughts included, of a draw of the last round that the strategy
+    may go on from."""
 
 
 class PanelState(TypedDict):

@@ -210,6 +210,27 @@ class ChatPolicyModel:
         return replace(request, max_new_tokens=min(request.max_new_tokens, room))
 
 
+def _without(call: ChatCall, refused: frozenset[str]) -> ChatCall:
+    if not refused & call.options.keys():
+        return call
+    return replace(
+        call, options={name: value for name, value in call.options.items() if name not in refused}
+    )
+
+
+def _refused_option(error: BaseException, given: Collection[str]) -> str | None:
+    """Return the option to leave out next; `None` if the refusal has another reason.
+
+    A refusal that names no option may be about the log-probabilities, which nobody asked for.
+    """
+    if not is_refused_request(error):
+        return None
+    said = str(error)
+    named = (name for name in _OPTIONAL if re.search(rf"\b{name}\b", said))
+    candidates = [*named, _LOGPROBS]
+    return next((name for name in candidates if name in given), None)
+
+
 _CONTINUE: Final = {"continue_final_message": True, "add_generation_prompt": False}
 """What vLLM is told to go on from the last turn, with no end of a turn in between."""
 

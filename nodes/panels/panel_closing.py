@@ -17,7 +17,7 @@ from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT, added
 from rttc_graph.run.ledger import Notes, record
 from rttc_graph.run.scope import RunScope
-from rttc_graph.search.panel import Panel, standings, without_needless_texts
+from rttc_graph.search.panel import Panel, standings, with_wholes_of, without_needless_texts
 from rttc_graph.search.strategies import strategy_of
 from rttc_graph.search.strategy import Choice, without_votes
 from rttc_graph.state import (
@@ -56,6 +56,7 @@ async def go_on(
     choice = await _chosen(panel, state)
     chosen = None if isinstance(choice, Failure) else choice
     kept = without_needless_texts(panel, chosen=chosen.place if chosen else None)
+    kept = with_wholes_of(kept, first=len(before["drawn"]))
     after: PanelState = {
         "attempt": state["attempt"],
         "drawn": list(kept),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import BudgetExceeded, PolicyModelError
+from rttc_graph.nodes.panels.panel_continuing import continued, longest, prompt_tokens
 from rttc_graph.nodes.panels.panel_judging import adapter_of
 from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel
 from rttc_graph.run.answering import fitting_prompt, no_room
@@ -17,8 +18,9 @@ from rttc_graph.run.ledger import Notes
 from rttc_graph.run.prompts import direct_messages, solved
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.answer_votes import read_vote, wants_number
-from rttc_graph.search.panel import Panel
+from rttc_graph.search.panel import Panel, draws_in_order
 from rttc_graph.search.sample_subsets import draw_seed, sample_subset
+from rttc_graph.search.strategy import Proposal
 from rttc_graph.state import Attempt, ChatTurn, Drawn, RttcState
 from rttc_graph.support.thinking import spoken
 
@@ -29,6 +31,12 @@ class DrawRow(NamedTuple):
     proposer: Attempt
     shown: tuple[int, ...]
     request: GenerationRequest
+    most_tokens: int
+    """Tokens of its prompt and of the longest answer."""
+
+
+_ALL = 2**62
+"""Number of tokens that nothing reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class PanelDrawing:
 
     async def rows(
         self,
-        order: Sequence[Attempt],
+        proposal: Proposal,
         panel: Panel,
         state: RttcState,
         scope: RunScope,
@@ -47,10 +55,58 @@ class PanelDrawing:
     ) -> list[DrawRow]:
         """Return as many draws as the budget has room for, were each of them as long as it may be.
 
+        Those that go on from the beginning of an answer come last, and are shorter where the budget
+        wants it.
+
+        Raises:
+            BudgetExceeded: There is no room for the first draw.
+            ConfigurationError: The proposal makes no sense.
+        """
+        rows = await self._fresh_rows(proposal, panel, state, scope, notes)
+        left = scope.allowance.tokens - sum(row.most_tokens for row in rows)
+        for one in proposal.continuations[: panel.left - len(rows)]:
+            number = len(panel.drawn) + len(rows)
+            earlier, request = continued(one, number, proposal, panel, state, scope)
+            prompt = await prompt_tokens(self.policy_model, request)
+            room = await self._room(request.max_new_tokens, prompt, left, proposal)
+            if room < 1:
+                break
+            request = replace(request, max_new_tokens=room)
+            shown = tuple(earlier["shown"])
+            rows.append(DrawRow(earlier["proposer"], shown, request, prompt + room))
+            left -= prompt + room
+        return rows
+
+    async def _room(self, wanted: int, prompt: int, left: int, proposal: Proposal) -> int:
+        """Return how long an answer may be that is gone on with where the proposal says so.
+
+        Then the budget has room for its prompt, itself and `reserved_tokens` twice over.
+        """
+        context, reserved = await self.policy_model.context_tokens(), proposal.reserved_tokens
+        limits = [wanted, left - prompt]
+        if context is not None:
+            limits.append(context - prompt)
+        if reserved:
+            kept = [(left - 2 * prompt - reserved) // 2]
+            kept += [] if context is None else [context - prompt - reserved]
+            limits += [room for room in kept if room >= 1]  # else all of it is one answer
+        return min(limits)
+
+    async def _fresh_rows(
+        self,
+        proposal: Proposal,
+        panel: Panel,
+        state: RttcState,
+        scope: RunScope,
+        notes: Notes,
+    ) -> list[DrawRow]:
+        """Return the draws that begin an answer.
+
         The first draw of a panel is asked as a single answer would be: greedy by default, and
         shorter where the budget wants it.
         """
-        settings, context = scope.settings, await self.policy_model.context_tokens()
+        settings = scope.settings
+        order = draws_in_order(proposal.draws, panel.proposers)[: panel.left]
         left, rows, too_long = (
             scope.allowance.tokens,
             list[DrawRow](),
@@ -64,10 +120,9 @@ class PanelDrawing:
             proposer, messages, shown = found
             number = len(panel.drawn) + len(rows)
             prompt = await self.policy_model.count_tokens(messages)
-            room = settings.max_new_tokens
-            if context is not None:
-                room = min(room, context - prompt)
-            if number == 0 and (room := min(room, left - prompt)) < 1:
+            wanted_room = longest(proposal, scope)
+            room = await self._room(wanted_room, prompt, left if number == 0 else _ALL, proposal)
+            if number == 0 and room < 1:
                 raise await no_room(self.policy_model, messages, scope)
             if room < 1 or prompt + room > left:
                 break
@@ -81,8 +136,9 @@ class PanelDrawing:
                 stop=settings.stop_strings,
                 seed=draw_seed(settings.seed, number),
                 adapter=adapter_of(proposer, state),
+                ends_loops=proposal.ends_loops,
             )
-            rows.append(DrawRow(proposer, shown, request))
+            rows.append(DrawRow(proposer, shown, request, prompt + room))
         for proposer, error in too_long.items():
             if not rows and not panel.drawn:
                 raise error
@@ -114,7 +170,11 @@ class PanelDrawing:
                 f"{self.policy_model.name} returned {len(made)} answers to {len(rows)} prompts"
             )
         numeric = wants_number(sample["answer"] for sample in solved(state["samples"]))
-        drawn = [_drawn(row, one, numeric) for row, one in zip(rows, made, strict=True)]
+        keeps_whole = ARMS.attempts[state["attempt"]].continues
+        drawn = [
+            _drawn(row, one, numeric, keeps_whole=keeps_whole)
+            for row, one in zip(rows, made, strict=True)
+        ]
         notes.add(
             "drawn",
             since=since,
@@ -161,9 +221,9 @@ class PanelDrawing:
         return messages, places[:used]
 
 
-def _drawn(row: DrawRow, made: Generation, numeric: bool) -> Drawn:
+def _drawn(row: DrawRow, made: Generation, numeric: bool, *, keeps_whole: bool) -> Drawn:
     text = spoken(made.text).answer
-    return {
+    drawn: Drawn = {
         "proposer": row.proposer,
         "text": text,
         "vote": read_vote(text, finish_reason=made.finish_reason, numeric=numeric),
@@ -174,3 +234,4 @@ def _drawn(row: DrawRow, made: Generation, numeric: bool) -> Drawn:
         "finish_reason": made.finish_reason,
         "shown": list(row.shown),
     }
+    return {**drawn, "whole": made.text} if keeps_whole else drawn

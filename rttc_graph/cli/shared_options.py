@@ -128,9 +128,7 @@ PanelSize = Annotated[
     int | None,
     typer.Option(
         "--n",
-        help=with_default(
-            "Most answers that adaptive, majority, weighted and best_of_n draw", "search_n"
-        ),
+        help=with_default("Most answers that a panel draws", "search_n"),
     ),
 ]
 PanelFrom = Annotated[

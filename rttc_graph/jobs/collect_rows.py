@@ -62,7 +62,7 @@ QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
 _NO_PART = {"policy", "arms", "first_arm", "tau_r", "tau_r_of", "use_cache", "seed"}
 _LATER = (
     *("nearest_votes", "evidence_similarity", "top_p", "stop_strings"),
-    *("search_n", "search_from", "search_temperature"),
+    *("search_n", "search_from", "search_temperature", "search_max_waits", "search_answer_tokens"),
     *("system_prompt", "rag_template", "rewrite_follow_ups"),
 )
 """Settings that came after there were rows: with their defaults they do not make rows of another

@@ -116,7 +116,7 @@ class ContinuingPolicyModel(PolicyModel, Protocol):
         ...
 
 
-def can_continue(model: PolicyModel) -> bool:
+def can_continue(model: object) -> bool:
     """Tell whether a policy model takes requests with an `answer_prefix`.
 
     One that does not say so cannot: chat servers begin an answer anew.

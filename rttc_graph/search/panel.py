@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import cast
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.settings import SearchSettings
 from rttc_graph.state import Drawn
 
 MAX_ROUNDS = 16
@@ -35,6 +37,8 @@ class Panel:
     """Reward from which on an answer is accepted."""
     calibrated: bool = False
     """Whether a reward is the probability that the answer is right."""
+    settings: SearchSettings = field(default_factory=SearchSettings)
+    """What strategies are told beside: numbers of tokens and of tries."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -147,6 +151,19 @@ def without_needless_texts(panel: Panel, *, chosen: int | None) -> tuple[Drawn, 
     return tuple(
         one if place in kept else {**one, "text": ""} for place, one in enumerate(panel.drawn)
     )
+
+
+def with_wholes_of(drawn: Sequence[Drawn], *, first: int) -> tuple[Drawn, ...]:
+    """Return draws with whole texts from a place on alone, up to `MAX_TEXT_CHARACTERS` of them."""
+    room = MAX_TEXT_CHARACTERS
+    kept: list[Drawn] = []
+    for place, one in enumerate(drawn):
+        whole = one.get("whole", "")
+        stays = first <= place and len(whole) <= room
+        room -= len(whole) if stays else 0
+        without = {name: value for name, value in one.items() if name != "whole"}
+        kept.append(one if stays else cast("Drawn", without))
+    return tuple(kept)
 
 
 def draws_in_order(draws: Mapping[str, int], proposers: Sequence[str]) -> list[str]:

@@ -10,12 +10,31 @@ from rttc_graph.errors import PolicyModelError
 from rttc_graph.search.panel import Panel, best_of
 
 
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A draw that goes on from the beginning of an answer, to the prompt of an earlier draw."""
+
+    place: int
+    """Place in `Panel.drawn` of the draw whose prompt it is."""
+    begun: str
+    """Text that the answer begins with: mostly what that draw said, `Drawn.whole`, and more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """The next round of draws, or the end."""
 
     draws: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Number of answers to draw by proposer; empty to stop."""
+    """Number of answers to draw by proposer; with no continuations either, empty to stop."""
+    continuations: tuple[Continuation, ...] = ()
+    """Draws that go on from the beginning of an answer, beside `draws`; only a strategy that is
+    registered with `continues` may have any."""
+    most_tokens: int | None = None
+    """Most tokens of each of these answers, at least 1; `None` for as long as one may be."""
+    reserved_tokens: int = 0
+    """Tokens that what a draw says is to be gone on with: the budget keeps room for them."""
+    ends_loops: bool = False
+    """Whether an answer that repeats itself is ended."""
     reason: str
     """Why, as the ledger says it."""
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ("OPENING_MARKS", "THINKING", "THOUGHT_MARKS", "Spoken", "answer_behind", "spoken")
+__all__ = (
+    "OPENING_MARKS",
+    "THINKING",
+    "THOUGHT_MARKS",
+    "Spoken",
+    "answer_behind",
+    "spoken",
+    "unclosed_mark",
+    "within_thoughts",
+)
 
 THINKING = "<think>"
 """Opens thoughts in the most models."""
@@ -83,6 +92,24 @@ _WRAPPED = (
     re.compile(r"\s*<\|START_RESPONSE\|>(?P<answer>.*?)(?:<\|END_RESPONSE\|>\s*|$)", re.DOTALL),
 )
 """Tags that some models put around the answer after their thoughts."""
+
+
+def unclosed_mark(text: str) -> str | None:
+    """Return the mark that would close the thoughts a text ends in; `None` if it ends in none."""
+    begun = text.lstrip()
+    for opening, closing in (*_MARKS, *_WORDY_MARKS):
+        if begun.startswith(opening) and closing not in begun:
+            return closing
+    return None
+
+
+def within_thoughts(text: str) -> str | None:
+    """Return a text up to where its thoughts end; `None` if it has no thoughts that end."""
+    begun = text.lstrip()
+    for opening, closing in (*_MARKS, *_WORDY_MARKS):
+        if begun.startswith(opening) and closing in begun:
+            return begun[: begun.index(closing)].rstrip()
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -226,7 +226,8 @@ def test_a_space_before_the_next_word_is_kept() -> None:
     raw = Tokenizer(models.WordLevel(vocab=words, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Metaspace()
     raw.decoder = decoders.Metaspace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw)
+    make = cast("Callable[..., PreTrainedTokenizerFast]", PreTrainedTokenizerFast)  # untyped
+    tokenizer = make(tokenizer_object=raw)
     begun = encode_begun(tokenizer, "The rain")
     stream = TextStream(tokenizer, begun="The rain", begun_ids=begun)
     assert stream.push(3) + stream.finish() == " falls"

@@ -38,7 +38,7 @@ ATTEMPT = AttemptRecord(
     reason="it is new",
     parts=frozenset({"policy_model"}),
 )
-PANELS = ("adaptive", "majority", "weighted", "best_of_n")
+PANELS = ("budget_forcing", "adaptive", "majority", "weighted", "best_of_n")
 NEW = ArmRecord(name="new", attempts=(ATTEMPT,))
 
 
