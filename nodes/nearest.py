@@ -39,6 +39,7 @@ class Nearest:
             "prompt_tokens": 0,
             "completion_tokens": 0,
             "trained_tokens": 0,
+            "flops": 0.0,
             "mean_logprob": None,
             "finish_reason": "stop",
             "adapter": None,

@@ -18,6 +18,7 @@ from rttc_graph.nodes.panels.panel_drawing import PanelDrawing
 from rttc_graph.nodes.panels.panel_judging import judged_draws
 from rttc_graph.protocols import KnowledgeBase, PolicyModel, RewardModel
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
+from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.panel import MAX_ROUNDS, Panel
@@ -94,7 +95,8 @@ class PanelRound:
         drawing = PanelDrawing(self.policy_model)
         rows = await drawing.rows(proposal, panel, state, scope, notes)
         if not rows:
-            return f"budget_tokens={scope.settings.budget_tokens} has no room for another draw"
+            left = await tokens_left(self.policy_model, scope.allowance, scope.settings)
+            return f"{left.of} has no room for another draw"
         drawn = await drawing.draw(rows, state, scope, notes, reason=proposal.reason)
         drawn = await judged_draws(self.reward_model, drawn, panel, state, scope, notes)
         return replace(panel, drawn=(*panel.drawn, *drawn))

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS, PLANS, default_arms, in_order
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.protocols import RewardModel
+from rttc_graph.protocols import PolicyModel, RewardModel, parameters_of
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT
 from rttc_graph.run.known_domains import KnownDomains
@@ -87,6 +87,8 @@ class Prepare:
     """Known domains of the knowledge base; `None` for a graph without one."""
     closed_arms: Mapping[Arm, str] = field(default_factory=dict[Arm, str])
     """Arms that this graph cannot have, each with the reason."""
+    policy_model: PolicyModel | None = None
+    """Asked how large it is where operations are bounded."""
 
     async def __call__(self, state: RttcState, scope: RunScope) -> PrepareUpdate:
         """Return a fresh state with the first decision in it.
@@ -113,6 +115,7 @@ class Prepare:
                 "ask_before_training=True: without a checkpointer a run cannot wait for a person; "
                 "compile the graph, or the host around it, with one, or leave the setting out"
             )
+        await self._check_flops(scope)
         task = _task(state, scope.settings.domain)
         notes = self._missing_arms(scope)
         notes += await self._check_domain(task, scope)
@@ -149,10 +152,26 @@ class Prepare:
             "seconds": 0.0,
         }
 
+    async def _check_flops(self, scope: RunScope) -> None:
+        """Refuse a bound on operations that nobody can count.
+
+        Raises:
+            ConfigurationError: The policy model does not say how large it is.
+        """
+        if not scope.settings.budget_flops or self.policy_model is None:
+            return
+        parameters = await survive(parameters_of(self.policy_model), deadline=scope.deadline)
+        if parameters is None:
+            raise ConfigurationError(
+                f"budget_flops={scope.settings.budget_flops:g}, but {self.policy_model.name!r} "
+                "does not say how many weights a token is multiplied with, so its operations are "
+                "not known: leave it out, and bound budget_tokens or budget_seconds"
+            )
+
     def _missing_arms(self, scope: RunScope) -> list[LedgerEntry]:
         """Say which of the arms that the settings list this graph cannot try, and why."""
         listed = scope.settings.arms if scope.settings.policy in PLANS else ()
-        missing = [name for name in listed if name not in self.arms]
+        missing = [name for name in listed if name not in {*self.arms, *self.closed_arms}]
         why = "this graph was built without what it needs: "
         return [
             entry(

@@ -13,11 +13,11 @@ from langchain_core.messages import AIMessage, AnyMessage
 from typing_extensions import TypedDict
 
 from rttc_graph.arms import FINISH, JUDGE
-from rttc_graph.protocols import RewardModel, checked_scores, reward_requests
+from rttc_graph.protocols import RewardModel, checked_scores, measured_work, reward_requests
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import added
 from rttc_graph.run.closing import Closing, no_answer
-from rttc_graph.run.ledger import Notes, record
+from rttc_graph.run.ledger import Notes, judging_flops, record
 from rttc_graph.run.outcome import Outcome, run_outcome, told_in_ledger
 from rttc_graph.run.policies import decide
 from rttc_graph.run.scope import RunScope
@@ -74,7 +74,7 @@ class RewardJudge:
         judged: RttcState = {
             **state,
             "candidates": candidates,
-            "spent": added(state["spent"], since=scope.started),
+            "spent": added(state["spent"], since=scope.started, flops=judging_flops(notes)),
         }
         choice = decide(judged, scope.settings, arms=self.arms)
         best = best_candidate(candidates)
@@ -106,7 +106,7 @@ class RewardJudge:
                 told = {name: value for name, value in outcome.items() if name != "answer"}
                 message = AIMessage(outcome["answer"], name="rttc", response_metadata=told)
                 update["messages"] = [message]
-        spent = added(state["spent"], since=scope.started)
+        spent = added(state["spent"], since=scope.started, flops=judging_flops(notes))
         ledger = record(state, scope, notes.entries)
         return update | {"spent": spent, "seconds": spent["seconds"], "ledger": ledger}
 
@@ -116,7 +116,8 @@ class RewardJudge:
         if not places:
             return state["candidates"]
         waiting = [state["candidates"][n] for n in places]
-        scored = await survive(self._score(state, scope, waiting), deadline=scope.deadline)
+        with measured_work() as work:
+            scored = await survive(self._score(state, scope, waiting), deadline=scope.deadline)
         if isinstance(scored, Failure):
             notes.add_failure(scored, since=scope.started)
             return state["candidates"]
@@ -126,6 +127,8 @@ class RewardJudge:
             reward_model=self.reward_model.name,
             arms=[c["arm"] for c in waiting],
             rewards=scored,
+            tokens=work.tokens,
+            flops=work.flops,
             samples=len(state["samples"]),
             tau_r=scope.settings.tau_r,
         )

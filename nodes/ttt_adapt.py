@@ -7,7 +7,14 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from rttc_graph.protocols import AdapterLookup, AdapterTrainer, PolicyModel, QueryStateCache
+from rttc_graph.protocols import (
+    AdapterLookup,
+    AdapterTrainer,
+    PolicyModel,
+    QueryStateCache,
+    parameters_of,
+    training_flops,
+)
 from rttc_graph.run.adapter_source import AdapterSource, NoHelpError
 from rttc_graph.run.ask_person import ask_person, refused
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
@@ -64,18 +71,23 @@ class TttAdapt:
         )
         if isinstance(adapter, Failure):
             return _failed(adapter, state, scope, notes)
-        return _adapted(adapter, state, scope, notes)
+        parameters = await parameters_of(self.policy_model)
+        return _adapted(adapter, parameters, state, scope, notes)
 
 
-def _adapted(found: AdapterLookup, state: RttcState, scope: RunScope, notes: Notes) -> AdaptUpdate:
+def _adapted(
+    found: AdapterLookup, parameters: int | None, state: RttcState, scope: RunScope, notes: Notes
+) -> AdaptUpdate:
     is_new = found.origin == "trained"
     tokens = found.adapter.trained_tokens if is_new else 0
-    spent = added(state["spent"], since=scope.started, tokens=tokens)
+    flops = training_flops(parameters, tokens, layers=scope.settings.ttt.layers) if tokens else 0.0
+    spent = added(state["spent"], since=scope.started, tokens=tokens, flops=flops)
     adapted: Adapted = {
         "key": found.adapter.key,
         "origin": found.origin,
         "seconds": spent["seconds"] - state["spent"]["seconds"],
         "trained_tokens": tokens,
+        "flops": flops,
         "rests_on": _trained_on(found, state),
     }
     cache: CacheReport = state["cache"] if is_new else {**state["cache"], "adapter": "hit"}

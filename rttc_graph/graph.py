@@ -200,6 +200,7 @@ def _nodes(
             reward_model=reward_model,
             domains=None if knowledge_base is None else KnownDomains(knowledge_base),
             closed_arms=parts.get("closed_arms", {}),
+            policy_model=cast("PolicyModel", parts["policy_model"]),  # wrapped by now
         ),
         JUDGE: RewardJudge(
             arms=arms,

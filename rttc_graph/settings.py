@@ -268,6 +268,15 @@ class RttcSettings(BaseModel):
         description="Most tokens of the whole run: prompts, completions and training together.",
         json_schema_extra=_on("generate"),
     )
+    budget_flops: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Most floating-point operations of the whole run, such as 1e13: two for each "
+        "weight and computed token, three or four for a trained one. Needs a model that says how "
+        "large it is, as local ones do. 0: no limit.",
+        json_schema_extra=_on("generate"),
+    )
     budget_arms: int = Field(
         default=4,
         ge=1,

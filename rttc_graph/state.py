@@ -76,6 +76,13 @@ class Candidate(TypedDict):
     """Key of the adapter that was on, for the `ttt` arm."""
     rests_on: NotRequired[list[str]]
     """Ids of the samples in hand that it was made from; empty for the plain model."""
+    reused_tokens: NotRequired[int]
+    """Tokens of `prompt_tokens` that were not computed, since they were known."""
+    draws: NotRequired[int]
+    """Answers that it was chosen from; missing for an arm that answers once."""
+    flops: NotRequired[float | None]
+    """Floating-point operations of the model, a training among them, but not the judge's; `None`
+    where the model does not say how large it is."""
 
 
 class Drawn(TypedDict):
@@ -96,6 +103,10 @@ class Drawn(TypedDict):
     finish_reason: FinishReason
     shown: list[int]
     """Places in `samples` of those in its prompt."""
+    reused_tokens: NotRequired[int]
+    """Tokens of `prompt_tokens` that were not computed."""
+    flops: NotRequired[float | None]
+    """Floating-point operations of the model; `None` where it does not say how large it is."""
     whole: NotRequired[str]
     """Text as the model wrote it, thoughts included, of a draw of the last round that the strategy
     may go on from."""
@@ -145,6 +156,8 @@ class Spent(TypedDict):
     tokens: int
     """Prompt, completion and trained tokens of all arms."""
     arms: int
+    flops: NotRequired[float]
+    """Floating-point operations as far as they are known, the judge's among them."""
 
 
 class RttcInput(TypedDict, total=False):
@@ -220,6 +233,8 @@ class Adapted(TypedDict):
     one meanwhile."""
     seconds: float
     trained_tokens: int
+    flops: NotRequired[float | None]
+    """Floating-point operations of its training; `None` where they are not known."""
     rests_on: NotRequired[list[str]]
     """Ids of the samples in hand that it was trained on, as far as that is known."""
 

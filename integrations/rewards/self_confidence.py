@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards, reward_fingerprint
-from rttc_graph.protocols import RewardModel
+from rttc_graph.protocols import RewardModel, note_work
 from rttc_graph.state import Candidate
 
 
@@ -60,6 +60,7 @@ class SelfConfidence(RewardModel):
             RewardModelError: A candidate has no log-probabilities.
         """
         scores = [_confidence(candidate) for candidate in candidates]
+        note_work(0, 0.0)
         return checked_rewards(scores, expected=len(candidates), source=self.name)
 
 

@@ -88,6 +88,9 @@ class LoadedModel:
     """Whether rows may share a pass, begin with what is known, and have drafts checked."""
     adapters: RowAdapters | None = None
     """`None` while no adapters are possible."""
+    parameters: int | None = None
+    """Number of weights that each token is multiplied with; `None` where it depends on the token,
+    as in a mixture of experts."""
     thinking: bool | None = None
     """Value of `enable_thinking` for the chat template; `None` leaves it to the template."""
 
@@ -175,6 +178,7 @@ def load_model(
         keep_gradients(model)
     else:
         model.to(where)  # pyright: ignore[reportArgumentType]  # transformers' decorator hides the signature
+    parameters = multiplied_weights(model)
     if dtype == INT8:
         keep_int8(model)
     return LoadedModel(
@@ -188,10 +192,23 @@ def load_model(
         device=where,
         eos_ids=_end_tokens(model, tokenizer),
         context_tokens=_context_tokens(model),
+        parameters=parameters,
         stop=_stop_strings(model),
         thinking=thinking,
         can_batch=can_batch(model),
     )
+
+
+def multiplied_weights(model: PreTrainedModel) -> int | None:
+    """Return how many weights each token is multiplied with; `None` for a mixture of experts."""
+    config = model.config.get_text_config()
+    if any("expert" in name and value for name, value in config.to_dict().items()):
+        return None
+    count = int(model.num_parameters(exclude_embeddings=True))
+    whole = cast("Any", model)  # the two are untyped
+    head, table = whole.get_output_embeddings(), whole.get_input_embeddings()
+    is_tied = head is not None and head.weight is getattr(table, "weight", None)
+    return count + (int(head.weight.numel()) if is_tied else 0)
 
 
 def _told(thinking: bool | None) -> str:

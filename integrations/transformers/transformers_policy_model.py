@@ -53,6 +53,10 @@ class TransformersPolicyModel:
         (found,) = await self._counting.submit([_Prompt(loaded, tuple(messages))])
         return found
 
+    async def parameters(self) -> int | None:
+        """Return how many weights each token is multiplied with; `None` for mixtures of experts."""
+        return (await self._engine.model()).parameters
+
     async def context_tokens(self) -> int:
         """Return how many tokens prompt and answer may have together."""
         return (await self._engine.model()).context_tokens

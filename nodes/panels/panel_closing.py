@@ -12,10 +12,11 @@ from typing_extensions import TypedDict
 from rttc_graph.arms import ARMS, JUDGE
 from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.nodes.panels.panel_judging import candidate_of
+from rttc_graph.protocols import summed
 from rttc_graph.run.answering import answered, failed_answer
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT, added
-from rttc_graph.run.ledger import Notes, record
+from rttc_graph.run.ledger import Notes, judging_flops, record
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.panel import Panel, standings, with_wholes_of, without_needless_texts
 from rttc_graph.search.strategies import strategy_of
@@ -76,13 +77,19 @@ async def go_on(
             "rewards": [one["reward"] for one in new],
             "answers": list(new),
             "tokens": _tokens(panel.drawn),
+            "flops": _flops(panel.drawn),
             "seconds": after["seconds"],
         }
     )
     return {
         "panel": after,
         "decision": NODE,
-        "spent": added(state["spent"], since=scope.started, tokens=_tokens(new)),
+        "spent": added(
+            state["spent"],
+            since=scope.started,
+            tokens=_tokens(new),
+            flops=_known_flops(new) + judging_flops(notes),
+        ),
         "ledger": record(state, scope, notes.entries),
     }
 
@@ -118,6 +125,7 @@ async def finish(
         answers=len(standings(panel)),
         votes=choice.votes,
         tokens=_tokens(panel.drawn),
+        flops=_flops(panel.drawn),
     )
     candidate: Candidate = {
         **candidate_of(kept, state),
@@ -125,6 +133,9 @@ async def finish(
         "seconds": seconds,
         "prompt_tokens": sum(one["prompt_tokens"] for one in panel.drawn),
         "completion_tokens": sum(one["completion_tokens"] for one in panel.drawn),
+        "reused_tokens": sum(one.get("reused_tokens", 0) for one in panel.drawn),
+        "draws": len(panel.drawn),
+        "flops": _flops(panel.drawn),
     }
     update = answered(
         candidate,
@@ -169,6 +180,14 @@ async def _called(decide: Callable[[Panel], Choice], panel: Panel) -> Choice:
 def soon() -> float:
     """Return a deadline for a decision, which the budget of seconds never takes away."""
     return time.monotonic() + GRACE_SECONDS
+
+
+def _flops(drawn: Sequence[Drawn]) -> float | None:
+    return summed(*(one.get("flops") for one in drawn))
+
+
+def _known_flops(drawn: Sequence[Drawn]) -> float:
+    return sum(one.get("flops") or 0.0 for one in drawn)
 
 
 def _tokens(drawn: Sequence[Drawn]) -> int:

@@ -12,8 +12,16 @@ from rttc_graph.arms import ARMS
 from rttc_graph.errors import BudgetExceeded, PolicyModelError
 from rttc_graph.nodes.panels.panel_continuing import continued, longest, prompt_tokens
 from rttc_graph.nodes.panels.panel_judging import adapter_of
-from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel
+from rttc_graph.protocols import (
+    Generation,
+    GenerationRequest,
+    PolicyModel,
+    forward_flops,
+    parameters_of,
+    summed,
+)
 from rttc_graph.run.answering import fitting_prompt, no_room
+from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.prompts import direct_messages, solved
 from rttc_graph.run.scope import RunScope
@@ -63,7 +71,8 @@ class PanelDrawing:
             ConfigurationError: The proposal makes no sense.
         """
         rows = await self._fresh_rows(proposal, panel, state, scope, notes)
-        left = scope.allowance.tokens - sum(row.most_tokens for row in rows)
+        left = (await tokens_left(self.policy_model, scope.allowance, scope.settings)).tokens
+        left -= sum(row.most_tokens for row in rows)
         for one in proposal.continuations[: panel.left - len(rows)]:
             number = len(panel.drawn) + len(rows)
             earlier, request = continued(one, number, proposal, panel, state, scope)
@@ -108,7 +117,7 @@ class PanelDrawing:
         settings = scope.settings
         order = draws_in_order(proposal.draws, panel.proposers)[: panel.left]
         left, rows, too_long = (
-            scope.allowance.tokens,
+            (await tokens_left(self.policy_model, scope.allowance, settings)).tokens,
             list[DrawRow](),
             dict[Attempt, BudgetExceeded](),
         )
@@ -171,8 +180,9 @@ class PanelDrawing:
             )
         numeric = wants_number(sample["answer"] for sample in solved(state["samples"]))
         keeps_whole = ARMS.attempts[state["attempt"]].continues
+        parameters = await parameters_of(self.policy_model)
         drawn = [
-            _drawn(row, one, numeric, keeps_whole=keeps_whole)
+            _drawn(row, one, numeric, parameters, keeps_whole=keeps_whole)
             for row, one in zip(rows, made, strict=True)
         ]
         notes.add(
@@ -182,6 +192,8 @@ class PanelDrawing:
             draws=dict(Counter(row.proposer for row in rows)),
             prompt_tokens=sum(one["prompt_tokens"] for one in drawn),
             completion_tokens=sum(one["completion_tokens"] for one in drawn),
+            reused_tokens=sum(one.reused_tokens for one in made),
+            flops=summed(*(one.get("flops") for one in drawn)),
             reason=reason,
         )
         return drawn
@@ -221,7 +233,10 @@ class PanelDrawing:
         return messages, places[:used]
 
 
-def _drawn(row: DrawRow, made: Generation, numeric: bool, *, keeps_whole: bool) -> Drawn:
+def _drawn(
+    row: DrawRow, made: Generation, numeric: bool, parameters: int | None, *, keeps_whole: bool
+) -> Drawn:
+    computed = made.prompt_tokens - made.reused_tokens + made.completion_tokens
     text = spoken(made.text).answer
     drawn: Drawn = {
         "proposer": row.proposer,
@@ -233,5 +248,7 @@ def _drawn(row: DrawRow, made: Generation, numeric: bool, *, keeps_whole: bool) 
         "mean_logprob": made.mean_logprob,
         "finish_reason": made.finish_reason,
         "shown": list(row.shown),
+        "reused_tokens": made.reused_tokens,
+        "flops": forward_flops(parameters, computed),
     }
     return {**drawn, "whole": made.text} if keeps_whole else drawn

@@ -8,7 +8,13 @@ from typing import cast
 
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import BackendError, BudgetExceeded
-from rttc_graph.protocols import RewardModel, RewardRequest, checked_scores, reward_requests
+from rttc_graph.protocols import (
+    RewardModel,
+    RewardRequest,
+    checked_scores,
+    measured_work,
+    reward_requests,
+)
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.scope import RunScope
@@ -37,7 +43,8 @@ async def judged_draws(
         samples=state["samples"],
     )
     query = state.get("searched_with") or task["query"]  # as every judge of this run is asked
-    rewards, failure = await _scores(judge, query, requests, scope)
+    with measured_work() as work:
+        rewards, failure = await _scores(judge, query, requests, scope)
     if failure is not None:
         unjudged = rewards.count(None)
         notes.add_failure(failure, since=since, what="judge draws", draws=unjudged)
@@ -47,6 +54,8 @@ async def judged_draws(
         reward_model=reward_model.name,
         arms=[one["arm"] for one in waiting.values()],
         rewards=rewards,
+        tokens=work.tokens,
+        flops=work.flops,
         samples=len(state["samples"]),
         tau_r=scope.settings.tau_r,
     )
@@ -70,6 +79,8 @@ def candidate_of(one: Drawn, state: RttcState) -> Candidate:
         "mean_logprob": one["mean_logprob"],
         "finish_reason": one["finish_reason"],
         "adapter": adapter_of(one["proposer"], state),
+        "reused_tokens": one.get("reused_tokens", 0),
+        "flops": one.get("flops"),
         "rests_on": [*(state["samples"][place]["id"] for place in one["shown"]), *learnt],
     }
 

@@ -174,6 +174,7 @@ def _run(
         prompt_tokens=0,
         completion_tokens=0,
         trained_tokens=0,
+        flops=0.0,
         shares={} if answer is None else {name: 1.0},
         reward=confidence,
         answers=answer is not None and confidence is not None,

@@ -46,7 +46,7 @@ from rttc_graph.evaluation.replay import (
 from rttc_graph.evaluation.scorers import CHAT_JUDGE, ScorerChoice, ScorerName, choose_scorer
 from rttc_graph.evaluation.selective import SelectiveFigures, selective
 from rttc_graph.evaluation.verdicts import Verdicts, scored
-from rttc_graph.protocols import NewSample
+from rttc_graph.protocols import NewSample, summed
 from rttc_graph.samples.rows import is_unanswerable
 from rttc_graph.settings import PolicyName
 from rttc_graph.state import Arm
@@ -89,6 +89,9 @@ class PolicyFigures(TypedDict):
     prompt_tokens: float
     completion_tokens: float
     trained_tokens: float
+    flops: float | None
+    """Floating-point operations of the policy model, trainings among them and judges not; `None`
+    where those of one answer are not known."""
     arms: dict[str, float]
     """Questions by the arm whose answer was returned."""
     arms_run: dict[str, int]
@@ -383,6 +386,7 @@ def _figures(
         "prompt_tokens": fmean(o.prompt_tokens for o in outcomes),
         "completion_tokens": fmean(o.completion_tokens for o in outcomes),
         "trained_tokens": fmean(o.trained_tokens for o in outcomes),
+        "flops": _mean_flops(outcomes),
         "arms": _by_arm(outcomes),
         "arms_run": {arm: ran.count(arm) for arm in ARMS if arm in ran},
         "false_accepts": fmean(o.false_accept for o in outcomes) if is_judged else None,
@@ -390,6 +394,11 @@ def _figures(
         "failed": sum(not outcome.shares for outcome in outcomes),
         "selective": selective(outcomes),
     }
+
+
+def _mean_flops(outcomes: Sequence[ReplayedRun]) -> float | None:
+    total = summed(*(outcome.flops for outcome in outcomes))
+    return None if total is None else total / len(outcomes)
 
 
 def _by_arm(outcomes: Sequence[ReplayedRun]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from rttc_graph.arms import ARMS, FINISH, RETRIEVE
 from rttc_graph.evaluation.evaluation_rows import EvaluationRow
+from rttc_graph.protocols import summed
 from rttc_graph.run.policies import NextStep, decide
 from rttc_graph.run.tau_r import (
     best_candidate,
@@ -88,6 +89,9 @@ class ReplayedRun:
     trained_tokens: float
     shares: Mapping[Arm, float]
     """The arm whose answer was returned; empty when there is no answer."""
+    flops: float | None = None
+    """Floating-point operations of the policy model, trainings among them; `None` where they are
+    not known."""
     ran: tuple[Arm, ...] = ()
     reward: float | None = None
     """Reward of the answer; a baseline has how sure it is, 0 to 1, and yardsticks have none."""
@@ -233,6 +237,7 @@ def replayed_run(
         prompt_tokens=sum(c["prompt_tokens"] for c in candidates),
         completion_tokens=sum(c["completion_tokens"] for c in candidates),
         trained_tokens=sum(c["trained_tokens"] for c in candidates),
+        flops=summed(*(c.get("flops") for c in candidates)),
         shares={} if best is None else {best["arm"]: 1.0},
         ran=tuple(c["arm"] for c in candidates),
         reward=reward,
@@ -245,6 +250,11 @@ def replayed_run(
             for c, is_right in judged
         ),
     )
+
+
+def _mean_flops(parts: Sequence[tuple[float, float | None]]) -> float | None:
+    known = [share * flops for share, flops in parts if flops is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def _mixed(
@@ -261,6 +271,7 @@ def _mixed(
         prompt_tokens=sum(share * c["prompt_tokens"] for share, _, c in answered),
         completion_tokens=sum(share * c["completion_tokens"] for share, _, c in answered),
         trained_tokens=sum(share * c["trained_tokens"] for share, _, c in answered),
+        flops=_mean_flops([(share, c.get("flops")) for share, _, c in answered]),
         shares={c["arm"]: share for share, _, c in answered},
         unanswerable=any(judged.is_unanswerable for judged in arms.values()),
     )

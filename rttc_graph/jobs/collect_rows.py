@@ -64,12 +64,14 @@ _LATER = (
     *("nearest_votes", "evidence_similarity", "top_p", "stop_strings"),
     *("search_n", "search_from", "search_temperature", "search_max_waits", "search_answer_tokens"),
     *("system_prompt", "rag_template", "rewrite_follow_ups"),
+    "budget_flops",
 )
 """Settings that came after there were rows: with their defaults they do not make rows of another
 kind, so that those of before are found again."""
 _UNBOUNDED: Mapping[str, Any] = {
     "budget_seconds": 86_400.0,
     "budget_tokens": 10**9,
+    "budget_flops": 0.0,
     "use_cache": False,
 }
 """No arm is cut short for want of time: which one that would hit depends on the machine's load."""

@@ -21,6 +21,8 @@ from rttc_graph.protocols import (
     QueryStateCache,
     TrainedAdapter,
     TrainingExample,
+    parameters_of,
+    training_flops,
 )
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.prompts import training_examples
@@ -199,6 +201,15 @@ class AdapterSource:
                 f"training would take about {needed} tokens, {scope.allowance.tokens} are left of "
                 f"budget_tokens={scope.settings.budget_tokens}; raise it, or lower k, ttt_epochs "
                 "or ttt_min_steps"
+            )
+        left = scope.allowance.flops
+        parameters = None if left is None else await parameters_of(self.policy_model)
+        flops = training_flops(parameters, needed, layers=settings.layers)
+        if left is not None and flops is not None and flops > left:
+            raise BudgetExceeded(
+                f"training would take about {flops:g} operations, {left:g} are left of "
+                f"budget_flops={scope.settings.budget_flops:g}; raise it, or lower k, ttt_epochs, "
+                "ttt_min_steps or ttt_layers"
             )
 
 

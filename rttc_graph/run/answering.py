@@ -9,9 +9,9 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import BudgetExceeded, PolicyModelError
-from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel
+from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel, summed
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
-from rttc_graph.run.budget import NOTHING_SPENT, added
+from rttc_graph.run.budget import NOTHING_SPENT, added, flops_of, tokens_left
 from rttc_graph.run.ledger import entry, record
 from rttc_graph.run.prompts import rag_messages, solved
 from rttc_graph.run.scope import RunScope
@@ -72,7 +72,9 @@ async def answer(
     if said.has_thoughts and not said.answer:
         thinking = Failure(PolicyModelError(_only_thoughts(generation, scope)))
         return failed_answer(thinking, state, scope, node=node, attempt=attempt, tokens=tokens)
+    flops = await flops_of(policy_model, generation)
     candidate = _candidate(generation, said.answer, attempt, adapted, seconds=_elapsed(scope))
+    candidate["flops"] = summed(flops, adapted.get("flops", 0.0) if adapted else 0.0)
     candidate["rests_on"] = [
         *(sample["id"] for sample in shown),
         *(adapted.get("rests_on", ()) if adapted else ()),
@@ -83,6 +85,7 @@ async def answer(
         scope,
         node=node,
         attempt=attempt,
+        flops=flops,
         **({"thoughts_dropped": True} if said.has_thoughts else {}),
     )
 
@@ -95,6 +98,7 @@ def answered(
     node: str,
     attempt: Attempt,
     tokens: int | None = None,
+    flops: float | None = None,
     **detail: Any,
 ) -> AnswerUpdate:
     """Return the update of an attempt that gave a candidate; `detail` is noted in the ledger.
@@ -106,6 +110,7 @@ def answered(
         node: Id of the node that answers.
         attempt: What the candidate is an attempt of.
         tokens: Tokens that this step took; by default all that the candidate did.
+        flops: Floating-point operations of this step, as far as they are known.
         **detail: Plain data.
     """
     if tokens is None:
@@ -114,7 +119,9 @@ def answered(
     return {
         "candidates": [*state["candidates"], candidate],
         "tried": [*state["tried"], attempt],
-        "spent": added(state["spent"], since=scope.started, tokens=tokens, arms=generated),
+        "spent": added(
+            state["spent"], since=scope.started, tokens=tokens, arms=generated, flops=flops
+        ),
         "ledger": record(
             state,
             scope,
@@ -128,6 +135,7 @@ def answered(
                     prompt_tokens=candidate["prompt_tokens"],
                     completion_tokens=candidate["completion_tokens"],
                     finish_reason=candidate["finish_reason"],
+                    **_compute(candidate),
                     **detail,
                 )
             ],
@@ -166,7 +174,8 @@ async def room_for_answer(
     """Return how many tokens an answer may have after this prompt; below 1 there is no room."""
     prompt = await policy_model.count_tokens(messages)
     context = await policy_model.context_tokens()
-    limits = [scope.settings.max_new_tokens, scope.allowance.tokens - prompt]
+    left = await tokens_left(policy_model, scope.allowance, scope.settings)
+    limits = [scope.settings.max_new_tokens, left.tokens - prompt]
     if context is not None:
         limits.append(context - prompt)
     return min(limits)
@@ -221,9 +230,10 @@ async def no_room(
             f"the prompt has {prompt} tokens, and the model's context is {context}: shorten the "
             "question or the conversation before it"
         )
+    left = await tokens_left(policy_model, scope.allowance, scope.settings)
     return BudgetExceeded(
-        f"the prompt has {prompt} tokens, and {scope.allowance.tokens} are left of "
-        f"budget_tokens={scope.settings.budget_tokens}: raise it, or shorten the question"
+        f"the prompt has {prompt} tokens, and {left.tokens} are left of {left.of}: raise it, or "
+        "shorten the question"
     )
 
 
@@ -263,6 +273,12 @@ async def _generate(
     return generations[0]
 
 
+def _compute(candidate: Candidate) -> dict[str, Any]:
+    """Return what a candidate says of its cost beside its tokens."""
+    names = ("draws", "reused_tokens", "trained_tokens", "flops")
+    return {name: value for name, value in candidate.items() if name in names}
+
+
 def _only_thoughts(made: Generation, scope: RunScope) -> str:
     limit = (
         f"budget_seconds={scope.settings.budget_seconds}"
@@ -294,6 +310,7 @@ def _candidate(
         "mean_logprob": made.mean_logprob,
         "finish_reason": made.finish_reason,
         "adapter": adapted["key"] if adapted else None,
+        "reused_tokens": made.reused_tokens,
     }
 
 

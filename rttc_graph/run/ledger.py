@@ -51,3 +51,9 @@ def record(state: RttcState, scope: RunScope, entries: Sequence[LedgerEntry]) ->
     for one in entries:
         scope.emit({"event": "ledger", "entry": one})
     return [*state.get("ledger", []), *entries]
+
+
+def judging_flops(notes: Notes) -> float:
+    """Return the operations of the judge in one step of a run, as far as they are known."""
+    judged = [one["detail"]["flops"] for one in notes.entries if one["event"] == "judged"]
+    return float(sum(flops for flops in judged if flops is not None))

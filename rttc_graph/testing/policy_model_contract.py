@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.protocols import GenerationRequest, PolicyModel, can_continue
+from rttc_graph.protocols import GenerationRequest, PolicyModel, can_continue, parameters_of
 from rttc_graph.state import ChatTurn
 
 
@@ -89,6 +89,11 @@ class PolicyModelContract:
         assert found.text.startswith("It is th")
         assert found.completion_tokens <= 3
         assert found.prompt_tokens > plain.prompt_tokens
+
+    async def test_a_size_is_known_or_not(self, policy_model: PolicyModel) -> None:
+        """A model that says how large it is has weights; one that is silent is of unknown size."""
+        parameters = await parameters_of(policy_model)
+        assert parameters is None or parameters > 0
 
     def test_an_answer_that_has_ended_is_not_gone_on_with(self) -> None:
         """A stop string in the beginning of an answer is the caller's mistake."""

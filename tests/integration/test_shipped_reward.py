@@ -16,6 +16,7 @@ from rttc_graph.integrations.rewards.shipped import SHIPPED, shipped_folder
 from rttc_graph.integrations.rewards.trained.network_reward import EncoderReward
 from rttc_graph.integrations.rewards.trained.reward_spec import WEIGHTS_FILE, read_spec
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.protocols import measured_work
 from rttc_graph.reward_training.negatives import TRICKS
 from rttc_graph.testing.inputs import candidate
 from rttc_graph.testing.reward_model_contract import ANSWERS
@@ -73,6 +74,20 @@ async def test_any_answer_gets_a_finite_reward(
     [got] = await reward.score(question, [one])
     assert math.isfinite(got)
     assert 0 <= got <= 1
+
+
+@pytest.mark.model
+async def test_it_says_what_it_has_read(reward: EncoderReward) -> None:
+    """More for a longer answer, and as many operations as its encoder has weights for a token."""
+    read: list[int] = []
+    for answer in ("A new one.", "A brand new wording of it. " * 20):
+        with measured_work() as work:
+            await reward.score("What is it?", [candidate(answer)])
+        assert work.tokens
+        assert work.flops is not None
+        assert 2e6 < work.flops / work.tokens < 1e9
+        read.append(work.tokens)
+    assert 5 < read[0] < read[1] / 3
 
 
 @pytest.mark.model

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -255,3 +255,16 @@ async def test_prompts_are_counted_while_the_lane_is_busy(tiny_engine: LocalEngi
     assert await asyncio.wait_for(policy.context_tokens(), 20) == 512
     free.set()
     await busy
+
+
+@pytest.mark.parametrize("tied", [False, True])
+async def test_the_weights_that_a_token_meets_are_counted(tied: bool, tmp_path: Path) -> None:
+    engine = LocalEngine(make_tiny_model(tmp_path, tied=tied), device="cpu", threads=1)
+    found = await TransformersPolicyModel(engine).parameters()
+
+    def all_but_the_table(loaded: LoadedModel) -> int:
+        table = cast("Any", loaded.model).get_input_embeddings().weight.numel()
+        return sum(one.numel() for one in loaded.model.parameters()) - (0 if tied else table)
+
+    assert found == await engine.in_lane(all_but_the_table)
+    engine.close()

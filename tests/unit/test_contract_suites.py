@@ -19,6 +19,7 @@ DEFAULTS = frozenset({"chosen_arms", "is_calibrated", "sees_evidence", "within"}
 ONLY_COMPLETED = {
     "PlainRewardModel": "what `as_reward_model` completes, see test_reward_requests",
     "ContinuingPolicyModel": "what a policy model may say besides, tested by its suite",
+    "MeasuredModel": "what a model may say of its size, tested by the suite of policy models",
 }
 """Protocols without a suite, and why."""
 

@@ -143,6 +143,8 @@ BAD: list[tuple[str, Any]] = [
     ("budget_seconds", 0),
     ("budget_seconds", math.inf),
     ("budget_tokens", 0),
+    ("budget_flops", -1),
+    ("budget_flops", float("inf")),
     ("budget_arms", 0),
     ("budget_arms", 17),
     ("max_new_tokens", 0),

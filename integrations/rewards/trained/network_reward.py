@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 try:
     import torch
@@ -20,6 +21,7 @@ from rttc_graph.integrations.rewards.grounded.evidence import FEATURES
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.trained.evidence_reader import EvidenceReader
 from rttc_graph.integrations.rewards.trained.network import RewardNetwork
+from rttc_graph.integrations.rewards.trained.read_work import ReadWork
 from rttc_graph.integrations.rewards.trained.reward_folder import (
     RewardBase,
     encoder_base,
@@ -36,7 +38,7 @@ from rttc_graph.integrations.rewards.trained.reward_spec import (
 from rttc_graph.integrations.rewards.trained.signals import probability
 from rttc_graph.integrations.rewards.trained.token_pairs import RewardPairs
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
-from rttc_graph.protocols import RewardModel, RewardRequest
+from rttc_graph.protocols import RewardModel, RewardRequest, note_work
 from rttc_graph.state import Candidate
 
 _LOGIT = list(FEATURES).index("logit")
@@ -104,7 +106,9 @@ class EncoderReward(RewardModel):
             ConfigurationError: The encoder is not the one it was trained on.
             RewardModelError: The encoder could not be loaded or run.
         """
-        scores = await self._queue.submit([(query, candidate) for candidate in candidates])
+        found = await self._queue.submit([(query, candidate) for candidate in candidates])
+        note_work(round(sum(one.tokens for one in found)), sum(one.flops for one in found))
+        scores = [one.score for one in found]
         return checked_rewards(scores, expected=len(candidates), source=self._spec.name)
 
 
@@ -159,6 +163,14 @@ class PolicyBackboneReward(RewardModel):
         return self._ready.logits(pairs)
 
 
+class _Scored(NamedTuple):
+    """A score, and its share of the work for all that were scored with it."""
+
+    score: float
+    tokens: float
+    flops: float
+
+
 class _Encoder:
     """The encoder; lives in the lane's thread."""
 
@@ -175,10 +187,12 @@ class _Encoder:
         self._device = device
         self._ready: _Ready | None = None
         self._evidence: EvidenceReader | None = None
+        self._work = ReadWork()
 
-    def scores(self, asked: list[tuple[str, RewardRequest]]) -> list[float]:
+    def scores(self, asked: list[tuple[str, RewardRequest]]) -> list[_Scored]:
         """Return the score of each candidate, in order."""
         ready = self._loaded()
+        tokens, flops = self._work.tokens, self._work.flops
         scores: dict[int, float] = {}
         if self._evidence is not None:
             scores |= self._grounded(self._evidence, asked)
@@ -186,7 +200,9 @@ class _Encoder:
         logits = ready.logits([(asked[n][0], asked[n][1]["answer"]) for n in plain])
         rewards = _rewards(self._spec, logits, [asked[n][1] for n in plain])
         scores |= dict(zip(plain, rewards, strict=True))
-        return [scores[n] for n in range(len(asked))]
+        share = 1 / max(1, len(asked))
+        tokens, flops = self._work.tokens - tokens, self._work.flops - flops
+        return [_Scored(scores[n], share * tokens, share * flops) for n in range(len(asked))]
 
     def _grounded(
         self, reader: EvidenceReader, asked: Sequence[tuple[str, RewardRequest]]
@@ -207,11 +223,13 @@ class _Encoder:
         if self._ready is None:
             found = self._base() if callable(self._base) else self._base
             base = encoder_base(found, device=self._device)
+            self._work.watch(base.model)
             network = load_network(self._folder, self._spec, base)
             network.merge()
             ready = _Ready(network, base, self._spec)
             if self._spec.evidence is not None:
                 unchanged = encoder_base(found, device=self._device)
+                self._work.watch(unchanged.model)
                 speech = load_speech(self._folder)
                 self._evidence = EvidenceReader(unchanged, speech, ready.logits)
             self._ready = ready

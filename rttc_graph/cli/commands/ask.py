@@ -57,6 +57,12 @@ _BudgetTokens = Annotated[
         help=with_default("Most tokens of the run, trained ones included", "budget_tokens")
     ),
 ]
+_BudgetFlops = Annotated[
+    float | None,
+    typer.Option(
+        help=with_default("Most floating-point operations of the run, 0: no limit", "budget_flops")
+    ),
+]
 _BudgetArms = Annotated[
     int | None, typer.Option(help=with_default("Most answers to generate", "budget_arms"))
 ]
@@ -97,6 +103,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     seed: _Seed = None,
     budget_seconds: _BudgetSeconds = None,
     budget_tokens: _BudgetTokens = None,
+    budget_flops: _BudgetFlops = None,
     budget_arms: _BudgetArms = None,
     use_cache: _UseCache = None,
     as_json: _AsJson = False,
@@ -122,6 +129,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
         seed=seed,
         budget_seconds=budget_seconds,
         budget_tokens=budget_tokens,
+        budget_flops=budget_flops,
         budget_arms=budget_arms,
         use_cache=use_cache,
     )
