@@ -200,10 +200,9 @@ async def test_a_policy_model_that_hangs_on_its_second_answer_leaves_the_first(f
         model.seconds = FOREVER
         return [0.1]
 
-    made = parts.parts()
-    made["reward_model"].score = slow_from_now_on  # type: ignore[method-assign]  # scripted for one test
+    parts.reward_model.score = slow_from_now_on  # type: ignore[method-assign]  # scripted for one test
 
-    output = await ask(made, face)
+    output = await ask(parts.parts(), face)
 
     assert (output["answer"], arms(output)) == ("direct", ["direct"])
     assert model.cancelled >= 1
