@@ -69,7 +69,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, RttcError):
         return EXIT_FAILED, " ".join(str(error).split())
     if isinstance(error, Abort | KeyboardInterrupt):
-        return EXIT_INTERRUPTED, "interrupted"
+        return EXIT_INTERRUPTED, ": ".join(["interrupted", *getattr(error, "__notes__", ())])
     if isinstance(error, OSError) and error.errno in _WAYS_OUT:
         where = "the disk" if error.filename is None else repr(str(error.filename))
         said = (error.strerror or type(error).__name__).lower()

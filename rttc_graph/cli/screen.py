@@ -52,6 +52,20 @@ out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+GOES_ON = "every answer so far is kept: run the same command again, and it goes on from there"
+"""End of a message about a job that keeps its rows as it goes."""
+
+
+@contextmanager
+def keeping(what: str) -> Generator[None]:
+    """Say what is kept, if Ctrl-C ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        exc.add_note(what)
+        raise
+
+
 def print_json(value: object) -> None:
     """Print one JSON document on stdout, plain text in any terminal."""
     out.print(Text(json.dumps(value, ensure_ascii=False, indent=2)))

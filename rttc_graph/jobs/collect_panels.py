@@ -54,9 +54,6 @@ def panel_asker(local: LocalRttc, unbounded: Mapping[str, Any]) -> AskPanel:
         "ledger_store": None,
     }
     graph = create_rttc_graph(**parts)
-    run: RttcSettings = local.config.run_settings().model_copy(
-        update={**unbounded, "tau_r_of": "", "policy": DRAWS_ALL}
-    )
 
     async def ask_panel(
         question: str, *, domain: str | None, size: int, seed: int
@@ -67,7 +64,9 @@ def panel_asker(local: LocalRttc, unbounded: Mapping[str, Any]) -> AskPanel:
             if event["event"] == "panel":
                 drawn.extend(event["answers"])
 
-        chosen = run.model_copy(update={"seed": seed, "search_n": size})
+        run: RttcSettings = local.config.run_settings(domain)
+        forced = {**unbounded, "tau_r_of": "", "policy": DRAWS_ALL, "seed": seed, "search_n": size}
+        chosen = run.model_copy(update=forced)
         result = await ask(
             graph, question, domain=domain, settings=chosen, on_event=hear, with_samples=True
         )

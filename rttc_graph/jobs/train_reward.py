@@ -165,8 +165,14 @@ def draw_candidates(
         opened_verdicts(config, settings.scorer, grader) as verdicts,
         watcher.step("draw candidates") as advance,
     ):
+        watcher.describe("draw candidates: loading the models, finding near samples")
+
+        def show(done: int, total: int) -> None:
+            watcher.describe("draw candidates")
+            advance(done, total)
+
         rows = asyncio.run(
-            sample_candidates(config, material, settings, log, advance, verdicts=verdicts)
+            sample_candidates(config, material, settings, log, show, verdicts=verdicts)
         )
     if verdicts is not None:
         left_out = sum(bool(row.get("undecided")) for row in log.load().values())

@@ -50,6 +50,8 @@ from rttc_graph.state import Arm, ChatTurn, Sample
 from rttc_graph.support.progress import Advance, show_nothing
 from rttc_graph.support.thinking import answer_behind
 
+_FIRST_AT_ONCE = 4
+"""Candidates of the first batch."""
 MOST_AT_ONCE = 32
 """Requests handed to the policy model together, and lost when the job is killed."""
 
@@ -297,15 +299,17 @@ def question_group(row: NewSample) -> str:
 
 
 def _batches(jobs: Sequence[_Job]) -> Iterable[Sequence[_Job]]:
-    """Cut the jobs into batches.
+    """Cut the jobs into batches, small ones first.
 
-    Those with an adapter come last, one by one, so that a batch never needs more adapters than
-    there is memory for.
+    So it is known after some seconds how long the rest will take. Those with an adapter come last,
+    one by one, so that a batch never needs more adapters than there is memory for.
     """
     plain = [job for job in jobs if job.request.adapter is None]
     adapted = [job for job in jobs if job.request.adapter is not None]
-    for first in range(0, len(plain), MOST_AT_ONCE):
-        yield plain[first : first + MOST_AT_ONCE]
+    first, size = 0, min(_FIRST_AT_ONCE, MOST_AT_ONCE)
+    while first < len(plain):
+        yield plain[first : first + size]
+        first, size = first + size, min(2 * size, MOST_AT_ONCE)
     for job in adapted:
         yield [job]
 

@@ -149,3 +149,20 @@ def test_options_are_completed() -> None:
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == ["--policy"]
+
+
+def test_ctrl_c_in_a_job_says_how_it_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "solved.jsonl").write_text('{"question": "a", "answer": "b", "domain": "d"}\n')
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rttc_graph.cli.knowledge.kb_ingest.asyncio.run", interrupted)
+    assert main(["kb", "ingest", "solved.jsonl"]) == 130
+    said = "interrupted: rows stored so far are kept: run the same command again"
+    assert said in capsys.readouterr().err
+    monkeypatch.setattr("rttc_graph.jobs.train_reward.draw_candidates", interrupted)
+    assert main(["reward", "draw", "solved.jsonl", "--out", "c.jsonl"]) == 130
+    assert "interrupted: candidates so far are kept in c.jsonl" in capsys.readouterr().err

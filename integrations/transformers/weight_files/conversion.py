@@ -22,21 +22,29 @@ from transformers import (
 )
 
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
+from rttc_graph.integrations.transformers.weight_files.arrangement import STEP
 from rttc_graph.integrations.transformers.weight_files.catalog import CATALOG, CatalogEntry
 
 
 def convert(file: Path, target: Path, entry: CatalogEntry) -> None:
     """Write a GGUF model as safetensors, tokenizer, chat template and generation configuration."""
     with one_load_at_a_time(), torch.no_grad():
+        _tell("tokenizer")
         tokenizer = cast(
             "PreTrainedTokenizerBase",
             AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name),
         )
+        _tell("weights")
         read = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32
         )
         model = _fresh_copy(cast("PreTrainedModel", read))
+        _tell("writing the folder")
         _save(model, tokenizer, target, entry)
+
+
+def _tell(step: str) -> None:
+    print(f"{STEP}{step}", file=sys.stderr, flush=True)  # noqa: T201 - for the parent process
 
 
 def _fresh_copy(read: PreTrainedModel) -> PreTrainedModel:

@@ -199,7 +199,7 @@ def _build(entry: CatalogEntry, kept: Path, work: Path, progress: Progress) -> P
         return work / "unpacked"
     file = joined_file(entry, kept, progress)
     progress(f"converting {entry.folder} to safetensors (once)")
-    convert_gguf(file, work / "ready", entry)
+    convert_gguf(file, work / "ready", entry, progress)
     return work / "ready"
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from rttc_graph.cli.command_context import command_context
-from rttc_graph.cli.screen import ScreenWatcher, out, print_json, print_prose, print_table
+from rttc_graph.cli.screen import ScreenWatcher, keeping, out, print_json, print_prose, print_table
 from rttc_graph.cli.shared_options import (
     ArmList,
     First,
@@ -153,7 +153,8 @@ def _run(config: InstallationConfig, question: str, domain: str | None) -> AskRe
         await local.warm_up(needs_database=False)
         return await local.ask(question, domain=domain, on_event=show)
 
-    with watcher.step("starting"), open_local(config) as local:
+    nothing = "there is no answer, and nothing of this run was stored"
+    with keeping(nothing), watcher.step("starting"), open_local(config) as local:
         return asyncio.run(answer(local))
 
 

@@ -16,10 +16,12 @@ from rttc_graph.calibration.proposal import Proposal
 from rttc_graph.cli.calibration_table import list_calibrations, named, undo
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import (
+    GOES_ON,
     AsJson,
     ScreenWatcher,
     Yes,
     err,
+    keeping,
     out,
     print_json,
     print_table,
@@ -156,7 +158,8 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     if from_ledger:
         _check_alone(paths, records, target_accuracy, target_cost, best)
         ratings = RatingsWanted(save=save, all_domains=all_domains, plot=plot)
-        found = fit_ratings(config, ratings, ScreenWatcher())
+        with keeping("no calibration was saved"):
+            found = fit_ratings(config, ratings, ScreenWatcher())
         if as_json:
             print_json(_ratings_as_json(found, saved=save))
         else:
@@ -174,7 +177,8 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         records=records,
         plot=plot,
     )
-    fitted = fit_calibration(config, wanted, ScreenWatcher())
+    with keeping(f"no calibration was saved; {GOES_ON}"):
+        fitted = fit_calibration(config, wanted, ScreenWatcher())
     if as_json:
         print_json(_as_json(fitted.proposal, fitted.stored, saved=save))
     else:

@@ -12,7 +12,7 @@ from rttc_graph.arms import PLANS, cascade_arms, policy_names
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.policy_table import print_group, print_panels, print_verdicts
-from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, err, out, write_json
+from rttc_graph.cli.screen import GOES_ON, AsJsonFile, ScreenWatcher, err, keeping, out, write_json
 from rttc_graph.cli.shared_options import (
     ArmList,
     Best,
@@ -177,7 +177,9 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         plot=plot,
     )
     config = command_context(context).config(**flags, seed=seed)
-    _show(evaluate(config, wanted, ScreenWatcher()), json_out)
+    with keeping(GOES_ON):
+        found = evaluate(config, wanted, ScreenWatcher())
+    _show(found, json_out)
 
 
 def _show(found: Evaluation, json_out: str | None) -> None:

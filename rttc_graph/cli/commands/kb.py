@@ -21,6 +21,7 @@ from rttc_graph.cli.knowledge.kb_list import (
 )
 from rttc_graph.cli.screen import (
     AsJson,
+    keeping,
     out,
     print_json,
     print_prose,
@@ -72,7 +73,12 @@ def reembed(context: typer.Context, as_json: AsJson = False) -> None:
     Example: RTTC_EMBEDDER=/models/other-embedder rttc kb reembed
     """
     config = command_context(context).config()
-    with progress("embed", total=0) as bar, open_knowledge(config) as knowledge:
+    goes_on = "vectors so far are kept: run it again, and it goes on; until then the old ones hold"
+    with (
+        keeping(goes_on),
+        progress("embed", total=0) as bar,
+        open_knowledge(config) as knowledge,
+    ):
 
         def show(done: ReembedProgress) -> None:
             bar.update(bar.task_ids[0], completed=done.done, total=done.total)

@@ -8,7 +8,7 @@ import typer
 
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.command_group import command_group
-from rttc_graph.cli.screen import AsJson, ScreenWatcher, out, print_json, print_table
+from rttc_graph.cli.screen import AsJson, ScreenWatcher, keeping, out, print_json, print_table
 from rttc_graph.jobs.fetch_models import fetch_models
 
 app = command_group(help="Weights of policy models and embedders.")
@@ -31,7 +31,8 @@ def pull_models(
     Example: rttc models pull smollm2-135m-instruct all-minilm-l6-v2
     """
     config = command_context(context).config()
-    folders = fetch_models(config, ScreenWatcher(), names or ())
+    with keeping("what was downloaded whole is kept: pull again, and it goes on from there"):
+        folders = fetch_models(config, ScreenWatcher(), names or ())
     if as_json:
         print_json(folders)
     else:

@@ -12,7 +12,7 @@ from rich.text import Text
 from rttc_graph.arms import sampled_arms, untrained_arms
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.command_group import command_group
-from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, out, print_table, write_json
+from rttc_graph.cli.screen import AsJsonFile, ScreenWatcher, keeping, out, print_table, write_json
 from rttc_graph.cli.shared_options import (
     Rubric,
     Scorer,
@@ -60,6 +60,10 @@ _Negatives = Annotated[
 _Seed = Annotated[int, typer.Option(help="Seed for drawing questions, sampling and training.")]
 
 
+def _drawn_so_far(file: Path) -> str:
+    return f"candidates so far are kept in {file}: run the same command again, and it goes on"
+
+
 @app.command("draw")
 def draw(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
@@ -93,7 +97,9 @@ def draw(  # noqa: PLR0913 - one parameter for each flag
 
     grader = grader_settings(scorer_model, rubric)
     watcher = ScreenWatcher()
-    _print_sources(draw_candidates(config, material, settings, out_file, watcher, grader=grader))
+    with keeping(_drawn_so_far(out_file)):
+        rows = draw_candidates(config, material, settings, out_file, watcher, grader=grader)
+    _print_sources(rows)
     out.print(Text(f"candidates: {out_file}"))
 
 
@@ -197,15 +203,16 @@ def train(  # noqa: PLR0913 - one parameter for each flag
         grader=grader_settings(scorer_model, rubric),
         **({} if data_license is None else {"data_license": data_license}),
     )
-    result = train_from_files(
-        config,
-        material,
-        sampling,
-        settings,
-        ScreenWatcher(),
-        candidates=kept,
-        outcome=outcome,
-    )
+    with keeping(f"{_drawn_so_far(kept[0])}; a training in progress begins anew"):
+        result = train_from_files(
+            config,
+            material,
+            sampling,
+            settings,
+            ScreenWatcher(),
+            candidates=kept,
+            outcome=outcome,
+        )
     if write_json(result.spec.training, json_out):
         _print_figures({"held out": result.held_out})
         out.print(Text(f"reward model: {out_folder}\ncandidates: {', '.join(map(str, kept))}"))

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.knowledge.filter_options import Tenant
-from rttc_graph.cli.screen import AsJson, out, print_json, print_prose, progress
+from rttc_graph.cli.screen import AsJson, keeping, out, print_json, print_prose, progress
 from rttc_graph.cli.shared_options import checked_domain
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
@@ -152,7 +152,12 @@ def _worked(
     work: Callable[[Knowledge, str, Show], Coroutine[Any, Any, T]],
 ) -> T:
     """Return what some work on the knowledge base returns; its bar is gone then."""
-    with progress(f"ingest {path}", total=0) as bar, open_knowledge(config) as knowledge:
+    goes_on = "rows stored so far are kept: run the same command again, and it goes on from there"
+    with (
+        keeping(goes_on),
+        progress(f"ingest {path}", total=0) as bar,
+        open_knowledge(config) as knowledge,
+    ):
 
         def show(done: IngestProgress) -> None:
             bar.update(bar.task_ids[0], completed=done.rows, total=done.total)
