@@ -30,7 +30,7 @@ from rttc_graph.cli.commands import (
     stats,
     status,
 )
-from rttc_graph.cli.error_exit import report
+from rttc_graph.cli.error_exit import EXIT_INTERRUPTED, report
 from rttc_graph.cli.setup.completion import answer_shells, print_completion
 from rttc_graph.cli.setup.doctor import show_checks
 from rttc_graph.cli.setup.init import write_settings
@@ -142,4 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app([a for a in given if a != "--debug"], standalone_mode=False)
     except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - the way out of the process
         return report(exc, debug=debug)
+    if code == EXIT_INTERRUPTED:  # what Typer makes of Ctrl-C
+        return report(KeyboardInterrupt(), debug=debug)
     return code if isinstance(code, int) else 0

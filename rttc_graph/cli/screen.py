@@ -62,8 +62,9 @@ def keeping(what: str) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt as exc:
-        exc.add_note(what)
-        raise
+        interrupted = typer.Abort()  # what Typer lets through; Ctrl-C itself ends without a word
+        interrupted.add_note(what)
+        raise interrupted from exc
 
 
 def print_json(value: object) -> None:

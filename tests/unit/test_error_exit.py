@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from typer import Abort
 
 from rttc_graph.cli.error_exit import report
 from rttc_graph.cli.screen import keeping
@@ -94,7 +95,8 @@ def test_a_log_that_finds_no_room_keeps_its_lines_and_goes_on(tmp_path: Path) ->
 def test_ctrl_c_says_what_is_kept(
     capsys: pytest.CaptureFixture[str], kept: str | None, said: str
 ) -> None:
-    with pytest.raises(KeyboardInterrupt) as caught, keeping(kept) if kept else nullcontext():
+    ended = (KeyboardInterrupt, Abort)
+    with pytest.raises(ended) as caught, keeping(kept) if kept else nullcontext():
         raise KeyboardInterrupt
     assert report(caught.value, debug=False) == 130
     assert capsys.readouterr().err == said
