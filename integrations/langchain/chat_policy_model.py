@@ -232,7 +232,7 @@ def _refused_option(error: BaseException, given: Collection[str]) -> str | None:
 
 
 _CONTINUE: Final = {"continue_final_message": True, "add_generation_prompt": False}
-"""What vLLM is told to go on from the last turn, with no end of a turn in between."""
+"""Fields that make vLLM go on from the last turn, with no end of a turn in between."""
 
 
 def _begun_turns(request: GenerationRequest) -> tuple[ChatTurn, ...]:

@@ -17,7 +17,7 @@ from rttc_graph.support.marks import FINAL_MARK
 from rttc_graph.support.thinking import unclosed_mark, within_thoughts
 
 WAIT = "\nWait,"
-"""What an answer is gone on with that ends too early."""
+"""Text that makes a model go on with an answer that ends too early."""
 
 _CUT = ("length", "loop")
 

@@ -38,7 +38,7 @@ class Panel:
     calibrated: bool = False
     """Whether a reward is the probability that the answer is right."""
     settings: SearchSettings = field(default_factory=SearchSettings)
-    """What strategies are told beside: numbers of tokens and of tries."""
+    """Settings for strategies: numbers of tokens and of tries."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
