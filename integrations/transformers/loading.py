@@ -207,8 +207,9 @@ def multiplied_weights(model: PreTrainedModel) -> int | None:
     count = int(model.num_parameters(exclude_embeddings=True))
     whole = cast("Any", model)  # the two are untyped
     head, table = whole.get_output_embeddings(), whole.get_input_embeddings()
-    is_tied = head is not None and head.weight is getattr(table, "weight", None)
-    return count + (int(head.weight.numel()) if is_tied else 0)
+    if head is None or head.weight is not getattr(table, "weight", None):
+        return count
+    return count + int(head.weight.numel())  # a tied head was left out with the table
 
 
 def _told(thinking: bool | None) -> str:
