@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from rttc_graph.arms import ARMS, RETRIEVE, proposer_names
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.nodes.panels.panel_checking import checked_panel
 from rttc_graph.nodes.panels.panel_closing import (
     NODE,
     PanelUpdate,
@@ -21,8 +23,10 @@ from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.scope import RunScope
+from rttc_graph.search.chains import text_in_hand
 from rttc_graph.search.panel import MAX_ROUNDS, Panel
 from rttc_graph.search.strategies import strategy_of
+from rttc_graph.search.strategy import Proposal
 from rttc_graph.state import Attempt, PanelState, RttcState
 
 
@@ -84,12 +88,11 @@ class PanelRound:
         if reason := _end(before, scope):
             return reason
         proposal = strategy_of(state["attempt"]).propose(panel)
-        if unknown := sorted(proposal.draws.keys() - set(panel.proposers)):
-            raise ConfigurationError(
-                f"strategy {state['attempt']!r} draws from {unknown}, but there are only "
-                f"{list(panel.proposers)}"
-            )
-        wants_more = any(n > 0 for n in proposal.draws.values()) or proposal.continuations
+        _check(proposal, panel, state["attempt"])
+        if proposal.grades or proposal.pairs:
+            return await checked_panel(self.policy_model, panel, proposal, state, scope, notes)
+        wants_more = any(n > 0 for n in proposal.draws.values())
+        wants_more = wants_more or proposal.continuations or proposal.revisions
         if panel.left == 0 or not wants_more:
             return proposal.reason
         drawing = PanelDrawing(self.policy_model)
@@ -130,6 +133,8 @@ class PanelRound:
             tau_r=scope.settings.tau_r,
             calibrated=calibrated is True,
             settings=scope.settings.search,
+            compared={one["places"]: one["earlier"] for one in before.get("compared", ())},
+            checking_tokens=before.get("checking_tokens", 0),
         )
 
 
@@ -143,6 +148,30 @@ def _panel_state(state: RttcState) -> PanelState:
     if panel is not None and panel["attempt"] == state["attempt"]:
         return panel
     return {"attempt": state["attempt"], "drawn": [], "rounds": 0, "seconds": 0.0}
+
+
+def _check(proposal: Proposal, panel: Panel, strategy: str) -> None:
+    """Refuse a proposal that cannot be carried out.
+
+    Raises:
+        ConfigurationError: It draws from what is not there, or names a draw without a text.
+    """
+    if unknown := sorted(proposal.draws.keys() - set(panel.proposers)):
+        raise ConfigurationError(
+            f"strategy {strategy!r} draws from {unknown}, but there are only "
+            f"{list(panel.proposers)}"
+        )
+    named = [*proposal.revisions, *proposal.grades, *chain.from_iterable(proposal.pairs)]
+    there = range(len(panel.drawn))
+    if bad := [place for place in named if place not in there or not text_in_hand(panel, place)]:
+        raise ConfigurationError(
+            f"strategy {strategy!r} names draw {bad[0]!r} of {len(panel.drawn)}, whose text is not "
+            "in hand: name one that has a text"
+        )
+    if bad_pairs := [pair for pair in proposal.pairs if pair[0] >= pair[1]]:
+        raise ConfigurationError(
+            f"strategy {strategy!r} compares draws {bad_pairs[0]!r}: the earlier one comes first"
+        )
 
 
 def _end(before: PanelState, scope: RunScope) -> str | None:

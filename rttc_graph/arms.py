@@ -67,6 +67,8 @@ class AttemptRecord:
     adapter in hand, by what it `finds`."""
     continues: bool = False
     """Whether the policy model must be able to go on from the beginning of an answer."""
+    weighs: bool = False
+    """Whether the policy model must be able to tell how likely it finds given answers."""
     strategy: object = None
     """Strategy that decides over the panel that the attempt draws, or `module:Class` of one; `None`
     for an attempt that answers once."""
@@ -82,7 +84,11 @@ class AttemptRecord:
     @property
     def needs(self) -> tuple[str, ...]:
         """What a graph must be made of for this attempt, in words."""
-        model = "a policy_model that continues answers (can_continue)" if self.continues else MODEL
+        model = MODEL
+        if self.continues:
+            model = "a policy_model that continues answers (can_continue)"
+        if self.weighs:
+            model = "a policy_model that weighs given answers (can_weigh)"
         return tuple(model if part == MODEL else part for part in sorted(self.parts))
 
 
@@ -221,7 +227,15 @@ _GENERATE = ArmNode(name="generate", made_by="rttc_graph.nodes.generate:Generate
 _PANEL_ROUND = "panel_round"
 
 
-def panel_arm(name: str, strategy: object, *, cost: int, continues: bool = False) -> ArmRecord:
+def panel_arm(
+    name: str,
+    strategy: object,
+    *,
+    cost: int,
+    continues: bool = False,
+    weighs: bool = False,
+    steers: bool = False,
+) -> ArmRecord:
     """Return the arm of a strategy: it draws a panel of answers in rounds and keeps one of them.
 
     Args:
@@ -229,6 +243,8 @@ def panel_arm(name: str, strategy: object, *, cost: int, continues: bool = False
         strategy: A `rttc_graph.search.strategy.Strategy`, or `module:Class` of one.
         cost: Place in the order of cost.
         continues: Whether it goes on from the beginnings of answers.
+        weighs: Whether it has the policy model grade or compare answers.
+        steers: Whether what it draws rests on the texts of earlier draws.
     """
     node = ArmNode(
         name=_PANEL_ROUND,
@@ -242,8 +258,9 @@ def panel_arm(name: str, strategy: object, *, cost: int, continues: bool = False
         reason=f"a panel of answers is drawn for {name}",
         parts=_ANSWERS,
         continues=continues,
+        weighs=weighs,
         strategy=strategy,
-        steers=continues,
+        steers=steers or continues,
     )
     return ArmRecord(name=name, attempts=(attempt,), seconds={"generation": ("drawn",)})
 
@@ -310,6 +327,15 @@ ARMS = ArmTable(
         panel_arm("majority", "rttc_graph.search.majority:Majority", cost=34),
         panel_arm("weighted", "rttc_graph.search.weighted:Weighted", cost=35),
         panel_arm("best_of_n", "rttc_graph.search.best_of_n:BestOfN", cost=36),
+        panel_arm("refine", "rttc_graph.search.refine:Refine", cost=42, steers=True),
+        panel_arm("revise", "rttc_graph.search.revise:Revise", cost=44, steers=True),
+        panel_arm(
+            "self_verify",
+            "rttc_graph.search.self_verify:SelfVerify",
+            cost=46,
+            weighs=True,
+            steers=True,
+        ),
         ArmRecord(
             name="ttt",
             attempts=(

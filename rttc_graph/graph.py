@@ -34,6 +34,7 @@ from rttc_graph.protocols import (
     as_part,
     as_reward_model,
     can_continue,
+    can_weigh,
     check_part,
 )
 from rttc_graph.run.closing import Closing
@@ -173,11 +174,13 @@ def _arms(parts: RttcParts) -> frozenset[Attempt]:
         raise ConfigurationError(
             "a trainer needs samples: give an embedder and a knowledge_base with it"
         )
-    continues = can_continue(parts["policy_model"])
+    continues, weighs = can_continue(parts["policy_model"]), can_weigh(parts["policy_model"])
     return frozenset(
         name
         for name, attempt in ARMS.attempts.items()
-        if attempt.parts <= given and (continues or not attempt.continues)
+        if attempt.parts <= given
+        and (continues or not attempt.continues)
+        and (weighs or not attempt.weighs)
     )
 
 

@@ -361,8 +361,8 @@ class RttcSettings(BaseModel):
         default=8,
         ge=1,
         le=64,
-        description="Most answers that a panel draws (policies adaptive, majority, weighted, "
-        "best_of_n and budget_forcing).",
+        description="Most answers that a panel draws, revisions among them (policies adaptive, "
+        "majority, weighted, best_of_n, budget_forcing, refine, revise and self_verify).",
         json_schema_extra=_on("panel_round"),
     )
     search_from: tuple[Proposer, ...] = Field(

@@ -110,6 +110,19 @@ class Drawn(TypedDict):
     whole: NotRequired[str]
     """Text as the model wrote it, thoughts included, of a draw of the last round that the strategy
     may go on from."""
+    revises: NotRequired[int]
+    """Place in the panel of the draw that it is a revision of."""
+    grade: NotRequired[float | None]
+    """Grade in [0, 1] that the policy model gave it: its expected value."""
+
+
+class Compared(TypedDict):
+    """Two draws of a panel that the policy model was asked to choose between."""
+
+    places: tuple[int, int]
+    """Places in the panel, the earlier one first."""
+    earlier: float
+    """Probability in [0, 1] that it prefers the earlier one."""
 
 
 class PanelState(TypedDict):
@@ -121,6 +134,10 @@ class PanelState(TypedDict):
     rounds: int
     seconds: float
     """Wall time of all rounds, judging included."""
+    compared: NotRequired[list[Compared]]
+    """Pairs of draws that were compared."""
+    checking_tokens: NotRequired[int]
+    """Tokens that grading and comparing took."""
 
 
 class Source(Sample):

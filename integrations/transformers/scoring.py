@@ -16,6 +16,7 @@ from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
 from rttc_graph.integrations.transformers.torch_errors import translated
+from rttc_graph.protocols import OptionProbabilities, OptionsRequest
 from rttc_graph.state import ChatTurn
 
 BATCH_TOKENS = 4096
@@ -72,6 +73,69 @@ async def log_probabilities(
     return scores
 
 
+async def option_probabilities(
+    engine: LocalEngine, requests: Sequence[OptionsRequest]
+) -> list[OptionProbabilities]:
+    """Return how likely the model begins its answer with each of a few options.
+
+    The prompt is read once, whatever the number of options.
+
+    Args:
+        engine: Holds the model; each batch is a short job of its lane.
+        requests: Prompts and their options.
+
+    Raises:
+        ConfigurationError: Two options of a request begin with the same token.
+        PolicyModelError: The model failed, a prompt is longer than the context, or an adapter is
+            not resident.
+    """
+    groups = await engine.in_lane(lambda loaded: _grouped_options(loaded, requests))
+    found: dict[int, OptionProbabilities] = {}
+    for group in groups:  # a job each, so that the lane can serve others in between
+        shares = await engine.in_lane(partial(_first_tokens, group))
+        for pair, each in zip(group, shares, strict=True):
+            found[pair.at] = OptionProbabilities(tuple(each), prompt_tokens=len(pair.prompt))
+    return [found[at] for at in range(len(requests))]
+
+
+def _grouped_options(loaded: LoadedModel, requests: Sequence[OptionsRequest]) -> list[list[_Pair]]:
+    """Encode all prompts, each with the first tokens of its options in the answer's place."""
+    pairs: list[_Pair] = []
+    with translated("read the prompt"):
+        for at, request in enumerate(requests):
+            firsts = [encode_answer(loaded, option, end=False)[0] for option in request.options]
+            if len(set(firsts)) < len(firsts):
+                raise ConfigurationError(
+                    f"options {list(request.options)} cannot be told apart by their first tokens: "
+                    "name others"
+                )
+            prompt = encode_prompt(loaded, request.messages)
+            if len(prompt) >= loaded.context_tokens:
+                raise PolicyModelError(
+                    f"the prompt has {len(prompt)} tokens and the model's context is "
+                    f"{loaded.context_tokens}: shorten it or take a model with a longer context"
+                )
+            pairs.append(_Pair(at, prompt, firsts, request.adapter))
+    return _of_like_length(loaded, pairs)
+
+
+def _first_tokens(group: Sequence[_Pair], loaded: LoadedModel) -> list[list[float]]:
+    """Return the probability of each option's first token behind its prompt."""
+    ids, mask = left_padded([pair.prompt for pair in group], loaded.device)
+    with (
+        translated("weigh options"),
+        torch.inference_mode(),
+        loaded.forward_rows([pair.adapter for pair in group]) as forward,
+    ):
+        padding: dict[str, Any] = {}
+        if loaded.can_batch:
+            padding = {"attention_mask": mask, "position_ids": positions(mask)}
+            padding["logits_to_keep"] = 1
+        out = forward(input_ids=ids, use_cache=False, **padding)
+        shares = out.logits[:, -1].double().softmax(dim=1)
+    return [[float(shares[row, token]) for token in pair.answer] for row, pair in enumerate(group)]
+
+
 async def _scores(engine: LocalEngine, group: Sequence[_Pair]) -> list[float]:
     """Score a group, or each pair by itself where the model cannot take them together."""
     try:
@@ -88,6 +152,10 @@ def _grouped(
     """Encode all pairs and put those of like length together."""
     with translated("read the prompt"):
         pairs = [_encode(loaded, at, request, end=end) for at, request in enumerate(requests)]
+    return _of_like_length(loaded, pairs)
+
+
+def _of_like_length(loaded: LoadedModel, pairs: Sequence[_Pair]) -> list[list[_Pair]]:
     groups: list[list[_Pair]] = []
     for pair in sorted(pairs, key=lambda pair: pair.size):
         if not groups or not _fits([*groups[-1], pair], loaded):

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from rttc_graph.errors import BudgetExceeded
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.scoring import option_probabilities
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.integrations.transformers.torch_errors import translated
-from rttc_graph.protocols import Generation, GenerationRequest
+from rttc_graph.protocols import (
+    Generation,
+    GenerationRequest,
+    OptionProbabilities,
+    OptionsRequest,
+)
 from rttc_graph.state import ChatTurn
 
 
@@ -72,6 +80,21 @@ class TransformersPolicyModel:
         """
         rows = [DecodeRequest(generation=request, deadline=deadline) for request in requests]
         return [_generation(row) for row in await gathered(self._engine.decode(rows))]
+
+    async def weigh(
+        self, requests: Sequence[OptionsRequest], *, deadline: float | None = None
+    ) -> list[OptionProbabilities]:
+        """Return the probabilities of each request's options, in order.
+
+        Raises:
+            BudgetExceeded: The deadline is over.
+            ConfigurationError: Two options of a request begin with the same token.
+            PolicyModelError: The model failed, a prompt is longer than the context, or an adapter
+                is not resident.
+        """
+        if deadline is not None and time.monotonic() >= deadline:
+            raise BudgetExceeded("no time is left to weigh options: raise budget_seconds")
+        return await option_probabilities(self._engine, requests)
 
 
 async def gathered(futures: Sequence[Future[Decoded]]) -> list[Decoded]:

@@ -63,7 +63,12 @@ async def go_on(
         "drawn": list(kept),
         "rounds": before["rounds"] + 1,
         "seconds": before["seconds"] + _elapsed(scope),
+        "compared": [
+            {"places": places, "earlier": earlier} for places, earlier in panel.compared.items()
+        ],
+        "checking_tokens": panel.checking_tokens,
     }
+    checked = panel.checking_tokens - before.get("checking_tokens", 0)
     scope.emit(
         {
             "event": "panel",
@@ -76,7 +81,7 @@ async def go_on(
             "leader": panel.drawn[chosen.place]["vote"] if chosen else None,
             "rewards": [one["reward"] for one in new],
             "answers": list(new),
-            "tokens": _tokens(panel.drawn),
+            "tokens": _tokens(panel.drawn) + panel.checking_tokens,
             "flops": _flops(panel.drawn),
             "seconds": after["seconds"],
         }
@@ -87,7 +92,7 @@ async def go_on(
         "spent": added(
             state["spent"],
             since=scope.started,
-            tokens=_tokens(new),
+            tokens=_tokens(new) + checked,
             flops=_known_flops(new) + judging_flops(notes),
         ),
         "ledger": record(state, scope, notes.entries),
@@ -124,14 +129,14 @@ async def finish(
         draws=dict(Counter(one["proposer"] for one in panel.drawn)),
         answers=len(standings(panel)),
         votes=choice.votes,
-        tokens=_tokens(panel.drawn),
+        tokens=_tokens(panel.drawn) + panel.checking_tokens,
         flops=_flops(panel.drawn),
     )
     candidate: Candidate = {
         **candidate_of(kept, state),
         "arm": ARMS.of_attempt(state["attempt"]).name,
         "seconds": seconds,
-        "prompt_tokens": sum(one["prompt_tokens"] for one in panel.drawn),
+        "prompt_tokens": panel.checking_tokens + sum(one["prompt_tokens"] for one in panel.drawn),
         "completion_tokens": sum(one["completion_tokens"] for one in panel.drawn),
         "reused_tokens": sum(one.get("reused_tokens", 0) for one in panel.drawn),
         "draws": len(panel.drawn),

@@ -12,6 +12,7 @@ from rttc_graph.arms import ARMS
 from rttc_graph.errors import BudgetExceeded, PolicyModelError
 from rttc_graph.nodes.panels.panel_continuing import continued, longest, prompt_tokens
 from rttc_graph.nodes.panels.panel_judging import adapter_of
+from rttc_graph.nodes.panels.panel_revising import revision_request
 from rttc_graph.protocols import (
     Generation,
     GenerationRequest,
@@ -41,6 +42,8 @@ class DrawRow(NamedTuple):
     request: GenerationRequest
     most_tokens: int
     """Tokens of its prompt and of the longest answer."""
+    revises: int | None = None
+    """Place of the draw that it is a revision of."""
 
 
 _ALL = 2**62
@@ -63,8 +66,8 @@ class PanelDrawing:
     ) -> list[DrawRow]:
         """Return as many draws as the budget has room for, were each of them as long as it may be.
 
-        Those that go on from the beginning of an answer come last, and are shorter where the budget
-        wants it.
+        Those that go on from the beginning of an answer come behind them, and are shorter where the
+        budget wants it; revisions come last.
 
         Raises:
             BudgetExceeded: There is no room for the first draw.
@@ -83,6 +86,17 @@ class PanelDrawing:
             request = replace(request, max_new_tokens=room)
             shown = tuple(earlier["shown"])
             rows.append(DrawRow(earlier["proposer"], shown, request, prompt + room))
+            left -= prompt + room
+        for place in proposal.revisions[: panel.left - len(rows)]:
+            request = revision_request(place, len(panel.drawn) + len(rows), panel, state, scope)
+            prompt = await self.policy_model.count_tokens(request.messages)
+            room = await self._room(request.max_new_tokens, prompt, _ALL, proposal)
+            if room < 1 or prompt + room > left:
+                break
+            request = replace(request, max_new_tokens=room)
+            revised = panel.drawn[place]
+            shown = tuple(revised["shown"])
+            rows.append(DrawRow(revised["proposer"], shown, request, prompt + room, place))
             left -= prompt + room
         return rows
 
@@ -121,7 +135,7 @@ class PanelDrawing:
             list[DrawRow](),
             dict[Attempt, BudgetExceeded](),
         )
-        turns = Counter(one["proposer"] for one in panel.drawn)
+        turns = Counter(one["proposer"] for one in panel.drawn if "revises" not in one)
         for wanted in order:
             found = await self._prompt_of((wanted, *panel.proposers), turns, too_long, state, scope)
             if found is None:
@@ -178,6 +192,7 @@ class PanelDrawing:
             raise PolicyModelError(
                 f"{self.policy_model.name} returned {len(made)} answers to {len(rows)} prompts"
             )
+        revisions = sum(row.revises is not None for row in rows)
         numeric = wants_number(sample["answer"] for sample in solved(state["samples"]))
         keeps_whole = ARMS.attempts[state["attempt"]].continues
         parameters = await parameters_of(self.policy_model)
@@ -190,6 +205,7 @@ class PanelDrawing:
             since=since,
             arm=state["attempt"],
             draws=dict(Counter(row.proposer for row in rows)),
+            **({"revisions": revisions} if revisions else {}),
             prompt_tokens=sum(one["prompt_tokens"] for one in drawn),
             completion_tokens=sum(one["completion_tokens"] for one in drawn),
             reused_tokens=sum(one.reused_tokens for one in made),
@@ -251,4 +267,6 @@ def _drawn(
         "reused_tokens": made.reused_tokens,
         "flops": forward_flops(parameters, computed),
     }
+    if row.revises is not None:
+        drawn["revises"] = row.revises
     return {**drawn, "whole": made.text} if keeps_whole else drawn

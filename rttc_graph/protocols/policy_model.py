@@ -122,3 +122,55 @@ def can_continue(model: object) -> bool:
     One that does not say so cannot: chat servers begin an answer anew.
     """
     return isinstance(model, ContinuingPolicyModel) and model.continues_answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionsRequest:
+    """A prompt with the few answers that are weighed.
+
+    Raises:
+        ConfigurationError: There are not at least two options, or one is there twice or empty.
+    """
+
+    messages: tuple[ChatTurn, ...]
+    options: tuple[str, ...]
+    """Answers that can be told apart by how they begin, as `0` to `9` or `A` and `B`."""
+    adapter: str | None = None
+    """Key of a resident adapter, or `None` for the base model."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.options)) < max(2, len(self.options)) or not all(self.options):
+            raise ConfigurationError(
+                f"options={list(self.options)!r} must be at least two different texts"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class OptionProbabilities:
+    """How likely the model begins its answer with each option."""
+
+    shares: tuple[float, ...]
+    """Probabilities in the order of the options; their sum is at most 1."""
+    prompt_tokens: int
+
+
+@runtime_checkable
+class WeighingPolicyModel(PolicyModel, Protocol):
+    """A policy model that tells how likely it finds given answers."""
+
+    async def weigh(
+        self, requests: Sequence[OptionsRequest], *, deadline: float | None = None
+    ) -> list[OptionProbabilities]:
+        """Return the probabilities of each request's options, in order.
+
+        Raises:
+            BudgetExceeded: The deadline is over.
+            ConfigurationError: The options of a request cannot be told apart.
+            PolicyModelError: The model failed, or a prompt leaves no room in the context.
+        """
+        ...
+
+
+def can_weigh(model: PolicyModel) -> bool:
+    """Tell whether a policy model takes `OptionsRequest`s; chat servers do not."""
+    return isinstance(model, WeighingPolicyModel)

@@ -52,13 +52,13 @@ class Adaptive:
 
     def choose(self, panel: Panel) -> Choice:
         """Return the best-judged draw of the answer whose votes have the most weight."""
-        return voted(panel, _weight(panel))
+        return voted(panel, vote_weight(panel))
 
     def _end(self, panel: Panel) -> str | None:
         """Return why no more is drawn; `None` to go on."""
         if panel.left == 0:
             return f"all {panel.size} answers are drawn"
-        found = standings(panel, _weight(panel))
+        found = standings(panel, vote_weight(panel))
         if not found:
             drawn = len(panel.drawn)
             return f"no answer can be read in {drawn} draws" if drawn >= UNREADABLE else None
@@ -90,7 +90,8 @@ def stays_ahead(leader: int, rival: int) -> float:
     return sum(math.comb(tosses, heads) for heads in range(leader + 1)) / float(2**tosses)
 
 
-def _weight(panel: Panel) -> Weight:
+def vote_weight(panel: Panel) -> Weight:
+    """Return what a vote counts: its log-odds where rewards are probabilities, else one."""
     return log_odds if panel.calibrated else one_each
 
 

@@ -39,6 +39,10 @@ class Panel:
     """Whether a reward is the probability that the answer is right."""
     settings: SearchSettings = field(default_factory=SearchSettings)
     """Settings for strategies: numbers of tokens and of tries."""
+    compared: Mapping[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
+    """Probability that the policy model prefers the earlier of two draws, by their places."""
+    checking_tokens: int = 0
+    """Tokens that grading and comparing took so far."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -119,10 +123,11 @@ def best_of(drawn: Sequence[Drawn], places: Sequence[int]) -> int | None:
     An answer without a reward counts below every one with a reward, and of equals the earlier wins.
     """
     in_hand = [place for place in places if drawn[place]["text"].strip()]
-    return max(in_hand, key=lambda place: (_worth(drawn[place]), -place), default=None)
+    return max(in_hand, key=lambda place: (worth(drawn[place]), -place), default=None)
 
 
-def _worth(one: Drawn) -> float:
+def worth(one: Drawn) -> float:
+    """Return the reward of a draw; one without a reward counts below every one that has one."""
     return -1.0 if one["reward"] is None else one["reward"]
 
 

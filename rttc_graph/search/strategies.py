@@ -27,7 +27,15 @@ def strategy_of(attempt: str) -> Strategy:
     return cast("Strategy", record.strategy)
 
 
-def register_strategy(name: str, strategy: Strategy, *, cost: int, continues: bool = False) -> None:
+def register_strategy(
+    name: str,
+    strategy: Strategy,
+    *,
+    cost: int,
+    continues: bool = False,
+    weighs: bool = False,
+    steers: bool = False,
+) -> None:
     """Add a policy that draws panels; graphs that are built afterwards have it.
 
     `rttc_graph.arms.unregister_arm` takes it out again.
@@ -38,8 +46,13 @@ def register_strategy(name: str, strategy: Strategy, *, cost: int, continues: bo
         cost: Place of the arm in the order of cost, at which no other one stands.
         continues: Whether it goes on from the beginnings of answers, which not every policy model
             can; a graph of one that cannot is without the arm.
+        weighs: Whether it has the policy model grade or compare answers; likewise.
+        steers: Whether what it draws rests on the texts of earlier draws, so that it cannot be
+            replayed on recorded panels.
 
     Raises:
         ConfigurationError: The name or the place is taken.
     """
-    register_arm(panel_arm(name, strategy, cost=cost, continues=continues))
+    register_arm(
+        panel_arm(name, strategy, cost=cost, continues=continues, weighs=weighs, steers=steers)
+    )

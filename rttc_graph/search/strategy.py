@@ -25,7 +25,7 @@ class Proposal:
     """The next round of draws, or the end."""
 
     draws: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Number of answers to draw by proposer; with no continuations either, empty to stop."""
+    """Number of answers to draw by proposer; with nothing else either, the panel ends."""
     continuations: tuple[Continuation, ...] = ()
     """Draws that go on from the beginning of an answer, beside `draws`; only a strategy that is
     registered with `continues` may have any."""
@@ -35,6 +35,12 @@ class Proposal:
     """Tokens that what a draw says is to be gone on with: the budget keeps room for them."""
     ends_loops: bool = False
     """Whether an answer that repeats itself is ended."""
+    revisions: tuple[int, ...] = ()
+    """Places of draws, with their texts in hand, of each of which a revision is drawn."""
+    grades: tuple[int, ...] = ()
+    """Places of draws that the policy model is to grade; nothing is drawn in such a round."""
+    pairs: tuple[tuple[int, int], ...] = ()
+    """Places of two draws each, the earlier one first, that it is to compare; likewise."""
     reason: str
     """Why, as the ledger says it."""
 

@@ -10,7 +10,14 @@ from dataclasses import replace
 import pytest
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
-from rttc_graph.protocols import GenerationRequest, PolicyModel, can_continue, parameters_of
+from rttc_graph.protocols import (
+    GenerationRequest,
+    OptionsRequest,
+    PolicyModel,
+    WeighingPolicyModel,
+    can_continue,
+    parameters_of,
+)
 from rttc_graph.state import ChatTurn
 
 
@@ -94,6 +101,22 @@ class PolicyModelContract:
         """A model that says how large it is has weights; one that is silent is of unknown size."""
         parameters = await parameters_of(policy_model)
         assert parameters is None or parameters > 0
+
+    async def test_options_are_weighed(self, policy_model: PolicyModel) -> None:
+        """Shares of options are probabilities; a model that cannot weigh has no such method."""
+        if not isinstance(policy_model, WeighingPolicyModel):
+            pytest.skip("this model does not weigh given answers")
+        turns = request_for("a b c").messages
+        asked = [
+            OptionsRequest(messages=turns, options=options)
+            for options in (("A", "B"), ("1", "2", "3"))
+        ]
+        found = await policy_model.weigh(asked)
+        assert [len(one.shares) for one in found] == [2, 3]
+        for one in found:
+            assert all(0 <= share <= 1 for share in one.shares)
+            assert sum(one.shares) <= 1 + 1e-6
+            assert one.prompt_tokens == await policy_model.count_tokens(turns)
 
     def test_an_answer_that_has_ended_is_not_gone_on_with(self) -> None:
         """A stop string in the beginning of an answer is the caller's mistake."""

@@ -8,7 +8,7 @@ import runpy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from graph_runs import QUERY, Face, ask, events, failures, run, until
@@ -16,20 +16,32 @@ from installations import REPOSITORY, Installation
 from langgraph.checkpoint.memory import InMemorySaver
 from scripted_parts import Parts, ScriptedPolicyModel, ScriptedRewardModel, recalling, sample
 
-from rttc_graph import NoAnswerError, PolicyModelError, RewardModelError, RttcSettings
+from rttc_graph import (
+    ConfigurationError,
+    NoAnswerError,
+    PolicyModelError,
+    RewardModelError,
+    RttcSettings,
+)
 from rttc_graph.arms import unregister_arm
 from rttc_graph.cli.app import main
 from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import describe_event
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
-from rttc_graph.protocols import Generation, GenerationRequest, RewardRequest
+from rttc_graph.protocols import (
+    Generation,
+    GenerationRequest,
+    OptionProbabilities,
+    OptionsRequest,
+    RewardRequest,
+)
 from rttc_graph.search.majority import Majority
 from rttc_graph.search.panel import MAX_TEXT_CHARACTERS, Panel
 from rttc_graph.search.strategies import register_strategy
 from rttc_graph.search.strategy import Choice, Proposal
 
-PANELS = ("adaptive", "majority", "weighted", "best_of_n")
+PANELS = ("adaptive", "majority", "weighted", "best_of_n", "refine", "revise")
 
 
 @dataclass
@@ -462,6 +474,163 @@ class Calibrated(ScriptedRewardModel):
         return True
 
 
+# --- revisions and grades ----------------------------------------------------------------------
+
+
+async def test_refine_revises_what_is_below_the_threshold_and_keeps_the_better(face: Face) -> None:
+    parts = drawing("a", "b", "c", a=0.2, b=0.1, c=0.7)
+    output = await ask(parts, face, policy="refine", search_n=8, tau_r=0.5)
+    assert (output["answer"], output["reward"], output["accepted"]) == ("c", 0.7, True)
+    first, second, third = (call[0] for call in parts.policy_model.calls)
+    for request in (second, third):  # both revise `a`, since `b` was no better
+        assert [turn["role"] for turn in request.messages[-2:]] == ["assistant", "user"]
+        assert request.messages[:-2] == first.messages
+        assert request.messages[-2]["content"] == "a"
+    assert second.seed != third.seed
+    assert entry(output, "stopped")["reason"] == "its reward 0.700 is at least τr 0.5"
+    drawn = [one["detail"] for one in output["ledger"] if one["event"] == "drawn"]
+    assert [one.get("revisions") for one in drawn] == [None, 1, 1]
+    [stored] = parts.ledger_store.runs
+    [candidate] = output["candidates"]
+    assert stored.tokens == candidate["prompt_tokens"] + candidate["completion_tokens"]
+
+
+async def test_revise_revises_each_chain_in_one_call_with_its_own_samples() -> None:
+    parts = drawing("a", "b", "c", a=0.2, b=0.1, c=0.4)
+    output = await ask(parts, policy="revise", search_n=9)
+    assert [len(call) for call in parts.policy_model.calls] == [3, 3, 3]
+    begun, again, _ = parts.policy_model.calls
+    assert [r.messages[: len(b.messages)] for r, b in zip(again, begun, strict=True)] == [
+        b.messages for b in begun
+    ]
+    assert output["answer"] == "a"  # three votes each: the earliest
+    assert entry(output, "answered")["votes"] == 3
+
+
+async def test_a_revision_that_does_not_fit_leaves_the_answer() -> None:
+    parts = drawing("a " * 40, a=0.2)
+    parts.policy_model.context = 60
+    parts.knowledge_base.samples = []
+    output = await ask(parts, policy="refine", search_n=8, max_new_tokens=40)
+    assert output["answer"] == ("a " * 40).strip()
+    assert "no room for another draw" in entry(output, "stopped")["reason"]
+
+
+@dataclass
+class WeighingModel(DrawingModel):
+    """Grades answers by `grades`, and of two prefers A with the probability `prefers_a`."""
+
+    grades: dict[str, int] = field(default_factory=dict[str, int])
+    prefers_a: Sequence[float] = (0.5, 0.5)
+    weighed: list[OptionsRequest] = field(default_factory=list[OptionsRequest])
+    shares: tuple[float, ...] | None = None
+
+    async def weigh(
+        self, requests: Sequence[OptionsRequest], *, deadline: float | None = None
+    ) -> list[OptionProbabilities]:
+        del deadline
+        self.weighed.extend(requests)
+        return [OptionProbabilities(self._shares(one), prompt_tokens=10) for one in requests]
+
+    def _shares(self, request: OptionsRequest) -> tuple[float, ...]:
+        if self.shares is not None:
+            return self.shares
+        if len(request.options) == 2:
+            # By the order in which the two stand.
+            share = self.prefers_a["Answer A: a" not in request.messages[-1]["content"]]
+            return (share, 1 - share)
+        text = request.messages[-1]["content"].partition("Answer: ")[2].partition("\n")[0]
+        return tuple(0.5 * (grade == self.grades[text]) for grade in range(10))
+
+
+def weighing(*says: str, **more: Any) -> PanelParts:
+    return PanelParts(policy_model=WeighingModel(says=says, **more))
+
+
+async def test_self_verify_keeps_what_the_model_grades_best(face: Face) -> None:
+    parts = weighing("a", "b", "a", grades={"a": 2, "b": 8})
+    output = await ask(parts, face, policy="self_verify", search_n=3)
+    assert output["answer"] == "b"
+    checked = entry(output, "checked")
+    assert checked["grades"] == {"0": pytest.approx(2 / 9), "1": pytest.approx(8 / 9)}
+    assert checked["prompt_tokens"] == 20
+    [stored] = parts.ledger_store.runs
+    [candidate] = output["candidates"]
+    assert stored.tokens == candidate["prompt_tokens"] + candidate["completion_tokens"]
+    own = [await parts.policy_model.count_tokens(r.messages) for r in parts.policy_model.requests]
+    assert candidate["prompt_tokens"] == sum(own) + 20
+
+
+async def test_a_near_tie_is_compared_in_both_orders() -> None:
+    # A model that always prefers A, in either order, prefers neither.
+    parts = weighing("a", "b", grades={"a": 5, "b": 5}, prefers_a=(0.9, 0.9))
+    assert (await ask(parts, policy="self_verify", search_n=2))["answer"] == "a"
+    # A has 0.2 where it is a, and 0.7 where it is b.
+    parts = weighing("a", "b", grades={"a": 5, "b": 5}, prefers_a=(0.2, 0.7))
+    output = await ask(parts, policy="self_verify", search_n=2)
+    assert output["answer"] == "b"
+    last = [one["detail"] for one in output["ledger"] if one["event"] == "checked"][-1]
+    assert last["preferred"] == [[0, 1, pytest.approx(0.25)]]
+    orders = [one.messages[-1]["content"] for one in cast("Any", parts.policy_model).weighed[-2:]]
+    assert ["Answer A: a" in one for one in orders] == [True, False]
+
+
+@pytest.mark.parametrize("shares", [(0.0,) * 10, (float("nan"),) * 10])
+async def test_grades_that_are_none_leave_the_majority(shares: tuple[float, ...]) -> None:
+    parts = weighing("a", "b", "b", shares=shares)
+    output = await ask(parts, policy="self_verify", search_n=3)
+    assert output["answer"] == "b"
+    assert entry(output, "stopped")["reason"] == "a round failed"
+    assert "the probability" in failures(output["ledger"])[0]
+
+
+async def test_checking_takes_no_more_than_the_budget_has() -> None:
+    parts = weighing("a", "b", "b", grades={"a": 9, "b": 1})
+    output = await ask(
+        parts,
+        policy="self_verify",
+        search_n=3,
+        search_from="direct",
+        max_new_tokens=2,
+        budget_tokens=30,
+    )
+    assert output["answer"] == "b"  # by votes
+    assert not cast("Any", parts.policy_model).weighed
+    assert "checking 2 answers takes" in failures(output["ledger"])[0]
+    assert parts.ledger_store.runs[0].tokens <= 30
+
+
+async def test_a_model_that_weighs_nothing_leaves_the_arm_out_and_the_ledger_says_so() -> None:
+    with pytest.raises(ConfigurationError, match=r"policy='self_verify' .* weighs given answers"):
+        await ask(drawing("a"), policy="self_verify")
+    output = await ask(drawing("a"), arms=("direct", "self_verify"))
+    [skipped] = [one["detail"] for one in output["ledger"] if one["event"] == "skipped"]
+    assert skipped["arm"] == "self_verify"
+    assert "weighs given answers" in skipped["reason"]
+
+
+class SaysNumbers(TransformersPolicyModel):
+    """A real model that is made to answer 0, 1, 2, …"""
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], *, deadline: float | None = None
+    ) -> list[Generation]:
+        made = await super().generate(requests, deadline=deadline)
+        return [
+            replace(one, text=str(number), finish_reason="stop") for number, one in enumerate(made)
+        ]
+
+
+async def test_a_real_model_grades_its_answers(tiny_engine: LocalEngine) -> None:
+    parts: RttcParts = {**Parts().parts(), "policy_model": SaysNumbers(tiny_engine)}
+    output = await ask(parts, policy="self_verify", search_n=3, max_new_tokens=2)
+    graded, *_ = (one["detail"] for one in output["ledger"] if one["event"] == "checked")
+    grades = list(graded["grades"].values())
+    assert len(grades) == 3
+    assert all(0 < grade < 1 for grade in grades)
+    assert failures(output["ledger"]) == []
+
+
 # --- what cannot be read -----------------------------------------------------------------------
 
 
@@ -509,6 +678,18 @@ class OneByOne(Majority):
         return Proposal(draws=panel.turns(1), reason="one more")
 
 
+class RevisesNothing(Majority):
+    def propose(self, panel: Panel) -> Proposal:
+        return Proposal(revisions=(7,), reason="revise what is not there")
+
+
+class ComparesBackwards(Majority):
+    def propose(self, panel: Panel) -> Proposal:
+        if not panel.drawn:
+            return Proposal(draws={"direct": 2}, reason="two")
+        return Proposal(pairs=((1, 0),), reason="the other way round")
+
+
 class FromNowhere(Majority):
     def propose(self, panel: Panel) -> Proposal:
         return Proposal(draws={"oracle": 1}, reason="ask somebody else")
@@ -545,6 +726,8 @@ def own(request: pytest.FixtureRequest) -> Iterator[None]:
     ("own", "arm", "says"),
     [
         (FromNowhere(), "direct", "draws from ['oracle'], but there are only ['direct', 'rag']"),
+        (RevisesNothing(), "direct", "names draw 7 of 0, whose text is not in hand"),
+        (ComparesBackwards(), "own", "compares draws (1, 0): the earlier one comes first"),
         (KeepsNothing(), "own", "keeps draw 99 of 3, whose text is not in hand"),
         (Breaks(), "own", "ZeroDivisionError: no votes"),
         (StopsAtOnce(), "direct", "nothing was drawn: it is too hot"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,11 +11,18 @@ from typing import Any, cast
 import pytest
 import torch
 
-from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.errors import BudgetExceeded, ConfigurationError, PolicyModelError
 from rttc_graph.integrations.transformers import scoring
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
-from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
+from rttc_graph.integrations.transformers.scoring import (
+    ScoringRequest,
+    log_probabilities,
+    option_probabilities,
+)
 from rttc_graph.integrations.transformers.tokens import encode_prompt
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
+from rttc_graph.protocols import OptionsRequest
+from rttc_graph.state import ChatTurn
 
 PAIRS = (
     ("hi", "the answer"),
@@ -116,3 +124,52 @@ async def test_an_empty_answer_is_scored_by_its_end_only(tiny_engine: LocalEngin
 async def test_a_pair_beyond_the_context_is_refused(tiny_engine: LocalEngine) -> None:
     with pytest.raises(PolicyModelError, match=r"have 5\d\d tokens together .* context is 512"):
         await log_probabilities(tiny_engine, [asked("y" * 300, "z" * 230)])
+
+
+# --- options -----------------------------------------------------------------------------------
+
+
+def weigh_options(text: str, *options: str, adapter: str | None = None) -> OptionsRequest:
+    messages: tuple[ChatTurn, ...] = ({"role": "user", "content": text},)
+    return OptionsRequest(messages=messages, options=options, adapter=adapter)
+
+
+async def test_an_option_is_as_likely_as_its_first_token_is_scored(
+    tiny_engine: LocalEngine,
+) -> None:
+    """The prompt is read once for all options, in a batch of prompts of other lengths."""
+    requests = [
+        weigh_options("x", *"0123456789"),
+        weigh_options("a longer question " * 3, "A", "B"),
+    ]
+    found = await option_probabilities(tiny_engine, requests)
+    for request, one in zip(requests, found, strict=True):
+        expected = await log_probabilities(
+            tiny_engine,
+            [
+                ScoringRequest(messages=request.messages, answer=option)
+                for option in request.options
+            ],
+            end=False,
+        )
+        assert one.shares == pytest.approx([math.exp(score) for score in expected], rel=1e-4)
+        assert one.prompt_tokens == await tiny_engine.in_lane(
+            lambda loaded, request=request: len(encode_prompt(loaded, request.messages))
+        )
+    assert await option_probabilities(tiny_engine, []) == []
+
+
+async def test_options_that_begin_alike_are_refused(tiny_engine: LocalEngine) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be told apart"):
+        await option_probabilities(tiny_engine, [weigh_options("x", "1", "1 or 2")])
+
+
+async def test_a_prompt_beyond_the_context_weighs_nothing(tiny_engine: LocalEngine) -> None:
+    with pytest.raises(PolicyModelError, match="the model's context is"):
+        await option_probabilities(tiny_engine, [weigh_options("word " * 5000, "A", "B")])
+
+
+async def test_no_time_to_weigh_is_said_so(tiny_engine: LocalEngine) -> None:
+    model = TransformersPolicyModel(tiny_engine)
+    with pytest.raises(BudgetExceeded, match="no time is left to weigh"):
+        await model.weigh([weigh_options("x", "A", "B")], deadline=0.0)

@@ -39,15 +39,17 @@ ATTEMPT = AttemptRecord(
     parts=frozenset({"policy_model"}),
 )
 PANELS = ("budget_forcing", "adaptive", "majority", "weighted", "best_of_n")
+STEERED = ("refine", "revise", "self_verify")
+"""Panels whose draws rest on earlier ones."""
 NEW = ArmRecord(name="new", attempts=(ATTEMPT,))
 
 
 def test_the_table_is_in_the_order_of_cost() -> None:
-    assert list(ARMS) == ["nearest", "direct", "rag", *PANELS, "ttt"]
-    assert list(ARMS.attempts) == ["nearest", "direct", "recalled", "rag", *PANELS, "ttt"]
+    assert list(ARMS) == ["nearest", "direct", "rag", *PANELS, "ttt", *STEERED]
+    assert list(ARMS.attempts) == ["nearest", "direct", "recalled", "rag", *PANELS, "ttt", *STEERED]
     table = ArmTable(ARMS.values())
     table.register(NEW)
-    assert list(table) == ["nearest", "direct", "rag", *PANELS, "new", "ttt"]
+    assert list(table) == ["nearest", "direct", "rag", *PANELS, "new", "ttt", *STEERED]
     assert table.of_attempt("recalled").name == "ttt"
     table.unregister("new")
     assert list(table) == list(ARMS)
@@ -110,7 +112,7 @@ def test_schemas_show_the_known_names_and_others_are_refused() -> None:
     state = TypeAdapter(RttcState).json_schema()["properties"]
     assert state["attempt"]["enum"] == list(ARMS.attempts)
     assert state["decision"]["enum"] == list(decision_names())
-    with pytest.raises(ValidationError, match=r"'compare', 'nearest', .* or 'ttt'"):
+    with pytest.raises(ValidationError, match=r"'compare', 'nearest', .* or 'self_verify'"):
         TypeAdapter(PolicyName).validate_python("best")
 
 
@@ -158,6 +160,8 @@ def test_no_other_file_lists_arms() -> None:
     arms = ARMS.keys() - {*get_args(SamplesChoice), "majority"}
     named = {file: found & arms for file, found in CONSTANTS.items() if found & arms}
     assert (
-        named.pop("rttc_graph/arms.py") == arms == {"direct", "rag", "ttt", *PANELS} - {"majority"}
+        named.pop("rttc_graph/arms.py")
+        == arms
+        == {"direct", "rag", "ttt", *PANELS, *STEERED} - {"majority"}
     )
     assert all(len(arms) == 1 and file.startswith("nodes/") for file, arms in named.items()), named

@@ -20,6 +20,7 @@ ONLY_COMPLETED = {
     "PlainRewardModel": "what `as_reward_model` completes, see test_reward_requests",
     "ContinuingPolicyModel": "what a policy model may say besides, tested by its suite",
     "MeasuredModel": "what a model may say of its size, tested by the suite of policy models",
+    "WeighingPolicyModel": "what a policy model may do besides, tested by its suite",
 }
 """Protocols without a suite, and why."""
 
