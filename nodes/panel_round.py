@@ -91,8 +91,8 @@ class PanelRound:
         _check(proposal, panel, state["attempt"])
         if proposal.grades or proposal.pairs:
             return await checked_panel(self.policy_model, panel, proposal, state, scope, notes)
-        wants_more = any(n > 0 for n in proposal.draws.values())
-        wants_more = wants_more or proposal.continuations or proposal.revisions
+        draws = any(n > 0 for n in proposal.draws.values())
+        wants_more = draws or bool(proposal.continuations or proposal.revisions)
         if panel.left == 0 or not wants_more:
             return proposal.reason
         drawing = PanelDrawing(self.policy_model)

@@ -171,6 +171,6 @@ class WeighingPolicyModel(PolicyModel, Protocol):
         ...
 
 
-def can_weigh(model: PolicyModel) -> bool:
+def can_weigh(model: object) -> bool:
     """Tell whether a policy model takes `OptionsRequest`s; chat servers do not."""
     return isinstance(model, WeighingPolicyModel)

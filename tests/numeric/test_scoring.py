@@ -153,9 +153,8 @@ async def test_an_option_is_as_likely_as_its_first_token_is_scored(
             end=False,
         )
         assert one.shares == pytest.approx([math.exp(score) for score in expected], rel=1e-4)
-        assert one.prompt_tokens == await tiny_engine.in_lane(
-            lambda loaded, request=request: len(encode_prompt(loaded, request.messages))
-        )
+        model = TransformersPolicyModel(tiny_engine)
+        assert one.prompt_tokens == await model.count_tokens(request.messages)
     assert await option_probabilities(tiny_engine, []) == []
 
 
