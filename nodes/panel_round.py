@@ -135,6 +135,7 @@ class PanelRound:
             settings=scope.settings.search,
             compared={one["places"]: one["earlier"] for one in before.get("compared", ())},
             checking_tokens=before.get("checking_tokens", 0),
+            checking_flops=before.get("checking_flops", 0.0),
         )
 
 

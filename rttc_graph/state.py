@@ -138,6 +138,8 @@ class PanelState(TypedDict):
     """Pairs of draws that were compared."""
     checking_tokens: NotRequired[int]
     """Tokens that grading and comparing took."""
+    checking_flops: NotRequired[float | None]
+    """Floating-point operations of that; `None` where the model does not say how large it is."""
 
 
 class Source(Sample):

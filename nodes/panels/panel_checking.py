@@ -13,7 +13,11 @@ from rttc_graph.protocols import (
     OptionsRequest,
     PolicyModel,
     WeighingPolicyModel,
+    forward_flops,
+    parameters_of,
+    summed,
 )
+from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.chains import text_in_hand
@@ -69,6 +73,7 @@ async def checked_panel(
             f"{policy_model.name} weighed {len(found)} of {len(requests)} prompts"
         )
     tokens = sum(one.prompt_tokens for one in found)
+    flops = forward_flops(await parameters_of(policy_model), tokens)
     grades = {
         place: expected_grade(one)
         for place, one in zip(proposal.grades, found[: len(proposal.grades)], strict=True)
@@ -81,6 +86,7 @@ async def checked_panel(
         grades={str(place): grade for place, grade in grades.items()},
         preferred=[[*places, share] for places, share in compared.items()],
         prompt_tokens=tokens,
+        flops=flops,
         reason=proposal.reason,
     )
     return replace(
@@ -91,6 +97,7 @@ async def checked_panel(
         ),
         compared={**panel.compared, **compared},
         checking_tokens=panel.checking_tokens + tokens,
+        checking_flops=summed(panel.checking_flops, flops),
     )
 
 
@@ -123,11 +130,11 @@ async def _reserve(
     policy_model: PolicyModel, requests: Sequence[OptionsRequest], scope: RunScope
 ) -> None:
     counted = [await policy_model.count_tokens(request.messages) for request in requests]
-    if sum(counted) > scope.allowance.tokens:
+    left = await tokens_left(policy_model, scope.allowance, scope.settings)
+    if sum(counted) > left.tokens:
         raise BudgetExceeded(
-            f"checking {len(requests)} answers takes {sum(counted)} tokens, and "
-            f"{scope.allowance.tokens} are left of budget_tokens={scope.settings.budget_tokens}: "
-            "raise it"
+            f"checking answers takes {len(requests)} prompts of {sum(counted)} tokens in all, and "
+            f"{left.tokens} are left of {left.of}: raise it"
         )
 
 

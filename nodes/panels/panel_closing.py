@@ -67,8 +67,10 @@ async def go_on(
             {"places": places, "earlier": earlier} for places, earlier in panel.compared.items()
         ],
         "checking_tokens": panel.checking_tokens,
+        "checking_flops": panel.checking_flops,
     }
     checked = panel.checking_tokens - before.get("checking_tokens", 0)
+    checked_flops = (panel.checking_flops or 0.0) - (before.get("checking_flops") or 0.0)
     scope.emit(
         {
             "event": "panel",
@@ -82,7 +84,7 @@ async def go_on(
             "rewards": [one["reward"] for one in new],
             "answers": list(new),
             "tokens": _tokens(panel.drawn) + panel.checking_tokens,
-            "flops": _flops(panel.drawn),
+            "flops": _flops(panel),
             "seconds": after["seconds"],
         }
     )
@@ -93,7 +95,7 @@ async def go_on(
             state["spent"],
             since=scope.started,
             tokens=_tokens(new) + checked,
-            flops=_known_flops(new) + judging_flops(notes),
+            flops=_known_flops(new) + checked_flops + judging_flops(notes),
         ),
         "ledger": record(state, scope, notes.entries),
     }
@@ -130,7 +132,7 @@ async def finish(
         answers=len(standings(panel)),
         votes=choice.votes,
         tokens=_tokens(panel.drawn) + panel.checking_tokens,
-        flops=_flops(panel.drawn),
+        flops=_flops(panel),
     )
     candidate: Candidate = {
         **candidate_of(kept, state),
@@ -140,7 +142,7 @@ async def finish(
         "completion_tokens": sum(one["completion_tokens"] for one in panel.drawn),
         "reused_tokens": sum(one.get("reused_tokens", 0) for one in panel.drawn),
         "draws": len(panel.drawn),
-        "flops": _flops(panel.drawn),
+        "flops": _flops(panel),
     }
     update = answered(
         candidate,
@@ -187,8 +189,8 @@ def soon() -> float:
     return time.monotonic() + GRACE_SECONDS
 
 
-def _flops(drawn: Sequence[Drawn]) -> float | None:
-    return summed(*(one.get("flops") for one in drawn))
+def _flops(panel: Panel) -> float | None:
+    return summed(*(one.get("flops") for one in panel.drawn), panel.checking_flops)
 
 
 def _known_flops(drawn: Sequence[Drawn]) -> float:

@@ -53,7 +53,7 @@ def continued(
         )
     earlier = panel.drawn[one.place]
     request = GenerationRequest(
-        messages=_messages(earlier, state, scope),
+        messages=own_prompt(earlier, state, scope),
         answer_prefix=one.begun,
         max_new_tokens=longest(proposal, scope),
         temperature=settings.temperature,
@@ -91,7 +91,8 @@ def longest(proposal: Proposal, scope: RunScope) -> int:
     return min(most, allowed)
 
 
-def _messages(earlier: Drawn, state: RttcState, scope: RunScope) -> tuple[ChatTurn, ...]:
+def own_prompt(earlier: Drawn, state: RttcState, scope: RunScope) -> tuple[ChatTurn, ...]:
+    """Return the prompt that a draw was asked with, its samples in it."""
     task, prompts = state["task"], scope.settings.prompts
     shown = [state["samples"][place] for place in earlier["shown"]]
     if not shown:

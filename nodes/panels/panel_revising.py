@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from rttc_graph.nodes.panels.panel_continuing import own_prompt
 from rttc_graph.nodes.panels.panel_judging import adapter_of
 from rttc_graph.protocols import GenerationRequest
-from rttc_graph.run.prompts import direct_messages, rag_messages
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.chains import text_in_hand
 from rttc_graph.search.panel import Panel
@@ -30,14 +30,9 @@ def revision_request(
         state: State of the run.
         scope: Scope of this step.
     """
-    task, revised, settings = state["task"], panel.drawn[place], scope.settings
-    samples = [state["samples"][shown] for shown in revised["shown"]]
-    if samples:
-        asked = rag_messages(task["query"], samples, task["history"])
-    else:
-        asked = direct_messages(task["query"], task["history"])
+    revised, settings = panel.drawn[place], scope.settings
     messages: tuple[ChatTurn, ...] = (
-        *asked,
+        *own_prompt(revised, state, scope),
         {"role": "assistant", "content": text_in_hand(panel, place)},
         {"role": "user", "content": REVISE},
     )

@@ -43,6 +43,8 @@ class Panel:
     """Probability that the policy model prefers the earlier of two draws, by their places."""
     checking_tokens: int = 0
     """Tokens that grading and comparing took so far."""
+    checking_flops: float | None = 0.0
+    """Floating-point operations of that; `None` where they are not known."""
 
     def __post_init__(self) -> None:
         if self.size < 1:

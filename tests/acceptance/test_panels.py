@@ -479,7 +479,9 @@ class Calibrated(ScriptedRewardModel):
 
 async def test_refine_revises_what_is_below_the_threshold_and_keeps_the_better(face: Face) -> None:
     parts = drawing("a", "b", "c", a=0.2, b=0.1, c=0.7)
-    output = await ask(parts, face, policy="refine", search_n=8, tau_r=0.5)
+    output = await ask(
+        parts, face, policy="refine", search_n=8, tau_r=0.5, system_prompt="Say one letter."
+    )
     assert (output["answer"], output["reward"], output["accepted"]) == ("c", 0.7, True)
     first, second, third = (call[0] for call in parts.policy_model.calls)
     for request in (second, third):  # both revise `a`, since `b` was no better
@@ -596,8 +598,58 @@ async def test_checking_takes_no_more_than_the_budget_has() -> None:
     )
     assert output["answer"] == "b"  # by votes
     assert not cast("Any", parts.policy_model).weighed
-    assert "checking 2 answers takes" in failures(output["ledger"])[0]
+    assert "checking answers takes 2 prompts of" in failures(output["ledger"])[0]
     assert parts.ledger_store.runs[0].tokens <= 30
+
+
+@dataclass
+class SizedWeighingModel(WeighingModel):
+    """Says how large it is."""
+
+    weights: int | None = 10
+
+    async def parameters(self) -> int | None:
+        return self.weights
+
+
+@pytest.mark.parametrize("weights", [10, None])
+async def test_grading_and_comparing_count_as_operations(weights: int | None) -> None:
+    model = SizedWeighingModel(says=("a", "b"), grades={"a": 5, "b": 5}, weights=weights)
+    parts = PanelParts(policy_model=model)
+    graph = create_rttc_graph(**parts.parts(), checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    context = RttcSettings(policy="self_verify", search_n=2)
+    stream = graph.astream({"query": QUERY}, config, context=context, stream_mode="custom")
+    told: list[dict[str, Any]] = [one async for one in stream]
+    output: dict[str, Any] = (await graph.aget_state(config)).values
+    [candidate] = output["candidates"]
+    tokens = candidate["prompt_tokens"] + candidate["completion_tokens"]
+    checked = [one["detail"]["flops"] for one in output["ledger"] if one["event"] == "checked"]
+    if weights is None:
+        assert checked == [None, None]
+        assert candidate["flops"] is None
+        assert "flops" not in output["spent"]
+    else:
+        assert checked == [2 * weights * 20] * 2  # two grades, then two orders of a pair
+        assert candidate["flops"] == output["spent"]["flops"] == 2 * weights * tokens
+    assert entry(output, "stopped")["flops"] == candidate["flops"]
+    assert [one for one in told if one["event"] == "panel"][-1]["flops"] == candidate["flops"]
+
+
+async def test_checking_takes_no_more_operations_than_the_budget_has() -> None:
+    model = SizedWeighingModel(says=("a", "b", "b"), grades={"a": 9, "b": 1})
+    output = await ask(
+        PanelParts(policy_model=model),
+        policy="self_verify",
+        search_n=3,
+        search_from="direct",
+        max_new_tokens=2,
+        budget_flops=2 * 10 * 30,
+    )
+    assert output["answer"] == "b"  # by votes
+    assert not model.weighed
+    assert "are left of budget_flops=600 at 20 for a token" in failures(output["ledger"])[0]
+    assert output["candidates"][0]["flops"] <= 600
 
 
 async def test_a_model_that_weighs_nothing_leaves_the_arm_out_and_the_ledger_says_so() -> None:
