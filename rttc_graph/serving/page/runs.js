@@ -7,6 +7,7 @@ import { candidates, figures, nodesOf, sources, timeline, verdict, way } from "/
 import { rating } from "/page/rating.js";
 
 const kept = { domain: "", arm: "", accepted: "", rated: "", first_day: "", last_day: "", contains: "" };
+const seen = new Set();
 
 export async function view([what, first, second]) {
   if (what === "compare" && first && second) return compare(first, second);
@@ -29,6 +30,7 @@ async function list() {
   };
   const compareLink = button("Compare", () => { location.hash = `#/runs/compare/${[...chosen].join("/")}`; }, { disabled: true });
   const found = h("div", {});
+  const armsSeen = h("datalist", { id: "arms" });
   const body = h("tbody", {});
   const more = button("More", () => busy(more, () => fill(more.dataset.after)), { hidden: true });
 
@@ -65,6 +67,8 @@ async function list() {
       body.replaceChildren();
     }
     body.append(...page.runs.map(row));
+    for (const { arm } of page.runs) seen.add(arm);
+    armsSeen.replaceChildren(...[...seen].sort().map((value) => h("option", { value })));
     more.hidden = page.next === null;
     more.dataset.after = page.next ?? "";
     const shown = body.children.length;
@@ -77,7 +81,7 @@ async function list() {
 
   const form = h("form", { class: "card filters", onsubmit: (event) => { event.preventDefault(); fill().catch((error) => found.replaceChildren(problem(error))); } },
     h("datalist", { id: names }, domains.map((value) => h("option", { value }))),
-    h("datalist", { id: "arms" }, ["nearest", "direct", "rag", "ttt", "adaptive", "majority", "weighted", "best_of_n"].map((value) => h("option", { value }))),
+    armsSeen,
     h("div", { class: "row" },
       field("Text", controls.contains), field("Domain", controls.domain), field("Arm", controls.arm),
       field("Accepted", controls.accepted), field("Rated", controls.rated),
