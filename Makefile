@@ -37,8 +37,8 @@ mypy: $(VENV)/.dev
 pyright: $(VENV)/.dev
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-# Three processes also on two cores: a quarter of the time goes into waiting for servers and children.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
+# Four processes also on two cores: a third of the time goes into waiting for servers and children.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 
 tests: $(VENV)/.dev  ## all tests
 	@$(PYTEST)

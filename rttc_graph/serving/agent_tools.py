@@ -26,6 +26,7 @@ __all__ = ("AgentTools", "mcp_server")
 MOST_FOUND = 64
 """Most samples of one search; an agent reads them all."""
 
+_VERSION = version("rttc-graph")  # read from a file, so not in the event loop
 _INSTRUCTIONS = (
     "Answers questions from solved ones. Act on an answer only if `accepted` is true; `sources` "
     "are what it rests on. Rate answers once their outcome is known: right ones become samples."
@@ -98,7 +99,7 @@ def mcp_server(tools: AgentTools) -> MCPServer:
     """Return a server of the tools; its `run` serves one client over stdin and stdout."""
     from mcp.server import MCPServer  # noqa: PLC0415 - of the extra mcp
 
-    server = MCPServer("rttc-graph", version=version("rttc-graph"), instructions=_INSTRUCTIONS)
+    server = MCPServer("rttc-graph", version=_VERSION, instructions=_INSTRUCTIONS)
     for tool in (tools.ask, tools.search, tools.ingest, tools.rate):
         server.add_tool(_telling(tool))
     return server

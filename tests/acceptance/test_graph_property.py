@@ -9,10 +9,12 @@ from graph_runs import Output, ask, failures
 from scripted_parts import Parts, recalling, sample, trained_adapter
 
 from rttc_graph import BackendError, NoAnswerError, RttcSettings
-from rttc_graph.arms import policy_names
+from rttc_graph.arms import ARMS, policy_names
 
 CASES = 200
-POLICIES = policy_names()
+CLOSED = {name for name, each in ARMS.attempts.items() if each.continues or each.weighs}
+"""Arms that the scripted policy model cannot do."""
+POLICIES = [name for name in policy_names() if name not in CLOSED]
 
 
 def random_parts(rng: random.Random) -> Parts:
