@@ -207,9 +207,10 @@ def multiplied_weights(model: PreTrainedModel) -> int | None:
     count = int(model.num_parameters(exclude_embeddings=True))
     whole = cast("Any", model)  # the two are untyped
     head, table = whole.get_output_embeddings(), whole.get_input_embeddings()
-    if head is None or head.weight is not getattr(table, "weight", None):
+    weight = getattr(head, "weight", None)
+    if weight is None or weight is not getattr(table, "weight", None):
         return count
-    return count + int(head.weight.numel())  # a tied head was left out with the table
+    return count + int(weight.numel())  # a tied head was left out with the table
 
 
 def _told(thinking: bool | None) -> str:
