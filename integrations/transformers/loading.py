@@ -207,8 +207,9 @@ def multiplied_weights(model: PreTrainedModel) -> int | None:
     count = int(model.num_parameters(exclude_embeddings=True))
     whole = cast("Any", model)  # the two are untyped
     head, table = whole.get_output_embeddings(), whole.get_input_embeddings()
-    weight = getattr(head, "weight", None)
-    if weight is None or weight is not getattr(table, "weight", None):
+    weight: Any = getattr(head, "weight", None)
+    shared: Any = getattr(table, "weight", None)
+    if weight is None or weight is not shared:
         return count
     return count + int(weight.numel())  # a tied head was left out with the table
 
