@@ -87,7 +87,7 @@ async def test_chosen_arms_are_saved_read_back_and_followed(
 ) -> None:
     """By the process that calibrates, by another connection, and by the graph over that."""
     both = [*questions("labels", right="nearest"), *questions("reports", right="rag")]
-    proposal = propose(both, Aim(accuracy=0.5))
+    proposal = await asyncio.to_thread(propose, both, Aim(accuracy=0.5))
     chosen = {name: arms for name, arms in proposal.arms.items() if name}
     assert chosen == {"labels": ("nearest",), "reports": ("rag",)}
     saved = proposal.stored("scripted", "scripted")
