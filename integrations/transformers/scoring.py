@@ -121,18 +121,10 @@ def _grouped_options(loaded: LoadedModel, requests: Sequence[OptionsRequest]) ->
 
 def _first_tokens(group: Sequence[_Pair], loaded: LoadedModel) -> list[list[float]]:
     """Return the probability of each option's first token behind its prompt."""
-    ids, mask = left_padded([pair.prompt for pair in group], loaded.device)
-    with (
-        translated("weigh options"),
-        torch.inference_mode(),
-        loaded.forward_rows([pair.adapter for pair in group]) as forward,
-    ):
-        padding: dict[str, Any] = {}
-        if loaded.can_batch:
-            padding = {"attention_mask": mask, "position_ids": positions(mask)}
-            padding["logits_to_keep"] = 1
-        out = forward(input_ids=ids, use_cache=False, **padding)
-        shares = out.logits[:, -1].double().softmax(dim=1)
+    prompts = [pair.prompt for pair in group]
+    with translated("weigh options"):
+        _, logits = _last_logits(group, prompts, loaded, 1)
+        shares = logits[:, -1].double().softmax(dim=1)
     return [[float(shares[row, token]) for token in pair.answer] for row, pair in enumerate(group)]
 
 
@@ -188,19 +180,33 @@ def _fits(group: Sequence[_Pair], loaded: LoadedModel) -> bool:
 def _score(group: Sequence[_Pair], loaded: LoadedModel) -> list[float]:
     """Return the mean log-probability of each answer's tokens."""
     longest = max(len(pair.answer) for pair in group)
-    ids, mask = left_padded([[*pair.prompt, *pair.answer] for pair in group], loaded.device)
-    with (
-        translated("score answers"),
-        torch.inference_mode(),
-        loaded.forward_rows([pair.adapter for pair in group]) as forward,
-    ):
-        padding: dict[str, Any] = {}
-        if loaded.can_batch:
-            padding = {"attention_mask": mask, "position_ids": positions(mask)}
-            padding["logits_to_keep"] = longest + 1
-        out = forward(input_ids=ids, use_cache=False, **padding)
-        chosen = _chosen(out.logits[:, -longest - 1 : -1], ids[:, -longest:])  # [B, A]
+    texts = [[*pair.prompt, *pair.answer] for pair in group]
+    with translated("score answers"):
+        ids, logits = _last_logits(group, texts, loaded, longest + 1)
+        chosen = _chosen(logits[:, -longest - 1 : -1], ids[:, -longest:])  # [B, A]
     return [float(chosen[row, -len(pair.answer) :].mean()) for row, pair in enumerate(group)]
+
+
+@torch.inference_mode()
+def _last_logits(
+    group: Sequence[_Pair], texts: Sequence[Sequence[int]], loaded: LoadedModel, keep: int
+) -> tuple[Tensor, Tensor]:
+    """Return the ids [B, T] of texts, padded in front, and logits behind at least `keep` of them.
+
+    Args:
+        group: Pairs whose adapters are on, row by row.
+        texts: Ids of each row.
+        loaded: Model that reads them.
+        keep: How many of a row's last positions are wanted.
+    """
+    ids, mask = left_padded(texts, loaded.device)
+    padding: dict[str, Any] = {}
+    if loaded.can_batch:
+        padding = {"attention_mask": mask, "position_ids": positions(mask)}
+        padding["logits_to_keep"] = keep
+    with loaded.forward_rows([pair.adapter for pair in group]) as forward:
+        out = forward(input_ids=ids, use_cache=False, **padding)
+    return ids, out.logits
 
 
 def _chosen(logits: Tensor, targets: Tensor) -> Tensor:
