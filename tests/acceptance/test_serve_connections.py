@@ -59,6 +59,20 @@ def is_cut_off(one: socket.socket, seconds: float = 0.0) -> bool:
             return True
 
 
+def is_torn(one: socket.socket, seconds: float) -> bool:
+    """Tell whether the server gives a connection up within some time, with nothing of it read."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            one.sendall(b"x")  # what is sent to a closed end comes back as a reset
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+        time.sleep(0.5)
+    return False
+
+
 def trickle(one: socket.socket, piece: bytes, seconds: float) -> None:
     """Send a little again and again, until the server does not want it any more."""
     until = time.monotonic() + seconds
@@ -144,12 +158,7 @@ def test_who_does_not_take_its_answer_is_cut_off() -> None:
                 one.settimeout(1)
                 for _ in range(400):  # pipelined: some 20 MB of answers
                     one.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n")
-            time.sleep(2.5)
-            with suppress(OSError):  # the first one tells the client that the other end is gone
-                one.sendall(b"x")
-            time.sleep(0.2)
-            with pytest.raises(OSError, match=r"Broken pipe|reset"):
-                one.sendall(b"x")
+            assert is_torn(one, seconds=30)  # a busy machine is slow to fill the buffers in between
 
 
 def test_a_connection_is_kept_for_the_next_request() -> None:
