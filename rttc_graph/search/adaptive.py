@@ -1,10 +1,11 @@
-"""`adaptive`: rounds of 2, 4, 8, … draws, until the vote is sure or more draws are of no use."""
+"""`adaptive`: rounds of the fewest draws that may decide, until the vote is sure or cannot be."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.search.majority import voted
@@ -20,14 +21,20 @@ FUTILE = 0.99
 would say the same."""
 
 UNREADABLE = 6
-"""Number of draws, two rounds, after which no more are made if not one answer could be read."""
+"""Number of draws after which no more are made if not one answer could be read."""
+
+EXACT, GROWTH = 8, 4
+"""A round has at least one draw for every `GROWTH` beyond the first `EXACT`, so that 64 answers
+take at most `MAX_ROUNDS` rounds whatever they say. Up to 16 answers, no round is larger for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adaptive:
-    """Draws in rounds that double, and votes as `weighted` where rewards are calibrated.
+    """Draws as many answers as one at a time would take, in few rounds.
 
-    Elsewhere it votes as `majority`.
+    A round has the fewest draws that can end the panel, were they all to agree: nothing is missed
+    by not looking in between. Votes as `weighted` where rewards are calibrated, elsewhere as
+    `majority`.
 
     Raises:
         ConfigurationError: The probabilities are not 0.5 < sure <= futile < 1.
@@ -47,12 +54,30 @@ class Adaptive:
         reason = self._end(panel)
         if reason is not None:
             return Proposal(reason=reason)
-        count = min(len(panel.drawn) + 2, panel.left)
-        return Proposal(draws=panel.turns(count), reason=f"{count} more answers may decide")
+        fewest = min(self._fewest(panel), panel.left)
+        plural = "s" if fewest > 1 else ""
+        return Proposal(
+            draws=panel.turns(fewest), reason=f"{fewest} more answer{plural} may decide"
+        )
 
     def choose(self, panel: Panel) -> Choice:
         """Return the best-judged draw of the answer whose votes have the most weight."""
         return voted(panel, vote_weight(panel))
+
+    def _fewest(self, panel: Panel) -> int:
+        """Return the least number of draws that may end the panel, were they all to agree.
+
+        Once a vote is sure but its reward is too low, that is the number after which it is futile.
+        """
+        found = standings(panel, vote_weight(panel))
+        votes = sorted((one.votes for one in found), reverse=True)
+        most, second = (*votes, 0, 0)[:2]
+        sure = self.sure if stays_ahead(most, second) < self.sure else self.futile
+        least = next(n for n in count(1) if stays_ahead(most + n, second) >= sure)
+        if not found:
+            least = min(least, UNREADABLE - len(panel.drawn))
+        least = min(least, _to_be_out_of_reach(found, panel))
+        return max(least, (len(panel.drawn) - EXACT) // GROWTH)
 
     def _end(self, panel: Panel) -> str | None:
         """Return why no more is drawn; `None` to go on."""
@@ -95,12 +120,23 @@ def vote_weight(panel: Panel) -> Weight:
     return log_odds if panel.calibrated else one_each
 
 
+def _to_be_out_of_reach(found: Sequence[Standing], panel: Panel) -> int:
+    """Return after how many draws for the leader what is then left could not change the vote."""
+    leader, rival = (*(one.weight for one in found), 0.0, 0.0)[:2]
+    wanted = (panel.left + (rival - leader) / _most_weight(panel)) / 2
+    return max(1, math.ceil(wanted - 1e-9))  # sums of weights are rounded
+
+
+def _most_weight(panel: Panel) -> float:
+    return MOST if panel.calibrated else 1.0
+
+
 def _is_out_of_reach(leader: Standing, rivals: Sequence[Standing], panel: Panel) -> bool:
     """Tell whether the leader wins even if all that is left goes to one other answer.
 
     That other may be one that nobody has given yet, which comes later and so loses a tie.
     """
-    gain = panel.left * (MOST if panel.calibrated else 1.0)
+    gain = panel.left * _most_weight(panel)
     if leader.weight < gain:
         return False
     return all(

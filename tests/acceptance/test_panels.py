@@ -203,7 +203,7 @@ async def test_a_graph_that_retrieves_nothing_has_panels_too() -> None:
     model = DrawingModel(says=("a",))
     parts: RttcParts = {"policy_model": model, "reward_model": ScriptedRewardModel()}
     output = await ask(parts, policy="adaptive", search_n=16)
-    assert (output["answer"], entry(output, "stopped")["draws"]) == ("a", {"direct": 6})
+    assert (output["answer"], entry(output, "stopped")["draws"]) == ("a", {"direct": 4})
 
 
 async def test_with_nothing_to_draw_from_the_plain_model_answers() -> None:
@@ -244,15 +244,15 @@ async def test_each_round_of_adaptive_is_a_checkpoint_and_an_event() -> None:
     stream = graph.astream({"query": QUERY}, config, context=context, stream_mode="custom")
     told: list[dict[str, Any]] = [one async for one in stream]
     rounds = [one for one in told if one["event"] == "panel"]
-    assert [one["drawn"] for one in rounds] == [2, 6, 14]
-    assert [sum(one["draws"].values()) for one in rounds] == [2, 4, 8]
-    assert [one["votes"]["a"] for one in rounds] == [1, 3, 8]
+    assert [one["drawn"] for one in rounds] == [4, 10, 12, 13]
+    assert [sum(one["draws"].values()) for one in rounds] == [4, 6, 2, 1]
+    assert [one["votes"]["a"] for one in rounds] == [2, 6, 7, 8]
     assert {one["leader"] for one in rounds} == {"a"}
-    assert describe_event(rounds[1]) == "adaptive: 6 of at most 16 answers drawn, 'a' leads with 3"
+    assert describe_event(rounds[1]) == "adaptive: 10 of at most 16 answers drawn, 'a' leads with 6"
     history = [state async for state in graph.aget_state_history(config)]
     panels: list[Any] = [state.values.get("panel") for state in history]
-    assert {len(one["drawn"]) for one in panels if one} == {2, 6, 14}
-    assert [len(call) for call in parts.policy_model.calls] == [2, 4, 8]
+    assert {len(one["drawn"]) for one in panels if one} == {4, 10, 12, 13}
+    assert [len(call) for call in parts.policy_model.calls] == [4, 6, 2, 1]
 
 
 async def test_a_panel_goes_on_from_the_checkpoint_of_a_round(face: Face) -> None:
@@ -265,12 +265,12 @@ async def test_a_panel_goes_on_from_the_checkpoint_of_a_round(face: Face) -> Non
     await run(graph, {"query": QUERY}, face, context=context, thread="1")  # looks up samples
     for _ in range(2):
         await run(graph, None, face, context=context, thread="1")  # type: ignore[arg-type]
-    assert [len(call) for call in parts.policy_model.calls] == [2, 4]
+    assert [len(call) for call in parts.policy_model.calls] == [4, 6]
     # Another process: nothing but the checkpoint is left.
-    later = drawing(*SPLIT[6:], *SPLIT[:6])
+    later = drawing(*SPLIT)
     graph = create_rttc_graph(**later.parts(), checkpointer=saver)
     output = await run(graph, None, face, context=context, thread="1")  # type: ignore[arg-type]
-    assert [len(call) for call in later.policy_model.calls] == [8]
+    assert [len(call) for call in later.policy_model.calls] == [2, 1]
     for key in ("answer", "arm", "reward", "tau_r"):
         assert output[key] == whole[key]
     assert entry(output, "stopped") == entry(whole, "stopped")

@@ -18,7 +18,7 @@ from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.search.adaptive import Adaptive, stays_ahead
 from rttc_graph.search.best_of_n import BestOfN
 from rttc_graph.search.majority import Majority
-from rttc_graph.search.panel import Panel, draws_in_order, standings
+from rttc_graph.search.panel import MAX_ROUNDS, Panel, draws_in_order, standings
 from rttc_graph.search.strategies import register_strategy, strategy_of
 from rttc_graph.search.strategy import Choice, Strategy
 from rttc_graph.search.weighted import FLOOR, MOST, Weighted, log_odds
@@ -112,17 +112,24 @@ def test_without_any_text_there_is_nothing_to_keep(name: str) -> None:
 @pytest.mark.parametrize(
     ("answers", "calibrated", "reward", "left", "drawn_next", "reason"),
     [
-        ("", False, None, 16, {"direct": 1, "rag": 1}, "2 more"),
-        ("aa", False, None, 14, {"direct": 1, "rag": 3}, "4 more"),  # 7/8; direct has two more
+        ("", False, None, 16, {"direct": 2, "rag": 2}, "4 more"),  # 31/32 were they all one
+        ("", False, None, 5, {"direct": 2, "rag": 1}, "3 more"),  # and two are left
+        ("aa", False, None, 14, {"rag": 2}, "2 more"),
         ("aaaa", False, None, 12, {}, "sure: .* probability 0.969"),  # 31/32
-        ("aaaaab", False, None, 10, {"direct": 1, "rag": 7}, "8 more"),  # 15/16
-        ("aaaaab", True, 0.4, 10, {"direct": 1, "rag": 7}, "8 more"),
+        ("aaab", False, None, 12, {"rag": 3}, "3 more"),  # 247/256 with six against one
+        ("aaaaab", False, None, 10, {"rag": 1}, "1 more answer may"),  # 15/16 so far
+        ("aaaaab", True, 0.4, 10, {"rag": 1}, "1 more"),
+        ("aabb", False, None, 12, {"direct": 1, "rag": 5}, "6 more"),  # eight against two
+        ("aabb", False, None, 4, {"rag": 2}, "2 more"),  # then two left change nothing
+        ("abcdefghijklmnop", False, None, 48, {"rag": 5}, "5 more"),
+        ("abcdefghijkl" * 3, False, None, 28, {"rag": 7}, "7 more"),  # of 36 - 8 a quarter
+        ("ab" * 18, False, None, 28, {"rag": 12}, "12 more"),
         ("aaaa", True, 0.5, 12, {}, "sure"),  # τr
-        ("aaaa", True, 0.4, 12, {"direct": 1, "rag": 5}, "6 more"),  # sure, but below τr
-        ("aaaa", True, None, 12, {"direct": 1, "rag": 5}, "6 more"),
+        ("aaaa", True, 0.4, 12, {"rag": 2}, "2 more"),  # sure, but below τr
+        ("aaaa", True, None, 12, {"rag": 2}, "2 more"),
         ("aaaaaa", True, 0.4, 10, {}, "futile: .* below τr"),  # 127/128
         ("......", False, None, 10, {}, "no answer can be read in 6 draws"),
-        ("..", False, None, 14, {"direct": 1, "rag": 3}, "4 more"),
+        ("...", False, None, 13, {"rag": 3}, "3 more"),
         ("aab", False, None, 1, {}, "futile: no further draw"),
         ("abb", False, None, 1, {"rag": 1}, "1 more"),  # a would be as often, and earlier
         ("abc", False, None, 0, {}, "all 3 answers are drawn"),
@@ -142,6 +149,35 @@ def test_adaptive_goes_on_as_long_as_it_may_help(
     total = {name: proposal.draws.get(name, 0) for name in ("direct", "rag")}
     assert {name: number for name, number in total.items() if number} == drawn_next
     assert re.search(reason, proposal.reason)
+
+
+ANSWERS = st.lists(st.sampled_from("aaabc."), min_size=64, max_size=64)
+
+
+@given(ANSWERS, st.integers(1, 16))
+@settings(max_examples=100, deadline=None)
+def test_rounds_draw_no_more_than_one_at_a_time(answers: list[str], size: int) -> None:
+    policy = votes("".join(answers))
+    seen = panel(size=size)
+    while Adaptive().propose(seen).draws:
+        seen = replace(seen, drawn=policy[: len(seen.drawn) + 1])
+    assert len(run_of(Adaptive(), policy, size=size).drawn) == len(seen.drawn)
+
+
+def test_no_panel_takes_more_rounds_than_a_run_has() -> None:
+    """Whichever of two answers each draw gives."""
+    strategy, longest = Adaptive(), 0
+    reached = {(0, 0): 0}  # votes for each, and the most rounds that lead there
+    while reached:
+        first, second = state = min(reached, key=sum)
+        rounds = reached.pop(state)
+        longest = max(longest, rounds)
+        seen = panel(*votes("a" * first + "b" * second), size=64)
+        more = sum(strategy.propose(seen).draws.values())
+        for number in range(more + 1) if more else ():
+            ahead, behind = sorted((first + number, second + more - number), reverse=True)
+            reached[ahead, behind] = max(rounds + 1, reached.get((ahead, behind), 0))
+    assert 12 < longest <= MAX_ROUNDS
 
 
 @pytest.mark.parametrize(
