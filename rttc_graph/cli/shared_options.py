@@ -83,6 +83,17 @@ def checked_domain(name: str | None) -> str | None:
     return checked_name("domain", name) if name and name.strip() else name
 
 
+def checked_question(question: str) -> str:
+    """Return the question of an argument; an empty one is refused before any model is loaded.
+
+    Raises:
+        ConfigurationError: It has nothing but blanks in it.
+    """
+    if not question.strip():
+        raise ConfigurationError("the question is empty: give one with text in it")
+    return question
+
+
 def checked_tenant(name: str | None) -> str | None:
     """Return the tenant of a flag, checked before any work."""
     return None if name is None else checked_name("tenant", name)

@@ -477,7 +477,7 @@ def test_stats_add_up_what_was_asked(solved: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param(["ask", ""], "non-empty 'query'", id="empty-question"),
+        pytest.param(["ask", ""], "the question is empty", id="empty-question"),
         pytest.param(["ask", "q", "--tau", "1.5"], "tau_r=1.5", id="tau-out-of-bounds"),
         pytest.param(["ask", "q", "--policy", "best"], "best", id="unknown-policy"),
         pytest.param(["ask"], "question", id="missing-argument"),

@@ -21,6 +21,7 @@ from rttc_graph.cli.shared_options import (
     SamplesChoiceFlag,
     Tau,
     checked_domain,
+    checked_question,
     with_default,
 )
 from rttc_graph.installation.ask_question import AskResult, describe_event
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
 
 
-_Question = Annotated[str, typer.Argument(help="Question to answer.", show_default=False)]
+_Question = Annotated[
+    str,
+    typer.Argument(help="Question to answer.", show_default=False, callback=checked_question),
+]
 _Domain = Annotated[
     str | None,
     typer.Option(
