@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,9 +52,51 @@ GYM: Mapping[str, dict[str, Any]] = {
 """Tasks of reasoning-gym whose answers are short."""
 
 ORDER = "\nGive only the final answer, nothing else."
+REASON = "\nThink step by step, in few words. End with #### and the number."
+
+_CALCULATOR = re.compile(r"<<[^>]*>>")
+"""Notes for a calculator in the answers of some copies of GSM8K."""
 
 _NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eva", "Finn")
 _THINGS = ("apples", "marbles", "stamps", "books", "coins", "shells")
+
+
+def reasoned_problems(count: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Yield word problems of three steps, each with its steps."""
+    dice = random.Random(seed)
+    for _ in range(count):
+        name, other = dice.sample(_NAMES, 2)
+        thing, unneeded = dice.sample(_THINGS, 2)
+        a, b, c, d = (dice.randint(2, 12) for _ in range(4))
+        bought, given = a * b, dice.randint(1, a * b - 1)
+        left = bought - given
+        yield dice.choice(
+            (
+                (
+                    f"{name} buys {a} boxes with {b} {thing} each, gives {given} {thing} to "
+                    f"{other} and then finds {c} more. {name} also has {d} {unneeded}. How many "
+                    f"{thing} does {name} have now?",
+                    f"{a} * {b} = {bought}. {bought} - {given} = {left}. "
+                    f"{left} + {c} = {left + c}. #### {left + c}",
+                ),
+                (
+                    f"{name} earns {a} dollars an hour and works {b} hours a day for {c} days. "
+                    f"{name} then spends {d} dollars. How many dollars are left?",
+                    f"{a} * {b} = {bought}. {bought} * {c} = {bought * c}. "
+                    f"{bought * c} - {d} = {bought * c - d}. #### {bought * c - d}",
+                ),
+                (
+                    f"{other} has {a} {thing}. {name} has {b} times as many {thing} as "
+                    f"{other}, and {c} more. How many {thing} do they have together?",
+                    f"{a} * {b} = {bought}. {bought} + {c} = {bought + c}. "
+                    f"{bought + c} + {a} = {bought + c + a}. #### {bought + c + a}",
+                ),
+            )
+        )
+
+
+REASONED = ("gsm8k", "reasoned_problems")
+"""Tasks whose answers are worked out in steps before the number."""
 
 
 def word_problems(count: int, seed: int) -> Iterator[tuple[str, str]]:
@@ -103,11 +146,11 @@ def gym_questions(task: str, count: int, seed: int) -> Iterator[tuple[str, str]]
 
 
 def file_questions(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield questions of a file of rows; of reasoning, the number that it ends with."""
+    """Yield questions of a file of rows with their answers, steps included."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             row = cast("dict[str, str]", json.loads(line))
-            yield row["question"], row["answer"].rpartition("####")[2].strip()
+            yield row["question"], _CALCULATOR.sub("", row["answer"])
 
 
 def write_task(folder: Path, rows: Sequence[tuple[str, str]], questions: int) -> Path:
@@ -118,10 +161,11 @@ def write_task(folder: Path, rows: Sequence[tuple[str, str]], questions: int) ->
     for name, part in parts.items():
         lines = [
             json.dumps(
-                {"question": question + ORDER, "answer": answer, "domain": folder.name},
+                {"question": question + order, "answer": answer, "domain": folder.name},
                 ensure_ascii=False,
             )
             for question, answer in part
+            for order in (REASON if "####" in answer else ORDER,)
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
@@ -132,6 +176,9 @@ def write_tasks(out: Path, wanted: Sequence[str], questions: int, gsm8k: Path | 
     every: dict[str, list[tuple[str, str]]] = {}
     if "word_problems" in wanted:
         every["word-problems"] = list(dict(word_problems(4 * (questions + SAMPLES), SEED)).items())
+    if "reasoned_problems" in wanted:
+        rows = list(dict(reasoned_problems(2 * (questions + SAMPLES), SEED)).items())
+        every["reasoned-problems"] = rows
     if gsm8k is not None and "gsm8k" in wanted:
         every["gsm8k"] = list(file_questions(gsm8k))
     for task in GYM:
@@ -183,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the questions, check the tasks, draw, and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n    ")[0])
     parser.add_argument("out", type=Path, help="folder for questions, records and the report")
-    parser.add_argument("--tasks", default=",".join(("gsm8k", "word_problems", *GYM)))
+    parser.add_argument("--tasks", default=",".join((*REASONED, "word_problems", *GYM)))
     parser.add_argument("--gsm8k", type=Path, help="file of rows with question and answer")
     parser.add_argument("--questions", type=int, default=40, help="of each task")
     parser.add_argument("--n", type=int, default=16, help="answers of a panel of one source")
