@@ -23,6 +23,7 @@ NAMES = (
     "ingest",
     "mixed",
     "overhead",
+    "panels",
     "recall",
     "search",
     "switch",

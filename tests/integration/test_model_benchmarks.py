@@ -16,9 +16,10 @@ import torch
 from transformers.utils import logging as untyped_logging
 
 from benchmarks.__main__ import measured
-from benchmarks.cases import bestofn, concurrent, weights
+from benchmarks.cases import bestofn, concurrent, panels, weights
 from benchmarks.peers.trainers import Judge, Ours, PeftTrainer, TransformersPeer, TrlPeer
 from benchmarks.tools.benchmark_options import Setup
+from rttc_graph.integrations.rewards.callable_reward import CallableReward
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.settings import TrainingDtype, TttSettings
 
@@ -132,6 +133,27 @@ def test_every_peer_gives_as_many_answers(
     rows = list(measured("bestofn", small(tiny_model_path)))
     assert [row["peer_name"].split()[0] for row in rows] == ["its_hub", "dspy"]
     assert all(row["ours"] > 0 < row["peer"] for row in rows)
+
+
+@needs("dspy")
+@needs("its_hub")
+def test_panels_are_compared_with_peers(
+    tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panels, "ANSWERS", 4)
+    monkeypatch.setattr(panels, "PIPELINE_QUESTIONS", 1)
+    judge = CallableReward(lambda query, answer: 0.5)
+    monkeypatch.setattr(panels, "shipped_judge", lambda setup: judge)
+    rows = list(measured("panels", replace(small(tiny_model_path), questions=2)))
+    assert [row["case"] for row in rows if "its_hub" in row["peer_name"]].count(
+        "adaptive, right"
+    ) == 2
+    assert {row["peer"] for row in rows if row["case"] == "adaptive, answers begun"} <= {
+        3.0,
+        3.5,
+        4.0,
+    }
+    assert all(row["ours"] > 0 < row["peer"] for row in rows if row["unit"] != "share")
 
 
 @pytest.mark.parametrize(("answer", "found"), [("", 0.0), ("a a b", 2 / 3), ("A a", 0.5)])
