@@ -21,6 +21,7 @@ NAMES = (
     "decoding",
     "growth",
     "ingest",
+    "load",
     "mixed",
     "overhead",
     "panels",

@@ -134,7 +134,8 @@ class _Sides:
         self._figures += 1
         tell(f"panels: {policy} against {peer_name}")
         warm, *asked = [("How many legs has a cat?", "4"), *self._questions[:most]]
-        self._ours(policy, *warm), self._theirs(ask, *warm)
+        self._ours(policy, *warm)
+        self._theirs(ask, *warm)
         found: list[tuple[_Asked, _Asked]] = []
         for number, one in enumerate(asked):
             if number % 2:
@@ -153,7 +154,10 @@ class _Sides:
                 more_is_better=True,
                 least_ratio=LEAST_RATIO if policy == "best_of_n" else None,
             ),
-            [tuple((one.rate if settles else 1 / one.seconds) for one in pair) for pair in found],
+            [
+                (ours.rate, theirs.rate) if settles else (1 / ours.seconds, 1 / theirs.seconds)
+                for ours, theirs in found
+            ],
         )
         yield _mean_row(f"{policy}, right", found, peer_name, "share", lambda one: one.is_right)
         if not settles:

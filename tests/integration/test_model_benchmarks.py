@@ -142,8 +142,11 @@ def test_panels_are_compared_with_peers(
 ) -> None:
     monkeypatch.setattr(panels, "ANSWERS", 4)
     monkeypatch.setattr(panels, "PIPELINE_QUESTIONS", 1)
-    judge = CallableReward(lambda query, answer: 0.5)
-    monkeypatch.setattr(panels, "shipped_judge", lambda setup: judge)
+
+    def judge(setup: Setup) -> CallableReward:
+        return CallableReward(lambda query, answer: 0.5)
+
+    monkeypatch.setattr(panels, "shipped_judge", judge)
     rows = list(measured("panels", replace(small(tiny_model_path), questions=2)))
     assert [row["case"] for row in rows if "its_hub" in row["peer_name"]].count(
         "adaptive, right"
