@@ -19,6 +19,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 
+from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.serving.admission.authentication import Caller
@@ -120,8 +121,9 @@ class Runner:
                 await on_event(event)
 
         try:
+            deadline = caller.deadline + await _waited_as_long(settings, caller)
             async with self._turn(settings.tenant, thread):
-                left = caller.deadline - time.monotonic()
+                left = deadline - time.monotonic()
                 if left <= 0:
                     raise HttpError(504, "no time is left for this run", kind="Timeout")
                 seconds = min(settings.budget_seconds, left)
@@ -234,3 +236,19 @@ async def _cancelled_once(work: Coroutine[Any, Any, RttcOutput]) -> RttcOutput:
 def _thread_key(tenant: str, thread: str) -> str:
     """Return what a conversation is kept under: no tenant can name one of another's."""
     return hashlib.sha256(json.dumps([tenant, thread]).encode()).hexdigest()
+
+
+async def _waited_as_long(settings: RttcSettings, caller: Caller) -> float:
+    """Return the seconds for which a run that draws panels has waited for one of their places.
+
+    Raises:
+        HttpError: Too many wait, or it took too long; with status 429.
+    """
+    names = (settings.policy,) if settings.policy in ARMS.attempts else settings.arms
+    records = [ARMS.attempts[name] for name in names if name in ARMS.attempts]
+    draws_panels = settings.search.n > 1 and any(one.strategy is not None for one in records)
+    if caller.place is None or not draws_panels:
+        return 0.0
+    began = time.monotonic()
+    await caller.place.lengthen()
+    return time.monotonic() - began

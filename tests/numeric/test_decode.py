@@ -29,6 +29,7 @@ from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.decoding.decoder import Decoded
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_prompt
+from rttc_graph.integrations.transformers.transformers_policy_model import gathered
 
 # --- greedy ------------------------------------------------------------------------------------
 
@@ -482,3 +483,124 @@ def test_a_folder_without_a_model_is_an_error_of_the_row(tmp_path: Path) -> None
     with pytest.raises(PolicyModelError, match="could not load a model from"):
         decode(engine, request())
     engine.close()
+
+
+# --- turns -------------------------------------------------------------------------------------
+
+PANEL = 4
+
+
+@pytest.fixture
+def narrow_engine(tiny_model_path: Path) -> Generator[LocalEngine]:
+    """An engine of a batch that the rows of one panel fill."""
+    engine = LocalEngine(tiny_model_path, device="cpu", threads=1, max_batch=PANEL)
+    yield engine
+    engine.close()
+
+
+def alone(engine: LocalEngine, *rows: Any) -> list[tuple[int, ...]]:
+    return [decode(engine, row)[0].tokens for row in rows]
+
+
+@pytest.mark.parametrize("begun", [1, 5], ids=["first-token", "on-the-way"])
+def test_a_plain_ask_does_not_wait_for_a_panel(narrow_engine: LocalEngine, begun: int) -> None:
+    panel = [request(temperature=1.0, seed=n, max_new_tokens=60) for n in range(PANEL)]
+    expected = alone(narrow_engine, *panel, request(QUESTIONS[1], max_new_tokens=6))
+    pieces, asked, told = list[str](), list[Future[Decoded]](), list[int]()
+
+    def ask(piece: str) -> None:
+        pieces.append(piece)
+        if len(pieces) == begun:
+            told.append(len(passes))
+            (future,) = narrow_engine.decode([request(QUESTIONS[1], max_new_tokens=6)])
+            future.add_done_callback(lambda _: told.append(len(passes)))
+            asked.append(future)
+
+    panel[0] = request(temperature=1.0, seed=0, max_new_tokens=60, on_text=ask)
+    with computed(narrow_engine) as passes:
+        rows = [future.result(60) for future in narrow_engine.decode(panel)]
+        found = [*(row.tokens for row in rows), asked[0].result(60).tokens]
+    asked_at, answered_at = told
+    assert answered_at - asked_at == 6  # its prompt, which gives a token, and five more
+    assert max(rows_of(passes)) <= PANEL
+    assert found == expected  # whoever made room has gone on where it was
+    assert [row.prompt_tokens for row in rows] == [rows[0].prompt_tokens] * PANEL
+    assert all(row.reused_tokens >= row.prompt_tokens - 1 for row in rows[1:])
+    assert sum(columns > 1 for _, columns in passes) == 2  # two prompts, and nothing again
+
+
+def test_many_plain_asks_leave_a_panel_one_row(narrow_engine: LocalEngine) -> None:
+    """A row goes on all the time, and no ask of one row makes room for another one."""
+    ends: list[str] = []
+
+    def watch(name: str, future: Future[Decoded]) -> Future[Decoded]:
+        future.add_done_callback(lambda _: ends.append(name))
+        return future
+
+    with held(narrow_engine):
+        rows = narrow_engine.decode([request("the hen", max_new_tokens=20)] * PANEL)
+        futures = [watch("draw", row) for row in rows]
+        for number in range(2 * PANEL):
+            (row,) = narrow_engine.decode([request(QUESTIONS[number % 2], max_new_tokens=20)])
+            futures.append(watch("ask", row))
+    for future in futures:
+        future.result(60)
+    # One of the draws beside three asks, three times over; the rest of the draws at the end.
+    assert sorted(ends[:PANEL]) == ["ask"] * (PANEL - 1) + ["draw"]
+    assert ends.index("draw") < PANEL
+    assert ends[-1] == "draw"
+
+
+def test_a_parked_row_that_is_cancelled_or_late_ends(narrow_engine: LocalEngine) -> None:
+    panel = [request(temperature=1.0, seed=n, max_new_tokens=400) for n in range(PANEL)]
+    pieces, asks = list[str](), list[Future[Decoded]]()
+    enough = threading.Event()
+
+    def ask(piece: str) -> None:
+        pieces.append(piece)
+        if len(pieces) == 3:
+            asks.extend(
+                narrow_engine.decode([request(question, max_new_tokens=8)])[0]
+                for question in QUESTIONS[: PANEL - 1]
+            )
+        if len(pieces) == 5:
+            enough.set()
+
+    panel[0] = request(temperature=1.0, seed=0, max_new_tokens=400, on_text=ask)
+    futures = narrow_engine.decode(panel)
+    assert enough.wait(60)
+    futures[PANEL - 1].cancel()  # the youngest draw makes room first
+    futures[0].cancel()
+    assert [len(future.result(60).tokens) for future in asks] == [8] * len(asks)
+    for future in futures[1 : PANEL - 1]:
+        future.cancel()
+    assert len(decode(narrow_engine, request(max_new_tokens=3))[0].tokens) == 3
+
+
+def test_a_panel_that_is_given_up_gets_no_further_pass(tiny_engine: LocalEngine) -> None:
+    reached, go = threading.Event(), threading.Event()
+    pieces = list[str]()
+
+    def hold_back(piece: str) -> None:
+        pieces.append(piece)
+        if len(pieces) == 3:
+            reached.set()
+            go.wait(60)
+
+    rows = [request(temperature=1.0, seed=n, max_new_tokens=400) for n in range(15)]
+    panel = [request(temperature=1.0, seed=15, max_new_tokens=400, on_text=hold_back), *rows]
+
+    async def give_up() -> int:
+        waiting = asyncio.create_task(gathered(tiny_engine.decode(panel)))
+        assert await asyncio.to_thread(reached.wait, 60)
+        begun = len(passes)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        go.set()
+        await tiny_engine.in_lane(lambda _: None)
+        return begun
+
+    with computed(tiny_engine) as passes:
+        begun = asyncio.run(give_up())
+    assert len(passes) == begun

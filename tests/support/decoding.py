@@ -57,18 +57,23 @@ def generated(engine: LocalEngine, question: str, new_tokens: int) -> list[int]:
 @contextmanager
 def held(engine: LocalEngine) -> Generator[None]:
     """Keep the lane busy, so that everything queued meanwhile arrives at once."""
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
     done: list[BaseException] = []
+
+    def wait(loaded: LoadedModel) -> None:
+        begun.set()
+        gate.wait()
 
     def hold() -> None:
         try:
-            in_lane(engine, lambda _: gate.wait())
+            in_lane(engine, wait)
         except BaseException as exc:  # noqa: BLE001  # shown to the test below
             done.append(exc)
 
     thread = threading.Thread(target=hold)
     in_lane(engine, lambda _: None)
     thread.start()
+    assert begun.wait(60)
     try:
         yield
     finally:

@@ -73,6 +73,76 @@ async def test_a_place_that_comes_to_one_who_leaves_goes_on_to_the_next(steps: i
     assert (queue.inside, queue.waiting) == (0, 0)
 
 
+async def hold_long(
+    queue: RequestQueue, release: asyncio.Event, order: list[str], name: str
+) -> None:
+    async with queue.place() as place:
+        await place.lengthen()
+        await place.lengthen()  # a second panel of the same request
+        order.append(name)
+        await release.wait()
+
+
+async def test_long_requests_leave_half_of_the_places_to_short_ones() -> None:
+    queue, order = RequestQueue(4, 20, 60), list[str]()
+    panels, short = asyncio.Event(), asyncio.Event()
+    tasks = [asyncio.create_task(hold_long(queue, panels, order, f"p{n}")) for n in range(5)]
+    await settle()
+    assert (order, queue.inside, queue.waiting) == (["p0", "p1"], 2, 3)
+    numbers = list[int]()
+    asks = [asyncio.create_task(hold(queue, short, numbers, n)) for n in range(3)]
+    await settle()
+    assert (numbers, queue.inside, queue.waiting) == ([0, 1], 4, 4)
+    short.set()
+    await asyncio.gather(*asks)
+    assert (order, queue.inside, queue.waiting) == (["p0", "p1"], 2, 3)
+    panels.set()
+    await asyncio.gather(*tasks)
+    assert (order, queue.inside, queue.waiting) == ([f"p{n}" for n in range(5)], 0, 0)
+
+
+async def test_a_place_alone_is_for_long_requests_too() -> None:
+    queue, release, order = RequestQueue(1, 5, 60), asyncio.Event(), list[str]()
+    release.set()
+    await asyncio.gather(*(hold_long(queue, release, order, name) for name in "ab"))
+    assert (order, queue.inside, queue.waiting) == (["a", "b"], 0, 0)
+
+
+async def test_long_requests_that_wait_fill_the_queue_too() -> None:
+    queue, release = RequestQueue(2, 1, 60), asyncio.Event()
+    tasks = [asyncio.create_task(hold_long(queue, release, [], "")) for _ in range(2)]
+    await settle()
+    with pytest.raises(HttpError, match="2 requests are being answered, 1 wait"):
+        async with queue.place() as place:
+            await place.lengthen()
+    assert (queue.inside, queue.waiting) == (1, 1)
+    release.set()
+    await asyncio.gather(*tasks)
+    assert (queue.inside, queue.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("patience", [0.01, 60.0])
+@pytest.mark.parametrize("steps", range(4))
+async def test_who_gives_up_among_the_long_leaves_no_place_behind(
+    patience: float, steps: int
+) -> None:
+    queue, release = RequestQueue(2, 5, patience), asyncio.Event()
+    tasks = [asyncio.create_task(hold_long(queue, release, [], "")) for _ in range(3)]
+    await settle()
+    if patience < 1:
+        await asyncio.wait(tasks, timeout=0.05)
+        assert queue.waiting == 0
+    release.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (queue.inside, queue.waiting) == (0, 0)
+    order = list[str]()
+    await hold_long(queue, release, order, "after")
+    assert order == ["after"]
+
+
 @pytest.mark.parametrize(
     "bad", [{"concurrency": 0}, {"queue": -1}, {"run_seconds": 0}, {"body_bytes": -5}]
 )

@@ -6,13 +6,18 @@ numbers, deadline and stop strings, and gives the same answer alone and in a bat
     queue -> waiting rows -> _admit: compute prompts, first tokens -> running batch
                                       _burst: one token a row and pass, until a row is over
                              _settle: rows that are over leave the batch
+                             _park: rows make room for a caller without any, and wait again
+
+Callers share the batch evenly: the rows of one call, such as the draws of a panel, take turns with
+those of others, and a caller without a row in a full batch gets a place at the next token.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager
@@ -96,10 +101,14 @@ class _Row:
     """A request that waits or is being decoded."""
 
     def __init__(
-        self, request: DecodeRequest, future: Future[Decoded], loaded: LoadedModel
+        self, request: DecodeRequest, future: Future[Decoded], loaded: LoadedModel, call: int
     ) -> None:
         asked = request.generation
         self.future = future
+        self.call = call
+        """Number of the call that it came with."""
+        self.parked: tuple[Owner, Known] | None = None
+        """Keys and values of a row that has left the batch for another one and goes on later."""
         self.adapter = asked.adapter
         self.reuse_scope = asked.reuse_scope
         self.owner: Owner = (asked.reuse_scope, None, -1)
@@ -238,6 +247,7 @@ class Decoder:
         self._has_company = True
         """Whether the model's rows may share a pass, a prefix, and have drafts checked."""
         self._is_running = False
+        self._calls = itertools.count()
 
     def queue(
         self, requests: Sequence[DecodeRequest], model: Callable[[], LoadedModel]
@@ -250,12 +260,16 @@ class Decoder:
         """
         entries = [(request, Future[Decoded]()) for request in requests]
         futures = [future for _, future in entries]
-        start = self._lane.submit(lambda: self._enlist(entries, model()))
+        call = next(self._calls)
+        start = self._lane.submit(lambda: self._enlist(entries, model(), call))
         start.add_done_callback(lambda done: _pass_failure(done, futures))
         return futures
 
     def _enlist(
-        self, entries: Sequence[tuple[DecodeRequest, Future[Decoded]]], loaded: LoadedModel
+        self,
+        entries: Sequence[tuple[DecodeRequest, Future[Decoded]]],
+        loaded: LoadedModel,
+        call: int,
     ) -> None:
         """Turn requests into waiting rows, and start decoding unless it runs already."""
         for request, future in entries:
@@ -263,7 +277,7 @@ class Decoder:
                 continue
             try:
                 with translated("read the prompt"):
-                    row = _Row(request, future, loaded)
+                    row = _Row(request, future, loaded, call)
                     _check_room(row, request.generation, loaded)
             except PolicyModelError as exc:
                 _fail(future, exc)
@@ -328,23 +342,91 @@ class Decoder:
         return reason is None
 
     def _next_group(self) -> list[_Row]:
-        """Take the oldest waiting row, and others of similar length for which there is room."""
-        if not self._waiting or not self._fits([self._waiting[0]]):
+        """Take the waiting row whose turn it is, and others of similar length as far as they fit.
+
+        Rows of a caller without any in the batch are first; where it is full, others make room.
+        """
+        order = self._in_turn()
+        if not order or not (self._fits([order[0]]) or self._make_room(order)):
             return []
-        group = [self._waiting.popleft()]
-        if group[0].enters_alone:
-            return group
+        group = [order[0]]
         length = self._rest(group[0])
         slack = max(LENGTH_SLACK_TOKENS, length // 4)
-        for row in list(self._waiting):
+        for row in () if group[0].enters_alone else order[1:]:
+            if len(self._rows) + len(group) >= self._max_rows:
+                break
             is_like = not row.enters_alone and abs(self._rest(row) - length) <= slack
             if is_like and not self._awaits(row, group) and self._fits([*group, row]):
-                self._waiting.remove(row)
                 group.append(row)
+        self._waiting = deque(row for row in self._waiting if row not in group)
         return group
 
+    def _in_turn(self) -> list[_Row]:
+        """Return the waiting rows in the order of their turns.
+
+        Each call's next row has the turn after as many rows as the call has in the batch; of equals
+        the older. Rows that are tried again after a failure go first.
+        """
+        turns = self._rows_by_call()
+        order: list[tuple[int, int, _Row]] = []
+        for age, row in enumerate(self._waiting):
+            order.append((-1 if row.enters_alone else turns[row.call], age, row))
+            turns[row.call] += 1
+        return [row for *_, row in sorted(order, key=lambda one: one[:2])]
+
+    def _rows_by_call(self) -> Counter[int]:
+        return Counter(row.call for row in self._rows)
+
+    def _make_room(self, order: Sequence[_Row]) -> bool:
+        """Park rows of calls that have several, for calls that have none; tell whether it helps.
+
+        The next token is the soonest that a caller can be served, however long the rows of others
+        go on. No call loses its last row.
+        """
+        counts = self._rows_by_call()
+        newcomers = [row for row in order if not counts[row.call]]
+        if not self._has_company or not newcomers or newcomers[0] is not order[0]:
+            return False
+        wanted = len({row.call for row in newcomers})
+        staying, leaving = list(self._rows), list[_Row]()
+        while staying:
+            call, count = counts.most_common(1)[0]
+            fits = self._fits([order[0]], beside=staying)
+            if count < 2 or (fits and len(staying) + wanted <= self._max_rows):
+                break
+            youngest = next(row for row in reversed(staying) if row.call == call)
+            staying.remove(youngest)
+            leaving.append(youngest)
+            counts[call] -= 1
+        if not self._fits([order[0]], beside=staying):
+            return False
+        self._park(leaving)
+        return True
+
+    def _park(self, leaving: Sequence[_Row]) -> None:
+        """Take rows out of the batch, with their keys and values as far as there is memory.
+
+        They wait again in front of those that have not begun, and go on where they were.
+        """
+        kept_by = (row.parked for row in self._waiting)
+        room = self._max_tokens - sum(parked[1].tokens for parked in kept_by if parked)
+        for row in leaving:
+            computed = len(row.ids) - 1  # the last token is chosen, and not computed yet
+            if computed <= room:
+                room -= computed
+                layers = self._batch.read(self._rows.index(row), computed)
+                row.parked = row.owner, Known(layers, computed)
+        kept = [at for at, row in enumerate(self._rows) if row not in leaving]
+        self._rows = [self._rows[at] for at in kept]
+        self._batch.keep(kept)
+        self._waiting.extendleft(leaving)
+
     def _known(self, row: _Row) -> Known | None:
-        return self._prefixes.longest(row.owner, row.ids) if self._has_company else None
+        if not self._has_company:
+            return None
+        if row.parked and row.parked[0] == row.owner:  # else its adapter is another one now
+            return row.parked[1]
+        return self._prefixes.longest(row.owner, row.ids)
 
     def _rest(self, row: _Row) -> int:
         """Return how many tokens of a row must be computed."""
@@ -365,8 +447,8 @@ class Decoder:
             if other.owner == row.owner and other.ids != row.ids and not other.tokens
         )
 
-    def _fits(self, newcomers: Sequence[_Row]) -> bool:
-        rows = [*self._rows, *newcomers]
+    def _fits(self, newcomers: Sequence[_Row], *, beside: Sequence[_Row] | None = None) -> bool:
+        rows = [*(self._rows if beside is None else beside), *newcomers]
         if len(rows) == 1:
             return True
         if not self._has_company or any(row.stays_alone for row in rows):
@@ -403,6 +485,8 @@ class Decoder:
             _note_computed(owners, known)
             self._rows += newcomers
             self._entering = []
+            for row in newcomers:
+                row.parked = None
             self._remember(owners, places, same, before=len(draft))
             self._take(newcomers, logits, draft)
 
@@ -517,13 +601,14 @@ def _distinct(rows: Sequence[_Row]) -> tuple[list[int], list[_Row]]:
 def _note_computed(owners: Sequence[_Row], known: Sequence[Known | None]) -> None:
     """Note in each row how many tokens of its prompt a pass has computed.
 
-    All rows of a pass have as many new tokens, so some have known ones computed again.
+    All rows of a pass have as many new tokens, so some have known ones computed again. Those of the
+    answer so far, of a row that goes on, do not count.
     """
     rests = [
         len(row.ids) - (one.tokens if one else 0) for row, one in zip(owners, known, strict=True)
     ]
     for row in owners:
-        row.computed += min(len(row.ids), max(rests))
+        row.computed += max(0, min(len(row.ids), max(rests)) - len(row.tokens))
 
 
 def _push(rows: Sequence[_Row], chosen: tuple[list[int], list[float]]) -> None:

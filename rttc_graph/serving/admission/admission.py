@@ -129,10 +129,10 @@ class Admission:
         if rights.queue is None:
             await self._app(scope, replay.receive, answer)
             return
-        async with self._queues[rights.queue].place():
+        async with self._queues[rights.queue].place() as place:
             caller = request_caller(scope)
             deadline = time.monotonic() + self._options.run_seconds
-            scope["state"]["rttc_caller"] = replace(caller, deadline=deadline)
+            scope["state"]["rttc_caller"] = replace(caller, deadline=deadline, place=place)
             await self._app(scope, replay.receive, answer)
 
     async def _body(self, scope: Scope, receive: Receive, rights: RouteRights) -> bytes:

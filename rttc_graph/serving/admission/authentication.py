@@ -17,6 +17,7 @@ from starlette.types import Scope
 from rttc_graph.errors import BackendError
 from rttc_graph.protocols.api_keys import SCOPES, ApiKey, ApiKeyStore, KeyScope, parse_key
 from rttc_graph.serving.admission.rate_limit import RateLimit
+from rttc_graph.serving.admission.request_queue import Place
 from rttc_graph.serving.admission.shared_call import SharedCall
 from rttc_graph.serving.http_errors import HttpError
 from rttc_graph.serving.stream_start import StreamStart
@@ -52,6 +53,8 @@ class Caller:
     """Reading of `time.monotonic()` at which the request is given up."""
     stream_start: StreamStart = field(default_factory=StreamStart, compare=False)
     """Told how the request's run goes, if its answer is streamed."""
+    place: Place | None = field(default=None, compare=False)
+    """Place of the request in the queue of runs, on a route that has one."""
 
     def tenant_for(self, asked: str | None, default: str) -> str:
         """Return the tenant to work for.
