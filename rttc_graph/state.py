@@ -18,8 +18,9 @@ from rttc_graph.arms import Attempt as Attempt
 from rttc_graph.arms import Decision as Decision
 from rttc_graph.errors import ConfigurationError
 
-FinishReason = Literal["stop", "length", "loop", "budget"]
-"""Why an answer ended: by itself, at its longest, since it repeated itself, or at the deadline."""
+FinishReason = Literal["stop", "length", "loop", "budget", "step"]
+"""Why an answer ended: by itself, at its longest, since it repeated itself, at the deadline, or at
+the end of a step, from which it can be gone on with."""
 
 
 def with_messages(left: Messages | None, right: Messages | None) -> Messages:
@@ -116,6 +117,37 @@ class Drawn(TypedDict):
     """Grade in [0, 1] that the policy model gave it: its expected value."""
 
 
+class StepNode(TypedDict):
+    """One step of an answer, in a tree of steps."""
+
+    parent: int | None
+    """Place in the tree of the step that it goes on from; `None` for a first step."""
+    round: int
+    """Round of the panel in which it was drawn, from 0."""
+    branch: int
+    """Number of the tree that it belongs to, where a strategy keeps several apart; else 0."""
+    look: bool
+    """Whether it was drawn to look ahead."""
+    proposer: Attempt
+    shown: list[int]
+    """Places in `samples` of those in its prompt."""
+    text: str
+    """Text that this step adds to its answer."""
+    p: float | None
+    """Probability in [0, 1] that an answer which goes on from here will be right; `None` where no
+    judge of steps says."""
+    prompt_tokens: int
+    completion_tokens: int
+    reused_tokens: int
+    flops: float | None
+    """Floating-point operations of the model; `None` where it does not say how large it is."""
+    mean_logprob: float | None
+    finish_reason: FinishReason
+    """`step` if it can be gone on from."""
+    answer: int | None
+    """Place in `drawn` of the answer that ends with it; `None` for a step that ends none."""
+
+
 class Compared(TypedDict):
     """Two draws of a panel that the policy model was asked to choose between."""
 
@@ -140,6 +172,8 @@ class PanelState(TypedDict):
     """Tokens that grading and comparing took."""
     checking_flops: NotRequired[float | None]
     """Floating-point operations of that; `None` where the model does not say how large it is."""
+    tree: NotRequired[list[StepNode]]
+    """Steps, of a strategy that writes answers step by step."""
 
 
 class Source(Sample):

@@ -119,4 +119,5 @@ def _generation(row: Decoded) -> Generation:
         mean_logprob=row.mean_logprob,
         finish_reason=row.finish_reason,
         reused_tokens=row.reused_tokens,
+        state=row.state,
     )

@@ -17,7 +17,7 @@ from rttc_graph.protocols.knowledge_base import KnowledgeBase
 from rttc_graph.protocols.ledgers import LedgerStore
 from rttc_graph.protocols.policy_model import PolicyModel
 from rttc_graph.protocols.query_state_cache import QueryStateCache
-from rttc_graph.protocols.reward_model import PlainRewardModel
+from rttc_graph.protocols.reward_model import PlainRewardModel, ProcessRewardModel
 from rttc_graph.settings import RttcSettings
 
 __all__ = ("as_part", "check_part")
@@ -25,6 +25,7 @@ __all__ = ("as_part", "check_part")
 _PROTOCOLS: Mapping[str, type] = {
     "policy_model": PolicyModel,
     "reward_model": PlainRewardModel,
+    "process_reward_model": ProcessRewardModel,
     "embedder": Embedder,
     "knowledge_base": KnowledgeBase,
     "trainer": AdapterTrainer,

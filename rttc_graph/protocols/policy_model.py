@@ -17,6 +17,30 @@ share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepCut:
+    """How an answer is cut into steps: where a step ends while it is written.
+
+    Raises:
+        ConfigurationError: No length may be had, or a mark is empty.
+    """
+
+    marks: tuple[str, ...] = ("\n",)
+    """Texts that end a step at or after its least length; the token with the mark belongs to it."""
+    least_tokens: int = 8
+    """Length below which no mark ends a step: without it a search fills with steps of one word."""
+    most_tokens: int = 48
+    """Length at which a step ends without a mark."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least_tokens <= self.most_tokens or not all(self.marks):
+            raise ConfigurationError(
+                f"a step of least_tokens={self.least_tokens!r} to most_tokens="
+                f"{self.most_tokens!r} with marks={list(self.marks)!r} cannot be cut: take "
+                "1 <= least_tokens <= most_tokens, and marks that are not empty"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One prompt for the policy model.
 
@@ -47,6 +71,11 @@ class GenerationRequest:
     ends_loops: bool = False
     """Whether an answer that repeats itself word by word is ended, with `finish_reason="loop"`, by
     a model that can tell; others go on to `max_new_tokens`."""
+    step: StepCut | None = None
+    """Where the answer is stopped after one step, with `finish_reason="step"`; a model that cannot
+    cut goes on to its end. `None` for a whole answer."""
+    tells_state: bool = False
+    """Whether `Generation.state` is wanted, of a model that has one."""
 
     def __post_init__(self) -> None:
         for stop in self.stop:
@@ -71,10 +100,14 @@ class Generation:
     """Mean log-probability in nats of the generated tokens under the model at temperature 1."""
     finish_reason: FinishReason
     """`stop`: end token or stop string; `length`: `max_new_tokens`; `loop`: it repeated itself;
-    `budget`: the deadline."""
+    `budget`: the deadline; `step`: the end of a step."""
     reused_tokens: int = 0
     """Tokens of the prompt that were not computed for this answer, at most `prompt_tokens`: they
     were known from an earlier prompt, or were computed for another answer beside this one."""
+    state: tuple[float, ...] | None = field(default=None, repr=False)
+    """Hidden state from which the last token was chosen, where it was asked for and the model runs
+    in this process: the outputs of a layer at two thirds of its depth and of the last one. It comes
+    with the decoding pass. `None` for an answer of one token."""
 
 
 class PolicyModel(Protocol):

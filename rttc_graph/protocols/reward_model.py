@@ -1,16 +1,16 @@
-"""The seam to the model that judges answers, and what it is shown of each."""
+"""The seams to the models that judge answers, whole and begun, and what they are shown of each."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from typing_extensions import TypedDict
 
-from rttc_graph.errors import RewardModelError
-from rttc_graph.state import Arm, Candidate, Sample
+from rttc_graph.errors import ConfigurationError, RewardModelError
+from rttc_graph.state import Arm, Candidate, ChatTurn, Sample
 
 
 class OtherAnswer(TypedDict):
@@ -200,3 +200,115 @@ class _Completed(RewardModel):
     def within(self, *, tenant: str, domain: str | None) -> RewardModel:
         scoped = getattr(self._plain, "within", None)
         return self if scoped is None else as_reward_model(scoped(tenant=tenant, domain=domain))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunAnswer:
+    """An answer as far as it is written, cut into steps.
+
+    Raises:
+        ConfigurationError: It has no step, or `known` is not below their number.
+    """
+
+    steps: tuple[str, ...]
+    """Texts of the steps in order; joined, they are what is written."""
+    known: int = 0
+    """Number of steps at the beginning that are not to be scored again."""
+    is_finished: bool = False
+    """Whether the last step ends the answer."""
+    messages: tuple[ChatTurn, ...] = ()
+    """Prompt that it answers; empty where only the query is known."""
+    adapter: str | None = None
+    """Key of the resident adapter that wrote it; `None` for the base model."""
+    state: tuple[float, ...] | None = field(default=None, repr=False)
+    """Hidden state of the policy model at the end of the last step (`Generation.state`); `None`
+    where the model does not tell."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.known < len(self.steps):
+            raise ConfigurationError(
+                f"known={self.known!r} must be at least 0 and below the number of steps, "
+                f"{len(self.steps)}"
+            )
+
+    @property
+    def scored(self) -> int:
+        """Number of steps that are to be scored."""
+        return len(self.steps) - self.known
+
+
+StepScores = tuple[float | None, ...]
+"""A probability for each step that was to be scored: that an answer which goes on from its end
+will be right. `None` where the judge abstains."""
+
+
+@runtime_checkable
+class ProcessRewardModel(Protocol):
+    """A judge of unfinished answers, step by step.
+
+    A class that inherits from this one judges for everybody, knows nothing of its own noise, and
+    is closed for no domain.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name for people."""
+        ...
+
+    async def fingerprint(self) -> str:
+        """Return a digest that changes when the same step would get another probability.
+
+        Raises:
+            RewardModelError: It depends on something that could not be read.
+        """
+        ...
+
+    async def score_steps(self, query: str, answers: Sequence[BegunAnswer]) -> list[StepScores]:
+        """Return the probabilities of each answer's last `scored` steps, in order.
+
+        It abstains from a step that it knows nothing about; that is no error.
+
+        Raises:
+            RewardModelError: The judge failed.
+        """
+        ...
+
+    async def widest(self) -> int | None:
+        """Return how many steps may follow one and the same step by its probability.
+
+        The noisier the judge, the fewer: 1 is no choice at all. `None` where nobody has measured.
+        """
+        return None
+
+    async def closed(self) -> str:
+        """Return why nothing should be steered by its probabilities; empty where it may."""
+        return ""
+
+    def within(self, *, tenant: str, domain: str | None) -> ProcessRewardModel:
+        """Return the judge for the questions of a tenant in a domain; `None` is all domains."""
+        del tenant, domain
+        return self
+
+
+async def checked_step_scores(
+    judge: ProcessRewardModel, query: str, answers: Sequence[BegunAnswer]
+) -> list[StepScores]:
+    """Return what a judge says of the steps of answers, as plain numbers.
+
+    Raises:
+        RewardModelError: It failed, gave another number of probabilities, or one that is not in
+            [0, 1].
+    """
+    if not answers:
+        return []
+    found = await judge.score_steps(query, answers)
+    wanted = [one.scored for one in answers]
+    if [len(one) for one in found] != wanted:
+        raise RewardModelError(
+            f"{judge.name} gave {[len(one) for one in found]} probabilities for the steps of "
+            f"{len(answers)} answers, which have {wanted}"
+        )
+    for share in (share for one in found for share in one):
+        if share is not None and not (math.isfinite(share) and 0 <= share <= 1):
+            raise RewardModelError(f"{judge.name} gave a step {share!r}, it must be in [0, 1]")
+    return [tuple(None if p is None else float(p) for p in one) for one in found]

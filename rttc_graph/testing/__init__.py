@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from rttc_graph.testing.policy_model_contract import PolicyModelContract
     from rttc_graph.testing.query_state_cache_contract import QueryStateCacheContract
     from rttc_graph.testing.rating_store_contract import RatingStoreContract
-    from rttc_graph.testing.reward_model_contract import RewardModelContract
+    from rttc_graph.testing.reward_model_contract import (
+        ProcessRewardModelContract,
+        RewardModelContract,
+    )
 
 __all__ = (
     "REWRITTEN",
@@ -43,6 +46,7 @@ __all__ = (
     "MemoryLedgerStore",
     "MemoryQueryStateCache",
     "PolicyModelContract",
+    "ProcessRewardModelContract",
     "QueryStateCacheContract",
     "RatingStoreContract",
     "RewardModelContract",
@@ -62,6 +66,7 @@ _SUITES = {
     "MeasuringEmbedderContract": "rttc_graph.testing.embedder_contract",
     "PolicyModelContract": "rttc_graph.testing.policy_model_contract",
     "ManagedKnowledgeBaseContract": "rttc_graph.testing.managed_knowledge_base_contract",
+    "ProcessRewardModelContract": "rttc_graph.testing.reward_model_contract",
     "QueryStateCacheContract": "rttc_graph.testing.query_state_cache_contract",
     "RatingStoreContract": "rttc_graph.testing.rating_store_contract",
     "RewardModelContract": "rttc_graph.testing.reward_model_contract",

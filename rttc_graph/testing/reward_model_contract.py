@@ -1,4 +1,7 @@
-"""What every reward model must do; subclass it and define the fixture `reward_model`."""
+"""What every reward model must do, of whole answers and of steps.
+
+Subclass a suite and define its fixture: `reward_model` or `process_reward_model`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,14 @@ from typing import cast
 
 import pytest
 
-from rttc_graph.protocols import RewardModel, reward_requests
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.protocols import (
+    BegunAnswer,
+    ProcessRewardModel,
+    RewardModel,
+    checked_step_scores,
+    reward_requests,
+)
 from rttc_graph.state import Candidate
 from rttc_graph.testing.inputs import TENANT, candidate, recalled_sample
 
@@ -154,3 +164,140 @@ class RewardModelContract:
         await asyncio.wait([task], timeout=20)
         assert task.done(), f"still running {time.monotonic() - began:.0f} s after it was cancelled"
         assert len(await reward_model.score("Why?", [candidate("so")])) == 1
+
+
+_STEPS = (
+    ("First 2 and 3 is 5.\n", "Then 5 and 4 is 9.\n", "#### 9"),
+    ("a\n",),
+    ("What is a much longer first step than all the others?\n", "c"),
+    ("So\n", "#### 8"),
+)
+
+
+def begun(*steps: str, known: int = 0, is_finished: bool = False) -> BegunAnswer:
+    """Return an answer of the base model to a question of these tests."""
+    return BegunAnswer(
+        steps=steps,
+        known=known,
+        is_finished=is_finished,
+        messages=({"role": "user", "content": "What is 2 and 3 and 4?"},),
+    )
+
+
+class ProcessRewardModelContract:
+    """Subclass it in a backend's tests and define the fixture `process_reward_model`."""
+
+    @pytest.fixture
+    def process_reward_model(self) -> ProcessRewardModel:
+        """Return the model under test; override it."""
+        raise NotImplementedError("define the fixture `process_reward_model`")
+
+    @pytest.mark.parametrize("text", ANSWERS.values(), ids=ANSWERS.keys())
+    async def test_any_step_is_judged_or_abstained_from(
+        self, process_reward_model: ProcessRewardModel, text: str
+    ) -> None:
+        """Odd steps get a probability like all others, or none at all."""
+        [found] = await checked_step_scores(
+            process_reward_model, "What is six times seven?", [begun(text)]
+        )
+        assert len(found) == 1
+
+    async def test_no_answers_get_no_probabilities(
+        self, process_reward_model: ProcessRewardModel
+    ) -> None:
+        """An empty batch is no error."""
+        assert await process_reward_model.score_steps("Why?", []) == []
+
+    async def test_an_answer_without_steps_is_refused(self) -> None:
+        """There is nothing to score in it, nor in one whose steps are all known."""
+        for steps, known in (((), 0), (("a",), 1), (("a",), -1)):
+            with pytest.raises(ConfigurationError, match="known="):
+                BegunAnswer(steps=steps, known=known)
+
+    async def test_probabilities_stand_in_the_order_of_the_answers(
+        self, process_reward_model: ProcessRewardModel
+    ) -> None:
+        """A batch gives what its answers get alone, and tells something apart."""
+        answers = [begun(*steps) for steps in _STEPS]
+        together = await checked_step_scores(process_reward_model, "How many?", answers)
+        for answer, found in zip(answers, together, strict=True):
+            [alone] = await checked_step_scores(process_reward_model, "How many?", [answer])
+            assert found == pytest.approx(alone, abs=1e-4)
+        said = {share for found in together for share in found if share is not None}
+        assert not said or len(said) > 1, "this model tells nothing apart"
+
+    async def test_a_step_is_judged_without_what_follows_it(
+        self, process_reward_model: ProcessRewardModel
+    ) -> None:
+        """So the probability of a prefix may be kept while the answer grows."""
+        whole = begun(*_STEPS[0])
+        [found] = await checked_step_scores(process_reward_model, "How many?", [whole])
+        [first] = await checked_step_scores(
+            process_reward_model, "How many?", [begun(_STEPS[0][0])]
+        )
+        assert first[0] == pytest.approx(found[0], abs=1e-4)
+
+    async def test_known_steps_are_not_told_again(
+        self, process_reward_model: ProcessRewardModel
+    ) -> None:
+        """Only the steps behind them are scored, as they would be with all of them."""
+        [whole] = await checked_step_scores(process_reward_model, "How many?", [begun(*_STEPS[0])])
+        [tail] = await checked_step_scores(
+            process_reward_model, "How many?", [begun(*_STEPS[0], known=2)]
+        )
+        assert tail == pytest.approx(whole[2:], abs=1e-4)
+
+    async def test_the_same_step_gets_the_same_probability(
+        self, process_reward_model: ProcessRewardModel
+    ) -> None:
+        """Judging draws no lots."""
+        answers = [begun(*steps) for steps in _STEPS]
+        first = await process_reward_model.score_steps("Why?", answers)
+        assert first == await process_reward_model.score_steps("Why?", answers)
+
+    async def test_it_says_how_far_it_can_be_trusted(
+        self, process_reward_model: ProcessRewardModel
+    ) -> None:
+        """Its widest choice, and why nothing should be steered by it, if so."""
+        widest = await process_reward_model.widest()
+        assert widest is None or widest >= 1
+        assert isinstance(await process_reward_model.closed(), str)
+
+    async def test_it_judges_for_a_tenant_and_a_domain(
+        self, process_reward_model: ProcessRewardModel
+    ) -> None:
+        """Where it makes no difference, the model may return itself."""
+        for domain in ("math", None):
+            scoped = process_reward_model.within(tenant=TENANT, domain=domain)
+            assert scoped.name == process_reward_model.name
+            assert (await scoped.fingerprint()).strip()
+            assert len(await scoped.score_steps("Why?", [begun("So.\n")])) == 1
+
+    async def test_the_event_loop_is_never_blocked(
+        self, process_reward_model: ProcessRewardModel
+    ) -> None:
+        """Slow work runs on threads."""
+        with not_blocking():
+            await process_reward_model.score_steps("Why?", [begun(*_STEPS[0])])
+            await process_reward_model.fingerprint()
+
+    async def test_the_fingerprint_stays_the_same(
+        self, process_reward_model: ProcessRewardModel
+    ) -> None:
+        """Judging does not change it."""
+        first = await process_reward_model.fingerprint()
+        await process_reward_model.score_steps("Why?", [begun("So.\n")])
+        assert first.strip()
+        assert await process_reward_model.fingerprint() == first
+
+    async def test_a_cancelled_call_ends_and_the_next_one_works(
+        self, process_reward_model: ProcessRewardModel
+    ) -> None:
+        """A cancelled request leaves nothing locked."""
+        many = [begun(*_STEPS[0])] * 20
+        task = asyncio.create_task(process_reward_model.score_steps("Why?", many))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=20)
+        assert task.done()
+        assert len(await process_reward_model.score_steps("Why?", [begun("So.\n")])) == 1

@@ -30,6 +30,7 @@ from torch import Tensor
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.decoding.detokenise import TextStream, prompt_opening
 from rttc_graph.integrations.transformers.decoding.drafts import Drafts
+from rttc_graph.integrations.transformers.decoding.hidden_states import StateReader
 from rttc_graph.integrations.transformers.decoding.loops import is_looping
 from rttc_graph.integrations.transformers.decoding.prompt_cache import (
     Known,
@@ -90,6 +91,8 @@ class Decoded:
     logprobs: tuple[float, ...]
     """Log-probability of each chosen token in nats, at temperature 1."""
     finish_reason: FinishReason
+    state: tuple[float, ...] | None = None
+    """Hidden state that the last token was chosen from, where it was asked for."""
 
     @property
     def mean_logprob(self) -> float | None:
@@ -132,6 +135,14 @@ class _Row:
         rests = [text[len(begun) :] for text in asked.drafts if text.startswith(begun)]
         self.drafts = Drafts(rests, partial(encode_answer, loaded, end=True))
         self._ends_loops = asked.ends_loops
+        self._step = asked.step
+        self._longest_mark = max(map(len, asked.step.marks), default=0) if asked.step else 0
+        self._begun = len(opening) + len(begun)
+        self._is_at_mark = False
+        """Whether the last token completed a mark that ends a step."""
+        self.tells_state = asked.tells_state
+        self._state: Tensor | None = None
+        """Hidden state [F] that the last token was chosen from; `None` where it was not read."""
         self._deadline = request.deadline
         self._on_text = request.on_text
         self._tokenizer = loaded.tokenizer
@@ -155,6 +166,17 @@ class _Row:
         return [*self.prompt, *self.tokens]
 
     @property
+    def ends_step(self) -> bool:
+        """Whether it has ended with a step that may be gone on from."""
+        return (
+            self._step is not None
+            and self.future.done()
+            and not self.future.cancelled()
+            and self.future.exception() is None
+            and self.future.result().finish_reason == "step"
+        )
+
+    @property
     def stays_alone(self) -> bool:
         """Whether it may share no pass at all."""
         return self.faults >= MOST_FAULTS
@@ -172,25 +194,42 @@ class _Row:
             return "loop"
         if len(self.tokens) >= self.room:
             return "length"
+        if self._is_at_step_end():
+            return "step"
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return "budget"
         return None
 
-    def push(self, token: int, logprob: float) -> None:
-        """Append a chosen token."""
+    def _is_at_step_end(self) -> bool:
+        if self._step is None or len(self.tokens) < self._step.least_tokens:
+            return False
+        return self._is_at_mark or len(self.tokens) >= self._step.most_tokens
+
+    def push(self, token: int, logprob: float, state: Tensor | None = None) -> None:
+        """Append a chosen token, with the hidden state [F] that it was chosen from, if read."""
         if math.isnan(logprob):
             on = f" with the adapter {self.adapter!r}" if self.adapter else ""
             self.fail(PolicyModelError(f"the model{on} gave logits that are not numbers"))
             return
         self.tokens.append(token)
         self.logprobs.append(logprob)
+        self._state = state if self.tells_state else None
+        seen = len(self._stream.text)
         try:
             with translated("turn tokens into text"):
                 piece = self._stream.push(token)
         except PolicyModelError as exc:
             self.fail(exc)
         else:
+            self._look_for_mark(seen)
             self._tell(piece)
+
+    def _look_for_mark(self, seen: int) -> None:
+        """Note whether a mark was completed behind the first `seen` characters of the text."""
+        if self._step is None:
+            return
+        new = self._stream.text[max(self._begun, seen + 1 - self._longest_mark) :]
+        self._is_at_mark = any(mark in new for mark in self._step.marks)
 
     def finish(self, reason: FinishReason) -> None:
         """Set the answer as the future's result."""
@@ -203,6 +242,7 @@ class _Row:
             token_texts=tuple(self._tokenizer.convert_ids_to_tokens(self.tokens)),
             logprobs=tuple(self.logprobs),
             finish_reason=reason,
+            state=None if self._state is None else tuple(map(float, self._state)),
         )
         try:
             self.future.set_result(answer)
@@ -315,7 +355,12 @@ class Decoder:
     def _settle(self, loaded: LoadedModel) -> None:
         """Remove rows that are over: answered, cancelled, late, or without their adapter."""
         self._waiting = deque(row for row in self._waiting if self._goes_on(row, loaded))
-        kept = [at for at, row in enumerate(self._rows) if self._goes_on(row, loaded)]
+        kept: list[int] = []
+        for at, row in enumerate(self._rows):
+            if self._goes_on(row, loaded):
+                kept.append(at)
+            elif row.ends_step:
+                self._keep_step(at, row)
         if len(kept) < len(self._rows):
             self._rows = [self._rows[at] for at in kept]
             self._batch.keep(kept)
@@ -340,6 +385,16 @@ class Decoder:
             if row.draw.is_greedy:
                 self._prefixes.note_answer(row.owner, row.prompt, row.tokens)
         return reason is None
+
+    def _keep_step(self, at: int, row: _Row) -> None:
+        """Cache the keys and values of a step, so that what goes on from it computes none of it.
+
+        The last token's are not there yet: it was chosen and not computed.
+        """
+        if not (self._prefixes.is_on and self._has_company) or len(row.tokens) < 2:
+            return
+        ids = row.ids[:-1]
+        self._prefixes.add(row.owner, ids, self._batch.read(at, len(ids)))
 
     def _next_group(self) -> list[_Row]:
         """Take the waiting row whose turn it is, and others of similar length as far as they fit.
@@ -507,10 +562,13 @@ class Decoder:
         """Compute tokens until a row is over or the lane is needed; adapters are set up once."""
         rows = self._rows
         with self._blaming(rows), loaded.forward_rows([row.adapter for row in rows]) as forward:
+            reader = StateReader(forward) if any(row.tells_state for row in rows) else None
             while True:
                 draft = self._draft()
-                logits = self._batch.step([[row.tokens[-1], *draft] for row in rows], forward)
-                self._take(rows, logits, draft)
+                new = [[row.tokens[-1], *draft] for row in rows]
+                logits = self._batch.step(new, reader or forward)
+                states = reader.last(1 + len(draft)) if reader else None
+                self._take(rows, logits, draft, states)
                 if self._lane.is_wanted() or any(_is_over(row) for row in rows):
                     return
 
@@ -527,23 +585,32 @@ class Decoder:
         # One more token is chosen after the draft.
         return row.drafts.after(row.tokens, room=row.room - len(row.tokens) - 1)
 
-    def _take(self, rows: Sequence[_Row], logits: Tensor, draft: Sequence[int]) -> None:
+    def _take(
+        self,
+        rows: Sequence[_Row],
+        logits: Tensor,
+        draft: Sequence[int],
+        states: Tensor | None = None,
+    ) -> None:
         """Give each row its next token, and a lone row also the draft tokens that are right.
 
         Args:
             rows: Rows of the pass.
             logits: Logits after the last token and after each token of the draft [B, 1 + D, V].
             draft: D drafted tokens, which are in the cache already.
+            states: Hidden states behind these logits [B, 1 + D, F], where they were read.
         """
         if not draft:
-            _push(rows, choose(logits[:, -1], [row.draw for row in rows]))
+            last = None if states is None else states[:, -1]
+            _push(rows, choose(logits[:, -1], [row.draw for row in rows]), last)
             return
         (row,) = rows
         right = 0  # draft tokens accepted
         # logits[0] is [1 + D, V]: place i holds the model's own choice where the draft has token i.
         chosen = choose(logits[0], [row.draw] * logits.shape[1])
-        for token, logprob, drafted in zip(*chosen, (*draft, None), strict=True):
-            row.push(token, logprob)
+        pairs = zip(*chosen, (*draft, None), strict=True)
+        for place, (token, logprob, drafted) in enumerate(pairs):
+            row.push(token, logprob, None if states is None else states[0, place])
             if token != drafted or _is_over(row):
                 break
             right += 1
@@ -611,9 +678,12 @@ def _note_computed(owners: Sequence[_Row], known: Sequence[Known | None]) -> Non
         row.computed += max(0, min(len(row.ids), max(rests)) - len(row.tokens))
 
 
-def _push(rows: Sequence[_Row], chosen: tuple[list[int], list[float]]) -> None:
-    for row, token, logprob in zip(rows, *chosen, strict=True):
-        row.push(token, logprob)
+def _push(
+    rows: Sequence[_Row], chosen: tuple[list[int], list[float]], states: Tensor | None
+) -> None:
+    """Give each row its token, and the hidden state [F] of [B, F] that it was chosen from."""
+    for at, (row, token, logprob) in enumerate(zip(rows, *chosen, strict=True)):
+        row.push(token, logprob, None if states is None else states[at])
 
 
 def _is_over(row: _Row) -> bool:

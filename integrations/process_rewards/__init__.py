@@ -1,0 +1,1 @@
+"""Process reward models: judges of answers that are not finished yet, step by step."""
