@@ -18,7 +18,8 @@ from rttc_graph.nodes.panels.panel_closing import (
 )
 from rttc_graph.nodes.panels.panel_drawing import PanelDrawing
 from rttc_graph.nodes.panels.panel_judging import judged_draws
-from rttc_graph.protocols import KnowledgeBase, PolicyModel, RewardModel
+from rttc_graph.nodes.panels.panel_steps import PanelSteps, with_partial_answer
+from rttc_graph.protocols import KnowledgeBase, PolicyModel, ProcessRewardModel, RewardModel
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
@@ -38,6 +39,8 @@ class PanelRound:
     reward_model: RewardModel
     knowledge_base: KnowledgeBase | None = None
     """Where samples come from; `None` for a graph that retrieves none."""
+    process_reward_model: ProcessRewardModel | None = None
+    """Judges steps; without it a tree of steps is grown by lot."""
 
     async def __call__(self, state: RttcState, scope: RunScope) -> PanelUpdate:
         """Leave the panel with one more round, or add a candidate and let it be judged.
@@ -59,10 +62,10 @@ class PanelRound:
         )
         if isinstance(made, Panel):
             return await go_on(made, before, state, scope, notes)
-        if isinstance(made, Failure) and panel.drawn:
+        if isinstance(made, Failure) and (panel.drawn or panel.tree):
             notes.add_failure(made, since=scope.started, arm=state["attempt"])
             made = "a round failed"
-        return await finish(panel, made, before, state, scope, notes)
+        return await finish(with_partial_answer(panel), made, before, state, scope, notes)
 
     def _lacks_samples(self, state: RttcState, scope: RunScope) -> bool:
         if self.knowledge_base is None or state["retrieved"]:
@@ -92,17 +95,58 @@ class PanelRound:
         if proposal.grades or proposal.pairs:
             return await checked_panel(self.policy_model, panel, proposal, state, scope, notes)
         draws = any(n > 0 for n in proposal.draws.values())
-        wants_more = draws or bool(proposal.continuations or proposal.revisions)
+        more = (proposal.continuations, proposal.revisions, proposal.expansions)
+        wants_more = draws or any(more)
         if panel.left == 0 or not wants_more:
             return proposal.reason
+        if proposal.expansions:
+            steps = PanelSteps(
+                policy_model=self.policy_model,
+                reward_model=self.reward_model,
+                step_judge=await self._step_judge(panel, state, scope, notes),
+            )
+            grown = await steps.grown(panel, proposal, state, scope, notes)
+            return grown or await self._no_room(scope)
         drawing = PanelDrawing(self.policy_model)
         rows = await drawing.rows(proposal, panel, state, scope, notes)
         if not rows:
-            left = await tokens_left(self.policy_model, scope.allowance, scope.settings)
-            return f"{left.of} has no room for another draw"
+            return await self._no_room(scope)
         drawn = await drawing.draw(rows, state, scope, notes, reason=proposal.reason)
         drawn = await judged_draws(self.reward_model, drawn, panel, state, scope, notes)
         return replace(panel, drawn=(*panel.drawn, *drawn))
+
+    async def _no_room(self, scope: RunScope) -> str:
+        left = await tokens_left(self.policy_model, scope.allowance, scope.settings)
+        return f"{left.of} has no room for another draw"
+
+    async def _step_judge(
+        self, panel: Panel, state: RttcState, scope: RunScope, notes: Notes
+    ) -> ProcessRewardModel | None:
+        """Return who judges the steps of this question; `None` where nobody may."""
+        judge = self._judge_of_steps(state, scope)
+        if judge is None:
+            return None
+        closed = await survive(judge.closed(), deadline=scope.deadline)
+        if not closed:
+            return judge
+        if not panel.tree:
+            reason = str(closed.error) if isinstance(closed, Failure) else closed
+            notes.add("skipped", since=scope.started, what="judge steps", reason=reason)
+        return None
+
+    def _judge_of_steps(self, state: RttcState, scope: RunScope) -> ProcessRewardModel | None:
+        if self.process_reward_model is None:
+            return None
+        return self.process_reward_model.within(
+            tenant=scope.settings.tenant, domain=state["task"]["domain"]
+        )
+
+    async def _widest(self, state: RttcState, scope: RunScope) -> int | None:
+        judge = self._judge_of_steps(state, scope)
+        if judge is None:
+            return None
+        widest = await survive(judge.widest(), deadline=scope.deadline)
+        return None if isinstance(widest, Failure) else widest
 
     async def _panel(self, before: PanelState, state: RttcState, scope: RunScope) -> Panel:
         """Return the panel as it is.
@@ -136,6 +180,10 @@ class PanelRound:
             compared={one["places"]: one["earlier"] for one in before.get("compared", ())},
             checking_tokens=before.get("checking_tokens", 0),
             checking_flops=before.get("checking_flops", 0.0),
+            tree=tuple(before.get("tree", ())),
+            widest=await self._widest(state, scope),
+            seed=scope.settings.seed,
+            rounds_left=MAX_ROUNDS - before["rounds"],
         )
 
 
@@ -177,7 +225,7 @@ def _check(proposal: Proposal, panel: Panel, strategy: str) -> None:
 
 def _end(before: PanelState, scope: RunScope) -> str | None:
     """Return why no further round is drawn, whatever the strategy says."""
-    if not before["drawn"]:
+    if not (before["drawn"] or before.get("tree")):
         return None
     if before["rounds"] >= MAX_ROUNDS:
         return f"{MAX_ROUNDS} rounds are drawn"

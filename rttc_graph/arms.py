@@ -336,6 +336,16 @@ ARMS = ArmTable(
             weighs=True,
             steers=True,
         ),
+        *(
+            panel_arm(name, f"rttc_graph.search.steps.{name}:{made}", cost=cost, continues=True)
+            for name, made, cost in (
+                ("beam", "Beam", 48),
+                ("dvts", "Dvts", 52),
+                ("particles", "Particles", 50),
+                ("lookahead", "Lookahead", 54),
+                ("mcts", "Mcts", 56),
+            )
+        ),
         ArmRecord(
             name="ttt",
             attempts=(

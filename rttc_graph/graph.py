@@ -28,6 +28,7 @@ from rttc_graph.protocols import (
     LedgerStore,
     PlainRewardModel,
     PolicyModel,
+    ProcessRewardModel,
     QueryStateCache,
     RewardModel,
     as_measuring_embedder,
@@ -62,6 +63,8 @@ class RttcParts(TypedDict, total=False):
     reward_model: Required[RewardModel | PlainRewardModel | BaseChatModel | RewardFunction]
     """Judges the answers. A chat model is asked for grades; a function is given question and answer
     and returns a reward in [0, 1]."""
+    process_reward_model: ProcessRewardModel | None
+    """Judges unfinished answers step by step; without it the strategies over steps choose none."""
     embedder: Embedder | Embeddings | None
     """Turns texts into vectors; LangChain's `Embeddings` are wrapped. Needed together with
     `knowledge_base` for the arms `rag` and `ttt`."""

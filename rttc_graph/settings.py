@@ -31,6 +31,7 @@ from rttc_graph.support.others_words import problem_words
 
 SamplesChoice = Literal["nearest", "sift"]
 Below = Literal["answer", "decline"]
+BeamForm = Literal["soft", "hard"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
 
 SYSTEM_PROMPT = "Answer the question."
@@ -108,6 +109,20 @@ class SearchSettings:
     """Tokens of `max_new_tokens` that are kept for an answer which has to be forced."""
     max_new_tokens: int = 256
     """Most tokens of an answer, its thoughts among them."""
+    beam: BeamForm = "soft"
+    """Whether `beam` shares steps out by their probability, or keeps the best few."""
+    children: int = 4
+    """Steps behind a step that is kept, of the strategies with a fixed width."""
+    lookahead: int = 1
+    """Greedy steps that `lookahead` looks ahead."""
+    nodes: int = 64
+    """Most steps of a tree; then its answers are written to their ends."""
+    step_marks: tuple[str, ...] = ("\n",)
+    """Texts that end a step."""
+    step_least: int = 8
+    """Tokens of a step below which no mark ends it."""
+    step_most: int = 48
+    """Tokens of a step at which it ends without a mark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +295,7 @@ class RttcSettings(BaseModel):
     budget_arms: int = Field(
         default=4,
         ge=1,
-        le=16,
+        le=64,
         description="Maximum number of answers that may be generated.",
         json_schema_extra=_on("generate"),
     )
@@ -362,7 +377,8 @@ class RttcSettings(BaseModel):
         ge=1,
         le=64,
         description="Most answers that a panel draws, revisions among them (policies adaptive, "
-        "majority, weighted, best_of_n, budget_forcing, refine, revise and self_verify).",
+        "majority, weighted, best_of_n, budget_forcing, refine, revise, self_verify, beam, dvts, "
+        "particles, lookahead and mcts).",
         json_schema_extra=_on("panel_round"),
     )
     search_from: tuple[Proposer, ...] = Field(
@@ -393,6 +409,54 @@ class RttcSettings(BaseModel):
         le=1024,
         description="Tokens of max_new_tokens that budget_forcing keeps for the final answer of a "
         "model that thinks until it is cut off.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_beam: BeamForm = Field(
+        default="soft",
+        description="How the policies beam and lookahead share out steps: soft, by the probability "
+        "of each step (REBASE), or hard, search_children behind each of the best ones.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_children: int = Field(
+        default=4,
+        ge=1,
+        le=16,
+        description="Steps that are drawn behind a step by dvts, mcts and the hard form of beam.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_lookahead: int = Field(
+        default=1,
+        ge=1,
+        le=4,
+        description="Greedy steps that the policy lookahead looks ahead of each step.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_nodes: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="Most steps of a tree (policies beam, dvts, particles, lookahead and mcts); "
+        "then its answers are written to their ends.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_step_marks: tuple[Annotated[str, Field(min_length=1, max_length=20)], ...] = Field(
+        default=("\n",),
+        max_length=8,
+        description="Texts that end a step of an answer. Empty: steps end by their length alone.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_step_least: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="Tokens of a step below which no mark ends it.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_step_most: int = Field(
+        default=48,
+        ge=1,
+        le=4096,
+        description="Tokens of a step at which it ends without a mark.",
         json_schema_extra=_on("panel_round"),
     )
     ttt_rank: int = Field(
@@ -477,7 +541,7 @@ class RttcSettings(BaseModel):
             )
         return template
 
-    @field_validator("stop_strings", mode="before")
+    @field_validator("stop_strings", "search_step_marks", mode="before")
     @classmethod
     def _read_stop_strings(cls, given: object) -> object:
         """Take a single string for a list of one; it may hold commas, so it is not split."""
@@ -494,6 +558,15 @@ class RttcSettings(BaseModel):
             raise ValueError(
                 f"arms={','.join(self.arms)} and first_arm={self.first_arm!r} both say which arms "
                 "to try: leave out first_arm"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_can_be_cut(self) -> RttcSettings:
+        if self.search_step_least > self.search_step_most:
+            raise ValueError(
+                f"search_step_least={self.search_step_least} must be at most "
+                f"search_step_most={self.search_step_most}"
             )
         return self
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 from typing_extensions import TypedDict
 
@@ -30,12 +31,16 @@ from rttc_graph.state import (
     PanelState,
     RttcState,
     Spent,
+    StepNode,
 )
 
 NODE = "panel_round"
 
 SHOWN_ANSWERS = 5
 """Answers, the ones with the most votes, that the event of a round lists."""
+
+SHOWN_CHARACTERS = 200
+"""Beginning of a step's text that events and ledger show; the whole is in the checkpoint."""
 
 
 class PanelUpdate(TypedDict, total=False):
@@ -54,6 +59,8 @@ async def go_on(
 ) -> PanelUpdate:
     """Return the update of a round; the next step draws another one or finishes."""
     new = panel.drawn[len(before["drawn"]) :]
+    grown = replace(panel, drawn=new, tree=panel.tree[len(before.get("tree", ())) :])
+    paid = rows_of(grown)
     choice = await _chosen(panel, state)
     chosen = None if isinstance(choice, Failure) else choice
     kept = without_needless_texts(panel, chosen=chosen.place if chosen else None)
@@ -68,6 +75,7 @@ async def go_on(
         ],
         "checking_tokens": panel.checking_tokens,
         "checking_flops": panel.checking_flops,
+        "tree": list(panel.tree),
     }
     checked = panel.checking_tokens - before.get("checking_tokens", 0)
     checked_flops = (panel.checking_flops or 0.0) - (before.get("checking_flops") or 0.0)
@@ -83,9 +91,14 @@ async def go_on(
             "leader": panel.drawn[chosen.place]["vote"] if chosen else None,
             "rewards": [one["reward"] for one in new],
             "answers": list(new),
-            "tokens": _tokens(panel.drawn) + panel.checking_tokens,
+            "tokens": _tokens(rows_of(panel)) + panel.checking_tokens,
             "flops": _flops(panel),
             "seconds": after["seconds"],
+            **(
+                {"steps": shown_steps(panel, first=len(before.get("tree", ())))}
+                if panel.tree
+                else {}
+            ),
         }
     )
     return {
@@ -94,8 +107,8 @@ async def go_on(
         "spent": added(
             state["spent"],
             since=scope.started,
-            tokens=_tokens(new) + checked,
-            flops=_known_flops(new) + checked_flops + judging_flops(notes),
+            tokens=_tokens(paid) + checked,
+            flops=_known_flops(paid) + checked_flops + judging_flops(notes),
         ),
         "ledger": record(state, scope, notes.entries),
     }
@@ -122,6 +135,7 @@ async def finish(
         return no_answer(choice, state, scope, notes)
     kept = panel.drawn[choice.place]
     seconds = before["seconds"] + _elapsed(scope)
+    paid = rows_of(panel)
     notes.add(
         "stopped",
         since=scope.started,
@@ -131,16 +145,17 @@ async def finish(
         draws=dict(Counter(one["proposer"] for one in panel.drawn)),
         answers=len(standings(panel)),
         votes=choice.votes,
-        tokens=_tokens(panel.drawn) + panel.checking_tokens,
+        tokens=_tokens(paid) + panel.checking_tokens,
         flops=_flops(panel),
+        **({"steps": shown_steps(panel)} if panel.tree else {}),
     )
     candidate: Candidate = {
         **candidate_of(kept, state),
         "arm": ARMS.of_attempt(state["attempt"]).name,
         "seconds": seconds,
-        "prompt_tokens": panel.checking_tokens + sum(one["prompt_tokens"] for one in panel.drawn),
-        "completion_tokens": sum(one["completion_tokens"] for one in panel.drawn),
-        "reused_tokens": sum(one.get("reused_tokens", 0) for one in panel.drawn),
+        "prompt_tokens": panel.checking_tokens + sum(one["prompt_tokens"] for one in paid),
+        "completion_tokens": sum(one["completion_tokens"] for one in paid),
+        "reused_tokens": sum(one.get("reused_tokens", 0) for one in paid),
         "draws": len(panel.drawn),
         "flops": _flops(panel),
     }
@@ -189,15 +204,45 @@ def soon() -> float:
     return time.monotonic() + GRACE_SECONDS
 
 
+def rows_of(panel: Panel) -> list[Drawn | StepNode]:
+    """Return all that was drawn, each row once: a step that ends an answer is the answer's."""
+    return [*panel.drawn, *(node for node in panel.tree if node["answer"] is None)]
+
+
+def shown_steps(panel: Panel, *, first: int = 0) -> list[dict[str, Any]]:
+    """Return steps of a panel's tree in a form that can be drawn, from a place on.
+
+    Args:
+        panel: The panel.
+        first: Place of the first step that is shown.
+    """
+    return [
+        {
+            "node": place,
+            "parent": node["parent"],
+            "round": node["round"],
+            "proposer": node["proposer"],
+            "look": node["look"],
+            "step": node["text"][:SHOWN_CHARACTERS],
+            "p": node["p"],
+            "tokens": node["completion_tokens"],
+            "finish_reason": node["finish_reason"],
+            "answer": node["answer"],
+        }
+        for place, node in enumerate(panel.tree)
+        if place >= first
+    ]
+
+
 def _flops(panel: Panel) -> float | None:
-    return summed(*(one.get("flops") for one in panel.drawn), panel.checking_flops)
+    return summed(*(one.get("flops") for one in rows_of(panel)), panel.checking_flops)
 
 
-def _known_flops(drawn: Sequence[Drawn]) -> float:
+def _known_flops(drawn: Sequence[Drawn | StepNode]) -> float:
     return sum(one.get("flops") or 0.0 for one in drawn)
 
 
-def _tokens(drawn: Sequence[Drawn]) -> int:
+def _tokens(drawn: Sequence[Drawn | StepNode]) -> int:
     return sum(one["prompt_tokens"] + one["completion_tokens"] for one in drawn)
 
 

@@ -76,6 +76,13 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     ] = Field(
         default=(), max_length=16, description=RttcSettings.model_fields["stop_strings"].description
     )
+    search_step_marks: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=20)], ...], NoDecode
+    ] = Field(
+        default=("\n",),
+        max_length=8,
+        description=RttcSettings.model_fields["search_step_marks"].description,
+    )
     home: Path = Field(
         default=Path("~/.rttc"),
         description="Folder of models, data and the embedded Postgres.",
@@ -103,6 +110,12 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         description="Reward model: `minilm-judge` (ships), `self-confidence`, a folder of `rttc "
         "reward train`, the URL of a server that gives scores, a chat model that grades "
         "(`PROVIDER:MODEL`, `http://host/v1#MODEL`), or a sequence classifier (hub name, folder).",
+    )
+    process_reward: str = Field(
+        default="",
+        description="Judge of steps for the policies beam, dvts, particles, lookahead and mcts: a "
+        "folder of `rttc reward train --process`, a process reward model (hub name, folder), or a "
+        "chat model that grades. Empty: none, and they choose no step.",
     )
     reward_served: ServedSettings = Field(
         default_factory=ServedSettings,

@@ -18,6 +18,7 @@ from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
 from rttc_graph.installation.ask_question import AskResult, ask
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.installation.configured_policy import OpenPolicy, open_policy
+from rttc_graph.installation.configured_process_reward import open_process_reward
 from rttc_graph.installation.configured_reward import open_reward_model
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.integrations.langchain.hosted_models import hosted_name
@@ -128,6 +129,7 @@ def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]
         parts: RttcParts = {
             "policy_model": policy.model,
             "reward_model": CalibratedReward(judge, knowledge.calibrations, tenant=config.tenant),
+            "process_reward_model": open_process_reward(config, policy.engine, policy.fingerprint),
             "embedder": knowledge.embedder,
             "knowledge_base": knowledge.knowledge_base,
             "cache": knowledge.cache,

@@ -9,7 +9,7 @@ from typing import cast
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.settings import SearchSettings
-from rttc_graph.state import Drawn
+from rttc_graph.state import Drawn, StepNode
 
 MAX_ROUNDS = 16
 """Most rounds of a panel: each is a step of the graph, and hosts limit the steps of a run."""
@@ -45,6 +45,14 @@ class Panel:
     """Tokens that grading and comparing took so far."""
     checking_flops: float | None = 0.0
     """Floating-point operations of that; `None` where they are not known."""
+    tree: tuple[StepNode, ...] = ()
+    """Steps so far, of a strategy that writes answers step by step."""
+    widest: int | None = None
+    """Most steps behind one that the judge of steps is exact enough for; `None` if unknown."""
+    seed: int = 0
+    """Seed of the run, for strategies that draw lots."""
+    rounds_left: int = MAX_ROUNDS
+    """Number of rounds that may still be drawn."""
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -20,6 +20,24 @@ class Continuation:
     """Text that the answer begins with: mostly what that draw said, `Drawn.whole`, and more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Steps that are drawn behind a step of the tree."""
+
+    parent: int | None
+    """Place in `Panel.tree` of the step that is gone on from; `None` begins an answer."""
+    count: int = 1
+    """Number of steps, at least 1."""
+    proposer: str = ""
+    """Whom a first step is drawn from; a later one has its parent's."""
+    branch: int = 0
+    """Number of the tree that it belongs to, where several are kept apart."""
+    is_look: bool = False
+    """Whether it is a look ahead, which is greedy."""
+    to_end: bool = False
+    """Whether the answer is written to its end instead of one step."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """The next round of draws, or the end."""
@@ -29,6 +47,8 @@ class Proposal:
     continuations: tuple[Continuation, ...] = ()
     """Draws that go on from the beginning of an answer, beside `draws`; only a strategy that is
     registered with `continues` may have any."""
+    expansions: tuple[Expansion, ...] = ()
+    """Steps to draw; nothing else is drawn in such a round."""
     most_tokens: int | None = None
     """Most tokens of each of these answers, at least 1; `None` for as long as one may be."""
     reserved_tokens: int = 0

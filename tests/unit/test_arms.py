@@ -39,7 +39,10 @@ ATTEMPT = AttemptRecord(
     parts=frozenset({"policy_model"}),
 )
 PANELS = ("budget_forcing", "adaptive", "majority", "weighted", "best_of_n")
-STEERED = ("refine", "revise", "self_verify")
+STEERED = (
+    *("refine", "revise", "self_verify"),
+    *("beam", "particles", "dvts", "lookahead", "mcts"),
+)
 """Panels whose draws rest on earlier ones."""
 NEW = ArmRecord(name="new", attempts=(ATTEMPT,))
 
@@ -112,7 +115,7 @@ def test_schemas_show_the_known_names_and_others_are_refused() -> None:
     state = TypeAdapter(RttcState).json_schema()["properties"]
     assert state["attempt"]["enum"] == list(ARMS.attempts)
     assert state["decision"]["enum"] == list(decision_names())
-    with pytest.raises(ValidationError, match=r"'compare', 'nearest', .* or 'self_verify'"):
+    with pytest.raises(ValidationError, match=r"'compare', 'nearest', .* or 'mcts'"):
         TypeAdapter(PolicyName).validate_python("best")
 
 

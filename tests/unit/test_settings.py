@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass, fields, replace
@@ -146,7 +147,7 @@ BAD: list[tuple[str, Any]] = [
     ("budget_flops", -1),
     ("budget_flops", float("inf")),
     ("budget_arms", 0),
-    ("budget_arms", 17),
+    ("budget_arms", 65),
     ("max_new_tokens", 0),
     ("max_new_tokens", 32_769),
     ("temperature", -0.1),
@@ -177,6 +178,19 @@ BAD: list[tuple[str, Any]] = [
     ("search_max_waits", 9),
     ("search_answer_tokens", 0),
     ("search_answer_tokens", 1025),
+    ("search_beam", "wide"),
+    ("search_children", 0),
+    ("search_children", 17),
+    ("search_lookahead", 0),
+    ("search_lookahead", 5),
+    ("search_nodes", 0),
+    ("search_nodes", 1025),
+    ("search_step_marks", 7),
+    ("search_step_marks", ("x",) * 9),
+    ("search_step_least", 0),
+    ("search_step_least", 1025),
+    ("search_step_most", 0),
+    ("search_step_most", 4097),
     ("ttt_rank", 0),
     ("ttt_rank", 257),
     ("ttt_alpha", 0),
@@ -246,6 +260,13 @@ def test_a_hosts_own_name_that_is_nearly_ours_is_logged_once(
 
 def test_each_field_has_a_row_among_the_bad_values() -> None:
     assert {field for field, _ in BAD} == set(RttcSettings.model_fields)
+
+
+def test_a_step_has_a_least_length_below_its_most() -> None:
+    with pytest.raises(ConfigurationError, match="search_step_least=9 must be at most"):
+        RttcSettings(search_step_least=9, search_step_most=8)
+    assert RttcSettings(search_step_marks="; ").search_step_marks == ("; ",)  # type: ignore[arg-type]
+    assert RttcSettings(search_step_marks=()).search.step_marks == ()
 
 
 def test_a_value_out_of_bounds_in_a_hosts_own_type_is_named() -> None:
@@ -345,7 +366,7 @@ def test_studio_can_show_a_field(field: str) -> None:
     shown = PROPERTIES[field]
     assert shown["description"]
     default: Any = getattr(RttcSettings(), field)
-    assert shown["default"] == ([] if default == () else default)
+    assert shown["default"] == json.loads(json.dumps(default))  # a tuple is a list there
     assert set(shown["langgraph_nodes"]) <= set(GRAPH.get_graph().nodes)
     assert shown["langgraph_nodes"]
 

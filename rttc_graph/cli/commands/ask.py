@@ -24,6 +24,7 @@ from rttc_graph.cli.shared_options import (
     checked_question,
     with_default,
 )
+from rttc_graph.cli.step_tree_view import step_trees
 from rttc_graph.installation.ask_question import AskResult, describe_event
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.settings import Below
@@ -77,6 +78,12 @@ _UseCache = Annotated[
         help=with_default("Recall from and store in the query-state cache", "use_cache"),
     ),
 ]
+_ShowTree = Annotated[
+    bool,
+    typer.Option(
+        "--show-tree", help="Draw the tree of steps, under a policy that grows one (such as beam)."
+    ),
+]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -110,6 +117,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     budget_flops: _BudgetFlops = None,
     budget_arms: _BudgetArms = None,
     use_cache: _UseCache = None,
+    show_tree: _ShowTree = False,
     as_json: _AsJson = False,
 ) -> None:
     """Answer a question, and show the route, the rewards and what each arm cost.
@@ -142,6 +150,10 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
         print_json(result)
     else:
         print_result(result)
+        if show_tree:
+            for tree in step_trees(result["ledger"]):
+                out.print()
+                out.print(tree)
 
 
 def _run(config: InstallationConfig, question: str, domain: str | None) -> AskResult:

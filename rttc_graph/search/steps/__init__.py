@@ -1,0 +1,1 @@
+"""Strategies that write answers step by step and choose between the steps."""

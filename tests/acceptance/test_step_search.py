@@ -1,0 +1,230 @@
+"""Search over steps in the graph: the tree, the budget, and judges of steps that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from graph_runs import ask, failures, run, until
+from rich.console import Console
+from scripted_parts import Parts, ScriptedPolicyModel, take
+
+from rttc_graph import RttcSettings
+from rttc_graph.cli.step_tree_view import step_trees
+from rttc_graph.errors import RewardModelError
+from rttc_graph.graph import RttcParts, create_rttc_graph
+from rttc_graph.protocols import (
+    BegunAnswer,
+    Generation,
+    GenerationRequest,
+    ProcessRewardModel,
+    StepScores,
+)
+from rttc_graph.state import FinishReason
+
+POLICIES = ("beam", "dvts", "particles", "lookahead", "mcts")
+LENGTH = 4
+
+
+@dataclass
+class DigitsModel(ScriptedPolicyModel):
+    """Writes four digits, one a step, each of one token; the prompt is five tokens long."""
+
+    continues_answers: bool = True
+    tokens: int = 0
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], *, deadline: float | None = None
+    ) -> list[Generation]:
+        self.requests.extend(requests)
+        try:
+            await take(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return [self._written(request) for request in requests]
+
+    def _written(self, asked: GenerationRequest) -> Generation:
+        begun, dice = asked.answer_prefix, random.Random(asked.seed)
+        room = min(LENGTH - len(begun), asked.max_new_tokens)
+        if asked.step is not None:
+            room = min(room, 1)
+        greedy = asked.temperature == 0
+        text = begun + "".join(str(1 if greedy else dice.randrange(6)) for _ in range(room))
+        ended: FinishReason = "step" if asked.step is not None else "length"
+        prompt = 5 + len(begun)
+        self.tokens += prompt + room
+        return Generation(
+            text=text,
+            prompt_tokens=prompt,
+            completion_tokens=room,
+            mean_logprob=-1.8,
+            finish_reason="stop" if len(text) == LENGTH else ended,
+        )
+
+
+@dataclass
+class ExactSteps(ProcessRewardModel):
+    """Knows how many of the digits are a five."""
+
+    error: Exception | None = None
+    reason: str = ""
+    asked: list[BegunAnswer] = field(default_factory=list[BegunAnswer])
+
+    @property
+    def name(self) -> str:
+        return "exact"
+
+    async def fingerprint(self) -> str:
+        return "exact"
+
+    async def score_steps(self, query: str, answers: Sequence[BegunAnswer]) -> list[StepScores]:
+        self.asked.extend(answers)
+        if self.error is not None:
+            raise self.error
+        return [(0.97 * 0.8 ** sum(5 - int(d) for d in "".join(one.steps)),) for one in answers]
+
+    async def closed(self) -> str:
+        return self.reason
+
+
+def parts(
+    judge: ExactSteps | None = None, *, seconds: float = 0.0
+) -> tuple[DigitsModel, RttcParts]:
+    model = DigitsModel(seconds=seconds)
+    whole = Parts(policy_model=model).parts()
+    whole["process_reward_model"] = judge
+    whole["reward_model"] = lambda query, answer: (
+        0.97 * 0.8 ** sum(5 - int(digit) for digit in answer)
+    )
+    return model, whole
+
+
+def tree_of(output: dict[str, Any]) -> list[dict[str, Any]]:
+    [stopped] = [e for e in output["ledger"] if e["event"] == "stopped"]
+    steps: list[dict[str, Any]] = stopped["detail"]["steps"]
+    return steps
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_a_tree_is_grown_and_told(policy: str) -> None:
+    model, whole = parts(ExactSteps())
+    output = await ask(whole, policy=policy, search_n=8, search_from="direct", seed=1)
+    assert failures(output["ledger"]) == []
+    steps = tree_of(output)
+    for step in steps:
+        assert step["p"] is not None
+        assert step["parent"] is None or step["parent"] < step["node"]
+    paths = {
+        step["answer"]: "".join(steps[place]["step"] for place in _path(steps, int(step["node"])))
+        for step in steps
+        if step["answer"] is not None
+    }
+    assert output["answer"] in paths.values()
+    assert len(paths) <= 8
+    [candidate] = output["candidates"]
+    assert candidate["prompt_tokens"] + candidate["completion_tokens"] == model.tokens
+    assert all(request.tells_state for request in model.requests)
+
+
+def _path(steps: Sequence[dict[str, Any]], place: int) -> list[int]:
+    path = [place]
+    while (parent := steps[path[-1]]["parent"]) is not None:
+        path.append(parent)
+    return path[::-1]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("budget", [9, 40, 150, 400, 1000])
+async def test_the_budget_holds_with_32_children_at_once(policy: str, budget: int) -> None:
+    """And with what it has room for there is an answer, were it a short one."""
+    model, whole = parts(ExactSteps())
+    output = await ask(
+        whole,
+        policy=policy,
+        search_n=32,
+        search_children=16,
+        search_from="direct",
+        budget_tokens=budget,
+        max_new_tokens=LENGTH,
+        search_step_most=1,
+        search_step_least=1,
+    )
+    assert model.tokens <= budget
+    assert output["answer"]
+
+
+async def test_a_judge_of_steps_that_fails_costs_no_answer() -> None:
+    judge = ExactSteps(error=RewardModelError("no GPU"))
+    _, whole = parts(judge)
+    output = await ask(whole, policy="beam", search_n=4, search_from="direct")
+    assert output["answer"]
+    assert any("no GPU" in failure for failure in failures(output["ledger"]))
+    assert {step["p"] for step in tree_of(output)} == {None}
+
+
+async def test_a_judge_that_is_closed_is_not_asked() -> None:
+    judge = ExactSteps(reason="no better than a vote in this domain")
+    _, whole = parts(judge)
+    output = await ask(whole, policy="beam", search_n=4, search_from="direct")
+    assert judge.asked == []
+    [skipped] = [e for e in output["ledger"] if e["event"] == "skipped"]
+    assert skipped["detail"]["reason"] == "no better than a vote in this domain"
+    assert len(output["answer"]) == LENGTH
+
+
+async def test_only_the_new_step_is_judged_with_the_prompt_and_all_before_it() -> None:
+    judge = ExactSteps()
+    _, whole = parts(judge)
+    await ask(whole, policy="beam", search_n=2, search_from="direct")
+    assert all(one.scored == 1 and one.messages for one in judge.asked)
+    assert {len(one.steps) for one in judge.asked} == {1, 2, 3, 4}
+    assert {one.is_finished for one in judge.asked if len(one.steps) == 4} == {True}
+
+
+async def test_one_answer_is_the_plain_models_own() -> None:
+    """With a size of one the request is the one of the plain arm, bit for bit."""
+    model, whole = parts(ExactSteps())
+    await ask(whole, policy="beam", search_n=1, search_from="direct")
+    other, plain = parts(ExactSteps())
+    await ask(plain, policy="direct")
+    assert model.requests == other.requests
+
+
+async def test_the_same_seed_gives_the_same_tree() -> None:
+    trees = []
+    for _ in range(2):
+        _, whole = parts(ExactSteps())
+        output = await ask(whole, policy="particles", search_from="direct", seed=7)
+        trees.append(tree_of(output))
+    assert trees[0] == trees[1]
+
+
+async def test_a_search_is_cancelled_with_its_round() -> None:
+    model, whole = parts(ExactSteps(), seconds=30)
+    context = RttcSettings(policy="beam", search_from=("direct",))
+    graph = create_rttc_graph(**whole)
+    task = asyncio.create_task(run(graph, {"query": "why"}, context=context))
+    await until(lambda: model.requests)
+    task.cancel()
+    await asyncio.wait([task], timeout=20)
+    await until(lambda: model.cancelled)
+    assert len(model.requests) == 8
+
+
+async def test_the_tree_is_drawn_in_the_terminal() -> None:
+    _, whole = parts(ExactSteps())
+    output = await ask(whole, policy="lookahead", search_n=2, search_from="direct")
+    [tree] = step_trees(output["ledger"])
+    shown_to = io.StringIO()
+    Console(width=100, file=shown_to).print(tree)
+    shown = shown_to.getvalue()
+    assert "lookahead" in shown
+    assert "look]" in shown
+    assert "answer 0" in shown
+    assert shown.count("P 0.") == len(tree_of(output))
