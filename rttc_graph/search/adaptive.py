@@ -9,9 +9,9 @@ from itertools import count
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.search.majority import voted
-from rttc_graph.search.panel import Panel, Standing, Weight, one_each, standings
+from rttc_graph.search.panel import Panel, Standing, Weight, number_of, standings
 from rttc_graph.search.strategy import Choice, Proposal
-from rttc_graph.search.weighted import MOST, log_odds
+from rttc_graph.search.weighted import MOST, judged_weight
 
 SURE = 0.95
 """Probability that the leading answer stays ahead from which on a vote is sure."""
@@ -116,8 +116,8 @@ def stays_ahead(leader: int, rival: int) -> float:
 
 
 def vote_weight(panel: Panel) -> Weight:
-    """Return what a vote counts: its log-odds where rewards are probabilities, else one."""
-    return log_odds if panel.calibrated else one_each
+    """Return what votes count: their log-odds where rewards are probabilities, else one each."""
+    return judged_weight if panel.calibrated else number_of
 
 
 def _to_be_out_of_reach(found: Sequence[Standing], panel: Panel) -> int:

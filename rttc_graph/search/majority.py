@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rttc_graph.search.panel import Panel, Weight, best_of, one_each, standings
+from rttc_graph.search.panel import Panel, Weight, best_of, number_of, standings
 from rttc_graph.search.strategy import Choice, Proposal, draw_all, without_votes
 
 
@@ -21,7 +21,7 @@ class Majority:
         return voted(panel)
 
 
-def voted(panel: Panel, weight: Weight = one_each) -> Choice:
+def voted(panel: Panel, weight: Weight = number_of) -> Choice:
     """Return the best-judged draw of the answer whose votes have the most weight.
 
     Raises:

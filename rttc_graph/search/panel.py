@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -14,8 +13,9 @@ from rttc_graph.state import Drawn, StepNode
 MAX_ROUNDS = 16
 """Most rounds of a panel: each is a step of the graph, and hosts limit the steps of a run."""
 
-Weight = Callable[[Drawn], float]
-"""Function that returns how much an answer's vote counts, at least 0."""
+Weight = Callable[[Sequence[Drawn]], float]
+"""Function that returns how much the votes for one answer count together, at least 0; one more vote
+never makes it less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class Standing:
     places: tuple[int, ...]
     """Places in `Panel.drawn` of the draws that say so, in order."""
     weight: float
-    """Sum of the weights of these votes."""
+    """Weight of these votes together."""
 
     @property
     def votes(self) -> int:
@@ -107,21 +107,19 @@ class Standing:
         return len(self.places)
 
 
-def one_each(drawn: Drawn) -> float:
-    """Return the weight 1: every vote counts alike."""
-    del drawn
-    return 1.0
+def number_of(votes: Sequence[Drawn]) -> float:
+    """Return how many votes there are: each counts alike."""
+    return float(len(votes))
 
 
-def standings(panel: Panel, weight: Weight = one_each) -> list[Standing]:
+def standings(panel: Panel, weight: Weight = number_of) -> list[Standing]:
     """Return the answers of a panel, the one with the most weight first; of equals the earlier."""
     places: dict[str, list[int]] = {}
     for place, one in enumerate(panel.drawn):
         if one["vote"] is not None:
             places.setdefault(one["vote"], []).append(place)
     found = [
-        # fsum: the same votes in another order have the same weight to the last bit
-        Standing(answer, tuple(voted), math.fsum(weight(panel.drawn[n]) for n in voted))
+        Standing(answer, tuple(voted), weight([panel.drawn[place] for place in voted]))
         for answer, voted in places.items()
     ]
     return sorted(found, key=lambda one: (-one.weight, one.places[0]))

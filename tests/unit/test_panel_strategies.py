@@ -21,7 +21,7 @@ from rttc_graph.search.majority import Majority
 from rttc_graph.search.panel import MAX_ROUNDS, Panel, draws_in_order, standings
 from rttc_graph.search.strategies import register_strategy, strategy_of
 from rttc_graph.search.strategy import Choice, Strategy
-from rttc_graph.search.weighted import FLOOR, MOST, Weighted, log_odds
+from rttc_graph.search.weighted import FLOOR, MOST, Weighted, judged_weight, log_odds
 from rttc_graph.state import Drawn
 
 EVERY: dict[str, Strategy] = {
@@ -56,6 +56,7 @@ def votes(answers: str) -> tuple[Drawn, ...]:
 
 
 A9, A1, B6, B5 = drawn("a", 0.9), drawn("a", 0.1), drawn("b", 0.6), drawn("b", 0.5)
+R5 = drawn("b", 0.5, by="rag")
 
 # Log-odds above the floor of 0.02: 0.9 is 6.09, 0.6 is 4.30, 0.5 is 3.89, 0.1 is 1.69.
 CHOSEN = [
@@ -71,10 +72,11 @@ CHOSEN = [
     pytest.param("majority", votes("..b"), Choice(2, 1), id="what-cannot-be-read-has-no-vote"),
     pytest.param("majority", votes("..."), Choice(0, 0), id="no-vote-at-all"),
     pytest.param("majority", votes("bbbb"), Choice(0, 4), id="all-equal"),
-    pytest.param("weighted", (A9, B5, B6), Choice(2, 2), id="8.19-against-6.09"),
-    pytest.param("weighted", (A9, A1, B6), Choice(0, 2), id="7.78-against-4.30"),
-    pytest.param("weighted", (A1, A1, A1, A9, B6, B6), Choice(3, 4), id="11.16-against-8.60"),
-    pytest.param("weighted", (A1, A1, drawn("b", 0.9)), Choice(2, 1), id="6.09-against-3.38"),
+    pytest.param("weighted", (A9, R5, B6), Choice(2, 2), id="two-prompts-8.19-against-6.09"),
+    pytest.param("weighted", (A9, B5, B6), Choice(0, 1), id="6.09-against-one-prompt-5.31"),
+    pytest.param("weighted", (A9, A1, B6), Choice(0, 2), id="6.53-against-4.30"),
+    pytest.param("weighted", (A1, A1, A1, A9, B6, B6), Choice(3, 4), id="7.08-against-5.41"),
+    pytest.param("weighted", (A1, A1, drawn("b", 0.9)), Choice(2, 1), id="6.09-against-2.14"),
     pytest.param("weighted", votes("abb"), Choice(1, 2), id="without-rewards-the-majority"),
     pytest.param("weighted", (drawn("a", 0.0), B5), Choice(1, 1), id="a-reward-of-0"),
     pytest.param("weighted", (drawn("b", 0.5), drawn("a", 1.0)), Choice(1, 1), id="a-reward-of-1"),
@@ -246,10 +248,35 @@ def test_the_draws_of_a_round_are_dealt_in_turn() -> None:
     ]
 
 
+REWARDS = st.one_of(st.none(), st.floats(0, 1))
+
+
 def test_a_weight_lies_between_0_and_the_most() -> None:
     assert log_odds(drawn("a", 0.0)) == log_odds(drawn("a", FLOOR)) == 0
     assert log_odds(drawn("a", 1.0)) == pytest.approx(MOST)
     assert log_odds(drawn("a")) == log_odds(drawn("a", 0.5)) == pytest.approx(MOST / 2)
+
+
+def test_two_prompts_count_more_than_the_same_one_twice() -> None:
+    alone = log_odds(drawn("a", 0.5))
+    other: Drawn = {**drawn("a", 0.5), "shown": [1]}
+    assert judged_weight([drawn("a", 0.5)] * 8) == pytest.approx(2 * alone)  # the cube root of 8
+    assert judged_weight([drawn("a", 0.5), other]) == pytest.approx(2 * alone)
+    assert judged_weight([drawn("a", 0.5), drawn("a", 0.5, by="rag")]) == pytest.approx(2 * alone)
+
+    draws = (*[drawn("a", 0.4)] * 3, drawn("b", 0.4), drawn("b", 0.4, by="rag"))
+    assert Weighted().choose(panel(*draws, calibrated=True)).place == 3
+    assert Majority().choose(panel(*draws)).place == 0
+
+
+@given(st.lists(st.tuples(REWARDS, st.sampled_from(["direct", "rag"])), max_size=12), REWARDS)
+@settings(max_examples=100, deadline=None)
+def test_one_more_vote_adds_at_most_the_most(
+    votes_before: list[tuple[float | None, str]], reward: float | None
+) -> None:
+    before = [drawn("a", one, by=name) for one, name in votes_before]
+    added = judged_weight([*before, drawn("a", reward)]) - judged_weight(before)
+    assert -1e-9 <= added <= MOST + 1e-9
 
 
 def test_a_strategy_of_ones_own_is_a_policy() -> None:
@@ -280,7 +307,6 @@ def run_of(strategy: Strategy, policy: Sequence[Drawn], *, size: int, **more: An
     return seen
 
 
-REWARDS = st.one_of(st.none(), st.floats(0, 1))
 DRAWS = st.lists(
     st.builds(drawn, st.sampled_from(["a", "b", "c", None]), REWARDS), min_size=1, max_size=64
 )
