@@ -20,6 +20,7 @@ from rttc_graph.nodes.panels.panel_drawing import PanelDrawing
 from rttc_graph.nodes.panels.panel_judging import judged_draws
 from rttc_graph.nodes.panels.panel_steps import PanelSteps, with_partial_answer
 from rttc_graph.protocols import KnowledgeBase, PolicyModel, ProcessRewardModel, RewardModel
+from rttc_graph.run.answering import stream_candidate
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
@@ -112,6 +113,8 @@ class PanelRound:
         if not rows:
             return await self._no_room(scope)
         drawn = await drawing.draw(rows, state, scope, notes, reason=proposal.reason)
+        for number, one in enumerate(drawn, len(panel.drawn)):
+            stream_candidate(one["text"], state, scope, attempt=state["attempt"], number=number)
         drawn = await judged_draws(self.reward_model, drawn, panel, state, scope, notes)
         return replace(panel, drawn=(*panel.drawn, *drawn))
 

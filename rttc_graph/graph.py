@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Required, Unpack, cast
 
+from langgraph.cache.base import BaseCache
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import CachePolicy, RetryPolicy
 from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS, FINISH, JUDGE, PLAIN, RETRIEVE, ArmNode
@@ -43,6 +45,7 @@ from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.scope import Node, SettingsOfRun, TwoFaced, two_faced
 from rttc_graph.settings import RttcSettings, domain_settings
 from rttc_graph.state import Arm, Attempt, Decision, NodeInput, RttcInput, RttcOutput, RttcState
+from rttc_graph.support.identity import known_names
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -50,6 +53,11 @@ if TYPE_CHECKING:
 
 RewardFunction = Callable[[str, str], float] | Callable[[str, str], Awaitable[float]]
 """A function of question and answer that returns a reward in [0, 1], or an awaitable of one."""
+
+NodeRetries = (
+    RetryPolicy | Sequence[RetryPolicy] | Mapping[str, RetryPolicy | Sequence[RetryPolicy]]
+)
+"""Retry policy of all nodes, or of each by its name."""
 
 RttcBuilder = StateGraph[RttcState, RttcSettings, RttcInput, RttcOutput]
 RttcGraph = CompiledStateGraph[RttcState, RttcSettings, RttcInput, RttcOutput]
@@ -89,11 +97,22 @@ class RttcParts(TypedDict, total=False):
     guesses another tenant's text then learns from the ledger, or the time, that it was there."""
 
 
-def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
+def build_rttc_graph(
+    *,
+    retry_policy: NodeRetries | None = None,
+    cache_policy: Mapping[str, CachePolicy[Any]] | None = None,
+    **parts: Unpack[RttcParts],
+) -> RttcBuilder:
     """Return the state machine uncompiled, for hosts that compile it in their own way.
 
+    Args:
+        retry_policy: See `create_rttc_graph`.
+        cache_policy: See `create_rttc_graph`; compile with a cache, or it does nothing.
+        parts: See `RttcParts`.
+
     Raises:
-        ConfigurationError: The parts do not go together.
+        ConfigurationError: The parts do not go together, or a policy is for a node that is not
+            there or must not be cached.
     """
     parts = _checked_parts(parts)
     arms = _arms(parts)
@@ -108,11 +127,20 @@ def build_rttc_graph(**parts: Unpack[RttcParts]) -> RttcBuilder:
     )
     arm_nodes = _arm_nodes(arms)
     nodes = _nodes(parts, arms, arm_nodes)
+    cached, retried = cache_policy or {}, _retries(retry_policy, nodes)
+    _check_policies(cached, retried, nodes)
     for name, node in nodes.items():
         does = (type(node).__doc__ or "").strip()
         begins = name == "prepare"
         face: Any = two_faced(name, node, settings_of, begins=begins)  # typed by the whole state
-        builder.add_node(name, face, input_schema=NodeInput, metadata={"does": does})
+        builder.add_node(
+            name,
+            face,
+            input_schema=NodeInput,
+            metadata={"does": does},
+            retry_policy=retried.get(name),
+            cache_policy=cached.get(name),
+        )
     _connect(builder, frozenset(nodes), arm_nodes, _steps(arms, arm_nodes))
     return builder
 
@@ -121,6 +149,9 @@ def create_rttc_graph(
     *,
     checkpointer: bool | BaseCheckpointSaver[Any] | None = None,
     name: str = "rttc",
+    retry_policy: NodeRetries | None = None,
+    cache_policy: Mapping[str, CachePolicy[Any]] | None = None,
+    node_cache: BaseCache[Any] | None = None,
     **parts: Unpack[RttcParts],
 ) -> RttcGraph:
     """Return the compiled graph, ready for `invoke`, `ainvoke` and as a node of another graph.
@@ -129,12 +160,50 @@ def create_rttc_graph(
         checkpointer: None inherits the host's; a graph that is exported to the LangGraph server
             must not carry one.
         name: Name of the run in traces, and of the assistant in Studio.
+        retry_policy: LangGraph's, for all nodes, or by the name of a node. What fails in an arm
+            does not reach it: it becomes an entry of the ledger, and the run goes on.
+        cache_policy: LangGraph's, by the name of a node; not for `prepare` and `reward_judge`,
+            which begin and close each run. A cached update is that of the earlier run, its
+            candidates, costs and ledger included, and the key is made of the state alone: a
+            `key_func` of the host's must name all that the update depends on, the tenant too.
+        node_cache: LangGraph's cache behind `cache_policy`; None inherits the host's.
         parts: See `RttcParts`.
 
     Raises:
-        ConfigurationError: The parts do not go together.
+        ConfigurationError: The parts do not go together, or a policy is for a node that is not
+            there or must not be cached.
     """
-    return build_rttc_graph(**parts).compile(checkpointer=checkpointer, name=name)
+    builder = build_rttc_graph(retry_policy=retry_policy, cache_policy=cache_policy, **parts)
+    return builder.compile(checkpointer=checkpointer, cache=node_cache, name=name)
+
+
+def _retries(
+    given: NodeRetries | None, nodes: Mapping[str, Node]
+) -> Mapping[str, RetryPolicy | Sequence[RetryPolicy]]:
+    if given is None:
+        return {}
+    return given if isinstance(given, Mapping) else dict.fromkeys(nodes, given)
+
+
+def _check_policies(
+    cached: Mapping[str, object], retried: Mapping[str, object], nodes: Mapping[str, Node]
+) -> None:
+    """Refuse policies for nodes that are not there, and caches of nodes that each run needs.
+
+    Raises:
+        ConfigurationError: There is such a policy.
+    """
+    for parameter, given in (("cache_policy", cached), ("retry_policy", retried)):
+        for name in given:
+            if name not in nodes:
+                raise ConfigurationError(
+                    f"{parameter} names the node {name!r}: {known_names(name, sorted(nodes))}"
+                )
+    if wrong := sorted(cached.keys() & {"prepare", JUDGE}):
+        raise ConfigurationError(
+            f"cache_policy names {wrong}: prepare gives each run its id and reward_judge closes "
+            "it, so neither can be taken from another run; name nodes between them, as retrieve"
+        )
 
 
 def _checked_parts(parts: RttcParts) -> RttcParts:

@@ -372,6 +372,12 @@ class RttcSettings(BaseModel):
         description="Stop before a training and ask a person: train, skip, or accept the answer.",
         json_schema_extra=_on("ttt_adapt"),
     )
+    stream_candidates: bool = Field(
+        default=False,
+        description="Whether each answer is streamed before it is judged: as a custom event "
+        "candidate and, in a run over messages, as a message named rttc_candidate.",
+        json_schema_extra=_on("nearest", "generate", "rag_generate", "panel_round"),
+    )
     search_n: int = Field(
         default=8,
         ge=1,
@@ -664,6 +670,10 @@ _NO_DOMAINS_OWN = frozenset({"tenant", "domain"})
 """Settings that a domain cannot have of its own."""
 
 
+_ONE_PER_GRAPH = frozenset({"model", "policy_model", "reward", "reward_model", "embedder"})
+"""Parts of a graph under the names that people write for them."""
+
+
 def domain_settings(domain: str, own: Mapping[str, Any], defaults: RttcSettings) -> RttcSettings:
     """Return the settings of runs in a domain.
 
@@ -678,6 +688,12 @@ def domain_settings(domain: str, own: Mapping[str, Any], defaults: RttcSettings)
     checked_name("domain", domain)
     ours = sorted(RttcSettings.model_fields.keys() - _NO_DOMAINS_OWN)
     for name in own:
+        if name in _ONE_PER_GRAPH:
+            raise ConfigurationError(
+                f"domain {domain!r} has {name!r} of its own, and a graph has one for all domains: "
+                f"write a second settings file with that {name}, serve it (rttc --config "
+                "FILE serve) or build a graph of it, and send the domain's questions there"
+            )
         if name not in ours:
             raise ConfigurationError(
                 f"unknown setting {name!r} of domain {domain!r}: "

@@ -59,7 +59,10 @@ if TYPE_CHECKING:
 QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
 """Files in the folder of a data set."""
 
-_NO_PART = {"policy", "arms", "first_arm", "tau_r", "tau_r_of", "use_cache", "seed"}
+_NO_PART = {
+    *("policy", "arms", "first_arm", "tau_r", "tau_r_of", "use_cache", "seed"),
+    "stream_candidates",
+}
 _LATER = (
     *("nearest_votes", "evidence_similarity", "top_p", "stop_strings"),
     *("search_n", "search_from", "search_temperature", "search_max_waits", "search_answer_tokens"),

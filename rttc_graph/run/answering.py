@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from langchain_core.messages import AIMessage
 from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS
@@ -113,6 +114,9 @@ def answered(
         flops: Floating-point operations of this step, as far as they are known.
         **detail: Plain data.
     """
+    if "draws" not in candidate:  # draws of a panel are streamed as they are drawn
+        number = len(state["candidates"])
+        stream_candidate(candidate["answer"], state, scope, attempt=attempt, number=number)
     if tokens is None:
         tokens = candidate["prompt_tokens"] + candidate["completion_tokens"]
     generated = 1 if ARMS.attempts[attempt].asks_model else 0
@@ -141,6 +145,28 @@ def answered(
             ],
         ),
     }
+
+
+def stream_candidate(
+    answer: str, state: RttcState, scope: RunScope, *, attempt: Attempt, number: int
+) -> None:
+    """Show an answer that is not judged yet, where the settings ask for it.
+
+    Args:
+        answer: The text.
+        state: State of the run.
+        scope: Scope of this step.
+        attempt: What the answer is an attempt of.
+        number: Its place among the run's candidates, or among the draws of its panel, from 0.
+    """
+    if not scope.settings.stream_candidates:
+        return
+    arm = ARMS.of_attempt(attempt).name
+    scope.emit({"event": "candidate", "arm": arm, "number": number, "answer": answer})
+    if state["task"]["from_messages"]:
+        name = f"{state['run_id']}-{attempt}-{number}"
+        told = {"arm": arm, "number": number, "run_id": state["run_id"]}
+        scope.push(AIMessage(answer, id=name, name="rttc_candidate", response_metadata=told))
 
 
 def failed_answer(

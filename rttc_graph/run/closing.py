@@ -12,7 +12,7 @@ from rttc_graph.protocols import LedgerStore, QueryState, QueryStateCache, RunRe
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import Notes
-from rttc_graph.run.outcome import Outcome
+from rttc_graph.run.outcome import Outcome, trace_metadata
 from rttc_graph.run.scope import RunScope
 from rttc_graph.state import Candidate, RttcState
 
@@ -23,7 +23,7 @@ return the answer in time."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """Closes runs: remembers, discards and records, where there is something to do it with."""
+    """Closes runs: tags, remembers, discards and records, where there is something to do so."""
 
     cache: QueryStateCache | None = None
     ledger_store: LedgerStore | None = None
@@ -45,6 +45,8 @@ class Closing:
             outcome: What the run says of it.
             notes: Entries of this step; they are stored too, and get what happens here.
         """
+        tokens = state["spent"]["tokens"]
+        scope.tag(trace_metadata(outcome, best, scope.settings, tokens=tokens))
         if self.cache and scope.settings.use_cache and state["samples"]:
             await _remember(self.cache, state, scope, best, notes)
         if self.ledger_store:

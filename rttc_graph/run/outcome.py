@@ -11,7 +11,7 @@ from rttc_graph.run.tau_r import is_answer_accepted
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Arm, Candidate, RttcState, Sample, Source
 
-__all__ = ("Outcome", "answer_sources", "run_outcome", "told_in_ledger")
+__all__ = ("Outcome", "answer_sources", "run_outcome", "told_in_ledger", "trace_metadata")
 
 
 class Outcome(TypedDict):
@@ -65,6 +65,29 @@ def answer_sources(
             taken = sample["id"] in best.get("rests_on", ())
             sources.append({**sample, "arms": list(dict.fromkeys(arms)), "taken": taken})
     return sources
+
+
+def trace_metadata(
+    outcome: Outcome, best: Candidate, settings: RttcSettings, *, tokens: int
+) -> dict[str, Any]:
+    """Return what a trace is to know of a run that ends, as plain values to filter by.
+
+    Args:
+        outcome: What the run says of its answer.
+        best: The answer.
+        settings: Settings of the run.
+        tokens: Tokens of the whole run, prompts, completions and training together.
+    """
+    return {
+        "rttc_run_id": outcome["run_id"],
+        "rttc_policy": settings.policy,
+        "rttc_arm": outcome["arm"],
+        "rttc_accepted": outcome["accepted"],
+        "rttc_reward": outcome["reward"],
+        "rttc_tau_r": outcome["tau_r"],
+        "rttc_adapter": best["adapter"],
+        "rttc_tokens": tokens,
+    }
 
 
 def told_in_ledger(outcome: Outcome) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Protocol, TypeVar, cast
 
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.config import get_config
 from langgraph.constants import CONFIG_KEY_CHECKPOINTER
+from langgraph.graph.message import push_message
 from langgraph.runtime import get_runtime
 
 from rttc_graph.protocols import reuse_scope
@@ -43,6 +45,10 @@ class RunScope:
     """Reading of `time.monotonic()` when the step began."""
     emit: Callable[[dict[str, Any]], None]
     """Send a custom event to the run's stream; may be called from any thread."""
+    push: Callable[[AIMessage], None]
+    """Send a message with an id to the stream mode `messages`, and not to the state."""
+    tag: Callable[[Mapping[str, Any]], None]
+    """Add metadata to this step and to its whole run, where somebody traces them."""
     can_wait: bool = True
     """Whether a run that stops for a person can go on: whether a checkpointer keeps it."""
     reuse_scope: str = ""
@@ -164,7 +170,8 @@ def open_scope(state: RttcState, settings_of: SettingsOfRun, *, begins: bool = F
             earlier run, and the domain stands in the input.
     """
     runtime = get_runtime()
-    configurable = get_config().get("configurable") or {}
+    config = get_config()
+    configurable = config.get("configurable") or {}
     context = cast("object", runtime.context)
     if begins:
         domain = settings_of.domain_of(state, context, configurable)
@@ -177,6 +184,8 @@ def open_scope(state: RttcState, settings_of: SettingsOfRun, *, begins: bool = F
         allowance=Allowance.from_spent(spent, settings),
         started=time.monotonic(),
         emit=partial(_emit, contextvars.copy_context(), runtime.stream_writer),
+        push=partial(_push, contextvars.copy_context()),
+        tag=partial(_tag, config),
         can_wait=CONFIG_KEY_CHECKPOINTER not in configurable
         or configurable[CONFIG_KEY_CHECKPOINTER] is not None,
         reuse_scope=settings_of.reuse_scope(settings),
@@ -191,6 +200,29 @@ def _emit(
     Each call enters a copy, since a context cannot be entered by two threads at once.
     """
     context.copy().run(write, event)
+
+
+def _push(context: contextvars.Context, message: AIMessage) -> None:
+    """Write a message as the node would; LangGraph finds its handlers in the context variables."""
+    context.copy().run(push_message, message, state_key=None)
+
+
+def _tag(config: RunnableConfig, metadata: Mapping[str, Any]) -> None:
+    """Add metadata to the runs of a trace, which a tracer sends when they end.
+
+    LangChain's tracers, LangSmith's among them, keep the runs that are not over in `run_map`.
+    Metadata given in a run's config are sent when it begins, and what is told here is not known
+    then.
+    """
+    callbacks = cast("Any", config.get("callbacks"))
+    for handler in getattr(callbacks, "handlers", ()):
+        runs: Mapping[str, Any] = getattr(handler, "run_map", {})
+        step = runs.get(str(callbacks.parent_run_id))
+        whole = runs.get(str(step.parent_run_id)) if step is not None else None
+        for run in (step, whole):
+            if run is not None:
+                run.extra = {**(run.extra or {})}
+                run.extra["metadata"] = {**(run.extra.get("metadata") or {}), **metadata}
 
 
 class TwoFaced(Runnable[RttcState, Any]):

@@ -64,7 +64,7 @@ def test_all_code_runs_and_the_agent_goes_where_the_worth_sends_it(
     assert "rttc retrieve retrieved" in streamed
     assert "rttc reward_judge decided" in streamed
     assert streamed.count("rag") == 1
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 6
     assert names["state"]["messages"][0].text == "Is a helmet in the price?"
 
 
@@ -90,3 +90,24 @@ def test_the_table_has_every_key_that_comes_back(monkeypatch: pytest.MonkeyPatch
     assert answer.name == "rttc"
     source = answer.response_metadata["sources"][0]
     assert all(f"`{key}`" in table for key in source)
+
+
+def test_nodes_are_retried_and_cached_and_a_trace_gets_its_feedback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = program(shop(rag=0.95), monkeypatch)
+    parts = shop(rag=0.95)
+    graph = names["build_patient"]({**parts.parts(), "cache": None})
+    sent: list[dict[str, Any]] = []
+
+    def create_feedback(**one: Any) -> None:
+        sent.append(one)
+
+    client = SimpleNamespace(create_feedback=create_feedback)
+    names["ask_traced"](graph, client, "q")
+    trace, output = names["ask_traced"](graph, client, "q")
+    assert output["arm"] == "rag"
+    names["rate_traced"](client, trace, right=True)
+    assert len(parts.knowledge_base.searches) == 1
+    keys = ["rttc_accepted", "rttc_reward"]
+    assert [one["key"] for one in sent] == [*keys, *keys, "rttc_rating"]

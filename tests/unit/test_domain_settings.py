@@ -58,6 +58,8 @@ def test_a_table_holds_for_its_domain_and_flags_and_environment_before_it(
         ("taur = 1", "unknown setting 'taur' of domain 'bank': did you mean 'tau_r'"),
         ("tenant = 'a'", "unknown setting 'tenant' of domain 'bank'"),
         ("home = 'a'", "unknown setting 'home' of domain 'bank'"),
+        ("model = 'b'", "domain 'bank' has 'model' of its own, and a graph has one for all"),
+        ("embedder = 'b'", "write a second settings file with that embedder"),
         ("tau_r = 2", "domain 'bank': tau_r=2: "),
         ("rag_template = 'Use {samples}.'", "domain 'bank': rag_template='Use {samples}.' has no"),
         ("rag_template = 'Hm'", "has no {samples} and no {question}: write"),

@@ -169,6 +169,7 @@ BAD: list[tuple[str, Any]] = [
     ("nearest_votes", 0),
     ("nearest_votes", 65),
     ("use_cache", "perhaps"),
+    ("stream_candidates", "perhaps"),
     ("search_n", 0),
     ("search_n", 65),
     ("search_from", 7),
