@@ -83,16 +83,16 @@ async def hold_long(
         await release.wait()
 
 
-async def test_long_requests_leave_half_of_the_places_to_short_ones() -> None:
-    queue, order = RequestQueue(4, 20, 60), list[str]()
+async def test_long_requests_leave_three_quarters_of_the_places_to_short_ones() -> None:
+    queue, order = RequestQueue(8, 20, 60), list[str]()
     panels, short = asyncio.Event(), asyncio.Event()
     tasks = [asyncio.create_task(hold_long(queue, panels, order, f"p{n}")) for n in range(5)]
     await settle()
     assert (order, queue.inside, queue.waiting) == (["p0", "p1"], 2, 3)
     numbers = list[int]()
-    asks = [asyncio.create_task(hold(queue, short, numbers, n)) for n in range(3)]
+    asks = [asyncio.create_task(hold(queue, short, numbers, n)) for n in range(7)]
     await settle()
-    assert (numbers, queue.inside, queue.waiting) == ([0, 1], 4, 4)
+    assert (numbers, queue.inside, queue.waiting) == ([0, 1, 2, 3, 4, 5], 8, 4)
     short.set()
     await asyncio.gather(*asks)
     assert (order, queue.inside, queue.waiting) == (["p0", "p1"], 2, 3)

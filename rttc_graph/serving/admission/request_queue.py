@@ -1,8 +1,8 @@
 """A first-come, first-served queue for requests, with a limit on how many run at once.
 
-Requests that turn out to be long, such as panels of many draws, have half of the places at most, so
-that short ones need not wait for their whole length. All belongs to the event loop of the server,
-which is the only one to touch it.
+Requests that turn out to be long, such as panels of many draws, have a quarter of the places at
+most, so that short ones need not wait for their whole length. All belongs to the event loop of the
+server, which is the only one to touch it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RequestQueue:
         self._clock = clock
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._long_waiting: deque[asyncio.Future[None]] = deque()
-        self._long_places = max(1, places // 2)
+        self._long_places = max(1, places // 4)  # one panel of 16 fills an engine's batch
         self._long_inside = 0
         self._usual_seconds = 1.0
         self.inside = 0
