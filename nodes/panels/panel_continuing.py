@@ -23,8 +23,8 @@ def continued(
     panel: Panel,
     state: RttcState,
     scope: RunScope,
-) -> tuple[Drawn, GenerationRequest]:
-    """Return the draw that is gone on with, and the request, with as many tokens as it may have.
+) -> GenerationRequest:
+    """Return the request that goes on with a draw, with as many tokens as it may have.
 
     It is asked as an answer of its own would be, with the setting `temperature`.
 
@@ -52,7 +52,7 @@ def continued(
             f"text {one.begun[:80]!r}: name a draw that there is, and what the answer begins with"
         )
     earlier = panel.drawn[one.place]
-    request = GenerationRequest(
+    return GenerationRequest(
         messages=own_prompt(earlier, state, scope),
         answer_prefix=one.begun,
         max_new_tokens=longest(proposal, scope),
@@ -63,7 +63,6 @@ def continued(
         adapter=adapter_of(earlier["proposer"], state),
         ends_loops=proposal.ends_loops,
     )
-    return earlier, request
 
 
 async def prompt_tokens(model: PolicyModel, request: GenerationRequest) -> int:

@@ -29,7 +29,7 @@ from rttc_graph.run.scope import RunScope
 from rttc_graph.search.answer_votes import read_vote, wants_number
 from rttc_graph.search.panel import Panel, draws_in_order
 from rttc_graph.search.sample_subsets import draw_seed, sample_subset
-from rttc_graph.search.strategy import Proposal
+from rttc_graph.search.strategy import Continuation, Proposal
 from rttc_graph.state import Attempt, ChatTurn, Drawn, RttcState
 from rttc_graph.support.thinking import spoken
 
@@ -76,27 +76,23 @@ class PanelDrawing:
         rows = await self._fresh_rows(proposal, panel, state, scope, notes)
         left = (await tokens_left(self.policy_model, scope.allowance, scope.settings)).tokens
         left -= sum(row.most_tokens for row in rows)
-        for one in proposal.continuations[: panel.left - len(rows)]:
-            number = len(panel.drawn) + len(rows)
-            earlier, request = continued(one, number, proposal, panel, state, scope)
+        wanted: list[Continuation | int] = [*proposal.continuations, *proposal.revisions]
+        free = panel.left - len(rows)
+        for number, one in enumerate(wanted[:free], start=len(panel.drawn) + len(rows)):
+            if isinstance(one, Continuation):
+                request, revises = continued(one, number, proposal, panel, state, scope), None
+                place, most = one.place, left
+            else:
+                request, revises = revision_request(one, number, panel, state, scope), one
+                place, most = one, _ALL
             prompt = await prompt_tokens(self.policy_model, request)
-            room = await self._room(request.max_new_tokens, prompt, left, proposal)
-            if room < 1:
-                break
-            request = replace(request, max_new_tokens=room)
-            shown = tuple(earlier["shown"])
-            rows.append(DrawRow(earlier["proposer"], shown, request, prompt + room))
-            left -= prompt + room
-        for place in proposal.revisions[: panel.left - len(rows)]:
-            request = revision_request(place, len(panel.drawn) + len(rows), panel, state, scope)
-            prompt = await self.policy_model.count_tokens(request.messages)
-            room = await self._room(request.max_new_tokens, prompt, _ALL, proposal)
+            room = await self._room(request.max_new_tokens, prompt, most, proposal)
             if room < 1 or prompt + room > left:
                 break
             request = replace(request, max_new_tokens=room)
-            revised = panel.drawn[place]
-            shown = tuple(revised["shown"])
-            rows.append(DrawRow(revised["proposer"], shown, request, prompt + room, place))
+            earlier = panel.drawn[place]
+            shown = tuple(earlier["shown"])
+            rows.append(DrawRow(earlier["proposer"], shown, request, prompt + room, revises))
             left -= prompt + room
         return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from made_draws import drawn as made_draw
 
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.search.budget_forcing import BudgetForcing, without_repeats
@@ -23,18 +24,14 @@ def drawn(
     reward: float | None = None,
     vote: str | None = "7",
 ) -> Drawn:
-    return {
-        "proposer": "direct",
-        "text": spoken(whole).answer,
-        "vote": vote,
-        "reward": reward,
-        "prompt_tokens": 5,
-        "completion_tokens": tokens,
-        "mean_logprob": None,
-        "finish_reason": end,
-        "shown": [],
-        "whole": whole,
-    }
+    return made_draw(
+        vote,
+        reward,
+        text=spoken(whole).answer,
+        completion_tokens=tokens,
+        finish_reason=end,
+        whole=whole,
+    )
 
 
 def panel(*draws: Drawn, size: int = 8, **settings: Any) -> Panel:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_draws import drawn as made_draw
 from scripted_parts import ScriptedRewardModel
 
 from rttc_graph.calibration.panel_maps import cross_fitted_panels
@@ -36,17 +37,7 @@ STRATEGIES = ("best_of_n", "majority", "weighted", "adaptive", "mixed")
 
 
 def drawn(text: str, reward: float | None = None, *, by: str = "direct") -> Drawn:
-    return {
-        "proposer": by,
-        "text": text,
-        "vote": text or None,
-        "reward": reward,
-        "prompt_tokens": 9,
-        "completion_tokens": 1,
-        "mean_logprob": None,
-        "finish_reason": "stop",
-        "shown": [],
-    }
+    return made_draw(text or None, reward, text=text, by=by, prompt_tokens=9)
 
 
 def recorded(*draws: Drawn, right: str = "a", row: str = "1", **more: Any) -> RecordedPanel:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_draws import drawn
 
 from rttc_graph.arms import policy_names, unregister_arm
 from rttc_graph.errors import ConfigurationError, PolicyModelError
@@ -27,23 +28,6 @@ from rttc_graph.state import Drawn
 EVERY: dict[str, Strategy] = {
     name: strategy_of(name) for name in ("best_of_n", "majority", "weighted", "adaptive")
 }
-
-
-def drawn(
-    vote: str | None, reward: float | None = None, *, text: str | None = None, by: str = "direct"
-) -> Drawn:
-    """Return a draw whose text is its vote; a draw without a vote has the text `?`."""
-    return {
-        "proposer": by,
-        "text": (vote or "?") if text is None else text,
-        "vote": vote,
-        "reward": reward,
-        "prompt_tokens": 5,
-        "completion_tokens": 1,
-        "mean_logprob": None,
-        "finish_reason": "stop",
-        "shown": [],
-    }
 
 
 def panel(*draws: Drawn, size: int = 8, **more: Any) -> Panel:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_draws import drawn
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.nodes.panels.panel_checking import expected_grade
@@ -22,31 +23,6 @@ from rttc_graph.search.revise import Revise
 from rttc_graph.search.self_verify import SelfVerify
 from rttc_graph.search.strategy import Choice, Proposal, Strategy
 from rttc_graph.state import Drawn
-
-
-def drawn(
-    vote: str | None,
-    reward: float | None = None,
-    *,
-    revises: int | None = None,
-    grade: float | None = None,
-    text: str | None = None,
-) -> Drawn:
-    one: Drawn = {
-        "proposer": "direct",
-        "text": (vote or "?") if text is None else text,
-        "vote": vote,
-        "reward": reward,
-        "prompt_tokens": 5,
-        "completion_tokens": 1,
-        "mean_logprob": None,
-        "finish_reason": "stop",
-        "shown": [],
-        "grade": grade,
-    }
-    if revises is not None:
-        one["revises"] = revises
-    return one
 
 
 def panel(*draws: Drawn, size: int = 8, **more: Any) -> Panel:
