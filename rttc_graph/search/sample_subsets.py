@@ -1,4 +1,9 @@
-"""Which samples stand in the prompt of each draw, so that draws differ by what they know."""
+"""Which samples stand in the prompt of each draw, so that draws differ by what they know.
+
+Subsets come in families that nest: each longer one begins, where the prompt begins, with the
+samples of the shorter ones in the same order. So a model that keeps the beginnings of prompts reads
+the samples of a family once.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,10 @@ import random
 def sample_subset(count: int, *, turn: int, seed: int) -> tuple[int, ...]:
     """Return the places of the samples for one draw, the one next to the question first.
 
-    The first turn has all of them, nearest first. Later ones have half of them or more, drawn and
-    ordered by `seed` and `turn` alone, so that a draw can be repeated.
+    The first turn has all of them, nearest first. The later ones are families of one subset for
+    each number of samples from all down to half of them: the longest is computed first, and the
+    others find their beginning known. A family has its own half of the samples at the beginning,
+    drawn and ordered by `seed` and its number alone; the others follow, the nearest last.
 
     Args:
         count: Number of samples in hand, at least 1.
@@ -18,8 +25,12 @@ def sample_subset(count: int, *, turn: int, seed: int) -> tuple[int, ...]:
     """
     if turn == 0:
         return tuple(range(count))
-    dice = random.Random(f"{seed}:{turn}")
-    return tuple(dice.sample(range(count), dice.randint((count + 1) // 2, count)))
+    half = (count + 1) // 2
+    family, shorter = divmod(turn - 1, count - half + 1)
+    beginning = random.Random(f"{seed}:{family}").sample(range(count), half)
+    others = [place for place in reversed(range(count)) if place not in beginning]
+    shown = [*beginning, *others][: count - shorter]
+    return tuple(reversed(shown))
 
 
 def draw_seed(seed: int, number: int) -> int:

@@ -179,6 +179,19 @@ async def test_draws_with_samples_see_other_samples_each() -> None:
     assert [s["id"] for s in output["sources"]] == [sample(n)["id"] for n in range(8)]
 
 
+async def test_samples_that_several_draws_begin_with_are_read_once(tiny_model_path: Path) -> None:
+    engine = LocalEngine(tiny_model_path, device="cpu", threads=1, prefix_cache_bytes=2**24)
+    try:
+        parts = Parts()
+        parts.knowledge_base.samples = [sample(n) for n in range(8)]
+        real: RttcParts = {**parts.parts(), "policy_model": TransformersPolicyModel(engine)}
+        output = await ask(real, policy="majority", search_n=6, search_from="rag", max_new_tokens=2)
+    finally:
+        engine.close()
+    drawn = entry(output, "drawn")
+    assert drawn["reused_tokens"] > drawn["prompt_tokens"] / 2
+
+
 async def test_an_adapter_is_drawn_with_only_if_one_is_in_hand() -> None:
     parts = drawing("a")
     await ask(parts, policy="majority", search_n=6)
@@ -409,7 +422,7 @@ class FailingJudge(ScriptedRewardModel):
     """Fails when it sees one answer, or gives it a reward that is none."""
 
     bad: str = "b"
-    gives: float | None = None
+    gives: float | str | None = None
     retryable: bool = False
     calls: int = 0
 
@@ -419,14 +432,17 @@ class FailingJudge(ScriptedRewardModel):
         said = [c["answer"] for c in candidates]
         if self.bad in said and self.gives is None:
             raise RewardModelError("cannot read it", retryable=self.retryable)
+        given: Any = None if self.gives == "abstains" else self.gives
         return [
-            self.gives if answer == self.bad and self.gives is not None else reward
+            given if answer == self.bad else reward
             for answer, reward in zip(said, rewards, strict=True)
         ]
 
 
-@pytest.mark.parametrize("gives", [None, float("nan"), 1.5])
-async def test_one_answer_that_cannot_be_judged_leaves_the_others(gives: float | None) -> None:
+@pytest.mark.parametrize("gives", [None, "abstains", float("nan"), 1.5])
+async def test_one_answer_that_cannot_be_judged_leaves_the_others(
+    gives: float | str | None,
+) -> None:
     parts = drawing("b", "a", "c")
     parts.reward_model = FailingJudge(rewards={"a": 0.3, "c": 0.6}, gives=gives)
     output = await ask(parts, policy="best_of_n", search_n=3)
@@ -707,6 +723,35 @@ async def test_without_any_vote_the_best_text_is_kept() -> None:
     assert output["answer"] == "I cannot answer."
     assert entry(output, "answered")["votes"] == 0
     assert not output["accepted"]
+
+
+@pytest.mark.parametrize("policy", ["majority", "adaptive", "best_of_n"])
+async def test_a_model_without_an_end_token_has_its_best_text_kept(
+    policy: str, tiny_engine: LocalEngine
+) -> None:
+    """No draw comes to its end, so none votes, and the ledger says that none could be read."""
+    await tiny_engine.in_lane(lambda loaded: setattr(loaded, "eos_ids", frozenset()))
+    parts: RttcParts = {
+        "policy_model": TransformersPolicyModel(tiny_engine),
+        "reward_model": ScriptedRewardModel(),
+    }
+    output = await ask(parts, policy=policy, search_n=4, max_new_tokens=6)
+    assert output["answer"]
+    assert entry(output, "answered")["votes"] == 0
+    assert entry(output, "stopped")["answers"] == 0
+    assert output["candidates"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("policy", PANELS)
+async def test_where_all_draws_are_equal_there_is_one_answer(policy: str) -> None:
+    output = await ask(drawing("a", a=0.4), policy=policy, search_n=8)
+    assert (output["answer"], entry(output, "stopped")["answers"]) == ("a", 1)
+
+
+@pytest.mark.parametrize("n", [0, -1, 65, "many"])
+def test_a_panel_of_no_answers_or_too_many_is_refused(n: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"search_n={n!r}: input should be"):
+        RttcSettings.of({"search_n": n}, defaults=RttcSettings())
 
 
 async def test_numbers_vote_by_what_they_end_with_where_samples_are_numbers() -> None:
