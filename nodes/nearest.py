@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,12 +13,8 @@ from rttc_graph.run.budget import NOTHING_SPENT, added
 from rttc_graph.run.prompts import solved
 from rttc_graph.run.scope import RunScope
 from rttc_graph.state import Candidate, RttcState, Sample
-from rttc_graph.support.canonical import canonical
+from rttc_graph.support.canonical import VOTE_SHARPNESS, canonical, vote_shares
 from rttc_graph.support.thinking import answer_behind
-
-SHARPNESS = 8.0
-"""Rate at which a vote loses weight with distance: one that is 0.1 less similar than the nearest
-sample counts `exp(-0.8)`, not quite half of it. Measured, see docs/experiments.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +71,7 @@ class Vote(NamedTuple):
     """Weight of the votes for that answer, of all votes; 1 where all agree."""
 
 
-def vote(samples: Sequence[Sample], *, voters: int, sharpness: float = SHARPNESS) -> Vote:
+def vote(samples: Sequence[Sample], *, voters: int, sharpness: float = VOTE_SHARPNESS) -> Vote:
     """Return what most of the nearest samples say.
 
     Answers are counted in one form (`canonical`), each with the weight
@@ -95,13 +90,11 @@ def vote(samples: Sequence[Sample], *, voters: int, sharpness: float = SHARPNESS
     nearest = sorted(solved(samples), key=lambda sample: -sample["similarity"])[:voters]
     if not nearest:
         raise ConfigurationError("no sample is a solved question: there is no answer to take")
-    highest = nearest[0]["similarity"]
-    weights: dict[str, float] = {}
-    first: dict[str, Sample] = {}
-    for sample in nearest:
-        said = canonical(answer_behind(sample["answer"]))
-        weight = math.exp(sharpness * (sample["similarity"] - highest))
-        weights[said] = weights.get(said, 0.0) + weight
-        first.setdefault(said, sample)
-    won = max(weights, key=weights.__getitem__)
-    return Vote(first[won], weights[won] / sum(weights.values()))
+    said = [answer_behind(sample["answer"]) for sample in nearest]
+    shares = vote_shares(
+        [(answer, sample["similarity"]) for answer, sample in zip(said, nearest, strict=True)],
+        sharpness=sharpness,
+    )
+    won = max(shares, key=shares.__getitem__)
+    place = [canonical(answer) for answer in said].index(won)
+    return Vote(nearest[place], shares[won])

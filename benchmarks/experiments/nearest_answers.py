@@ -30,12 +30,12 @@ from benchmarks.tools.split_data import split
 from rttc_graph.evaluation.intervals import paired_difference, wilson_interval
 from rttc_graph.evaluation.scorers import is_right
 from rttc_graph.installation.config import load_config
-from rttc_graph.nodes.nearest import SHARPNESS as AS_INSTALLED
 from rttc_graph.nodes.nearest import vote
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples import read_samples
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Sample
+from rttc_graph.support.canonical import VOTE_SHARPNESS as AS_INSTALLED
 
 VOTERS = (1, 2, 3, 4, 5, 8, 16, 32)
 SHARPNESS = (0.0, 1.0, 4.0, 8.0, 16.0, 32.0)

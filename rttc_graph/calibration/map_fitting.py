@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from functools import partial
+from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.intervals import is_above_zero
 from rttc_graph.evaluation.reliability import calibration_error
+from rttc_graph.integrations.rewards.calibrated.answer_features import (
+    AnswerFeatures,
+    FeatureMap,
+    all_features,
+)
 from rttc_graph.integrations.rewards.calibrated.probability_maps import (
     EDGE,
     METHODS,
@@ -31,6 +37,10 @@ the pooled map of many answers is nearer to the truth than a domain's own of few
 MIN_OF_EACH = 10
 """Right answers, and wrong ones, that a map is fitted on at least."""
 
+RIDGE = 3.0
+"""Penalty of the slopes of a map by features, over features of unit variance; 1 to 10 do alike on
+four data sets (docs/experiments.md)."""
+
 
 class Labelled(NamedTuple):
     """One judged answer."""
@@ -40,6 +50,8 @@ class Labelled(NamedTuple):
     right: bool
     group: str = ""
     """Answers of one group, such as one question, are never split by cross-fitting."""
+    features: AnswerFeatures | None = None
+    """Values known beside the score; `None` where the samples are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +59,14 @@ class FittedMap:
     """A map, and how well maps made alike did on answers that they had not seen."""
 
     map: CalibrationMap
+    """The map of the score alone; it holds where `by_features` does not."""
     losses: Mapping[Method, float]
     """Mean log-loss in nats, cross-fitted; the chosen method has the lowest."""
+    by_features: FeatureMap | None
+    """The map of score and features; `None` where it is not better by more than chance."""
+    features_loss: float | None
+    """Its mean log-loss, cross-fitted, whether it is used or not; `None` where an answer's features
+    are not known."""
     constant_loss: float
     """Mean log-loss of always predicting the base rate, in nats."""
     pairs: int
@@ -62,6 +80,12 @@ class FittedMap:
     What they gain in log-loss, summed by question, is then within one standard error of zero.
     """
 
+    def __call__(self, score: float, features: AnswerFeatures | None = None) -> float:
+        """Return P(right) of a raw score, by the features where the map goes by them."""
+        if self.by_features is None or features is None:
+            return self.map(score)
+        return self.by_features(score, features)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedCalibration:
@@ -74,16 +98,22 @@ class FittedCalibration:
         """Return the domain's map, or the pooled one where it has none of its own."""
         return self.domains.get(domain or "", self.pooled)
 
-    def reward(self, score: float, domain: str | None) -> float:
-        """Return P(right) of a raw score."""
-        return self.map_for(domain).map(score)
+    def reward(
+        self, score: float, domain: str | None, features: AnswerFeatures | None = None
+    ) -> float:
+        """Return P(right) of a raw score, by the features where the domain's map goes by them."""
+        return self.map_for(domain)(score, features)
 
 
-def calibrate(pairs: Mapping[str, Sequence[Labelled]]) -> FittedCalibration:
+def calibrate(
+    pairs: Mapping[str, Sequence[Labelled]], *, by_features: bool = False
+) -> FittedCalibration:
     """Fit a pooled map, and one for each domain with enough answers.
 
     Args:
         pairs: Judged answers by domain; the empty name is that of answers without one.
+        by_features: Whether a map goes by the features of the answers, too, where that lowers its
+            cross-fitted log-loss by more than chance.
 
     Raises:
         ConfigurationError: There are too few answers for even one map.
@@ -96,11 +126,11 @@ def calibrate(pairs: Mapping[str, Sequence[Labelled]]) -> FittedCalibration:
             f"at least {MIN_OF_EACH} of each are needed: give more questions"
         )
     own = {
-        domain: _fitted(found)
+        domain: _fitted(found, by_features=by_features)
         for domain, found in sorted(pairs.items())
         if domain and _is_enough(found, pairs=MIN_PAIRS)
     }
-    return FittedCalibration(pooled=_fitted(every), domains=own)
+    return FittedCalibration(pooled=_fitted(every, by_features=by_features), domains=own)
 
 
 def fold_number(group: str) -> int:
@@ -155,32 +185,81 @@ def _fit_platt(pairs: Sequence[Labelled]) -> CalibrationMap:
     return CalibrationMap("platt", ((fit.slopes[0], fit.offset),))
 
 
-def _fitted(pairs: Sequence[Labelled]) -> FittedMap:
-    held_out: dict[Method, list[float]] = {m: _cross_fitted(m, pairs) for m in METHODS}
+def fit_features(pairs: Sequence[Labelled]) -> FeatureMap:
+    """Fit a logistic regression on scores and features, which all answers must have.
+
+    Features are penalised as if all had the same variance.
+
+    Raises:
+        ConfigurationError: scikit-learn is not installed.
+    """
+    rows = [all_features(pair.score, pair.features or ()) for pair in pairs]
+    columns = list(zip(*rows, strict=True))
+    means = [fmean(column) for column in columns]
+    widths = [pstdev(column) or 1.0 for column in columns]
+    scaled = [
+        [(x - mean) / width for x, mean, width in zip(row, means, widths, strict=True)]
+        for row in rows
+    ]
+    fit = fit_logistic(scaled, [float(pair.right) for pair in pairs], ridge=RIDGE)
+    slopes = tuple(slope / width for slope, width in zip(fit.slopes, widths, strict=True))
+    shift = math.fsum(slope * mean for slope, mean in zip(slopes, means, strict=True))
+    return FeatureMap(slopes, fit.offset - shift)
+
+
+def _fitted(pairs: Sequence[Labelled], *, by_features: bool) -> FittedMap:
+    found = {method: _cross_fitted(partial(fit_map, method), pairs) for method in METHODS}
     losses: dict[Method, float] = {
-        method: _mean_loss(found, pairs) for method, found in held_out.items()
+        method: _mean_loss(said, pairs) for method, said in found.items()
     }
     best = min(METHODS, key=lambda method: losses[method])
+    held_out = found[best]
+    by_all = _held_out_by_features(pairs) if by_features else None
+    is_used = by_all is not None and _is_better(by_all, held_out, pairs)
+    if by_all is not None and is_used:
+        held_out = by_all
     share = (sum(pair.right for pair in pairs) + 1) / (len(pairs) + 2)
     constant = [share] * len(pairs)
     return FittedMap(
         map=fit_map(best, pairs),
         losses=losses,
+        by_features=fit_features(pairs) if is_used else None,
+        features_loss=None if by_all is None else _mean_loss(by_all, pairs),
         constant_loss=_mean_loss(constant, pairs),
         pairs=len(pairs),
-        held_out=tuple(held_out[best]),
-        ece=calibration_error(held_out[best], [pair.right for pair in pairs]) or 0.0,
-        tells_nothing=not _is_better(held_out[best], constant, pairs),
+        held_out=tuple(held_out),
+        ece=calibration_error(held_out, [pair.right for pair in pairs]) or 0.0,
+        tells_nothing=not _is_better(held_out, constant, pairs),
     )
 
 
-def _cross_fitted(method: Method, pairs: Sequence[Labelled]) -> list[float]:
+def _held_out_by_features(pairs: Sequence[Labelled]) -> list[float] | None:
+    """Return P(right) by maps of features; `None` where a fold has none to fit one on."""
+    if any(pair.features is None for pair in pairs):
+        return None
     folds = [fold_number(pair.group) for pair in pairs]
-    maps: dict[int, CalibrationMap] = {}
+    for fold in set(folds):
+        labels = {pair.right for pair, f in zip(pairs, folds, strict=True) if f != fold}
+        if len(labels) < len((False, True)):
+            return None
+    return _cross_fitted(fit_features, pairs)
+
+
+def _cross_fitted(
+    fit: Callable[[Sequence[Labelled]], CalibrationMap | FeatureMap], pairs: Sequence[Labelled]
+) -> list[float]:
+    folds = [fold_number(pair.group) for pair in pairs]
+    maps: dict[int, CalibrationMap | FeatureMap] = {}
     for fold in set(folds):
         others = [pair for pair, f in zip(pairs, folds, strict=True) if f != fold]
-        maps[fold] = fit_map(method, others or pairs)
-    return [maps[fold](pair.score) for pair, fold in zip(pairs, folds, strict=True)]
+        maps[fold] = fit(others or pairs)
+    return [_said(maps[fold], pair) for pair, fold in zip(pairs, folds, strict=True)]
+
+
+def _said(found: CalibrationMap | FeatureMap, pair: Labelled) -> float:
+    if isinstance(found, CalibrationMap):
+        return found(pair.score)
+    return found(pair.score, pair.features or ())
 
 
 def _mean_loss(probabilities: Sequence[float], pairs: Sequence[Labelled]) -> float:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rttc_graph.calibration.map_fitting import FittedCalibration
-from rttc_graph.integrations.rewards.calibrated.calibrated_reward import OTHERS_KEY, POOLED_KEY
+from rttc_graph.calibration.map_fitting import FittedCalibration, FittedMap
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
+    FEATURES_KEY,
+    OTHERS_KEY,
+    POOLED_KEY,
+)
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
 
 
@@ -35,7 +39,7 @@ def merged_maps(
     kept = dict(before.domains) if before is not None else {}
     for domain in measured:
         fitted = calibration.map_for(domain)
-        parameters = {**fitted.map.to_json(), **chosen.get(domain, chosen.get("", {}))}
+        parameters = {**_parameters(fitted), **chosen.get(domain, chosen.get("", {}))}
         if domain and domain not in calibration.domains:
             parameters[POOLED_KEY] = True
         if not domain:
@@ -44,9 +48,15 @@ def merged_maps(
     if all_domains:
         pooled = calibration.pooled
         kept[""] = DomainCalibration(
-            parameters={**pooled.map.to_json(), **chosen.get("", {})}, pairs=pooled.pairs
+            parameters={**_parameters(pooled), **chosen.get("", {})}, pairs=pooled.pairs
         )
     return kept
+
+
+def _parameters(fitted: FittedMap) -> dict[str, Any]:
+    if fitted.by_features is None:
+        return fitted.map.to_json()
+    return {**fitted.map.to_json(), FEATURES_KEY: fitted.by_features.to_json()}
 
 
 def _map_of_others(before: StoredCalibration | None) -> dict[str, Any] | None:

@@ -16,10 +16,15 @@ from rttc_graph.calibration.merging import merged_maps
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion
 from rttc_graph.evaluation.replay import Gate, JudgedArm
+from rttc_graph.integrations.rewards.calibrated.answer_features import (
+    AnswerFeatures,
+    answer_features,
+)
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     ARMS_KEY,
     CURVE_KEY,
     TAU_KEY,
+    ProbabilityMap,
 )
 from rttc_graph.protocols import StoredCalibration
 from rttc_graph.state import Arm
@@ -108,7 +113,9 @@ def _is_corner(rows: Sequence[list[float]], place: int) -> bool:
     return not before == row == after
 
 
-def propose(questions: Sequence[EvaluatedQuestion], aim: Aim) -> Proposal:
+def propose(
+    questions: Sequence[EvaluatedQuestion], aim: Aim, *, by_features: bool = False
+) -> Proposal:
     """Calibrate on all judged answers, and choose τr and the arms of the cascade.
 
     The figures of the gates use cross-fitted rewards: with the maps' own answers they would be too
@@ -117,11 +124,12 @@ def propose(questions: Sequence[EvaluatedQuestion], aim: Aim) -> Proposal:
     Args:
         questions: With raw rewards.
         aim: What the gate is to reach.
+        by_features: Whether maps may go by features of the answers beside their rewards.
 
     Raises:
         ConfigurationError: There are too few answers, or no gate reaches the aim.
     """
-    calibration, seen = _calibrated(questions)
+    calibration, seen = _calibrated(questions, by_features=by_features)
     points = _gates(seen, calibration)
     chosen = choose(points, aim)
     return Proposal(
@@ -156,7 +164,7 @@ def _arms_for(
 
 
 def _calibrated(
-    questions: Sequence[EvaluatedQuestion],
+    questions: Sequence[EvaluatedQuestion], *, by_features: bool
 ) -> tuple[FittedCalibration, list[EvaluatedQuestion]]:
     """Return a calibration, and the questions with its cross-fitted rewards."""
     if not questions:
@@ -164,7 +172,7 @@ def _calibrated(
     pairs: dict[str, list[Labelled]] = {}
     for question in questions:
         pairs.setdefault(question.domain or "", []).extend(_labelled(question))
-    calibration = calibrate(pairs)
+    calibration = calibrate(pairs, by_features=by_features)
     held_out = _held_out(pairs, calibration)
     return calibration, [_with_rewards(question, held_out) for question in questions]
 
@@ -173,40 +181,61 @@ def _group_of(question: EvaluatedQuestion) -> str:
     return f"{question.data_set}/{question.row}"
 
 
+def features_of(judged: JudgedArm) -> AnswerFeatures | None:
+    """Return what is known of an answer beside its reward.
+
+    It is `None` where there is no answer, or where the row does not keep the samples.
+    """
+    if judged.candidate is None or "samples" not in judged.row:
+        return None
+    candidate = judged.candidate
+    return answer_features(candidate["answer"], candidate["mean_logprob"], judged.row["samples"])
+
+
+def calibrated_by(found: ProbabilityMap) -> Callable[[JudgedArm], float | None]:
+    """Return what makes P(right) of an answer with its raw reward, by a calibration in force."""
+
+    def reward(judged: JudgedArm) -> float | None:
+        if judged.reward is None:
+            return None
+        return found(judged.reward, judged.row["domain"], features_of(judged))
+
+    return reward
+
+
 def _labelled(question: EvaluatedQuestion) -> list[Labelled]:
-    return [
-        Labelled(judged.reward, judged.stands, _group_of(question))
-        for judged in question.answers
-        if judged.reward is not None
-    ]
+    judged = (answer for answer in question.answers if answer.reward is not None)
+    return [_label(answer, answer.reward or 0.0, _group_of(question)) for answer in judged]
+
+
+def _label(judged: JudgedArm, reward: float, group: str) -> Labelled:
+    return Labelled(reward, judged.stands, group, features_of(judged))
 
 
 def _held_out(
     pairs: dict[str, list[Labelled]], calibration: FittedCalibration
-) -> dict[tuple[str, str, float], float]:
-    """Return the cross-fitted reward by domain, group and raw score.
+) -> dict[tuple[str, Labelled], float]:
+    """Return the cross-fitted reward by domain and answer.
 
-    Within a group equal raw scores have equal rewards, since a group is never split.
+    Within a group equal answers have equal rewards, since a group is never split.
     """
     every = [(domain, pair) for domain, found in pairs.items() for pair in found]
-    rewards: dict[tuple[str, str, float], float] = {}
-    for (domain, pair), reward in zip(every, calibration.pooled.held_out, strict=True):
-        rewards[domain, pair.group, pair.score] = reward
+    rewards = dict(zip(every, calibration.pooled.held_out, strict=True))
     for domain, fitted in calibration.domains.items():
         for pair, reward in zip(pairs[domain], fitted.held_out, strict=True):
-            rewards[domain, pair.group, pair.score] = reward
+            rewards[domain, pair] = reward
     return rewards
 
 
 def _with_rewards(
-    question: EvaluatedQuestion, rewards: dict[tuple[str, str, float], float]
+    question: EvaluatedQuestion, rewards: dict[tuple[str, Labelled], float]
 ) -> EvaluatedQuestion:
     domain, group = question.domain or "", _group_of(question)
-    return _rewarded(question, lambda raw: rewards[domain, group, raw])
+    return _rewarded(question, lambda judged, raw: rewards[domain, _label(judged, raw, group)])
 
 
 def cross_fitted(
-    questions: Sequence[EvaluatedQuestion], aim: Aim
+    questions: Sequence[EvaluatedQuestion], aim: Aim, *, by_features: bool = False
 ) -> list[tuple[EvaluatedQuestion, Gate]]:
     """Return the questions with calibrated rewards and a gate, both found without them.
 
@@ -217,13 +246,17 @@ def cross_fitted(
     Args:
         questions: Questions of one policy model, with raw rewards.
         aim: What the gate is to reach.
+        by_features: Whether maps may go by features of the answers beside their rewards.
 
     Raises:
         ConfigurationError: There are too few answers, or in some fold no gate reaches the aim.
     """
     folds = [fold_number(_group_of(question)) for question in questions]
     placed = list(zip(questions, folds, strict=True))
-    others = {fold: _calibrated([q for q, f in placed if f != fold]) for fold in sorted(set(folds))}
+    others = {
+        fold: _calibrated([q for q, f in placed if f != fold], by_features=by_features)
+        for fold in sorted(set(folds))
+    }
     places = dict.fromkeys((fold, question.data_set) for question, fold in placed)
     gates = {(fold, name): _gate_for(name, *others[fold], aim) for fold, name in places}
     return [(_judged_by(q, others[fold][0]), gates[fold, q.data_set]) for q, fold in placed]
@@ -253,16 +286,21 @@ def _gates(
 
 
 def _judged_by(question: EvaluatedQuestion, calibration: FittedCalibration) -> EvaluatedQuestion:
-    return _rewarded(question, lambda raw: calibration.reward(raw, question.domain))
+    return _rewarded(
+        question,
+        lambda judged, raw: calibration.reward(raw, question.domain, features_of(judged)),
+    )
 
 
 def _rewarded(
-    question: EvaluatedQuestion, reward_of: Callable[[float], float]
+    question: EvaluatedQuestion, reward_of: Callable[[JudgedArm, float], float]
 ) -> EvaluatedQuestion:
-    """Return the question with another reward for each judged answer, made from its own."""
+    """Return the question with another reward for each judged answer, made from it and its own."""
 
     def rewarded(answer: JudgedArm) -> JudgedArm:
-        return answer if answer.reward is None else replace(answer, reward=reward_of(answer.reward))
+        if answer.reward is None:
+            return answer
+        return replace(answer, reward=reward_of(answer, answer.reward))
 
     return replace(
         question,

@@ -44,6 +44,14 @@ Limit = Annotated[
     int | None,
     typer.Option(help="Take this many questions, drawn at random with --seed (default: all)."),
 ]
+ByFeatures = Annotated[
+    bool,
+    typer.Option(
+        "--features",
+        help="Let P(right) go by more than the reward (log-probability, length, votes and "
+        "similarity of the samples) in each domain where that tells reliably more.",
+    ),
+]
 Scorer = Annotated[
     ScorerName,
     typer.Option(

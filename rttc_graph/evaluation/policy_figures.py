@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal
 
@@ -134,7 +134,7 @@ def evaluated_questions(
     keys: Sequence[RowKey],
     fingerprint: str,
     *,
-    calibrate: Callable[[float, str | None], float] | None = None,
+    calibrate: Callable[[JudgedArm], float | None] | None = None,
     scorer: ScorerName = "auto",
     verdicts: Verdicts | None = None,
 ) -> list[EvaluatedQuestion]:
@@ -148,7 +148,7 @@ def evaluated_questions(
         rows: Rows of arms alone, and their judgements.
         keys: Which of them.
         fingerprint: Reward model whose judgements count.
-        calibrate: Raw reward and domain to the reward that counts; `None` for raw ones.
+        calibrate: Answer with its raw reward to the reward that counts; `None` for raw ones.
         scorer: Says what is right; by the data, unless named.
         verdicts: Needed by the scorer `chat-judge`.
 
@@ -165,15 +165,14 @@ def evaluated_questions(
             continue
         row = rows.rows[key]
         judgement = rows.judgements.get((key, fingerprint))
-        reward = None if judgement is None else judgement["reward"]
-        if reward is not None and calibrate is not None:
-            reward = calibrate(reward, row["domain"])
         draw = JudgedArm(
             row={**row, "right": any(_rights(row, scorers[key.data_set].scorer, verdicts))},
-            reward=reward,
+            reward=None if judgement is None else judgement["reward"],
             judging_seconds=0.0 if judgement is None else judgement["seconds"],
             min_similarity=_min_similarity(rows, key),
         )
+        if calibrate is not None:
+            draw = replace(draw, reward=calibrate(draw))
         draws = found.setdefault(question_of(key), {})
         draws.setdefault(key.policy, []).append(draw)
     wanted = set(cascade_arms()).intersection(arm for draws in found.values() for arm in draws)

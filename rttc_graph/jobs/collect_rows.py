@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rttc_graph.arms import cascade_arms, in_order
+from rttc_graph.calibration.proposal import calibrated_by
 from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.evaluation.baselines import MajorityAnswers
 from rttc_graph.evaluation.collect import (
@@ -432,7 +433,7 @@ def questions_of_models(
             model_rows.keys,
             model_rows.fingerprint,
             calibrate=(
-                probability_map(model_rows.calibration)
+                calibrated_by(probability_map(model_rows.calibration))
                 if model_rows.calibration and calibrated
                 else None
             ),

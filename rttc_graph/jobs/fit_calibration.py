@@ -44,6 +44,8 @@ class CalibrationWanted:
     domain: str | None = None
     """Domain of the samples; by default that of the row."""
     aim: Aim = field(default_factory=Aim)
+    by_features: bool = False
+    """Whether maps may go by features of the answers beside their rewards."""
     all_domains: bool = False
     """Whether domains without a map of their own get the one of all answers."""
     save: bool = False
@@ -108,7 +110,7 @@ def fit_calibration(
     )
     [rows] = collect_rows(config, rows_wanted, watcher)
     questions = questions_of_models([rows], scorer=wanted.scorer, calibrated=False)
-    proposal = propose(questions, wanted.aim)
+    proposal = propose(questions, wanted.aim, by_features=wanted.by_features)
 
     def merged(before: StoredCalibration | None) -> StoredCalibration:
         return proposal.stored(

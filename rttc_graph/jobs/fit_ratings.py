@@ -20,6 +20,7 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.accuracy_plot import plot_reliability
 from rttc_graph.evaluation.reliability import ReliabilityBin, reliability
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.rewards.calibrated.answer_features import answer_features
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import ARMS_KEY, arms_of
 from rttc_graph.jobs.output_files import check_outputs
 from rttc_graph.jobs.watching import Watcher
@@ -50,6 +51,8 @@ class RatingsWanted:
 
     save: bool = False
     """Whether the calibration is stored, so that it is used from now on."""
+    by_features: bool = False
+    """Whether maps may go by features of the answers beside their rewards."""
     all_domains: bool = False
     """Whether domains without a map of their own get the one of all ratings."""
     plot: Path | None = None
@@ -157,7 +160,8 @@ async def judge_anew(
             samples = [s for s in found.samples if not _is_its_own(s, run)][: settings.k]
         unjudged: Candidate = {**candidate, "reward": None}
         [score] = await reward_model.score(run.query, reward_requests([unjudged], samples=samples))
-        label = Labelled(score, run.rating.is_right, run.query)
+        known = answer_features(candidate["answer"], candidate["mean_logprob"], samples)
+        label = Labelled(score, run.rating.is_right, run.query, known)
         pairs.setdefault(run.domain or "", []).append(label)
     return pairs
 
@@ -183,7 +187,7 @@ def fit_ratings(config: InstallationConfig, wanted: RatingsWanted, watcher: Watc
     with open_local(config) as local:
         with watcher.step("judge rated answers"):
             judged = asyncio.run(_judged(local))
-        calibration = calibrate(judged.pairs)
+        calibration = calibrate(judged.pairs, by_features=wanted.by_features)
         name = local.judge.name
 
         def merged(before: StoredCalibration | None) -> StoredCalibration:

@@ -80,6 +80,8 @@ class EvaluationWanted:
     """Whether to stop when all rows are there."""
     cross_fit: bool = False
     """Whether calibration, τr and arms of each question come from the others."""
+    by_features: bool = False
+    """Whether cross-fitted maps may go by features of the answers beside their rewards."""
     aim: Aim = field(default_factory=Aim)
     """Aim of the cross-fitted gates."""
     records: Path | None = None
@@ -97,6 +99,11 @@ class EvaluationWanted:
         """
         if not self.cross_fit and self.aim != Aim():
             raise ConfigurationError("--target-accuracy, --target-cost and --best need --cross-fit")
+        if not self.cross_fit and self.by_features:
+            raise ConfigurationError(
+                "--features needs --cross-fit: otherwise the calibration in force says what maps "
+                "go by (rttc calibrate FILE --features --save)"
+            )
         if not self.paths and not self.rejudge:
             raise ConfigurationError("no questions: name a file or a folder, or give --rejudge")
         if self.use_cache and not self.real:
@@ -250,7 +257,7 @@ def _of_rows(
 
 def _calibrated(found: Sequence[ModelRows], wanted: EvaluationWanted) -> str:
     if wanted.cross_fit:
-        return "cross-fitted"
+        return "cross-fitted, by features" if wanted.by_features else "cross-fitted"
     return ", ".join("yes" if rows.calibration else "no" for rows in found)
 
 
@@ -281,11 +288,14 @@ def _cross_fitted(
     fitted = [
         pair
         for rows in found
-        for pair in cross_fitted([q for q in raw if q.model == rows.model], wanted.aim)
+        for pair in cross_fitted(
+            [q for q in raw if q.model == rows.model], wanted.aim, by_features=wanted.by_features
+        )
     ]
     questions = [question for question, _ in fitted]
     gates = {(q.data_set, q.model, q.row): gate for q, gate in fitted}
-    settings = _settings(found, list(gates.values()), "cross-fitted", wanted.aim, wanted.scorer)
+    how = _calibrated(found, wanted)
+    settings = _settings(found, list(gates.values()), how, wanted.aim, wanted.scorer)
     return _Measured(
         groups=grouped(questions, wanted.policies, lambda q: gates[q.data_set, q.model, q.row]),
         settings=settings,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from rttc_graph.support.marks import FINAL_MARK, final_part
 from rttc_graph.support.numbers import is_number, last_number
+
+VOTE_SHARPNESS = 8.0
+"""Rate at which a vote loses weight with distance: one that is 0.1 less similar than the nearest
+sample counts `exp(-0.8)`, not quite half of it. Measured, see docs/experiments.md."""
 
 _WORD_PUNCTUATION = ".,;:!?\"'()[]{}<>*_`…“”\u2018\u2019«»"
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-_](?=[^\W\d_])")
@@ -43,3 +49,24 @@ def canonical(answer: str) -> str:
     if states_number(answer) and (value := last_number(answer)) is not None:
         return str(value)
     return normalised(final_part(answer))
+
+
+def vote_shares(
+    said: Sequence[tuple[str, float]], *, sharpness: float = VOTE_SHARPNESS
+) -> dict[str, float]:
+    """Return what samples vote for, by canonical answer, as shares that add up to 1.
+
+    Each has the weight `exp(sharpness * (similarity - highest similarity))`.
+
+    Args:
+        said: Answer of each sample, and its similarity to the question; without any, there are no
+            shares.
+        sharpness: 0 gives every sample the same weight.
+    """
+    highest = max((similarity for _, similarity in said), default=0.0)
+    weights: dict[str, float] = {}
+    for answer, similarity in said:
+        form = canonical(answer)
+        weights[form] = weights.get(form, 0.0) + math.exp(sharpness * (similarity - highest))
+    total = sum(weights.values())
+    return {form: weight / total for form, weight in weights.items()}

@@ -8,9 +8,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rttc_graph.errors import BackendError, ConfigurationError, RewardModelError
+from rttc_graph.integrations.rewards.calibrated.answer_features import (
+    AnswerFeatures,
+    FeatureMap,
+    answer_features,
+)
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
 from rttc_graph.protocols import (
     CalibrationStore,
@@ -42,13 +47,30 @@ POOLED_KEY = "pooled"
 """Key in a domain's parameters: true where the map is of all domains that were calibrated together,
 for want of answers of its own, so that what it gives is a score and no probability."""
 
+FEATURES_KEY = "features"
+"""Key in a domain's parameters: the map of score and features (`FeatureMap`). Where it is missing,
+or not readable by this release, the map of the score alone holds, as in releases before it."""
+
 OTHERS_KEY = "others"
 """Key in the parameters of the empty domain: the map, with its arms, for domains that have none;
 null where they keep their raw scores. Without the key, as in earlier releases, it is the map of the
 empty domain itself."""
 
-ProbabilityMap = Callable[[float, str | None], float]
-"""Function of raw score and domain that returns P(right)."""
+
+class ProbabilityMap(Protocol):
+    """A stored calibration as a function."""
+
+    def __call__(
+        self, score: float, domain: str | None, features: AnswerFeatures | None = None
+    ) -> float:
+        """Return P(right) of a raw score in a domain.
+
+        Args:
+            score: Raw score in [0, 1].
+            domain: Domain of the question.
+            features: Values known beside the score; without them the map of the score alone holds.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +81,19 @@ class _DomainMap:
     arms: tuple[str, ...]
     """Chosen arms; older calibrations have none."""
     is_pooled: bool = False
+    by_features: FeatureMap | None = None
+
+    def __call__(self, score: float, features: AnswerFeatures | None) -> float:
+        """Return P(right)."""
+        if self.by_features is None or features is None:
+            return self.map(score)
+        return self.by_features(score, features)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the maps as plain data, for their digest."""
+        if self.by_features is None:
+            return self.map.to_json()
+        return {**self.map.to_json(), FEATURES_KEY: self.by_features.to_json()}
 
     @classmethod
     def from_json(cls, parameters: Mapping[str, Any]) -> _DomainMap:
@@ -67,10 +102,12 @@ class _DomainMap:
         Raises:
             ConfigurationError: They describe none.
         """
+        features = parameters.get(FEATURES_KEY)
         return cls(
             CalibrationMap.from_json(parameters),
             tuple(map(str, parameters.get(ARMS_KEY, ()))),
             parameters.get(POOLED_KEY) is True,
+            None if features is None else FeatureMap.from_json(features),
         )
 
 
@@ -96,9 +133,11 @@ class _Maps:
         found = self.by_domain.get(domain or "")
         return found is not None and not found.is_pooled
 
-    def __call__(self, score: float, domain: str | None) -> float:
+    def __call__(
+        self, score: float, domain: str | None, features: AnswerFeatures | None = None
+    ) -> float:
         found = self._map_of(domain)
-        return score if found is None else found.map(score)
+        return score if found is None else found(score, features)
 
     def _map_of(self, domain: str | None) -> _DomainMap | None:
         return self.by_domain.get(domain or "", self.others)
@@ -263,21 +302,29 @@ class _Within(RewardModel):
         if maps is None:
             await self._calibrated.say_raw()
             return scores
-        return [maps(score, self._domain) for score in scores]
+        return [
+            maps(score, self._domain, _features_of(request))
+            for score, request in zip(scores, candidates, strict=True)
+        ]
 
     async def chosen_arms(self) -> tuple[str, ...]:
         maps = await self._calibrated.maps(self._tenant)
         return () if maps is None else maps.arms_of(self._domain)
 
 
+def _features_of(request: RewardRequest) -> AnswerFeatures:
+    samples = request.get("samples", ())
+    return answer_features(request["answer"], request["mean_logprob"], samples)
+
+
 def _read(stored: StoredCalibration) -> _Maps:
     maps = {name: _DomainMap.from_json(found.parameters) for name, found in stored.domains.items()}
     others = maps.get("")
-    read: dict[str, Any] = {domain: found.map.to_json() for domain, found in maps.items()}
+    read: dict[str, Any] = {domain: found.to_json() for domain, found in maps.items()}
     plain = stored.domains.get("")
     if plain is not None and OTHERS_KEY in plain.parameters:
         told = plain.parameters[OTHERS_KEY]
         others = None if told is None else _DomainMap.from_json(told)
-        read[""][OTHERS_KEY] = None if others is None else others.map.to_json()
+        read[""][OTHERS_KEY] = None if others is None else others.to_json()
     text = json.dumps([stored.fingerprint, read], sort_keys=True)
     return _Maps(maps, others, hashlib.sha256(text.encode()).hexdigest()[:32])

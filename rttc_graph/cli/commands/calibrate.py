@@ -28,6 +28,7 @@ from rttc_graph.cli.screen import (
 )
 from rttc_graph.cli.shared_options import (
     Best,
+    ByFeatures,
     K,
     Limit,
     MaxNewTokens,
@@ -110,6 +111,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     best: Best = False,
     save: Save = False,
     all_domains: AllDomains = False,
+    by_features: ByFeatures = False,
     from_ledger: FromLedger = False,
     listed: Listed = False,
     undone: Undo = False,
@@ -157,7 +159,9 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         return
     if from_ledger:
         _check_alone(paths, records, target_accuracy, target_cost, best)
-        ratings = RatingsWanted(save=save, all_domains=all_domains, plot=plot)
+        ratings = RatingsWanted(
+            save=save, all_domains=all_domains, by_features=by_features, plot=plot
+        )
         with keeping("no calibration was saved"):
             found = fit_ratings(config, ratings, ScreenWatcher())
         if as_json:
@@ -174,6 +178,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         aim=Aim(accuracy=target_accuracy, seconds=target_cost, best=best),
         save=save,
         all_domains=all_domains,
+        by_features=by_features,
         records=records,
         plot=plot,
     )
@@ -223,7 +228,8 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
 def _show_maps(calibration: FittedCalibration) -> None:
     """Print the maps, and say where they know nothing."""
     maps = {"all": calibration.pooled, **calibration.domains}
-    columns = ["domain", "answers", "map", "log-loss: platt", "isotonic", "constant", "ECE"]
+    columns = ["domain", "answers", "map", "log-loss: platt", "isotonic", "features", "constant"]
+    columns.append("ECE")
     print_table(columns, [_map_row(domain, found) for domain, found in maps.items()])
     for domain, found in maps.items():
         if found.tells_nothing:
@@ -294,6 +300,8 @@ def _map_as_json(found: FittedMap) -> dict[str, Any]:
         **found.map.to_json(),
         "pairs": found.pairs,
         "log_loss": dict(found.losses),
+        "features": None if found.by_features is None else found.by_features.to_json(),
+        "features_log_loss": found.features_loss,
         "constant_log_loss": found.constant_loss,
         "tells_nothing": found.tells_nothing,
         "ece": found.ece,
@@ -301,8 +309,10 @@ def _map_as_json(found: FittedMap) -> dict[str, Any]:
 
 
 def _map_row(domain: str, found: FittedMap) -> tuple[object, ...]:
-    losses = (found.losses["platt"], found.losses["isotonic"], found.constant_loss)
-    return (domain, found.pairs, found.map.method, *losses, found.ece)
+    losses = (found.losses["platt"], found.losses["isotonic"])
+    by_features = "" if found.features_loss is None else found.features_loss
+    method = "features" if found.by_features else found.map.method
+    return (domain, found.pairs, method, *losses, by_features, found.constant_loss, found.ece)
 
 
 def _say_how(stored: StoredCalibration, proposal: Proposal, *, saved: bool) -> None:

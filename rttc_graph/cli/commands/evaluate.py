@@ -16,6 +16,7 @@ from rttc_graph.cli.screen import GOES_ON, AsJsonFile, ScreenWatcher, err, keepi
 from rttc_graph.cli.shared_options import (
     ArmList,
     Best,
+    ByFeatures,
     First,
     K,
     Limit,
@@ -134,6 +135,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     collect_only: CollectOnly = False,
     rejudge: Rejudge = False,
     cross_fit: CrossFit = False,
+    by_features: ByFeatures = False,
     target_accuracy: TargetAccuracy = None,
     target_cost: TargetCost = None,
     best: Best = False,
@@ -171,6 +173,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
         rejudge=rejudge,
         collect_only=collect_only,
         cross_fit=cross_fit,
+        by_features=by_features,
         aim=Aim(accuracy=target_accuracy, seconds=target_cost, best=best),
         records=records,
         report=report,
