@@ -19,6 +19,7 @@ from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.configured_embedder import open_embedder
 from rttc_graph.installation.configured_policy import open_engine, open_policy
 from rttc_graph.installation.configured_reward import open_reward_model
+from rttc_graph.integrations.process_rewards.probe_file import Probe
 from rttc_graph.integrations.rewards.reward_settings import GraderSettings
 from rttc_graph.integrations.rewards.shipped import shipped_folder
 from rttc_graph.integrations.rewards.trained.network_learning import LearnProgress, LearnSettings
@@ -45,6 +46,9 @@ from rttc_graph.reward_training.candidate_sampling import (
 from rttc_graph.reward_training.card import NOT_STATED, Licenses
 from rttc_graph.reward_training.evidence_fit import HeadMaterial
 from rttc_graph.reward_training.measuring import Measured, measure
+from rttc_graph.reward_training.process.probe_fit import ProbeSettings, card_lines, fit_probe
+from rttc_graph.reward_training.process.step_drawing import StepDrawing, StepSampler
+from rttc_graph.reward_training.process.step_rows import QuestionSteps
 from rttc_graph.reward_training.training import (
     TrainResult,
     TrainSettings,
@@ -344,3 +348,62 @@ async def measure_on(
     with open_policy(config, keeps_prompts=False) as policy:
         judge = open_reward_model(config, policy.engine, policy.fingerprint)
         return await measure(judge, rows, on_progress)
+
+
+STEPS_FILE = "steps.jsonl"
+"""File of drawn steps in a probe's folder."""
+
+
+def train_probe_from_files(
+    config: InstallationConfig,
+    material: Material,
+    drawing: StepDrawing,
+    folder: Path,
+    watcher: Watcher,
+    *,
+    name: str,
+) -> Probe:
+    """Draw answers step by step, fit a probe on the policy model's hidden states, and write it.
+
+    Steps are kept in the folder, so a killed run goes on where it stopped.
+
+    Args:
+        config: Names the policy model.
+        material: Questions with known answers.
+        drawing: How answers are drawn and completed.
+        folder: Where the probe goes.
+        watcher: Shows the steps of the job.
+        name: Name of the probe.
+
+    Raises:
+        ConfigurationError: The material or the folder cannot be used, the policy model is served
+            elsewhere, or too few questions have right answers and wrong ones.
+        PolicyModelError: The policy model failed.
+    """
+    questions, _ = material.read()
+    file = folder / STEPS_FILE
+    check_outputs(logs=[file])
+    with open_policy(config) as policy, asyncio.Runner() as runner:
+        if policy.engine is None:
+            raise ConfigurationError(
+                f"model={config.model!r} is served elsewhere, and a probe reads hidden states of a "
+                "model in this process: name a local one"
+            )
+        whose = policy.fingerprint
+
+        async def draw(advance: Advance) -> tuple[str, list[QuestionSteps]]:
+            fingerprint = await whose()
+            sampler = StepSampler(policy.model, fingerprint, drawing)
+            return fingerprint, await sampler.draw(questions, file, on_progress=advance)
+
+        with watcher.step(f"drawing steps of {len(questions)} questions") as advance:
+            fingerprint, rows = runner.run(draw(advance))
+    settings = ProbeSettings(
+        name=name, policy_model=config.model, policy_fingerprint=fingerprint, seed=drawing.seed
+    )
+    with watcher.step("fitting the probe"):
+        probe = fit_probe(rows, settings)
+    probe.write(folder)
+    card = "\n".join(card_lines(probe))
+    (folder / "README.md").write_text(f"{card}\n", encoding="utf-8")
+    return probe

@@ -25,6 +25,7 @@ from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.state import Arm
 
 if TYPE_CHECKING:
+    from rttc_graph.installation.config import InstallationConfig
     from rttc_graph.reward_training.candidate_rows import CandidateRow
     from rttc_graph.reward_training.candidate_sampling import SamplingSettings
     from rttc_graph.reward_training.measuring import Measured
@@ -139,6 +140,15 @@ _Evidence = Annotated[
         "and the head is better on held-out questions.",
     ),
 ]
+_Process = Annotated[
+    bool,
+    typer.Option(
+        "--process",
+        help="Train a judge of unfinished answers instead: a probe on the policy model's hidden "
+        "states, for the setting process_reward. Of the flags below, --questions, "
+        "--max-new-tokens, --scorer, --seed and --name count.",
+    ),
+]
 _DataLicense = Annotated[
     str | None,
     typer.Option(help="Licence of the questions and answers, for the card (default: not stated)."),
@@ -150,6 +160,7 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
     files: _Files,
     out_folder: _OutFolder,
+    process: _Process = False,
     candidates: _Candidates = None,
     samples: _Samples = None,
     questions: _Questions = None,
@@ -185,15 +196,21 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     Example: rttc reward train samples.jsonl --arms none --out my-judge   (minutes: no generation)
 
     Example: rttc reward train samples.jsonl --backbone policy --epochs 1 --out my-judge
+
+    Example: rttc reward train samples.jsonl --process --questions 400 --out my-probe
     """
     config = command_context(context).config()
+    named = name or out_folder.name
+    if process:
+        material = _material(files, None, questions, most_samples, seed)
+        _train_probe(config, material, out_folder, named, scorer, max_new_tokens, seed, json_out)
+        return
     sampling = _draw_settings(arms, temperatures, k, max_new_tokens, negatives, scorer, seed)
 
     from rttc_graph.integrations.rewards.trained.network_learning import LearnSettings
     from rttc_graph.jobs.train_reward import Outcome, train_from_files, train_settings
 
     learn = LearnSettings(loss=loss, epochs=epochs, learning_rate=learning_rate, seed=seed)
-    named = name or out_folder.name
     settings = train_settings(config, learn, name=named, backbone=backbone, base=base, rank=rank)
     material = _material(files, samples, questions, most_samples, seed)
     kept = candidates or [out_folder / "candidates.jsonl"]
@@ -216,6 +233,44 @@ def train(  # noqa: PLR0913 - one parameter for each flag
     if write_json(result.spec.training, json_out):
         _print_figures({"held out": result.held_out})
         out.print(Text(f"reward model: {out_folder}\ncandidates: {', '.join(map(str, kept))}"))
+
+
+def _train_probe(
+    config: InstallationConfig,
+    material: Any,
+    folder: Path,
+    name: str,
+    scorer: ScorerName,
+    max_new_tokens: int,
+    seed: int,
+    json_out: str | None,
+) -> None:
+    from rttc_graph.jobs.train_reward import STEPS_FILE, train_probe_from_files
+    from rttc_graph.protocols import StepCut
+    from rttc_graph.reward_training.process.step_drawing import StepDrawing
+
+    search = config.run_settings().search
+    cut = StepCut(
+        marks=search.step_marks, least_tokens=search.step_least, most_tokens=search.step_most
+    )
+    drawing = StepDrawing(
+        max_new_tokens=max_new_tokens,
+        temperature=search.temperature,
+        cut=cut,
+        prompts=config.prompts,
+        scorer=scorer,
+        seed=seed,
+    )
+    kept = f"steps so far are kept in {folder / STEPS_FILE}: run the same command again"
+    with keeping(kept):
+        probe = train_probe_from_files(
+            config, material, drawing, folder, ScreenWatcher(), name=name
+        )
+    if write_json({"name": name, **probe.figures, "closed": dict(probe.closed)}, json_out):
+        print_table(["figure", "value"], [(one, str(v)) for one, v in probe.figures.items()])
+        for domain, why in probe.closed.items():
+            out.print(Text(f"closed for {domain or 'all other domains'}: {why}", style="yellow"))
+        out.print(Text(f'probe: {folder}; use it with process_reward = "{folder}"'))
 
 
 @app.command("eval")

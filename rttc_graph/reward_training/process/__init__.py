@@ -1,0 +1,1 @@
+"""Training probes: answers drawn step by step, labels by completion, and the fit."""
