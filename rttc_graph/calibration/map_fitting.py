@@ -208,7 +208,9 @@ def fit_features(pairs: Sequence[Labelled]) -> FeatureMap:
 
 
 def _fitted(pairs: Sequence[Labelled], *, by_features: bool) -> FittedMap:
-    found = {method: _cross_fitted(partial(fit_map, method), pairs) for method in METHODS}
+    found: dict[Method, list[float]] = {
+        method: _cross_fitted(partial(fit_map, method), pairs) for method in METHODS
+    }
     losses: dict[Method, float] = {
         method: _mean_loss(said, pairs) for method, said in found.items()
     }

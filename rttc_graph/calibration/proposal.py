@@ -129,7 +129,7 @@ def propose(
     Raises:
         ConfigurationError: There are too few answers, or no gate reaches the aim.
     """
-    calibration, seen = _calibrated(questions, by_features=by_features)
+    calibration, seen = held_out_rewards(questions, by_features=by_features)
     points = _gates(seen, calibration)
     chosen = choose(points, aim)
     return Proposal(
@@ -163,10 +163,18 @@ def _arms_for(
         return chosen.gate.arms
 
 
-def _calibrated(
-    questions: Sequence[EvaluatedQuestion], *, by_features: bool
+def held_out_rewards(
+    questions: Sequence[EvaluatedQuestion], *, by_features: bool = False
 ) -> tuple[FittedCalibration, list[EvaluatedQuestion]]:
-    """Return a calibration, and the questions with its cross-fitted rewards."""
+    """Return a calibration, and the questions with its cross-fitted rewards.
+
+    Args:
+        questions: With raw rewards.
+        by_features: Whether maps may go by features of the answers beside their rewards.
+
+    Raises:
+        ConfigurationError: There are no questions, or too few answers.
+    """
     if not questions:
         raise ConfigurationError("no question has the rows of all arms: collect them first")
     pairs: dict[str, list[Labelled]] = {}
@@ -254,12 +262,12 @@ def cross_fitted(
     folds = [fold_number(_group_of(question)) for question in questions]
     placed = list(zip(questions, folds, strict=True))
     others = {
-        fold: _calibrated([q for q, f in placed if f != fold], by_features=by_features)
+        fold: held_out_rewards([q for q, f in placed if f != fold], by_features=by_features)
         for fold in sorted(set(folds))
     }
     places = dict.fromkeys((fold, question.data_set) for question, fold in placed)
     gates = {(fold, name): _gate_for(name, *others[fold], aim) for fold, name in places}
-    return [(_judged_by(q, others[fold][0]), gates[fold, q.data_set]) for q, fold in placed]
+    return [(judged_by(q, others[fold][0]), gates[fold, q.data_set]) for q, fold in placed]
 
 
 def _gate_for(
@@ -285,7 +293,8 @@ def _gates(
     return sweep(arms, grid)
 
 
-def _judged_by(question: EvaluatedQuestion, calibration: FittedCalibration) -> EvaluatedQuestion:
+def judged_by(question: EvaluatedQuestion, calibration: FittedCalibration) -> EvaluatedQuestion:
+    """Return a question with raw rewards as a calibration judges it."""
     return _rewarded(
         question,
         lambda judged, raw: calibration.reward(raw, question.domain, features_of(judged)),
