@@ -20,6 +20,7 @@ from rttc_graph.run.closing import Closing, no_answer
 from rttc_graph.run.ledger import Notes, judging_flops, record
 from rttc_graph.run.outcome import Outcome, run_outcome, told_in_ledger
 from rttc_graph.run.policies import decide
+from rttc_graph.run.prompts import standalone_query
 from rttc_graph.run.scope import RunScope
 from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.state import (
@@ -150,8 +151,7 @@ class RewardJudge:
         task = state["task"]
         judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
         requests = reward_requests(waiting, of_run=state["candidates"], samples=state["samples"])
-        # What the samples were found with: a follow-up says nothing without its conversation.
-        return await checked_scores(judge, state.get("searched_with") or task["query"], requests)
+        return await checked_scores(judge, standalone_query(state), requests)
 
 
 def _to_judge(state: RttcState, *, sees_evidence: bool) -> list[int]:

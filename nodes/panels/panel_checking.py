@@ -19,6 +19,7 @@ from rttc_graph.protocols import (
 )
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
+from rttc_graph.run.prompts import standalone_query
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.chains import text_in_hand
 from rttc_graph.search.panel import Panel
@@ -57,7 +58,7 @@ async def checked_panel(
             "model, or another strategy"
         )
     since = time.monotonic()
-    query = state["task"]["query"]
+    query = standalone_query(state)
     requests = [
         *(_grading(query, text_in_hand(panel, place)) for place in proposal.grades),
         *(

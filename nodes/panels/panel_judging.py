@@ -17,6 +17,7 @@ from rttc_graph.protocols import (
 )
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.ledger import Notes
+from rttc_graph.run.prompts import standalone_query
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.panel import Panel
 from rttc_graph.state import Attempt, Candidate, Drawn, RttcState
@@ -42,7 +43,7 @@ async def judged_draws(
         of_run=[*state["candidates"], *earlier, *waiting.values()],
         samples=state["samples"],
     )
-    query = state.get("searched_with") or task["query"]  # as every judge of this run is asked
+    query = standalone_query(state)
     with measured_work() as work:
         rewards, failure = await _scores(judge, query, requests, scope)
     if failure is not None:

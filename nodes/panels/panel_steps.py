@@ -29,7 +29,7 @@ from rttc_graph.run.answering import fitting_prompt
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
-from rttc_graph.run.prompts import direct_messages, rag_messages, solved
+from rttc_graph.run.prompts import direct_messages, rag_messages, solved, standalone_query
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.answer_votes import read_vote, wants_number
 from rttc_graph.search.panel import Panel
@@ -275,7 +275,7 @@ class PanelSteps:
                     state=one.state,
                 )
             )
-        query = state.get("searched_with") or state["task"]["query"]
+        query = standalone_query(state)
         with measured_work() as work:
             found = await survive(
                 checked_step_scores(judge, query, answers), deadline=scope.deadline

@@ -23,7 +23,7 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import TrainingExample
 from rttc_graph.settings import RAG_PLACEHOLDERS, PromptSettings
 from rttc_graph.settings import SYSTEM_PROMPT as SYSTEM_PROMPT
-from rttc_graph.state import ChatTurn, RttcInput, Sample
+from rttc_graph.state import ChatTurn, RttcInput, RttcState, Sample
 from rttc_graph.support.identity import clean
 from rttc_graph.support.passages import is_passage
 from rttc_graph.support.thinking import answer_behind
@@ -102,6 +102,11 @@ def _as_text(sample: Sample) -> str:
     if is_passage(sample.get("metadata")):
         return f"[{sample['question']}]\n{sample['answer']}"
     return f"Question: {sample['question']}\nAnswer: {answer_behind(sample['answer'])}"
+
+
+def standalone_query(state: RttcState) -> str:
+    """Return the question as everybody is asked it who is not shown the conversation before it."""
+    return state.get("searched_with") or state["task"]["query"]
 
 
 def standalone_messages(query: str, history: Sequence[ChatTurn]) -> tuple[ChatTurn, ...]:

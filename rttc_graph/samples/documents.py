@@ -60,7 +60,7 @@ def read_document(
     Args:
         path: A file that ends in `.md`, `.markdown`, `.txt` or `.pdf`.
         source: Name of the document; passages of one that was ingested before under this name
-            are replaced. The path by default.
+            are replaced. The path by default, of which passages show the file's name alone.
         domain: Domain of the passages; `general` by default.
 
     Raises:
@@ -82,7 +82,9 @@ def read_document(
             f"cannot read {str(path)!r} as the {exc.encoding} it begins as: {exc.reason}; save the "
             "file as UTF-8"
         ) from exc
-    passages = list(_passages(parts, name, checked_name("domain", domain or DEFAULT_DOMAIN)))
+    where = checked_name("domain", domain or DEFAULT_DOMAIN)
+    title = path.name if name.endswith(path.name) else name  # a model need not see the folders
+    passages = list(_passages(parts, name, where, title=title))
     if not passages:
         raise ConfigurationError(
             f"there is no text in {str(path)!r}; a scanned document needs text recognition first"
@@ -90,7 +92,7 @@ def read_document(
     return passages
 
 
-def _passages(parts: list[_Part], source: str, domain: str) -> Iterator[NewSample]:
+def _passages(parts: list[_Part], source: str, domain: str, *, title: str) -> Iterator[NewSample]:
     splitters = require("langchain_text_splitters", extra="documents", purpose="documents")
     splitter: Any = splitters.RecursiveCharacterTextSplitter(
         chunk_size=PASSAGE_CHARACTERS, chunk_overlap=0
@@ -102,7 +104,7 @@ def _passages(parts: list[_Part], source: str, domain: str) -> Iterator[NewSampl
             if not any(character.isalnum() for character in text):
                 continue  # a rule, or the frame of an empty table
             place = _place(part)
-            question = _question(source, part, text)
+            question = _question(title, part, text)
             if (question, text) in seen:
                 continue
             seen.add((question, text))
@@ -125,14 +127,14 @@ def _place(part: _Part) -> str:
     return f"p{part.page}" if part.page is not None else _HEADING_SEPARATOR.join(part.headings)
 
 
-def _question(source: str, part: _Part, text: str) -> str:
+def _question(title: str, part: _Part, text: str) -> str:
     """Return where a passage stands: document, and headings or page, else its first line."""
     if part.page is not None:
-        return f"{source}, page {part.page}"
+        return f"{title}, page {part.page}"
     if part.headings:
-        return _HEADING_SEPARATOR.join((source, *part.headings))
+        return _HEADING_SEPARATOR.join((title, *part.headings))
     first = text.strip().partition("\n")[0]
-    return f"{source}: {first if len(first) <= _TITLE_CHARACTERS else first[:_TITLE_CHARACTERS]}"
+    return f"{title}: {first if len(first) <= _TITLE_CHARACTERS else first[:_TITLE_CHARACTERS]}"
 
 
 def _id(source: str, place: str, number: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 from graph_runs import QUERY, Face, ask, events, failures, run, until
 from installations import REPOSITORY, Installation
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from scripted_parts import Parts, ScriptedPolicyModel, ScriptedRewardModel, recalling, sample
 
@@ -577,6 +578,17 @@ async def test_self_verify_keeps_what_the_model_grades_best(face: Face) -> None:
     assert stored.tokens == candidate["prompt_tokens"] + candidate["completion_tokens"]
     own = [await parts.policy_model.count_tokens(r.messages) for r in parts.policy_model.requests]
     assert candidate["prompt_tokens"] == sum(own) + 20
+
+
+async def test_a_rewritten_follow_up_is_graded_as_the_question_that_it_stands_for() -> None:
+    parts = weighing("Who wrote Faust?", "a", "b", grades={"a": 2, "b": 8})
+    graph = create_rttc_graph(**parts.parts())
+    talk: list[Any] = [HumanMessage("Faust?"), AIMessage("A play."), HumanMessage("And who?")]
+    context = RttcSettings(policy="self_verify", search_n=2, rewrite_follow_ups=True)
+    await graph.ainvoke({"messages": talk}, context=context)
+    told = [one.messages[-1]["content"] for one in cast("Any", parts.policy_model).weighed]
+    assert told
+    assert all("Question: Who wrote Faust?" in one for one in told)
 
 
 async def test_a_near_tie_is_compared_in_both_orders() -> None:

@@ -187,6 +187,15 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
         pytest.param({"top_p": 0}, "top_p", id="no-probability"),
         pytest.param({"stop": ["x"] * 17}, "stop_strings", id="too-many-stop-strings"),
         pytest.param({"n": 2}, "n=2", id="several-choices"),
+        pytest.param({"logprobs": True}, "logprobs=true", id="logprobs"),
+        pytest.param({"top_logprobs": 2}, "top_logprobs=2", id="top-logprobs"),
+        pytest.param({"stop": "x" * 201}, "stop_strings", id="too-long-a-stop-string"),
+        pytest.param({"n": 0}, "n=0", id="no-choice"),
+        pytest.param(
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format",
+            id="a-schema",
+        ),
         pytest.param({"tools": [{"type": "function"}]}, "tools", id="tools"),
         pytest.param({"response_format": {"type": "json_object"}}, "response_format", id="json"),
         pytest.param({"messages": []}, "messages", id="no-messages"),
@@ -203,6 +212,23 @@ def test_what_cannot_be_done_is_refused_by_name(url: str, body: Any, words: str)
     assert refused.status_code == 400
     assert words in refused.json()["error"]["message"]
     assert refused.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"n": 1},
+        {"logprobs": False},
+        {"response_format": {"type": "text"}},
+        {"top_p": 1},
+        {"stop": "END"},
+        {"stop": None, "n": None, "logprobs": None, "response_format": None, "top_p": None},
+    ],
+)
+def test_what_asks_for_nothing_else_is_taken(url: str, body: Any) -> None:
+    taken = post(url, "/v1/chat/completions", {"model": "rttc", "messages": HELLO, **body})
+    assert taken.status_code == 200
+    assert len(taken.json()["choices"]) == 1
 
 
 def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:

@@ -104,6 +104,16 @@ def test_markdown_is_cut_at_its_headings_and_nothing_else_is_changed(tmp_path: P
     assert all(is_passage(one.metadata) for one in passages)
 
 
+def test_passages_of_a_path_show_the_file_s_name_and_keep_the_path_as_their_source(
+    tmp_path: Path,
+) -> None:
+    file = written(tmp_path, "m.md", "# A\n\nx\n")
+    [passage] = read_document(file)
+    assert passage.question == "m.md > A"
+    assert passage.metadata["source"] == file.as_posix()
+    assert read_document(file, source="Hand/book")[0].question == "Hand/book > A"
+
+
 def test_a_long_section_is_cut_between_its_paragraphs(tmp_path: Path) -> None:
     paragraphs = [f"Paragraph {n}. " + "word " * 90 for n in range(6)]
     text = "# Long\n\n" + "\n\n".join(paragraphs)
