@@ -50,7 +50,7 @@ docs: $(VENV)/.dev  ## the documentation site, into build/site; every warning is
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f docs/site/mkdocs.yml
 	@echo "look at it: $(BIN)/python -m http.server -d build/site"
 
-bench: $(VENV)/.demo  ## the quick benchmarks, each against a peer in the same run
+bench: $(VENV)/.dev  ## the quick benchmarks, each against a peer in the same run
 	@$(BIN)/python -m benchmarks overhead switch mixed
 
 clean:  ## remove the environment and caches; data in RTTC_HOME stay
@@ -63,7 +63,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV): torch and the rest, some minutes the first time"
-	@$(PIP) -e '.[postgres,local,cli,demo]'
+	@$(PIP) -e '.[postgres,local,cli]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo

@@ -49,7 +49,6 @@ MOVED = {
     "data.formats": "samples.formats",
     "data.rows": "samples.rows",
     "data.samples": "samples.source",
-    "demo_samples": "jobs.demo_samples",
     "evaluation.arm_rows": "evaluation.evaluation_rows",
     "evaluation.figures": "evaluation.policy_figures",
     "evaluation.marks": "support.marks",

@@ -18,6 +18,7 @@ from pgvector.psycopg import register_vector
 from benchmarks.peers.gptcache_store import GptCacheStore
 from benchmarks.peers.libraries import named
 from benchmarks.peers.stores import TENANT, Timed
+from benchmarks.tools import reasoning_puzzles
 from benchmarks.tools.benchmark_options import Setup, tell
 from benchmarks.tools.databases import Prepared, scratch
 from benchmarks.tools.paired_runs import Case, row_of
@@ -31,7 +32,6 @@ from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.statements import statement
-from rttc_graph.jobs import demo_samples
 from rttc_graph.protocols import QueryState, RecallRequest
 from rttc_graph.samples.ingest import ingest
 from rttc_graph.state import Sample
@@ -174,8 +174,8 @@ def _near_and_far(count: int) -> Iterator[list[list[float]]]:
 def _hits(setup: Setup, stack: contextlib.ExitStack) -> Iterator[dict[str, Any]]:
     """Ask each question twice: the second run finds the adapter of the first."""
     local = stack.enter_context(open_local(_config(setup, stack.enter_context(scratch(setup)))))
-    pool = demo_samples.samples(PER_TASK)
-    asked = demo_samples.questions(1, apart_from=pool)
+    pool = reasoning_puzzles.samples(PER_TASK)
+    asked = reasoning_puzzles.questions(1, apart_from=pool)
     questions = asked[1 : 1 + setup.pairs]
 
     async def work() -> list[tuple[AskResult, AskResult]]:

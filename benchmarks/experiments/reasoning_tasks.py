@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from benchmarks.tools.reasoning_puzzles import TASKS
 from rttc_graph.evaluation.scorers import REASONING_GYM_KEY
-from rttc_graph.jobs.demo_samples import TASKS
 from rttc_graph.support.extras import require
 
 SEED = 400_000

@@ -10,7 +10,7 @@ from transformers.utils import logging as untyped_logging
 
 from rttc_graph.errors import ConfigurationError
 
-BENCH = "pip install -c constraints.txt -e '.[postgres,local,cli,demo,bench]'"
+BENCH = "pip install -c constraints.txt -e '.[postgres,local,cli,puzzles,bench]'"
 
 INSTALL = {
     "langchain_postgres": f"{BENCH} && pip install --no-deps langchain-postgres==0.0.19",

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from benchmarks.tools import reasoning_puzzles
 from benchmarks.tools.benchmark_options import Setup, tell
 from rttc_graph.evaluation.scorers import normalised
-from rttc_graph.jobs import demo_samples
 from rttc_graph.protocols import NewSample, TrainingExample
 from rttc_graph.reward_training.candidate_rows import graph_sample
 from rttc_graph.run.prompts import training_examples
@@ -51,9 +51,9 @@ def solved_questions(setup: Setup) -> list[Solved]:
 
 
 def _demo(count: int) -> tuple[list[NewSample], list[NewSample]]:
-    pool = demo_samples.samples(50)
-    per_task = -(-count // len(demo_samples.TASKS))
-    asked = demo_samples.questions(per_task, apart_from=pool)
+    pool = reasoning_puzzles.samples(50)
+    per_task = -(-count // len(reasoning_puzzles.TASKS))
+    asked = reasoning_puzzles.questions(per_task, apart_from=pool)
     random.Random(0).shuffle(asked)
     return asked[:count], pool
 

@@ -320,7 +320,7 @@ def _reasoning_gym(answer: str, sample: NewSample) -> bool:
     """
     details = sample.metadata.get(REASONING_GYM_KEY)
     task = cast("Mapping[str, Any]", details).get("source_dataset") if _is_map(details) else None
-    library = require("reasoning_gym", extra="demo", purpose="reasoning-gym rows")
+    library = require("reasoning_gym", extra="puzzles", purpose="reasoning-gym rows")
     if not isinstance(task, str) or task not in library.factory.DATASETS:
         raise _unusable("reasoning-gym", "the metadata of a known reasoning-gym task", sample)
     entry = {"question": sample.question, "answer": sample.answer, "metadata": details}

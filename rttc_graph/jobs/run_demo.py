@@ -1,4 +1,4 @@
-"""The demo: a small knowledge base, and questions that take different routes through the graph."""
+"""The demo: a support desk, and questions that take different routes through the graph."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from rttc_graph.evaluation.scorers import is_right, normalised
 from rttc_graph.installation.ask_question import AskResult, describe_event
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.jobs.demo_samples import easy_questions, questions, samples
 from rttc_graph.jobs.fetch_models import fetch_models
+from rttc_graph.jobs.support_desk import asked_questions, known_questions
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples import Samples, read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
-from rttc_graph.samples.rows import DEFAULT_DOMAIN
+from rttc_graph.settings import RttcSettings
 
 if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 TENANT = "demo"
 """The demo's samples and cache stay apart from the user's."""
 
-SAMPLES_PER_TASK = 100
-
-MAX_NEW_TOKENS = 64
-"""The demo's answers are short; without samples a small model rambles to the limit."""
+MAX_NEW_TOKENS = 32
+"""The demo's answers are short; a small model that finds no end rambles to the limit."""
 
 
 class DemoAnswer(AskResult):
@@ -73,20 +71,19 @@ async def _run(
     path: str | None,
     question: str | None,
 ) -> list[DemoAnswer]:
-    known = samples(SAMPLES_PER_TASK)
-    await _fill(local, [known, *([read_samples(path)] if path else [])], watcher)
+    await _fill(local, [known_questions(), *([read_samples(path)] if path else [])], watcher)
     with watcher.step("loading the model"):
         await local.warm_up()
     await local.knowledge.cache.purge(tenant=TENANT)  # so that each demo shows the same routes
     answers: list[DemoAnswer] = []
-    for title, row in script(known):
-        domain = None if row.domain == DEFAULT_DOMAIN else row.domain  # general: among all samples
-        result = await _ask(local, title, row.question, domain, watcher)
+    for title, row, settings in asked_questions():
+        result = await _ask(local, title, row, settings, watcher)
         right = is_right(result["answer"], row) or _says(result["answer"], row.answer)
         answers.append({"question": row.question, "expected": row.answer, "right": right, **result})
         on_answer(title, answers[-1])
     if question is not None:
-        result = await _ask(local, "your question", question, None, watcher)
+        own = NewSample(question=question, answer="", domain="")
+        result = await _ask(local, "your question", own, None, watcher)
         answers.append({"question": question, "expected": None, "right": None, **result})
         on_answer("your question", answers[-1])
     return answers
@@ -115,29 +112,20 @@ async def _fill(
 
 
 async def _ask(
-    local: LocalRttc, title: str, question: str, domain: str | None, watcher: Watcher
+    local: LocalRttc,
+    title: str,
+    asked: NewSample,
+    settings: RttcSettings | None,
+    watcher: Watcher,
 ) -> AskResult:
     def show(event: dict[str, Any]) -> None:
         if (text := describe_event(event)) is not None:
             watcher.describe(text)
 
     with watcher.step(title):
-        return await local.ask(question, domain=domain, on_event=show)
-
-
-def script(known: list[NewSample]) -> list[tuple[str, NewSample]]:
-    """Return the questions in the order in which they are asked, each with what it shows."""
-    asked: dict[str, list[NewSample]] = {}
-    for row in questions(5, apart_from=known):
-        asked.setdefault(row.domain, []).append(row)
-    hard = asked["word-order"][4]  # of ten of its kind, two are right after training alone
-    return [
-        ("no sample is near: the plain model answers", easy_questions()[0]),
-        ("a near sample has the answer", asked["sentences"][1]),
-        ("below τr with samples in the prompt too: an adapter is trained on them", hard),
-        ("the same once more: the adapter is recalled", hard),
-        ("no arm is sure: the best answer is marked as one below τr", asked["sequences"][2]),
-    ]
+        return await local.ask(
+            asked.question, domain=asked.domain or None, settings=settings, on_event=show
+        )
 
 
 def _says(answer: str, expected: str) -> bool:

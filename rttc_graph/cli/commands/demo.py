@@ -27,7 +27,7 @@ def show_demo(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ingest a small knowledge base and ask questions that take different routes.
+    """Ingest the FAQ of a made-up shop and ask questions that take different routes.
 
     The first call downloads the models; everything runs on this machine.
 

@@ -1,4 +1,4 @@
-"""A small knowledge base of reasoning tasks, and questions to ask it, made on the spot.
+"""Reasoning tasks as a small knowledge base, and questions to ask it, made on the spot.
 
 The tasks come from reasoning-gym, which makes as many questions as one likes and verifies answers.
 They are chosen so that a model of 135 million weights fails them when it is asked plainly, and
@@ -15,7 +15,6 @@ from typing import Any, cast
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import REASONING_GYM_KEY
 from rttc_graph.protocols import NewSample
-from rttc_graph.samples.rows import DEFAULT_DOMAIN
 from rttc_graph.support.extras import require
 
 SAMPLE_SEED = 1_000
@@ -27,7 +26,7 @@ MAX_TRIES_PER_ITEM = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemoTask:
+class PuzzleTask:
     """A task of reasoning-gym in a size for small models."""
 
     domain: str
@@ -36,32 +35,25 @@ class DemoTask:
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-TASKS: tuple[DemoTask, ...] = (
-    DemoTask(
+TASKS: tuple[PuzzleTask, ...] = (
+    PuzzleTask(
         domain="word-order", task="word_sequence_reversal", config={"min_words": 2, "max_words": 3}
     ),
-    DemoTask(
+    PuzzleTask(
         domain="sentences",
         task="sentence_reordering",
         config={"min_words_in_sentence": 3, "max_words_in_sentence": 4},
     ),
-    DemoTask(
+    PuzzleTask(
         domain="sequences",
         task="number_sequence",
         config={"max_complexity": 1, "min_value": 1, "max_value": 20},
     ),
-    DemoTask(domain="sums", task="chain_sum", config={"max_terms": 2, "max_digits": 1}),
-    DemoTask(domain="coins", task="coin_flip", config={"max_trials": 12}),
-    DemoTask(domain="letters", task="letter_counting", config={"min_words": 3, "max_words": 4}),
+    PuzzleTask(domain="sums", task="chain_sum", config={"max_terms": 2, "max_digits": 1}),
+    PuzzleTask(domain="coins", task="coin_flip", config={"max_trials": 12}),
+    PuzzleTask(domain="letters", task="letter_counting", config={"min_words": 3, "max_words": 4}),
 )
 """Prompts with eight samples stay below 600 tokens, answers below 12."""
-
-_EASY: tuple[tuple[str, str], ...] = (
-    ("What is the capital of Russia?", "Moscow"),
-    ("What is the chemical symbol for sodium?", "Na"),
-    ("What is the capital of Japan?", "Tokyo"),
-    ("What is the chemical symbol for oxygen?", "O"),
-)
 
 
 def samples(per_task: int = 100, *, seed: int = SAMPLE_SEED) -> list[NewSample]:
@@ -90,16 +82,7 @@ def questions(
     return [row for task in TASKS for row in _drawn(task, per_task, seed, known)]
 
 
-def easy_questions() -> list[NewSample]:
-    """Return general questions that a small model answers by itself.
-
-    The four were chosen from forty: SmolLM2-135M-Instruct answers them rightly, in one short
-    sentence, with a mean probability of 0.90 to 0.93 per token.
-    """
-    return [NewSample(question=q, answer=a, domain=DEFAULT_DOMAIN) for q, a in _EASY]
-
-
-def _drawn(task: DemoTask, count: int, seed: int, known: frozenset[str]) -> list[NewSample]:
+def _drawn(task: PuzzleTask, count: int, seed: int, known: frozenset[str]) -> list[NewSample]:
     if count < 1:
         raise ConfigurationError(f"per_task={count!r} must be at least 1")
     rows: dict[str, NewSample] = {}
@@ -113,8 +96,8 @@ def _drawn(task: DemoTask, count: int, seed: int, known: frozenset[str]) -> list
     )
 
 
-def _stream(task: DemoTask, size: int, seed: int) -> Iterator[NewSample]:
-    library = require("reasoning_gym", extra="demo", purpose="the demo's samples")
+def _stream(task: PuzzleTask, size: int, seed: int) -> Iterator[NewSample]:
+    library = require("reasoning_gym", extra="puzzles", purpose="reasoning tasks")
     entries = cast(
         "Iterable[dict[str, Any]]",
         library.create_dataset(task.task, seed=seed, size=size, **task.config),

@@ -1,4 +1,4 @@
-"""The demo's knowledge base: the same each time, and never with its own exam inside."""
+"""The puzzles of the benchmarks: the same each time, and never with its own exam inside."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from benchmarks.tools.reasoning_puzzles import TASKS, questions, samples
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import is_right, scorer_for
-from rttc_graph.jobs.demo_samples import TASKS, easy_questions, questions, samples
 from rttc_graph.protocols import NewSample
 
 PER_TASK = 100
@@ -32,7 +32,6 @@ def test_every_domain_gets_the_same_number_of_different_samples(stored: list[New
 def test_no_question_is_among_the_samples(stored: list[NewSample], asked: list[NewSample]) -> None:
     assert {s.question for s in stored}.isdisjoint(q.question for q in asked)
     assert Counter(q.domain for q in asked) == {task.domain: 10 for task in TASKS}
-    assert {s.question for s in stored}.isdisjoint(q.question for q in easy_questions())
 
 
 def test_the_same_seed_gives_the_same_and_another_one_others(stored: list[NewSample]) -> None:
