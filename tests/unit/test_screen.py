@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 from rich.console import Console
 
 from rttc_graph.cli import screen
+from rttc_graph.cli.commands import ask
+from rttc_graph.cli.screen import ScreenWatcher
+from rttc_graph.installation import local
+from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.support.progress import Advance
 
 COLUMNS = ("day", "domain", "arm", "runs", "accepted", "question")
 QUESTION = "why was my card charged twice in one and the same shop"
@@ -74,3 +83,41 @@ def test_a_table_without_rows_has_its_head(
     monkeypatch.setattr(screen, "out", Console(color_system=None, width=80, force_terminal=True))
     screen.print_table(["domain", "samples"], [])
     assert capsys.readouterr().out.split() == ["domain", "samples"]
+
+
+def test_the_label_of_a_question_says_what_is_done_from_the_first_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[str] = []
+
+    class Recorder(ScreenWatcher):
+        @contextmanager
+        def step(self, what: str) -> Generator[Advance]:
+            shown.append(what)
+            yield lambda done, total: None
+
+        def describe(self, text: str) -> None:
+            shown.append(text)
+
+    class Local:
+        async def warm_up(self, *, needs_database: bool) -> None:
+            shown.append(f"warm-up, database {needs_database}")
+
+        async def ask(self, question: str, **given: Any) -> str:
+            given["on_event"]({"event": "ttt_step", "step": 1, "steps": 2, "loss": 0.5})
+            return question
+
+    @contextmanager
+    def opened(config: object) -> Generator[Local]:
+        yield Local()
+
+    monkeypatch.setattr(ask, "ScreenWatcher", Recorder)
+    monkeypatch.setattr(local, "open_local", opened)
+    run: Any = vars(ask)["_run"]
+    assert run(InstallationConfig(), "q", None) == "q"
+    assert shown == [
+        "loading the models",
+        "warm-up, database False",
+        "answering",
+        "training step 1 of 2, loss 0.500",
+    ]

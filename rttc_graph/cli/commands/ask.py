@@ -167,10 +167,11 @@ def _run(config: InstallationConfig, question: str, domain: str | None) -> AskRe
 
     async def answer(local: LocalRttc) -> AskResult:
         await local.warm_up(needs_database=False)
+        watcher.describe("answering")  # until the run says what it does
         return await local.ask(question, domain=domain, on_event=show)
 
     nothing = "there is no answer, and nothing of this run was stored"
-    with keeping(nothing), watcher.step("starting"), open_local(config) as local:
+    with keeping(nothing), watcher.step("loading the models"), open_local(config) as local:
         return asyncio.run(answer(local))
 
 
