@@ -53,6 +53,11 @@ class DaemonThreads:
                 thread.start()
         return future
 
+    @property
+    def waiting(self) -> int:
+        """Pieces of work that have not begun, about."""
+        return self._queue.qsize()
+
     def close(self) -> None:
         """Drop what has not begun, and end each thread after what it has in hand."""
         while not self._queue.empty():

@@ -188,6 +188,13 @@ class LoraTrainer:
             await self._keep(key, tensors)
         return trained
 
+    def resident_figures(self) -> dict[str, float]:
+        """Return how many adapters are resident (`adapters`) and their `bytes`; never waits."""
+        resident = self._resident
+        if resident is None:
+            return {"adapters": 0, "bytes": 0}
+        return {"adapters": resident.count, "bytes": resident.bytes}
+
     async def is_resident(self, key: str) -> bool:
         """Tell whether `generate` can use the adapter `key` right away."""
         return self._resident is not None and self._resident.has(key)

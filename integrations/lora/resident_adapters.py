@@ -70,6 +70,11 @@ class ResidentAdapters:
         """Memory of all adapters."""
         return self._bytes
 
+    @property
+    def count(self) -> int:
+        """Number of adapters."""
+        return len(self._adapters)
+
     def has(self, key: str) -> bool:
         """Tell whether `key` is resident; if so it counts as just used."""
         with self._lock:

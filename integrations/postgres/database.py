@@ -187,6 +187,18 @@ class Database:
         """Whether `connect` gives connections of our own, which may be held for long."""
         return self._callers is None
 
+    def figures(self) -> dict[str, float]:
+        """Return connections `in_use` and `idle`, and pieces of work `waiting` for one; no wait."""
+        pool, threads = self._callers or self._pool, self._threads
+        found = {} if pool is None else pool.get_stats()
+        idle = found.get("pool_available", 0)
+        waiting = found.get("requests_waiting", 0) + (0 if threads is None else threads.waiting)
+        return {
+            "in_use": max(0, found.get("pool_size", 0) - idle),
+            "idle": idle,
+            "waiting": waiting,
+        }
+
     @contextmanager
     def connect(self) -> Generator[Connection[Any]]:
         """Open a connection outside of the pool, without a limit on its statements.

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -193,6 +193,21 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         le=36_500,
         description="Age at which finished runs, of all tenants, are deleted; by default they are "
         "kept until `rttc db prune`.",
+    )
+
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="Form of the lines that `rttc serve` logs: words, or an object of JSON a line "
+        "with the run's id.",
+    )
+    traces: bool = Field(
+        default=False,
+        description="Whether `rttc serve` sends a span for each step of a run by OpenTelemetry "
+        "(extra `otel`); OTEL_EXPORTER_OTLP_ENDPOINT says where to.",
+    )
+    traces_with_texts: bool = Field(
+        default=False,
+        description="Whether these spans hold questions, answers and words of errors too.",
     )
 
     corrections: CorrectionsPolicy = Field(

@@ -36,6 +36,8 @@ class OpenPolicy:
     trainer: AdapterTrainer | None = None
     engine: LocalEngine | None = None
     """Engine of a model in this process; `None` for one that is served elsewhere."""
+    resident: Callable[[], Mapping[str, float]] | None = None
+    """Returns number and bytes of the adapters in this process; `None` where there can be none."""
     closed_arms: Mapping[Arm, str] = field(default_factory=dict[Arm, str])
     """Arms that this model cannot have, each with the reason."""
 
@@ -67,6 +69,7 @@ def open_policy(config: InstallationConfig, *, keeps_prompts: bool = True) -> Ge
             fingerprint=trainer.base_fingerprint,
             trainer=trainer,
             engine=engine,
+            resident=trainer.resident_figures,
         )
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from rttc_graph.state import Candidate, LedgerEntry, Source
+
+current_run_id: ContextVar[str | None] = ContextVar("rttc_run_id", default=None)
+"""Id of the run that the code at hand works for, for logs; `None` outside of runs and in the first
+step of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from langgraph.graph.message import push_message
 from langgraph.runtime import get_runtime
 
 from rttc_graph.protocols import reuse_scope
+from rttc_graph.protocols.ledgers import current_run_id
 from rttc_graph.run.budget import Allowance
 from rttc_graph.run.prompts import asked_domain
 from rttc_graph.settings import DEFAULT_TENANT, RttcSettings
@@ -269,21 +270,27 @@ def two_faced(
     """
 
     def run_sync(state: RttcState) -> Any:
-        return run_blocking(_call(node, state, open_scope(state, settings_of, begins=begins)))
+        scope = open_scope(state, settings_of, begins=begins)
+        return run_blocking(_call(node, state, scope, None if begins else state.get("run_id")))
 
     async def run_async(state: RttcState) -> Any:
-        return await _call(node, state, open_scope(state, settings_of, begins=begins))
+        scope = open_scope(state, settings_of, begins=begins)
+        return await _call(node, state, scope, None if begins else state.get("run_id"))
 
     return TwoFaced(name, run_sync, run_async)
 
 
-async def _call(node: Node, state: RttcState, scope: RunScope) -> Any:
-    """Run a node within its scope of reuse, which judges and models behind it read too."""
-    before = reuse_scope.set(scope.reuse_scope)
+async def _call(node: Node, state: RttcState, scope: RunScope, run_id: str | None) -> Any:
+    """Run a node within its scope of reuse, which judges and models behind it read too.
+
+    Logs of its work have the run's id; the first step has none yet.
+    """
+    scope_before, id_before = reuse_scope.set(scope.reuse_scope), current_run_id.set(run_id)
     try:
         return await node(state, scope)
     finally:
-        reuse_scope.reset(before)
+        current_run_id.reset(id_before)
+        reuse_scope.reset(scope_before)
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:

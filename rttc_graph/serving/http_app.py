@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -30,7 +31,7 @@ from rttc_graph.serving.admission.authentication import Authentication
 from rttc_graph.serving.admission.request_queue import RequestQueue
 from rttc_graph.serving.admission.route_rights import QueueName
 from rttc_graph.serving.http_errors import HttpError, as_http_error, first_problem, response_to
-from rttc_graph.serving.metrics import Metrics
+from rttc_graph.serving.metrics import Metrics, Reading
 from rttc_graph.serving.openapi import describe
 from rttc_graph.serving.routes.feedback_routes import feedback_router
 from rttc_graph.serving.routes.health_routes import health_router
@@ -79,6 +80,10 @@ class ServedParts:
     """Tenant of callers without a key."""
     checkpointer: BaseCheckpointSaver[Any] | None = None
     """Keeps conversations; by default the server does, in memory."""
+    callbacks: Sequence[BaseCallbackHandler] = ()
+    """Handlers of LangChain's that hear of every run, as those of traces do."""
+    readings: Sequence[Reading] = ()
+    """Figures of the parts, for `/metrics`."""
 
 
 async def _is_there() -> None:
@@ -110,7 +115,7 @@ def create_app(
         "runs": RequestQueue(options.concurrency, options.queue, options.queue_seconds),
         "kb": RequestQueue(_KB_PLACES, _KB_PLACES * 8, options.queue_seconds),
     }
-    metrics = Metrics(queues)
+    metrics = Metrics(queues, served.readings)
     app = FastAPI(title="rttc-graph", version=_VERSION, docs_url=None, redoc_url=None)
     app.include_router(health_router(metrics, check))
     app.include_router(page_router())
@@ -129,7 +134,11 @@ def create_app(
     )
     if served.parts is not None:
         runner = Runner(
-            served.parts, metrics, threads=options.threads, checkpointer=served.checkpointer
+            served.parts,
+            metrics,
+            threads=options.threads,
+            checkpointer=served.checkpointer,
+            callbacks=served.callbacks,
         )
         app.include_router(openai_router(runner))
         app.include_router(langserve_router(runner, batch=options.batch))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from rttc_graph.serving.admission.request_queue import RequestQueue
 from rttc_graph.serving.admission.route_rights import QueueName
 from rttc_graph.state import RttcOutput
 
-__all__ = ("CONTENT_TYPE", "Metrics")
+__all__ = ("CONTENT_TYPE", "Metrics", "Reading")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,15 +32,32 @@ class HasStatus(Protocol):
     status: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Figures of a part of the server, read when they are asked for."""
+
+    name: str
+    """Name in `/metrics`."""
+    help: str
+    label: str
+    """Name of what tells the figures apart."""
+    read: Callable[[], Mapping[str, float]]
+    """Returns the figures by the label's value; called often, so it must not wait for anything."""
+
+
 class Metrics:
     """The figures of one application, in a registry of its own.
 
     Args:
         queues: The queues to look at.
+        readings: Figures of the parts behind the routes.
     """
 
-    def __init__(self, queues: Mapping[QueueName, RequestQueue]) -> None:
+    def __init__(
+        self, queues: Mapping[QueueName, RequestQueue], readings: Sequence[Reading] = ()
+    ) -> None:
         self._registry = registry = CollectorRegistry()
+        registry.register(_Readings(readings))
         self._requests = Counter(
             "rttc_requests", "Requests.", ["route", "method", "status"], registry=registry
         )
@@ -52,6 +72,27 @@ class Metrics:
             "rttc_hung_up", "Clients that left before their answer.", registry=registry
         )
         self._answers = Counter("rttc_answers", "Answers, by arm.", ["arm"], registry=registry)
+        self._runs = Counter(
+            "rttc_runs",
+            "Finished runs, by what became of them: accepted, below (τr) or declined.",
+            ["policy", "arm", "outcome"],
+            registry=registry,
+        )
+        self._unanswered = Counter(
+            "rttc_runs_without_answer", "Runs that failed, by error.", ["error"], registry=registry
+        )
+        self._failures = Counter(
+            "rttc_failures",
+            "Failures that runs have survived, by the node in which they happened.",
+            ["node"],
+            registry=registry,
+        )
+        self._training_seconds = Histogram(
+            "rttc_training_seconds",
+            "Trainings of adapters.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._run_seconds = Histogram(
             "rttc_run_seconds", "Runs, by arm.", ["arm"], buckets=_SECONDS, registry=registry
         )
@@ -83,8 +124,19 @@ class Metrics:
         """Count a client that left."""
         self._hung_up.inc()
 
-    def count_run(self, output: RttcOutput) -> None:
-        """Count a finished run."""
+    def count_run(self, output: RttcOutput, *, policy: str) -> None:
+        """Count a finished run.
+
+        Args:
+            output: What it has returned.
+            policy: Policy by which it chose its arms.
+        """
+        self._runs.labels(policy, output["arm"], _outcome(output)).inc()
+        for entry in output["ledger"]:
+            if entry["event"] == "failed":
+                self._failures.labels(entry["node"]).inc()
+            elif entry["event"] == "trained":
+                self._training_seconds.observe(entry["detail"].get("seconds", entry["seconds"]))
         self._answers.labels(output["arm"]).inc()
         self._run_seconds.labels(output["arm"]).observe(output["seconds"])
         for candidate in output["candidates"]:
@@ -94,9 +146,34 @@ class Metrics:
         for what in ("samples", "adapter"):
             self._recalls.labels(what, output["cache"][what]).inc()
 
+    def count_unanswered(self, error: Exception) -> None:
+        """Count a run that has ended without an answer."""
+        self._unanswered.labels(type(error).__name__).inc()
+
     def text(self) -> bytes:
         """Return all figures as Prometheus reads them."""
         return generate_latest(self._registry)
+
+
+class _Readings(Collector):
+    """Reads the figures of parts as they are asked for."""
+
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self._readings = readings
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield a family of figures for each reading."""
+        for reading in self._readings:
+            family = GaugeMetricFamily(reading.name, reading.help, labels=[reading.label])
+            for value, figure in reading.read().items():
+                family.add_metric([value], figure)
+            yield family
+
+
+def _outcome(output: RttcOutput) -> str:
+    if output["declined"]:
+        return "declined"
+    return "accepted" if output["accepted"] else "below"
 
 
 def _inside(queue: RequestQueue) -> float:

@@ -6,14 +6,15 @@ import asyncio
 import contextvars
 import hashlib
 import json
+import logging
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from typing import Any, cast
 
-from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -31,6 +32,8 @@ from rttc_graph.state import Candidate, LedgerEntry, RttcInput, RttcOutput
 
 __all__ = ("Runner",)
 
+_log = logging.getLogger(__name__)
+
 EventSink = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -43,6 +46,7 @@ class Runner:
         threads: Conversations that are kept; used longest ago, first forgotten.
         checkpointer: Keeps the conversations; by default in memory. Nothing is forgotten in one
             that is given.
+        callbacks: Handlers of LangChain's that hear of every run, as those of traces do.
     """
 
     def __init__(
@@ -52,8 +56,10 @@ class Runner:
         *,
         threads: int,
         checkpointer: BaseCheckpointSaver[Any] | None = None,
+        callbacks: Sequence[BaseCallbackHandler] = (),
     ) -> None:
         self._metrics = metrics
+        self._callbacks = callbacks
         self._defaults = parts.get("settings") or RttcSettings()
         self._graph = create_rttc_graph(**parts)
         self._saver: BaseCheckpointSaver[Any] = checkpointer or InMemorySaver()
@@ -131,9 +137,11 @@ class Runner:
                 output = await self._run(given, settings, thread, config or {}, note, live=live)
         except RttcError as exc:
             caller.stream_start.fail(exc)
+            self._metrics.count_unanswered(exc)
             raise
         caller.stream_start.allow()  # also where no arm had to answer
-        self._metrics.count_run(output)
+        self._metrics.count_run(output, policy=settings.policy)
+        _log_run(output, settings)
         return output
 
     async def _run(
@@ -147,7 +155,7 @@ class Runner:
         live: bool,
     ) -> RttcOutput:
         graph, more = self._graph, dict[str, Any]()
-        config = _unheard(config)
+        config = _unheard(config, self._callbacks)
         if thread is not None:
             graph, more = self._with_threads, {"durability": "exit"}
             key = _thread_key(settings.tenant, thread)
@@ -195,10 +203,31 @@ async def _last_values(stream: Any, on_event: EventSink, *, live: bool) -> RttcO
     return {**output, "ledger": [_shown(entry) for entry in output["ledger"]]}
 
 
-def _unheard(config: RunnableConfig) -> RunnableConfig:
+def _log_run(output: RttcOutput, settings: RttcSettings) -> None:
+    """Write a line for a run that has ended: figures and ids, none of its texts."""
+    names = ("run_id", "arm", "accepted", "declined", "reward", "tau_r", "seconds")
+    told: dict[str, Any] = {name: output.get(name) for name in names}
+    candidates = output["candidates"]
+    told |= {
+        "tenant": settings.tenant,
+        "policy": settings.policy,
+        "adapter": next((c["adapter"] for c in candidates if c["arm"] == output["arm"]), None),
+        "tokens": sum(c["prompt_tokens"] + c["completion_tokens"] for c in candidates),
+        "failures": sum(entry["event"] == "failed" for entry in output["ledger"]),
+    }
+    _log.info("run ended", extra={"told": told})
+
+
+def _unheard(
+    config: RunnableConfig, handlers: Sequence[BaseCallbackHandler] = ()
+) -> RunnableConfig:
     """Return a configuration for the graph, whose own events are not streamed to the client.
 
     They hold its whole state, with failures in words that are not for others. Tracing goes on.
+
+    Args:
+        config: The caller's.
+        handlers: The server's own, which are added.
     """
     callbacks = config.get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):
@@ -206,6 +235,10 @@ def _unheard(config: RunnableConfig) -> RunnableConfig:
         for handler in list(callbacks.handlers):
             if hasattr(handler, "tap_output_aiter"):  # what streams of events are made by
                 callbacks.remove_handler(handler)
+        for handler in handlers:
+            callbacks.add_handler(handler)
+    elif handlers:
+        callbacks = [*(callbacks or ()), *handlers]
     return cast("RunnableConfig", {**config, "callbacks": callbacks, "configurable": {}})
 
 

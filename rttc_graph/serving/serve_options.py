@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from rttc_graph.errors import ConfigurationError
 
-__all__ = ("ServeOptions", "is_loopback")
+__all__ = ("LogFormat", "ServeOptions", "is_loopback")
+
+LogFormat = Literal["text", "json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,8 @@ class ServeOptions:
     """Time that running requests get to finish when the server is asked to stop."""
     access_log: bool = False
     """Whether each request is written to the standard output: time, address, path and status."""
+    log_format: LogFormat = "text"
+    """Form of the lines of logs: words, or an object of JSON a line with the run's id."""
     cors_origins: tuple[str, ...] = ()
     """Web origins whose pages may call; none by default."""
 
@@ -56,7 +61,7 @@ class ServeOptions:
         for item in fields(self):
             value = getattr(self, item.name)
             least = lowest.get(item.name)
-            if item.name in ("access_log", "cors_origins"):
+            if item.name in ("access_log", "cors_origins", "log_format"):
                 continue
             if value < least if least is not None else value <= 0:
                 bound = "0 or more" if least is not None else "above 0"

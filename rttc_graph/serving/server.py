@@ -8,17 +8,19 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from types import FrameType
 
 import uvicorn
 from sse_starlette.sse import AppStatus
 from starlette.types import ASGIApp
+from uvicorn.config import LOGGING_CONFIG
 from uvicorn.logging import AccessFormatter
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.serving.connections import limited_protocol
+from rttc_graph.serving.json_logs import json_logs
 from rttc_graph.serving.log_limit import limited_logs
 from rttc_graph.serving.serve_options import ServeOptions
 
@@ -76,7 +78,8 @@ def run_until_stopped(
     # It would cut LangServe's streams at the signal, instead of letting their runs end.
     AppStatus.enable_automatic_graceful_drain = False
     server = _Server(server_config(app, options), listening, on_ready)
-    with _signals_end_here(), limited_logs():
+    lines = json_logs() if options.log_format == "json" else nullcontext()
+    with _signals_end_here(), limited_logs(), lines:
         server.run(sockets=[listening])
 
 
@@ -86,9 +89,11 @@ def server_config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
     Loop and protocol are named, not found: others have no limit on a request's head, and accept
     all that wait at once.
     """
+    as_json = options.log_format == "json"
     config = uvicorn.Config(
         app,
         log_level="warning",
+        log_config=None if as_json else LOGGING_CONFIG,
         access_log=options.access_log,
         server_header=False,
         loop="asyncio",

@@ -7,10 +7,11 @@ import os
 import socket
 import sys
 import webbrowser
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -27,8 +28,11 @@ from rttc_graph.serving.serve_options import ServeOptions
 from rttc_graph.support.extras import require
 
 if TYPE_CHECKING:
+    from langchain_core.callbacks import BaseCallbackHandler
+
     from rttc_graph.installation.local import LocalRttc
     from rttc_graph.serving.http_app import ServedParts
+    from rttc_graph.serving.metrics import Reading
 
 
 _LIMITS = ServeOptions()
@@ -105,6 +109,7 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
         cors_origins=tuple(cors_origin or ()),
     )
     config = command_context(context).config()
+    options = replace(options, log_format=config.log_format)
     with _served_parts(config, kb_only=kb_only) as (served, knowledge):
         _serve(served, knowledge, host, port, options, on_ready=partial(_announce, as_json=as_json))
 
@@ -192,7 +197,12 @@ def _served_parts(
                 asyncio.run(_identify(embedder))
             hosted = PostgresKnowledgeBase(knowledge.database, embedder)
             yield (
-                ServedParts(knowledge_base=hosted, embedder=embedder, default_tenant=config.tenant),
+                ServedParts(
+                    knowledge_base=hosted,
+                    embedder=embedder,
+                    default_tenant=config.tenant,
+                    readings=readings_of(knowledge),
+                ),
                 knowledge,
             )
         return
@@ -201,7 +211,20 @@ def _served_parts(
     with open_local(config) as local:
         with progress("loading the models"):
             asyncio.run(local.warm_up())
-        yield everything_of(local), local.knowledge
+        with ExitStack() as stack:
+            callbacks: list[BaseCallbackHandler] = []
+            if config.traces:
+                callbacks.append(stack.enter_context(_traces(config)))
+            yield replace(everything_of(local), callbacks=callbacks), local.knowledge
+
+
+def _traces(config: InstallationConfig) -> AbstractContextManager[BaseCallbackHandler]:
+    """Open what makes spans of runs and sends them."""
+    require("opentelemetry.sdk", extra="otel", purpose="traces")
+    require("opentelemetry.exporter.otlp.proto.http", extra="otel", purpose="traces")
+    from rttc_graph.integrations.opentelemetry.span_export import exported_traces
+
+    return exported_traces(with_texts=config.traces_with_texts)
 
 
 def everything_of(local: LocalRttc) -> ServedParts:
@@ -217,7 +240,34 @@ def everything_of(local: LocalRttc) -> ServedParts:
         history=knowledge.ledger_store,
         calibrations=partial(_told_calibrations, config, knowledge),
         default_tenant=config.tenant,
+        readings=readings_of(knowledge, local.policy.resident),
     )
+
+
+def readings_of(
+    knowledge: Knowledge, resident: Callable[[], Mapping[str, float]] | None = None
+) -> list[Reading]:
+    """Return the figures of database and model for `/metrics`."""
+    from rttc_graph.serving.metrics import Reading
+
+    found = [
+        Reading(
+            name="rttc_database_connections",
+            help="Connections of the pool by state, and work that waits for one.",
+            label="state",
+            read=knowledge.database.figures,
+        )
+    ]
+    if resident is not None:
+        found.append(
+            Reading(
+                name="rttc_resident",
+                help="Adapters in memory: their number and their bytes.",
+                label="what",
+                read=resident,
+            )
+        )
+    return found
 
 
 async def _told_calibrations(
@@ -259,6 +309,10 @@ def _serve(
         hosts=[] if usable else ["localhost", "127.0.0.1", "[::1]", host],
         check=_check(knowledge),
     )
+    if served.callbacks:
+        from rttc_graph.integrations.opentelemetry.span_export import TraceParents
+
+        app.add_middleware(cast("Any", TraceParents))  # the outermost
     with listen(host, port) as listening:
         run_until_stopped(
             app,
