@@ -257,6 +257,8 @@ class Retrieve:
             domain=task["domain"],
             best_similarity=result.samples[0]["similarity"] if result.samples else None,
         )
+        if result.fallback:
+            notes.add("diverted", since=since, what="the search", reason=result.fallback)
         return result
 
 

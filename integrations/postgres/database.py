@@ -72,6 +72,9 @@ class Database:
         statement_timeout_seconds: Longest statement; the server ends it.
         silence_seconds: How much longer a statement may stay unanswered before its connection is
             cut, for servers and networks that have gone without a word.
+        pooler: Address of a pooler in transaction mode, such as PgBouncer, that all work goes
+            through: nothing is prepared, and no connection is expected to keep a setting. What
+            needs a session of its own, as listening and building an index, goes to `source`.
         private: The server is ours alone, so libpq's environment (`PGSERVICE`, `PGHOSTADDR`, …)
             is meant for others and not read.
     """
@@ -84,6 +87,7 @@ class Database:
         connect_timeout_seconds: float = 10.0,
         statement_timeout_seconds: float = 60.0,
         silence_seconds: float = 10.0,
+        pooler: str | None = None,
         private: bool = False,
     ) -> None:
         self._callers: ConnectionPool[Any] | None = None
@@ -99,7 +103,8 @@ class Database:
         self._statement_timeout_seconds = statement_timeout_seconds
         self._patience_seconds = statement_timeout_seconds + silence_seconds
         self._connection_class = connection_class(private=private)
-        self._prepare_after: int | None = _PREPARE_AFTER
+        self._pooler = pooler
+        self._prepare_after: int | None = _PREPARE_AFTER if pooler is None else None
         self._closed = threading.Event()
         self._dsn: str | None = None
         self._watch = SilenceWatch()
@@ -215,7 +220,7 @@ class Database:
                     if not borrowed.closed:
                         borrowed.autocommit = before
             return
-        self._opened()
+        self._opened()  # which finds the server
         own = self._connection_class.connect(
             self._dsn or "", autocommit=True, prepare_threshold=None
         )
@@ -317,9 +322,9 @@ class Database:
             return self._pool
 
     def _new_pool(self) -> ConnectionPool[Any]:
-        self._dsn = self._probe()
+        self._dsn, address = self._probe()
         pool = ConnectionPool(
-            self._dsn,
+            address,
             connection_class=self._connection_class,
             kwargs={"autocommit": True, "prepare_threshold": self._prepare_after},
             min_size=0,
@@ -335,6 +340,8 @@ class Database:
         return pool
 
     def _configure(self, connection: Connection[Any]) -> None:
+        if self._pooler is not None:  # it would hold for whoever gets the server's session next
+            return
         milliseconds = f"{self._statement_timeout_seconds * 1000:.0f}"
         connection.execute("select set_config('statement_timeout', %s, false)", (milliseconds,))
 
@@ -350,16 +357,22 @@ class Database:
             self._pool = None
         on_daemon(pool.close)  # waits for the pool's own threads
 
-    def _probe(self) -> str:
-        """Return the DSN of a server that answers; a pool would say "timeout", this says why."""
+    def _probe(self) -> tuple[str, str]:
+        """Return the DSN of the server, and that of what answers for it: itself, or its pooler.
+
+        A pool would say "timeout", this says why.
+        """
         try:
             address = self._find()
         except BackendError as exc:  # becomes the error of whoever needs the database
             kind = UnreachableDatabase if exc.retryable else UnusableDatabase
             raise kind(str(exc)) from exc
         dsn = completed(address, connect_timeout_seconds=self._connect_timeout_seconds)
-        with self._connection_class.connect(dsn, autocommit=True) as connection:
+        asked = dsn
+        if self._pooler is not None:
+            asked = completed(self._pooler, connect_timeout_seconds=self._connect_timeout_seconds)
+        with self._connection_class.connect(asked, autocommit=True) as connection:
             fault = encoding_fault(connection)
         if fault is not None:
             raise UnusableDatabase(fault)
-        return dsn
+        return dsn, asked

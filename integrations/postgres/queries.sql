@@ -1076,6 +1076,28 @@ set revoked_at = coalesce(revoked_at, now())
 where id = %(id)s
 returning revoked_at;
 
+-- name: written_until
+-- One row: how far the primary's log of changes goes. No table.
+select pg_current_wal_insert_lsn()::text as position;
+
+-- name: replica_state
+-- One row: how far behind a copy is, 0 on a server that is none, and whether it has all up to a
+-- position of the primary's log. A copy that has replayed all that it got is behind only if it gets
+-- nothing any more. No table.
+select
+    case
+        when not pg_is_in_recovery() then 0
+        when
+            pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
+            and exists (select from pg_stat_wal_receiver) then 0
+        else coalesce(
+            extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()), 'infinity'
+        )
+    end::float8 as lag_seconds,
+    %(written)s::text is null
+    or not pg_is_in_recovery()
+    or pg_last_wal_replay_lsn() >= %(written)s::text::pg_lsn as has_written;
+
 -- name: server_answers
 -- One row. No index, no table.
 select 1 as one;

@@ -32,7 +32,13 @@ from rttc_graph.support.others_words import problem_words
 
 CONFIG_FILE = "rttc.toml"
 
-_SECRET = ("database_url", "reward_api_key", "reward_served.headers")
+_SECRET = (
+    "database_url",
+    "database_pooler_url",
+    "database_read_url",
+    "reward_api_key",
+    "reward_served.headers",
+)
 """Settings that may hold a password; their values are not repeated in an error."""
 
 SETTING_TABLES = {
@@ -91,6 +97,21 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         default=None,
         repr=False,  # it may hold a password
         description="DSN of a Postgres with pgvector; without it the embedded one is used.",
+    )
+    database_pooler_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="DSN of a pooler in transaction mode (PgBouncer) before it: all work goes "
+        "through it but migrations, index builds and listening, which go to database_url.",
+    )
+    database_read_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="DSN of a read replica of that Postgres, or of its pooler, for searches; while "
+        "it is down or behind, database_url is searched.",
+    )
+    database_read_lag_seconds: float = Field(
+        default=10.0, ge=0, description="How far behind a read replica may be to be searched."
     )
     model: str = Field(
         default="smollm2-135m-instruct",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rttc_graph.errors import RttcError
+from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.configured_embedder import open_embedder
 from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
@@ -25,6 +25,7 @@ from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
 from rttc_graph.integrations.postgres.migrate import migrate
 from rttc_graph.integrations.postgres.rating_store import PostgresRatingStore
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
+from rttc_graph.integrations.postgres.samples.read_replica import ReadReplica
 
 if TYPE_CHECKING:
     from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400.0
+
+_REPLICA_SECONDS = 2.0
+"""Longest wait for a connection to a replica, since the primary can be asked instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,25 +54,46 @@ class Knowledge:
 @contextmanager
 def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
     """Open the database of an installation, and close what was opened."""
-    with _data_source(config) as source:
-        database = Database(source, private=config.database_url is None)
+    _check_addresses(config)
+    with _data_source(config) as source, ExitStack() as stack:
+        database = Database(
+            source, pooler=config.database_pooler_url, private=config.database_url is None
+        )
+        stack.callback(database.close)
+        replica = _open_replica(config, stack)
         embedder = open_embedder(config)
-        try:
-            yield Knowledge(
-                embedder=embedder,
-                database=database,
-                knowledge_base=PostgresKnowledgeBase(database, embedder),
-                cache=PostgresQueryStateCache(
-                    database,
-                    max_bytes=config.cache_max_bytes,
-                    max_age_seconds=config.cache_max_age_days * _DAY_SECONDS,
-                ),
-                ledger_store=PostgresLedgerStore(database, max_age_days=config.runs_max_age_days),
-                calibrations=PostgresCalibrationStore(database),
-                ratings=PostgresRatingStore(database),
+        yield Knowledge(
+            embedder=embedder,
+            database=database,
+            knowledge_base=PostgresKnowledgeBase(database, embedder, replica=replica),
+            cache=PostgresQueryStateCache(
+                database,
+                max_bytes=config.cache_max_bytes,
+                max_age_seconds=config.cache_max_age_days * _DAY_SECONDS,
+            ),
+            ledger_store=PostgresLedgerStore(database, max_age_days=config.runs_max_age_days),
+            calibrations=PostgresCalibrationStore(database),
+            ratings=PostgresRatingStore(database),
+        )
+
+
+def _check_addresses(config: InstallationConfig) -> None:
+    for name in ("database_pooler_url", "database_read_url"):
+        if getattr(config, name) is not None and config.database_url is None:
+            raise ConfigurationError(
+                f"{name} is set without database_url: say there which server is meant, since the "
+                "embedded one has no pooler and no replica"
             )
-        finally:
-            database.close()
+
+
+def _open_replica(config: InstallationConfig, stack: ExitStack) -> ReadReplica | None:
+    """Open the replica, in a way that a pooler before it may be in transaction mode."""
+    address = config.database_read_url
+    if address is None:
+        return None
+    database = Database(address, pooler=address, connect_timeout_seconds=_REPLICA_SECONDS)
+    stack.callback(database.close)
+    return ReadReplica(database, most_lag_seconds=config.database_read_lag_seconds)
 
 
 def embedded_server(config: InstallationConfig) -> EmbeddedPostgres:

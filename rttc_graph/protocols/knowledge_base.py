@@ -38,6 +38,8 @@ class SearchResult:
 
     samples: list[Sample]
     revision: int
+    fallback: str = ""
+    """Why another server was searched than the one that is meant for it; empty if none was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

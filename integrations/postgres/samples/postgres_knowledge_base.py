@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from rttc_graph.integrations.postgres.samples.managed_samples import (
     delete_listed,
     listed_page,
 )
+from rttc_graph.integrations.postgres.samples.read_replica import ReadReplica
 from rttc_graph.integrations.postgres.samples.reembedding import Reembedding, ReembedProgress
 from rttc_graph.integrations.postgres.samples.sample_index import (
     IndexBuilder,
@@ -49,6 +51,7 @@ from rttc_graph.integrations.postgres.samples.sample_search import (
     INDEX_ROWS,
     SampleQuery,
     SampleSearch,
+    SearchScope,
 )
 from rttc_graph.protocols import (
     DomainStats,
@@ -78,6 +81,7 @@ class PostgresKnowledgeBase:
             built in the background, searching exactly meanwhile.
         index_rows: Samples from which on a domain has an index. At 5,000 an exact search takes
             some 5 ms, at 10,000 it takes 11 ms, a search by index 0.5 to 1 ms.
+        replica: A copy that searches are asked of first; what it cannot do, the database does.
     """
 
     def __init__(
@@ -87,8 +91,11 @@ class PostgresKnowledgeBase:
         *,
         auto_index: bool = True,
         index_rows: int = INDEX_ROWS,
+        replica: ReadReplica | None = None,
     ) -> None:
         self._database = database
+        self._replica = replica
+        self._replica_samples = SampleSearch(index_rows)
         self._embedder = embedder
         self._auto_index = auto_index
         self._index_rows = index_rows
@@ -115,12 +122,25 @@ class PostgresKnowledgeBase:
         query = SampleQuery(
             vector=HalfVector(list(vector)), k=k, domain=domain, tenant=tenant, choice=choice
         )
-        work = partial(self._samples.find, query=query, mine=mine)
-        result, scope = await self._execute("search the knowledge base", work)
+        result, scope = await self._find(query, mine)
         wants_index = scope.wants_index and mine.dimension <= MAX_INDEXED_DIMENSION
         if wants_index and self._auto_index:
             self._indexes.build_in_background()
         return result
+
+    async def _find(
+        self, query: SampleQuery, mine: EmbedderIdentity
+    ) -> tuple[SearchResult, SearchScope]:
+        """Search the copy if there is one that can be used, else the database."""
+        action, fallback = "search the knowledge base", ""
+        if self._replica is not None:
+            there = partial(self._replica_samples.find, query=query, mine=mine)
+            found, fallback = await self._replica.read(action, there)
+            if found is not None:
+                return found
+        here = partial(self._samples.find, query=query, mine=mine)
+        result, scope = await self._execute(action, here)
+        return replace(result, fallback=fallback), scope
 
     async def missing(self, samples: Sequence[NewSample], *, tenant: str) -> list[bool]:
         """Tell for each sample whether an ingest would store or change it."""
@@ -170,14 +190,14 @@ class PostgresKnowledgeBase:
         for vector in vectors:
             mine.check_vector(vector)
         work = partial(_ingest, mine=mine, samples=samples, vectors=vectors, tenant=tenant)
-        return await self._execute(f"store {len(samples)} samples", work)
+        return await self._write(f"store {len(samples)} samples", work)
 
     async def delete(self, *, domain: str, tenant: str) -> int:
         """Delete a domain's samples and return how many there were."""
         checked_name("tenant", tenant)
         checked_name("domain", domain)
         work = partial(_delete, domain=domain, tenant=tenant)
-        return await self._execute(f"delete domain {domain!r}", work)
+        return await self._write(f"delete domain {domain!r}", work)
 
     async def list_samples(
         self,
@@ -214,7 +234,7 @@ class PostgresKnowledgeBase:
         _check_place(which, tenant)
         if which.domain is not None and which == SampleFilter(domain=which.domain):
             return await self.delete(domain=which.domain, tenant=tenant)
-        return await self._execute(
+        return await self._write(
             "delete samples", partial(delete_listed, which=which, tenant=tenant)
         )
 
@@ -281,6 +301,18 @@ class PostgresKnowledgeBase:
         """
         mine = await EmbedderIdentity.from_embedder(self._embedder)
         return await Reembedding(self._database, self._embedder, mine).replace_vectors(on_progress)
+
+    async def _write(self, action: str, work: Callable[[DatabaseSession], T]) -> T:
+        """Change samples, and have the copy searched again only once it has the change too."""
+        replica = self._replica
+
+        def noted(session: DatabaseSession) -> T:
+            done = work(session)
+            if replica is not None:
+                replica.note_write(session)
+            return done
+
+        return await self._execute(action, noted)
 
     async def _execute(self, action: str, work: Callable[[DatabaseSession], T]) -> T:
         return await self._database.execute_work(action, work, error=KnowledgeBaseError)
