@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import bisect
 import itertools
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
@@ -101,7 +102,7 @@ class Outcome:
 
 def zipf(topics: int, exponent: float) -> list[float]:
     """Return the share of the questions that each topic has, most asked first."""
-    weights = [1 / (rank + 1) ** exponent for rank in range(topics)]
+    weights = [math.pow(rank + 1, -exponent) for rank in range(topics)]
     total = sum(weights)
     return [weight / total for weight in weights]
 
@@ -116,9 +117,9 @@ def lru_hit_rate(shares: Sequence[float], kept: int) -> float:
     low, high = 0.0, 1e12
     for _ in range(200):
         middle = (low + high) / 2
-        inside = sum(1 - (1 - p) ** middle for p in shares)
+        inside = sum(1 - math.pow(1 - p, middle) for p in shares)
         low, high = (middle, high) if inside < kept else (low, middle)
-    return sum(p * (1 - (1 - p) ** low) for p in shares)
+    return sum(p * (1 - math.pow(1 - p, low)) for p in shares)
 
 
 @dataclass(slots=True)

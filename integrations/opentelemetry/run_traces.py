@@ -154,7 +154,8 @@ class RunTraces(BaseCallbackHandler):
     def _end_run(self, run: _OpenRun, output: object) -> None:
         self._end_left(run)
         if isinstance(output, Mapping):
-            run.span.set_attributes(dict(self._run_attributes(run, output)))
+            told = self._run_attributes(run, cast("Mapping[str, Any]", output))
+            run.span.set_attributes(dict(told))
         run.span.end()
 
     def _end_left(self, run: _OpenRun) -> None:
@@ -168,7 +169,8 @@ class RunTraces(BaseCallbackHandler):
         for name in _RUN_KEYS:
             if output.get(name) is not None:
                 yield f"rttc.{name}", output[name]
-        for what, had in (output.get("cache") or {}).items():
+        cache = cast("Mapping[str, str]", output.get("cache") or {})
+        for what, had in cache.items():
             yield f"rttc.cache.{what}", had
         candidates = output.get("candidates") or ()
         yield "rttc.candidates", len(candidates)

@@ -37,9 +37,8 @@ class JsonFormatter(logging.Formatter):
         if (run_id := current_run_id.get()) is not None:
             line["run_id"] = run_id
         line |= cast("Mapping[str, Any]", getattr(record, "told", {}))
-        args = cast("object", record.args)
-        if record.name == _ACCESS and isinstance(args, tuple):
-            line |= dict(zip(_ACCESS_NAMES, cast("tuple[Any, ...]", args), strict=False))
+        if record.name == _ACCESS and isinstance(record.args, tuple):
+            line |= dict(zip(_ACCESS_NAMES, record.args, strict=False))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)

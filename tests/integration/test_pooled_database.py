@@ -156,7 +156,8 @@ def test_no_session_of_the_server_keeps_what_ours_has_set(
 
 @pytest.mark.parametrize("name", ["database_pooler_url", "database_read_url"])
 def test_an_address_without_a_server_is_refused(name: str, tmp_path: Path) -> None:
-    config = InstallationConfig(home=tmp_path, **{name: "postgresql://u:secret@h/d"})
+    address: dict[str, Any] = {name: "postgresql://u:secret@h/d"}
+    config = InstallationConfig(home=tmp_path, **address)
     refused = pytest.raises(ConfigurationError, match=f"{name} is set without")
     with refused as caught, open_knowledge(config):
         pass

@@ -131,7 +131,8 @@ def metrics_text() -> str:
     }
     metrics.count_run(output, policy="cascade")
     metrics.count_unanswered(RuntimeError("words"))
-    with metrics.request({"type": "http", "method": "GET"}, SimpleNamespace(status=200)):
+    answer: Any = SimpleNamespace(status=200)
+    with metrics.request({"type": "http", "method": "GET"}, answer):
         pass
     return metrics.text().decode()
 
