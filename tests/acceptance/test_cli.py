@@ -405,6 +405,10 @@ def test_a_calibration_is_fitted_kept_and_used(
     assert read == ["rows.jsonl"]
     assert fair["settings"]["calibrated"] == "cross-fitted"
     assert fair["policies"]["direct"]["accuracy"] == 0.5
+    by_features = call_json(capsys, *given, "--features", "--json")["maps"][""]
+    assert found["maps"][""]["features_log_loss"] is None
+    assert by_features["features_log_loss"] > 0
+    assert by_features["features"] is None  # it tells no more of random weights
 
     ask = ("ask", "what is 7 plus 8", "--domain", "sums", "--policy", "direct", "--json")
     monkeypatch.setenv("RTTC_TAU_R_OF", found["tau_r_of"])
