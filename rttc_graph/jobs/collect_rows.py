@@ -66,7 +66,7 @@ _NO_PART = {
 }
 _LATER = (
     *("nearest_votes", "evidence_similarity", "top_p", "stop_strings"),
-    *("search_n", "search_from", "search_temperature", "search_max_waits", "search_answer_tokens"),
+    *(name for name in RttcSettings.model_fields if name.startswith("search_")),
     *("system_prompt", "rag_template", "rewrite_follow_ups"),
     "budget_flops",
 )
