@@ -157,10 +157,13 @@ def new_figure() -> Any:
     return module.Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
 
 
-def finish(figure: Any, axes: Any, path: Path, title: str) -> None:
-    """Give a figure its grid, legend and title, and write it."""
+def finish(figure: Any, axes: Any, path: Path, title: str, *, beside: bool = False) -> None:
+    """Give a figure its grid, legend (inside or beside it) and title, and write it."""
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(loc="best", fontsize="small")
+    if beside:
+        figure.legend(loc="outside right upper", fontsize="small")
+    else:
+        axes.legend(loc="best", fontsize="small")
     if title:
         axes.set_title(textwrap.fill(title, _TITLE_CHARACTERS))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -98,6 +98,18 @@ def test_seconds_are_a_share_by_tokens_and_a_search_is_paid_in_whole() -> None:
     assert whole.seconds == pytest.approx(8.0 + 0.8 + 0.5)
 
 
+def test_operations_are_those_of_the_draws_and_known_only_if_all_are(tmp_path: Path) -> None:
+    known: list[Drawn] = [{**one, "flops": 2e12} for one in said("ab")]
+    assert replay_panel(recorded(*known), "majority", ("direct",), 2).flops == 4e12
+    half = replay_panel(recorded(known[0], *said("b")), "majority", ("direct",), 2)
+    assert half.flops is None
+
+    panels = [recorded(*known), recorded(*known, row="2")]
+    text = "\n".join(panel_lines(grouped_panels(panels, [PanelSpec("majority", 2)]), tmp_path))
+    assert "| 2.00 | 20 | 4.00 |" in text
+    assert (tmp_path / "panels-0-flops.png").exists()
+
+
 def test_adaptive_stops_where_it_would_have_stopped() -> None:
     found = replay_panel(recorded(*said("aaaaaaab")), "adaptive", ("direct",), 64)
     assert (found.right, found.draws) == (1, 4)

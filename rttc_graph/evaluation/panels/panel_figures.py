@@ -36,6 +36,8 @@ class PanelPoint(TypedDict):
     draws: float
     prompt_tokens: float
     completion_tokens: float
+    flops: float | None
+    """Floating-point operations of the draws, without judging; `None` where some are not known."""
     seconds: float
     failed: int
     """Questions without any answer; they count as wrong."""
@@ -180,6 +182,7 @@ class _Curves:
             "draws": fmean(run.draws for run in runs),
             "prompt_tokens": fmean(run.prompt_tokens for run in runs),
             "completion_tokens": fmean(run.completion_tokens for run in runs),
+            "flops": _mean_of_known([run.flops for run in runs]),
             "seconds": fmean(run.seconds for run in runs),
             "failed": sum(not run.answered for run in runs),
         }
@@ -202,6 +205,11 @@ class _Curves:
                 ]
             below, spent_below = runs, spent
         return [run.right for run in below]
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 def _mixed(

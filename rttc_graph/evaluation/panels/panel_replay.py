@@ -58,6 +58,8 @@ class ReplayedPanel:
     draws: int
     prompt_tokens: int
     completion_tokens: int
+    flops: float | None
+    """Floating-point operations of its draws, without judging; `None` where one's are not known."""
     seconds: float
     answered: bool
     """Whether there was any text to keep."""
@@ -93,6 +95,7 @@ def replay_panel(
         draws=len(places),
         prompt_tokens=sum(panel.drawn[place]["prompt_tokens"] for place in places),
         completion_tokens=sum(panel.drawn[place]["completion_tokens"] for place in places),
+        flops=_flops([panel.drawn[place] for place in places]),
         seconds=_seconds(panel, places),
         answered=kept is not None,
     )
@@ -161,6 +164,11 @@ def _seconds(panel: RecordedPanel, places: Sequence[int]) -> float:
     judging = panel.judging_seconds * len(chosen) / max(1, len(panel.drawn))
     searches = any(ARMS.attempts[one["proposer"]].finds is not None for one in chosen)
     return drawing + judging + panel.seconds.get("retrieval", 0.0) * searches
+
+
+def _flops(drawn: Sequence[Drawn]) -> float | None:
+    known = [flops for one in drawn if (flops := one.get("flops")) is not None]
+    return sum(known) if len(known) == len(drawn) else None
 
 
 def _tokens(one: Drawn) -> int:

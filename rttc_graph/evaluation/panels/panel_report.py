@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ COLUMNS = (
     "points against it (95 %)",
     "draws",
     "tokens",
+    "TFLOP",
     "seconds",
 )
 
@@ -34,12 +35,16 @@ MIXED_COLUMNS = (
 
 _NOTHING = "\u2013"
 
+_LINES = ("-", "--", "-.")
+"""Styles of the lines, one for each combination of sources; strategies differ by colour."""
+
 LEGEND = """A panel was drawn once for each question; every strategy and every smaller size is
 computed from it, with the graph's own strategies. `any of them` is the share of questions for which
 one of the draws is right: no choice among them can be better. The majority beside each figure draws
-from the same sources and takes as many tokens in the mean. Tokens are exact. Seconds are a share of
-those of the whole panel, by tokens, though few draws in a batch take longer each than many. Rewards
-were given with all draws in sight. Intervals are paired by question."""
+from the same sources and takes as many tokens in the mean. Tokens are exact; floating-point
+operations are those of the draws, a beginning that several prompts share once. Seconds are a share
+of those of the whole panel, by tokens, though few draws in a batch take longer each than many.
+Rewards were given with all draws in sight. Intervals are paired by question."""
 
 
 def panel_lines(groups: Sequence[PanelFigures], folder: Path) -> list[str]:
@@ -56,7 +61,8 @@ def panel_lines(groups: Sequence[PanelFigures], folder: Path) -> list[str]:
         lines += _markdown(COLUMNS, [panel_cells(point) for point in group["points"]])
         if group["mixed"]:
             lines += ["", *_markdown(MIXED_COLUMNS, [mixed_cells(one) for one in group["mixed"]])]
-        for what in ("tokens", "seconds"):
+        known = all(point["flops"] is not None for point in group["points"])
+        for what in ("flops" if known else "tokens", "seconds"):
             picture = f"panels-{number}-{what}.png"
             plot_panels(group, folder / picture, against=what)
             lines += ["", f"![Accuracy against {what}]({picture})"]
@@ -83,6 +89,7 @@ def panel_cells(point: PanelPoint) -> tuple[str, ...]:
         _difference(point["against_majority"]),
         f"{point['draws']:.2f}",
         f"{tokens_of(point):.0f}",
+        _NOTHING if point["flops"] is None else f"{point['flops'] / 1e12:.2f}",
         f"{point['seconds']:.2f}",
     )
 
@@ -106,31 +113,41 @@ def tokens_of(point: PanelPoint) -> float:
     return point["prompt_tokens"] + point["completion_tokens"]
 
 
+COSTS: Mapping[str, Callable[[PanelPoint], float | None]] = {
+    "tokens": tokens_of,
+    "flops": lambda point: point["flops"],
+    "seconds": lambda point: point["seconds"],
+}
+"""What accuracy is drawn against, means per question."""
+
+
 def plot_panels(group: PanelFigures, path: Path, *, against: str = "tokens") -> None:
     """Write a plot of accuracy against cost, a curve for each strategy and its sources.
 
     Args:
         group: Figures.
         path: PNG file, replaced if it is there.
-        against: `tokens` or `seconds`, means per question.
+        against: One of `COSTS`, known for all points.
 
     Raises:
         ConfigurationError: matplotlib is not installed.
     """
-    cost: Callable[[PanelPoint], float] = (
-        tokens_of if against == "tokens" else lambda point: point["seconds"]
-    )
+    cost = COSTS[against]
     figure = new_figure()
     axes: Any = figure.add_subplot()
     curves: dict[tuple[str, str], list[PanelPoint]] = {}
     for point in group["points"]:
         curves.setdefault((point["strategy"], "+".join(point["sources"])), []).append(point)
+    strategies = list(dict.fromkeys(strategy for strategy, _ in curves))
+    drawn_from = list(dict.fromkeys(sources for _, sources in curves))
     ceilings: set[str] = set()
     for (strategy, sources), points in curves.items():
         costs = [cost(point) for point in points]
         axes.plot(
             costs,
             [100 * point["accuracy"] for point in points],
+            color=f"C{strategies.index(strategy)}",
+            linestyle=_LINES[drawn_from.index(sources) % len(_LINES)],
             marker="o",
             markersize=4,
             label=f"{strategy}, {sources}",
@@ -144,11 +161,13 @@ def plot_panels(group: PanelFigures, path: Path, *, against: str = "tokens") -> 
                 color="grey",
                 label=f"any of them, {sources}",
             )
-    axes.set_xlabel(f"{against} per question (mean)")
+    unit = "floating-point operations" if against == "flops" else against
+    axes.set_xlabel(f"{unit} per question (mean)")
     axes.set_ylabel(f"accuracy in % ({group['rows']} questions)")
     axes.set_xscale("log")
+    axes.tick_params(axis="x", which="minor", labelbottom=False)  # they would overlap
     axes.set_ylim(-3, 103)
-    finish(figure, axes, path, panel_group_name(group))
+    finish(figure, axes, path, panel_group_name(group), beside=True)
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
