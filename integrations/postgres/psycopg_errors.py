@@ -34,7 +34,8 @@ UNPREPARED = (
 statement is missing, or another client's has its name."""
 
 _POOLER = (
-    "a pooler in transaction mode is in between: give your own pool with "
+    "a pooler in transaction mode is in between: name it in database_pooler_url and the server in "
+    "database_url, give your own pool with "
     'ConnectionPool(dsn, kwargs={"prepare_threshold": None}), or use PgBouncer 1.22 or later with '
     "max_prepared_statements above 0"
 )
