@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 from weakref import WeakKeyDictionary
 
@@ -21,6 +23,9 @@ EXIT_SECONDS = 5.0
 
 SWITCH_SECONDS = 2e-4
 """Longest time that a thread keeps the interpreter while others wait: docs/experiments.md."""
+
+TRAINING_SWITCH_SECONDS = 2e-5
+"""The same while a training computes: docs/experiments.md."""
 
 _DEFAULT_SWITCH_SECONDS = 5e-3
 """Interval that CPython begins with."""
@@ -36,6 +41,35 @@ def take_short_turns() -> None:
     """
     if sys.getswitchinterval() == _DEFAULT_SWITCH_SECONDS:
         sys.setswitchinterval(SWITCH_SECONDS)
+
+
+_turns_lock = threading.Lock()
+_trainings_computing = 0
+
+
+@contextmanager
+def shortest_turns() -> Generator[None]:
+    """Shorten the turns of all threads further while a pass of a training computes.
+
+    A pass of a small model is hundreds of operations of some microseconds, so nearly all of its
+    time beside a busy thread is waiting for the interpreter. A host's own interval stays.
+    """
+    _note_training(1)
+    try:
+        yield
+    finally:
+        _note_training(-1)
+
+
+def _note_training(more: int) -> None:
+    global _trainings_computing
+    with _turns_lock:  # trainings of several models may compute at once
+        _trainings_computing += more
+        now = sys.getswitchinterval()
+        if _trainings_computing and math.isclose(now, SWITCH_SECONDS):
+            sys.setswitchinterval(TRAINING_SWITCH_SECONDS)
+        elif not _trainings_computing and math.isclose(now, TRAINING_SWITCH_SECONDS):
+            sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def wait_at_exit(stop: Callable[[], None]) -> None:

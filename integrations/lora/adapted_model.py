@@ -67,6 +67,8 @@ class ForwardMode:
     """Whether layers run with gradient checkpointing."""
     below: Below | None = None
     """Kept output of the layers below the adapter; `None` where nothing is kept."""
+    check: Callable[[], None] | None = None
+    """Called as the backward pass reaches a layer; raises to end it."""
 
 
 class AdaptedModel:
@@ -127,6 +129,14 @@ class AdaptedModel:
     def copied_bytes(self, dtype: torch.dtype) -> int:
         """Return the memory of the copies that `multiply_in` makes for a type."""
         return frozen_bytes(self._linear, dtype)
+
+    @property
+    def term_dtype(self) -> torch.dtype:
+        """Type of the low-rank products of a training: bfloat16 beside weights of that type.
+
+        float16 has no range for gradients of a loss that is not scaled, so there it is float32.
+        """
+        return torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
 
     @cached_property
     def can_share_prefix(self) -> bool:
@@ -214,7 +224,8 @@ class AdaptedModel:
             batch: B rows of T tokens after the prefix, with N answer tokens in all.
             below: Kept output for this batch. What follows the prefix goes through the layers below
                 the adapter at its first use only.
-            check: Called at each target, forward and backward; raises to end the pass.
+            check: Called at each target on the way forward, and at each layer on the way back;
+                raises to end the pass.
 
         Returns:
             Logits, float32 [N, vocabulary].
@@ -230,6 +241,7 @@ class AdaptedModel:
             picked=(batch.rows, batch.positions),
             recomputes=batch.recompute,
             below=below,
+            check=check,
         )
         with self._in_mode(mode):
             output = self._twin(
@@ -272,9 +284,10 @@ class AdaptedModel:
                 if number == below.layers - 1:
                     below.output = output
                 return output
-            if self._mode.recomputes and torch.is_grad_enabled():
-                return self._recomputed(forward, *args, **kwargs)
-            return forward(*args, **kwargs)
+            if not torch.is_grad_enabled():
+                return forward(*args, **kwargs)
+            run = self._recomputed if self._mode.recomputes else _plainly
+            return _checked_back(run(forward, *args, **kwargs), self._mode.check)
 
         return forward_layer
 
@@ -314,6 +327,18 @@ class AdaptedModel:
             return forward(x) if terms is None else terms.output(index, name, x, forward)
 
         return forward_target
+
+
+def _plainly(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return forward(*args, **kwargs)
+
+
+def _checked_back(output: Any, check: Callable[[], None] | None) -> Any:
+    """Let a check be called as the backward pass reaches a layer's output [B, T, H]."""
+    states = output[0] if isinstance(output, tuple) else output
+    if check is not None and isinstance(states, Tensor) and states.requires_grad:
+        states.register_hook(lambda _: check())
+    return output
 
 
 def _scale_of(module: nn.Module, target: Target, model: PreTrainedModel) -> float:

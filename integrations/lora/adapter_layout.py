@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -25,7 +26,15 @@ from transformers.pytorch_utils import Conv1D
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
 
-__all__ = ("Adapter", "AdapterLayout", "Target", "adapter_layout", "copy_sharing")
+__all__ = (
+    "Adapter",
+    "AdapterLayout",
+    "Target",
+    "adapter_layout",
+    "copy_sharing",
+    "flat_adapter",
+    "pairs_in",
+)
 
 _KEY_PREFIX = "base_model.model."
 """Prefix that peft puts before a module's name in `adapter_model.safetensors`."""
@@ -42,11 +51,24 @@ class Adapter:
     layout; float32."""
     first: int = 0
     """Index of the first target that has a pair: the layers below have no term."""
+    flat: Tensor | None = None
+    """Buffer that `pairs` are views of, as of `pairs_in`; `None` if the tensors are apart."""
 
     @property
     def scale(self) -> float:
         """Factor of the adapter's term."""
         return self.alpha / self.rank
+
+    def on(self, device: torch.device) -> Adapter:
+        """Return the adapter in one buffer on a device: itself, if it is there already."""
+        flat = self.flat
+        if flat is None:
+            flat = torch.cat([half.reshape(-1) for a, b in self.pairs for half in (a, b.t())])
+        elif flat.device == device:
+            return self
+        moved = flat.to(device)
+        shapes = [(a.shape, b.shape) for a, b in self.pairs]
+        return replace(self, flat=moved, pairs=pairs_in(moved, shapes))
 
     def pair(self, index: int) -> tuple[Tensor, Tensor] | None:
         """Return `A` and `B` of target number `index`, if it has them."""
@@ -140,6 +162,34 @@ class AdapterLayout:
         if is_listed:
             settings["target_modules"] = names  # peft has made a set of them
         return cast("dict[str, Any]", json.loads(json.dumps(settings, sort_keys=True)))
+
+
+def flat_adapter(
+    layout: AdapterLayout, *, rank: int, alpha: float, first: int, device: torch.device
+) -> Adapter:
+    """Return an adapter of zeros whose tensors are views of one buffer: one copy moves it."""
+    targets = layout.targets[first:]
+    numbers = rank * sum(target.in_features + target.out_features for target in targets)
+    flat = torch.zeros(numbers, device=device)
+    pairs = pairs_in(flat, [target.shapes(rank) for target in targets])
+    return Adapter(rank=rank, alpha=alpha, pairs=pairs, first=first, flat=flat)
+
+
+def pairs_in(
+    flat: Tensor, shapes: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Return views of a buffer as the `A` and `B` of targets, one after the other.
+
+    `B` [out, rank] lies transposed in the buffer: that is how both the pass of a training and that
+    of an answer multiply by it (docs/experiments.md, "Eight adapters in one batch").
+
+    Args:
+        flat: Buffer of as many numbers as the pairs have.
+        shapes: Shapes of `A` and `B` of each target.
+    """
+    sizes = [math.prod(shape) for pair in shapes for shape in pair]
+    parts = iter(cast("Callable[[list[int]], Sequence[Tensor]]", flat.split)(sizes))
+    return tuple((next(parts).view(*a), next(parts).view(*b[::-1]).t()) for a, b in shapes)
 
 
 def adapter_layout(model: PreTrainedModel) -> AdapterLayout:

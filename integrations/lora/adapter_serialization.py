@@ -18,7 +18,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rttc_graph.errors import UnusableAdapterError
-from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout
+from rttc_graph.integrations.lora.adapter_layout import (
+    Adapter,
+    AdapterLayout,
+    flat_adapter,
+)
 from rttc_graph.protocols import TrainedAdapter
 
 __all__ = ("PEFT_CONFIG", "from_bytes", "to_bytes", "write_peft_folder")
@@ -30,8 +34,9 @@ PEFT_CONFIG = "peft_config"
 def to_bytes(adapter: Adapter, layout: AdapterLayout) -> bytes:
     """Return the adapter as safetensors with peft's names; the same tensors give the same bytes."""
     tensors: dict[str, Tensor] = {}
-    for target, pair in zip(layout.targets[adapter.first :], adapter.pairs, strict=True):
-        tensors.update(zip(target.keys, (half.cpu().contiguous() for half in pair), strict=True))
+    pairs = adapter.on(torch.device("cpu")).pairs  # by one copy instead of hundreds
+    for target, pair in zip(layout.targets[adapter.first :], pairs, strict=True):
+        tensors.update(zip(target.keys, (half.contiguous() for half in pair), strict=True))
     return save(tensors, metadata={"format": "pt"})
 
 
@@ -61,11 +66,11 @@ def from_bytes(
     _check_names(tensors, wanted)
     for key, shape in wanted.items():
         _check_tensor(key, tensors[key], shape)
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for target in layout.targets[first:]:
-        a, b = (tensors[key].to(device=device, dtype=torch.float32) for key in target.keys)
-        pairs.append((a, b))
-    return Adapter(rank=rank, alpha=alpha, pairs=tuple(pairs), first=first)
+    adapter = flat_adapter(layout, rank=rank, alpha=alpha, first=first, device=torch.device("cpu"))
+    for target, pair in zip(layout.targets[first:], adapter.pairs, strict=True):
+        for key, half in zip(target.keys, pair, strict=True):
+            half.copy_(tensors[key])
+    return adapter.on(device)
 
 
 def write_peft_folder(adapter: TrainedAdapter, folder: Path) -> None:

@@ -396,6 +396,7 @@ class LoraTrainer:
             max_bytes=default if self._max_pass_bytes is None else self._max_pass_bytes,
             free_bytes=free,
             recompute=self._recompute,
+            device=model.device.type,
         )
 
     def _read(self, loaded: LoadedModel, adapter: TrainedAdapter) -> Adapter:

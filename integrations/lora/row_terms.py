@@ -122,9 +122,9 @@ class SideBySide:
             adapted = [row for row, adapter in enumerate(adapters) if adapter is not None]
             self._rows = torch.tensor(adapted, device=device)  # [R], rows with an adapter
         self._pairs = [
-            (torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs]))
+            (torch.stack([a for a, _ in pairs]), torch.stack([b.t() for _, b in pairs]))
             for pairs in zip(*(adapter.pairs for adapter in present), strict=True)
-        ]  # A [R, rank, in] and B [R, out, rank]
+        ]  # A [R, rank, in] and B transposed [R, rank, out]
         scales = [adapter.scale for adapter in present]
         self._scale = torch.tensor(scales, device=device).view(-1, 1, 1)  # [R, 1, 1]
 
@@ -143,11 +143,11 @@ class SideBySide:
             given = given[self._rows]  # [R, T, in], the rows that have an adapter
         low = torch.bmm(given.to(a.dtype), a.transpose(1, 2)).mul_(self._scale)  # [R, T, rank]
         if self._rows is not None:
-            into.index_add_(0, self._rows, torch.bmm(low, b.transpose(1, 2)).to(out.dtype))
+            into.index_add_(0, self._rows, torch.bmm(low, b).to(out.dtype))
         elif out.dtype == b.dtype:
-            into.baddbmm_(low, b.transpose(1, 2))
+            into.baddbmm_(low, b)
         else:
-            into.add_(torch.bmm(low, b.transpose(1, 2)).to(out.dtype))
+            into.add_(torch.bmm(low, b).to(out.dtype))
         return out
 
 

@@ -6,18 +6,25 @@ as every other request expects it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded
+from rttc_graph.integrations.concurrency.worker_threads import shortest_turns
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel, Below
-from rttc_graph.integrations.lora.adapter_layout import Adapter, AdapterLayout
+from rttc_graph.integrations.lora.adapter_layout import (
+    Adapter,
+    AdapterLayout,
+    flat_adapter,
+    pairs_in,
+)
 from rttc_graph.integrations.lora.training_batches import (
     Batch,
     EncodedExample,
@@ -135,20 +142,14 @@ def training_steps(
             training cannot end before it, at the pace of the passes so far.
         AdaptationError: A loss or a weight is not finite.
     """
-    weights = [tensor.requires_grad_(True) for pair in adapter.pairs for tensor in pair]
     training = _Training(model, adapter, epoch, settings, watch, works)
-    try:
-        losses, tokens = yield from training.train(weights)
-    finally:
-        for tensor in weights:
-            tensor.grad = None
-            tensor.requires_grad_(False)
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
+    trained = yield from training.train()
+    if not bool(torch.isfinite(training.weights.flat).all()):
         raise AdaptationError(
             "the trained weights are not finite: lower the learning rate "
             f"({learning_rate_for(model, settings)!r}) or alpha / rank"
         )
-    return Trained(adapter=adapter, losses=tuple(losses), trained_tokens=tokens)
+    return trained
 
 
 def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch.device) -> Adapter:
@@ -158,14 +159,17 @@ def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch
     our own, and the numbers are drawn on the CPU whatever the device.
     """
     random = torch.Generator().manual_seed(settings.seed)
-    first = layout.first_adapted(settings.layers)
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for target in layout.targets[first:]:
-        shape_a, shape_b = target.shapes(settings.rank)
-        bound = 1 / math.sqrt(target.in_features)
-        a = torch.empty(shape_a).uniform_(-bound, bound, generator=random)
-        pairs.append((a.to(device), torch.zeros(shape_b, device=device)))
-    return Adapter(rank=settings.rank, alpha=settings.alpha, pairs=tuple(pairs), first=first)
+    adapter = flat_adapter(
+        layout,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        first=layout.first_adapted(settings.layers),
+        device=torch.device("cpu"),
+    )
+    for a, _ in adapter.pairs:
+        bound = 1 / math.sqrt(a.shape[1])
+        a.uniform_(-bound, bound, generator=random)
+    return adapter.on(device)
 
 
 def learning_rate_for(model: AdaptedModel, settings: TttSettings) -> float:
@@ -200,36 +204,110 @@ def epoch_steps(
     ]
 
 
-@dataclass(frozen=True, slots=True)
+class _Weights:
+    """An adapter in training: its numbers, their gradient and AdamW's moments, a buffer each.
+
+    One buffer takes one update a step, whatever the number of targets.
+
+    Args:
+        adapter: Adapter in one buffer; it is trained in place.
+        dtype: Type of the low-rank products. In another type than the adapter's, a copy of the
+            adapter gets the gradients, and the update is the adapter's own.
+        rate: Learning rate.
+    """
+
+    def __init__(self, adapter: Adapter, dtype: torch.dtype, rate: float) -> None:
+        if adapter.flat is None:
+            raise AdaptationError("an adapter is trained in one buffer: take a `fresh_adapter`")
+        self.flat = adapter.flat
+        self._copy: Tensor | None = None
+        self.adapter = adapter
+        """What a pass multiplies by; its tensors collect gradients while a training goes on."""
+        shapes = [(a.shape, b.shape) for a, b in adapter.pairs]
+        if dtype != self.flat.dtype:
+            self._copy = self.flat.to(dtype)
+            self.adapter = replace(adapter, flat=self._copy, pairs=pairs_in(self._copy, shapes))
+        self._gradient = torch.zeros_like(self._copy if self._copy is not None else self.flat)
+        for pair, gradients in zip(
+            self.adapter.pairs, pairs_in(self._gradient, shapes), strict=True
+        ):
+            for half, gradient in zip(pair, gradients, strict=True):
+                half.requires_grad_(True).grad = gradient
+        is_fused = self.flat.device.type in _FUSED
+        self._optimizer = torch.optim.AdamW([self.flat], rate, weight_decay=0.0, fused=is_fused)
+
+    def update(self) -> None:
+        """Make a step of AdamW, and begin a new gradient."""
+        self.flat.grad = self._gradient.to(self.flat.dtype)
+        self._optimizer.step()
+        self._gradient.zero_()
+        if self._copy is not None:
+            self._copy.copy_(self.flat)
+
+    def close(self) -> None:
+        """Make the adapter a plain one again."""
+        self.flat.grad = None
+        for pair in self.adapter.pairs:
+            for half in pair:
+                half.grad = None
+                half.requires_grad_(False)
+
+
 class _Training:
-    model: AdaptedModel
-    adapter: Adapter
-    epoch: Sequence[Sequence[Batch]]
-    settings: TttSettings
-    watch: TrainingWatch
-    works: Sequence[Sequence[float]] = ()
-    below: dict[int, Below] = field(default_factory=dict[int, Below])
-    """Kept output of the layers below the adapter, by `id` of the batch."""
+    """A training from its first step to its last.
+
+    Args:
+        model: The base with its targets.
+        adapter: Adapter in one buffer, trained in place.
+        epoch: Batches of each step of an epoch.
+        settings: Settings of the training.
+        watch: Observer, clock and deadline.
+        works: Work of each batch of `epoch`; nothing is estimated without it.
+    """
+
+    def __init__(
+        self,
+        model: AdaptedModel,
+        adapter: Adapter,
+        epoch: Sequence[Sequence[Batch]],
+        settings: TttSettings,
+        watch: TrainingWatch,
+        works: Sequence[Sequence[float]],
+    ) -> None:
+        self._model = model
+        self._trained = adapter
+        self._epoch = epoch
+        self._settings = settings
+        self._watch = watch
+        self._works = works
+        self._rate = learning_rate_for(model, settings)
+        self.weights = _Weights(adapter, model.term_dtype, self._rate)
+        self._below: dict[int, Below] = {}
+        """Kept output of the layers below the adapter, by `id` of the batch."""
+        self._later = _work_after(works, least_steps(settings, len(epoch)))
 
     @property
     def steps(self) -> int:
         """Most steps of the training."""
-        return self.settings.steps(len(self.epoch))
+        return self._settings.steps(len(self._epoch))
 
-    def train(self, weights: list[Tensor]) -> Generator[None, None, tuple[list[float], int]]:
-        """Train, yielding between passes; return the loss of each step and the tokens of all."""
-        device_type = self.model.device.type
-        rate = learning_rate_for(self.model, self.settings)
-        optimizer = torch.optim.AdamW(weights, rate, weight_decay=0.0, fused=device_type in _FUSED)
+    def train(self) -> Generator[None, None, Trained]:
+        """Train, yielding between passes."""
+        try:
+            losses, tokens = yield from self._all_steps()
+        finally:
+            self.weights.close()
+        return Trained(adapter=self._trained, losses=tuple(losses), trained_tokens=tokens)
+
+    def _all_steps(self) -> Generator[None, None, tuple[list[float], int]]:
         losses: list[float] = []
         tokens = 0
         for step in range(1, self.steps + 1):
-            batches = self.epoch[(step - 1) % len(self.epoch)]
+            batches = self._epoch[(step - 1) % len(self._epoch)]
             loss = yield from self._accumulate(step, batches)
             losses.append(loss)
-            self.watch.on_step(TrainStep(step=step, steps=self.steps, loss=loss))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            self._watch.on_step(TrainStep(step=step, steps=self.steps, loss=loss))
+            self.weights.update()
             tokens += sum(batch.tokens for batch in batches)
             yield
             if self._is_enough(step, loss):
@@ -238,39 +316,45 @@ class _Training:
 
     def _is_enough(self, step: int, loss: float) -> bool:
         """Tell whether an epoch is below the loss limit; its last step has the nearest samples."""
-        is_whole = step % len(self.epoch) == 0 and step >= self.settings.min_steps
-        return is_whole and loss < self.settings.stop_loss
+        is_whole = step % len(self._epoch) == 0 and step >= self._settings.min_steps
+        return is_whole and loss < self._settings.stop_loss
 
     def _accumulate(self, step: int, batches: Sequence[Batch]) -> Generator[None, None, float]:
         """Accumulate the gradient of one step in the adapter and return the step's loss."""
         answers = sum(batch.targets.numel() for batch in batches)
-        works = self.works[(step - 1) % len(self.epoch)] if self.works else [0.0] * len(batches)
+        works = self._works[(step - 1) % len(self._epoch)] if self._works else [0.0] * len(batches)
         loss = 0.0
         for number, (batch, work) in enumerate(zip(batches, works, strict=True), start=1):
             if number > 1:
                 yield
             self._check_deadline(step, of_step=sum(works[number - 1 :]))
-            began = self.watch.clock()
+            began = self._watch.clock()
             loss += self._pass(batch, answers=answers)
             if work:
-                self.watch.pace.note(work, self.watch.clock() - began)
+                self._watch.pace.note(work, self._watch.clock() - began)
             if not math.isfinite(loss):
                 raise AdaptationError(
                     f"the loss of step {step} is {loss!r}: lower the learning rate "
-                    f"({learning_rate_for(self.model, self.settings)!r}) or alpha / rank"
+                    f"({self._rate!r}) or alpha / rank"
                 )
         return loss
 
     def _pass(self, batch: Batch, *, answers: int) -> float:
         """Run one batch forward and backward, and return its part of the loss."""
-        with torch.enable_grad():
-            below = self.below.setdefault(id(batch), self.model.below(self.adapter))
-            logits = self.model.logits_at(self.adapter, batch, below, self.watch.check)  # [N, V]
+        with torch.enable_grad(), shortest_turns():
+            below, check = self._below_of(batch), self._watch.check
+            logits = self._model.logits_at(self.weights.adapter, batch, below, check)  # [N, V]
             part = functional.cross_entropy(logits, batch.targets, reduction="sum") / answers
             value = part.item()
             if math.isfinite(value):
                 torch.autograd.backward(part)
         return value
+
+    def _below_of(self, batch: Batch) -> Below:
+        kept = self._below.get(id(batch))
+        if kept is None:
+            kept = self._below[id(batch)] = self._model.below(self.weights.adapter)
+        return kept
 
     def _check_deadline(self, step: int, *, of_step: float) -> None:
         """Raise if the deadline has passed, or will have passed before the training can end.
@@ -279,14 +363,13 @@ class _Training:
             step: Step to compute.
             of_step: Work left in that step.
         """
-        if self.watch.is_stopped():
-            self.watch.check()
-        if self.watch.deadline is None:
+        if self._watch.is_stopped():
+            self._watch.check()
+        if self._watch.deadline is None:
             return
-        left = self.watch.deadline - self.watch.clock()
-        later = range(step, least_steps(self.settings, len(self.epoch)))
-        work = of_step + sum(sum(self.works[at % len(self.works)]) for at in later if self.works)
-        needed = self.watch.pace.least_seconds(work)
+        left = self._watch.deadline - self._watch.clock()
+        later = self._later[step] if step < len(self._later) else 0.0
+        needed = self._watch.pace.least_seconds(of_step + later)
         if left <= 0 or needed > left:
             raise BudgetExceeded(
                 f"the deadline passed before step {step} of {self.steps} of the "
@@ -296,6 +379,17 @@ class _Training:
                 f"{self.steps}, and {left:.1f} s are left: raise budget_seconds, or lower k, "
                 "ttt_epochs or ttt_min_steps"
             )
+
+
+def _work_after(works: Sequence[Sequence[float]], steps: int) -> list[float]:
+    """Return the work that is left behind each of so many steps; nothing where none is known.
+
+    The first item is the work of all steps, the second that behind the first step.
+    """
+    if not works:
+        return []
+    each = [sum(works[at % len(works)]) for at in range(steps)]
+    return list(itertools.accumulate(reversed(each), initial=0.0))[::-1]
 
 
 def least_steps(settings: TttSettings, steps_of_epoch: int) -> int:

@@ -1,16 +1,15 @@
 """The forward and backward pass of a target with one adapter in every row, for training.
 
-A target is one node of autograd: the product with the frozen weights, in the type that is fast on
-the device, and the two low-rank products, in the adapter's type. On a CPU that multiplies in
-bfloat16, a training of SmolLM2-135M takes two thirds of the time of float32 with a node for each
-operation (docs/experiments.md, "Products in bfloat16").
+The product with the frozen weights is in the type that is fast on the device, and the two low-rank
+products in the adapter's type (docs/experiments.md, "Products in bfloat16"). Nothing here is a
+Python function of autograd, beside the product with weights of eight bits: a backward pass runs
+without the interpreter (docs/experiments.md, "Turns of the interpreter").
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,24 +51,23 @@ class FrozenLinear:
             return None
         return cls(module.weight.detach().to(dtype or module.weight.dtype), module.bias)
 
-    def product(self, x: Tensor) -> Tensor:
-        """Return `x Wᵀ` [N, out] for an input [N, in], in the type of the input."""
+    def product(self, given: TermInput) -> Tensor:
+        """Return `W x + bias` [N, out] in the type of the input, as a new tensor."""
+        x = given.flat
         if self.matrix is not None:
-            return self.matrix.product(x)
-        return functional.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
-
-    def product_back(self, gradient: Tensor) -> Tensor:
-        """Return `gradient W` [N, in] for a gradient [N, out], in the type of the gradient."""
-        if self.matrix is not None:
-            return self.matrix.product_back(gradient, self.converted_to)
-        return (gradient.to(self.weight.dtype) @ self.weight).to(gradient.dtype)
+            out = self.matrix.differentiable_product(x, self.converted_to)
+        elif self.weight.dtype == x.dtype:
+            return functional.linear(x, self.weight, self.bias)
+        else:
+            out = functional.linear(given.in_type(self.weight.dtype), self.weight).to(x.dtype)
+        return out if self.bias is None else out.add_(self.bias)
 
     def __call__(
         self,
         x: Tensor,
         pair: tuple[Tensor, Tensor] | None,
         scale: float,
-        check: Callable[[], None] | None = None,
+        given: TermInput | None = None,
     ) -> Tensor:
         """Return `W x + bias + scale · B A x` in the type of `x`, with gradients to x, A and B.
 
@@ -77,11 +75,41 @@ class FrozenLinear:
             x: Input [..., in].
             pair: `A` and `B`, if the layer has a term.
             scale: Factor of the term, `alpha / rank`.
-            check: Called when the backward pass reaches this layer.
+            given: The same input, where another layer has made something of it already.
         """
-        a, b = pair or (None, None)
-        product = cast("Any", _Product)  # torch's `apply` has no types
-        return cast("Tensor", product.apply(x, self, a, b, scale, check))
+        given = given or TermInput(x)
+        out = self.product(given)
+        if pair is not None:
+            _add_term(out, given, pair, scale)
+        return out.view(*x.shape[:-1], -1)
+
+
+class TermInput:
+    """Input of one layer or several, and what is made of it once for all of them.
+
+    Args:
+        x: Input [..., in].
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self.flat = x.flatten(0, -2)
+        """The input [N, in]."""
+        self._types: dict[torch.dtype, Tensor] = {x.dtype: self.flat}
+        self._columns: Tensor | None = None
+
+    def in_type(self, dtype: torch.dtype) -> Tensor:
+        """Return the input [N, in] in a type."""
+        found = self._types.get(dtype)
+        if found is None:
+            found = self._types[dtype] = self.flat.to(dtype)
+        return found
+
+    def columns(self, dtype: torch.dtype) -> Tensor:
+        """Return the input transposed [in, N], in the type of the low-rank products."""
+        if self._columns is None or self._columns.dtype != dtype:
+            self._columns = self.in_type(dtype).t()
+        return self._columns
 
 
 def frozen_bytes(modules: Iterable[nn.Module], dtype: torch.dtype) -> int:
@@ -99,7 +127,7 @@ class TrainingTerms:
     Args:
         adapter: Adapter in training.
         layers: Layer of each target in the layout; `None` where it is no plain linear layer.
-        check: Called at each target, forward and backward; raises where the pass is to end now.
+        check: Called at each target on the way forward; raises where the pass is to end now.
     """
 
     def __init__(
@@ -111,6 +139,7 @@ class TrainingTerms:
         self._adapter = adapter
         self._layers = layers
         self._check = check or _nothing
+        self._given: TermInput | None = None
 
     def output(
         self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
@@ -118,64 +147,32 @@ class TrainingTerms:
         """Return the target's output with the trained term; see `RowTerms.output`."""
         self._check()
         pair, layer = self._adapter.pair(index), self._layers[index]
+        if pair is None and layer is None:
+            return forward(x)
+        given = self._given
+        if given is None or given.x is not x:  # q, k and v have one input, as gate and up have
+            given = self._given = TermInput(x)
         if layer is not None:
-            return layer(x, pair, self._adapter.scale, self._check)
+            return layer(x, pair, self._adapter.scale, given)
         out = forward(x)
         if pair is None:
             return out
         a, b = pair
-        low = x.reshape(-1, x.shape[-1]).to(a.dtype) @ a.t()  # [B·T, rank]
-        return out + (low @ b.t() * self._adapter.scale).to(out.dtype).view_as(out)
+        low = torch.mm(a, given.columns(a.dtype))  # [rank, N]
+        return out + (low.t() @ b.t() * self._adapter.scale).to(out.dtype).view_as(out)
 
 
-class _Product(torch.autograd.Function):
-    """`W x + bias + scale · B A x`; nothing is kept for the gradient of W, which is frozen.
+def _add_term(out: Tensor, given: TermInput, pair: tuple[Tensor, Tensor], scale: float) -> None:
+    """Add `scale · B A x` to an output [N, out] in place.
 
-    N tokens, inputs `x` [N, in], `A` [rank, in], `B` [out, rank]. Low-rank products are computed
-    with the rank as first dimension: MKL takes a third of the time for `[8, 1536] · [1536, 72]`
-    that it takes for `[72, 1536] · [1536, 8]`.
+    All is torch's own operations, whose backward pass needs no interpreter: a training's thread
+    gives it up for that long instead of fetching it back at each layer. Low-rank products are
+    computed with the rank as first dimension, forward and backward: MKL takes a third of the time
+    for `[8, 1536] · [1536, 72]` that it takes for `[72, 1536] · [1536, 8]`.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        layer: FrozenLinear,
-        a: Tensor | None,
-        b: Tensor | None,
-        scale: float,
-        check: Callable[[], None] | None,
-    ) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])  # [N, in]
-        out = layer.product(flat)
-        if layer.bias is not None:
-            out += layer.bias
-        low = None
-        if a is not None and b is not None:
-            low = a @ flat.to(a.dtype).t()  # [rank, N]
-            add_product(out, low.t(), b.t(), scale)
-        ctx.save_for_backward(flat if low is not None else None, low, a, b)
-        ctx.layer, ctx.scale, ctx.shape = layer, scale, x.shape
-        ctx.check = check or _nothing
-        return out.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.check()
-        flat, low, a, b = ctx.saved_tensors
-        gradient = gradients[0].reshape(-1, gradients[0].shape[-1])  # [N, out]
-        of_x = of_a = of_b = lows = None
-        if low is not None:
-            exact = gradient.to(b.dtype)
-            lows = (b.t() @ exact.t()).mul_(ctx.scale)  # [rank, N]
-            of_a = lows @ flat.to(a.dtype)  # [rank, in]
-            of_b = (low @ exact).mul_(ctx.scale).t()  # [out, rank]
-        if ctx.needs_input_grad[0]:
-            of_x = ctx.layer.product_back(gradient)  # [N, in]
-            if lows is not None:
-                add_product(of_x, lows.t(), a, 1.0)
-            of_x = of_x.view(ctx.shape)
-        return of_x, None, of_a, of_b, None, None
+    a, b = pair
+    low = torch.mm(a, given.columns(a.dtype))  # [rank, N]
+    add_product(out, low.t(), b.t(), scale)
 
 
 def _nothing() -> None:

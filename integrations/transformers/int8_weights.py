@@ -84,6 +84,18 @@ class Int8Matrix:
         found = torch.add(out[: len(x)], out[len(x) :], alpha=1 / _PARTS)
         return found.mul_(step).to(x.dtype)
 
+    def differentiable_product(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return `x Wᵀ` [N, out] as a new tensor, with a gradient to the input where it wants one.
+
+        Args:
+            x: Input [N, in].
+            dtype: Type of the product of the backward pass; `None` takes that of the gradient.
+        """
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return self.product(x)
+        product = cast("Any", _Product)  # torch's `apply` has no types
+        return cast("Tensor", product.apply(x, self, dtype))
+
     def product_back(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
         """Return `gradient W` [N, in] for a gradient [N, out], in its type.
 
@@ -120,12 +132,7 @@ class Int8Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `W x + bias` [..., out] for an input [..., in]; always a new tensor."""
-        flat = input.reshape(-1, self.in_features)
-        if flat.requires_grad and torch.is_grad_enabled():
-            product = cast("Any", _Product)  # torch's `apply` has no types
-            out = cast("Tensor", product.apply(flat, self.matrix))
-        else:
-            out = self.matrix.product(flat)
+        out = self.matrix.differentiable_product(input.reshape(-1, self.in_features))
         bias = cast("Tensor | None", self.bias)
         if bias is not None:
             out += bias
@@ -217,13 +224,14 @@ class _Product(torch.autograd.Function):
     """`x Wᵀ`, of inputs [N, in]; nothing is kept for the gradient of W, which is frozen."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: Int8Matrix) -> Tensor:
-        ctx.matrix = matrix
+    def forward(ctx: Any, x: Tensor, matrix: Int8Matrix, dtype: torch.dtype | None) -> Tensor:
+        ctx.matrix, ctx.dtype = matrix, dtype
         return matrix.product(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.matrix.product_back(gradients[0], gradients[0].dtype), None
+        [gradient] = gradients
+        return ctx.matrix.product_back(gradient, ctx.dtype or gradient.dtype), None, None
 
 
 def _ops() -> Any:

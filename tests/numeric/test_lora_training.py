@@ -415,17 +415,21 @@ def test_the_deadline_is_checked_before_each_pass(model: AdaptedModel) -> None:
         finish(start(model, limits=TIGHT, watch=watch))
 
 
-def test_a_pass_ends_at_the_next_layer_behind_the_deadline(model: AdaptedModel) -> None:
+@pytest.mark.parametrize("deadline", [10, 17], ids=["forward", "backward"])
+def test_a_pass_ends_at_the_next_layer_behind_the_deadline(
+    deadline: int, model: AdaptedModel
+) -> None:
     asked: list[float] = []
 
     def clock() -> float:
         asked.append(0.0)
         return float(len(asked))
 
-    watch = observed(clock=clock, deadline=20.0)  # forward asks 14 times, backward the rest
+    # Two times before the pass, at 14 targets on the way forward, at two layers on the way back.
+    watch = observed(clock=clock, deadline=deadline)
     with pytest.raises(BudgetExceeded, match="within the training"):
-        finish(start(model, watch=watch))
-    assert len(asked) == 20
+        finish(start(model, watch=watch, share_prefix=False))
+    assert len(asked) == deadline
     assert finish(start(model)).losses == finish(start(model)).losses  # nothing is left behind
 
 
