@@ -33,6 +33,16 @@ def model(loaded: LoadedModel) -> AdaptedModel:
     return AdaptedModel(loaded.model)
 
 
+@pytest.mark.parametrize(("pass_tokens", "prefix"), [(17.0, 6), (18.0, 0)])
+def test_a_prefix_gets_a_pass_where_that_saves_more_than_the_calls_cost(
+    pass_tokens: float, prefix: int
+) -> None:
+    limits = replace(ROOMY, pass_tokens=pass_tokens)  # 6 tokens are saved in three rows of four
+    [batch] = pack(encoded(), limits, device=CPU, share_prefix=True)
+    assert batch.prefix.numel() == prefix
+    assert batch.input_ids.shape == (4, 30 - prefix)
+
+
 def test_several_passes_are_what_a_tight_limit_asks_for() -> None:
     batches = pack(encoded(), TIGHT, device=CPU, share_prefix=False)
     assert [tuple(batch.input_ids.shape) for batch in batches] == [(2, 30), (2, 12)]

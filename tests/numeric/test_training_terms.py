@@ -50,6 +50,19 @@ def test_the_gradients_are_those_of_finite_differences(
     assert cast("Any", torch.autograd.gradcheck)(output, (x, a, b))
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_backward_pass_needs_no_interpreter(dtype: torch.dtype | None) -> None:
+    layer = FrozenLinear.from_module(linear(torch.float32), dtype)
+    assert layer is not None
+    x, a, b = (random(*shape, dtype=torch.float32) for shape in ((2, 3, 6), (4, 6), (5, 4)))
+    out = layer(*(x.requires_grad_(True), (a.requires_grad_(True), b.requires_grad_(True)), SCALE))
+    nodes: list[Any] = [out.grad_fn]
+    for node in nodes:
+        assert not isinstance(node, torch.autograd.function.BackwardCFunction)
+        nodes += [following for following, _ in node.next_functions if following is not None]
+    assert len(nodes) > 5
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_output_is_the_layer_s_and_the_term_s(bias: bool) -> None:
     module = linear(torch.float32, bias=bias)

@@ -12,7 +12,11 @@ from concurrent.futures import CancelledError, Future
 import pytest
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.concurrency.worker_threads import SWITCH_SECONDS
+from rttc_graph.integrations.concurrency.worker_threads import (
+    SWITCH_SECONDS,
+    TRAINING_SWITCH_SECONDS,
+    shortest_turns,
+)
 from rttc_graph.integrations.transformers.model_lane import (
     FOREGROUND_SECONDS,
     FOREGROUND_SHARE,
@@ -387,5 +391,21 @@ def test_threads_take_short_turns_unless_the_host_chose_their_length(
         lane.submit(lambda: None).result(5)
         assert sys.getswitchinterval() == pytest.approx(after)
         lane.close()
+    finally:
+        sys.setswitchinterval(kept)
+
+
+@pytest.mark.parametrize(
+    ("before", "within"), [(SWITCH_SECONDS, TRAINING_SWITCH_SECONDS), (1e-2, 1e-2)]
+)
+def test_turns_are_shortest_while_any_training_computes(before: float, within: float) -> None:
+    kept = sys.getswitchinterval()
+    sys.setswitchinterval(before)
+    try:
+        with shortest_turns():
+            with shortest_turns():
+                assert sys.getswitchinterval() == pytest.approx(within)
+            assert sys.getswitchinterval() == pytest.approx(within)
+        assert sys.getswitchinterval() == pytest.approx(before)
     finally:
         sys.setswitchinterval(kept)
