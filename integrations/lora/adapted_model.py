@@ -335,10 +335,15 @@ def _plainly(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def _checked_back(output: Any, check: Callable[[], None] | None) -> Any:
     """Let a check be called as the backward pass reaches a layer's output [B, T, H]."""
-    states = output[0] if isinstance(output, tuple) else output
+    states: object = cast("tuple[Any, ...]", output)[0] if isinstance(output, tuple) else output
     if check is not None and isinstance(states, Tensor) and states.requires_grad:
-        states.register_hook(lambda _: check())
-    return output
+
+        def ask(gradient: Tensor) -> None:
+            del gradient
+            check()
+
+        states.register_hook(ask)
+    return cast("Any", output)
 
 
 def _scale_of(module: nn.Module, target: Target, model: PreTrainedModel) -> float:
