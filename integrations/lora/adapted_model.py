@@ -335,14 +335,14 @@ def _plainly(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def _checked_back(output: Any, check: Callable[[], None] | None) -> Any:
     """Let a check be called as the backward pass reaches a layer's output [B, T, H]."""
-    states: object = cast("tuple[Any, ...]", output)[0] if isinstance(output, tuple) else output
+    states: Any = output if isinstance(output, Tensor) else output[0]
     if check is not None and isinstance(states, Tensor) and states.requires_grad:
 
         def ask(gradient: Tensor) -> None:
             del gradient
             check()
 
-        states.register_hook(ask)
+        cast("Any", states).register_hook(ask)
     return cast("Any", output)
 
 
