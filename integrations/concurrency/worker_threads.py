@@ -25,7 +25,7 @@ SWITCH_SECONDS = 2e-4
 """Longest time that a thread keeps the interpreter while others wait: docs/experiments.md."""
 
 TRAINING_SWITCH_SECONDS = 2e-5
-"""The same while a training computes: docs/experiments.md."""
+"""That time while a training computes: docs/experiments.md."""
 
 _DEFAULT_SWITCH_SECONDS = 5e-3
 """Interval that CPython begins with."""

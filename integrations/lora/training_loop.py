@@ -222,7 +222,7 @@ class _Weights:
         self.flat = adapter.flat
         self._copy: Tensor | None = None
         self.adapter = adapter
-        """What a pass multiplies by; its tensors collect gradients while a training goes on."""
+        """Adapter of the next pass; its tensors collect gradients while a training goes on."""
         shapes = [(a.shape, b.shape) for a, b in adapter.pairs]
         if dtype != self.flat.dtype:
             self._copy = self.flat.to(dtype)

@@ -75,7 +75,7 @@ class FrozenLinear:
             x: Input [..., in].
             pair: `A` and `B`, if the layer has a term.
             scale: Factor of the term, `alpha / rank`.
-            given: The same input, where another layer has made something of it already.
+            given: Input for the term, where another layer has made something of it already.
         """
         given = given or TermInput(x)
         out = self.product(given)

@@ -69,7 +69,12 @@ def log_odds(drawn: Drawn) -> float:
     It is never below 0, so that one more draw with the same answer never counts against it, and at
     most `MOST`.
     """
-    reward = UNJUDGED if drawn["reward"] is None else drawn["reward"]
+    return log_odds_of(drawn["reward"])
+
+
+def log_odds_of(reward: float | None) -> float:
+    """Return the weight of a vote with a reward, or without one."""
+    reward = UNJUDGED if reward is None else reward
     return _logit(min(max(reward, FLOOR), 1 - FLOOR)) - _logit(FLOOR)
 
 

@@ -118,7 +118,7 @@ COSTS: Mapping[str, Callable[[PanelPoint], float | None]] = {
     "flops": lambda point: point["flops"],
     "seconds": lambda point: point["seconds"],
 }
-"""What accuracy is drawn against, means per question."""
+"""Means per question that accuracy is drawn against."""
 
 
 def plot_panels(group: PanelFigures, path: Path, *, against: str = "tokens") -> None:

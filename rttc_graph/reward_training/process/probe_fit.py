@@ -22,8 +22,7 @@ from rttc_graph.reward_training.process.step_rows import (
 )
 from rttc_graph.reward_training.reward_metrics import auc
 from rttc_graph.search.steps.step_widths import widest_useful
-from rttc_graph.search.weighted import log_odds
-from rttc_graph.state import Drawn
+from rttc_graph.search.weighted import log_odds_of
 from rttc_graph.support.logistic import fit_logistic
 
 HELD_OUT, CALIBRATION = 0, 1
@@ -325,24 +324,9 @@ def _gain(probe: Probe, rows: Sequence[QuestionSteps]) -> tuple[float, float, fl
     theirs: list[float] = []
     for row in rows:
         shares = [_of_steps(probe, one, row["domain"])[-1] for one in row["answers"]]
-        ours.append(_voted_right(row, [_weight(share) for share in shares]))
+        ours.append(_voted_right(row, [log_odds_of(share) for share in shares]))
         theirs.append(_voted_right(row, [1.0] * len(shares)))
     return paired_difference(ours, theirs) if ours else None
-
-
-def _weight(share: float | None) -> float:
-    one: Drawn = {
-        "proposer": "direct",
-        "text": "",
-        "vote": None,
-        "reward": share,
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
-        "mean_logprob": None,
-        "finish_reason": "stop",
-        "shown": [],
-    }
-    return log_odds(one)
 
 
 def _voted_right(row: QuestionSteps, weights: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rttc_graph.search.majority import voted
@@ -73,7 +74,7 @@ def vote_of_paths(panel: Panel) -> Choice:
         alike = 0.0 if end is None else sum(tree.shared(end, other) for other in others)
         # By identity: two draws may be equal.
         weights[id(one)] = log_odds(_judged(panel, one, tree, end)) / (1 + alike)
-    return voted(panel, lambda one: weights[id(one)])
+    return voted(panel, lambda votes: math.fsum(weights[id(one)] for one in votes))
 
 
 def value_of(panel: Panel, place: int) -> float:
