@@ -36,11 +36,11 @@ def asked_questions() -> list[DemoQuestion]:
     """Return what is asked, in order; none of it is among the known questions.
 
     They were chosen from some fifty for their routes, which SmolLM2-135M-Instruct takes with the
-    reward model that ships: answers that are kept have rewards from 0.627 to 0.884, others from
-    0.136 to 0.464, and τr is 0.5. All are greedy, so that they stay so.
+    reward model that ships: answers that are kept have rewards from 0.519 to 0.884, others from
+    0.136 to 0.411, and τr is 0.5. All are greedy, so that they stay so.
     """
     panel = RttcSettings(
-        policy="best_of_n", search_n=5, search_from=("rag",), search_temperature=0.0
+        policy="best_of_n", search_n=8, search_from=("rag",), search_temperature=0.0
     )
     hard = _in_workshop("saddle", "lock")
     return [
@@ -57,8 +57,8 @@ def asked_questions() -> list[DemoQuestion]:
             _in_workshop("pedals", "chain", "crank"),
         ),
         DemoQuestion(
-            "RAG alone is below τr: of a panel of five, each with other samples, the best is kept",
-            _in_workshop("display", "mirror", "fender"),
+            "RAG is wrong and below τr: a panel of eight, each with other samples, has a better one",
+            _in_workshop("display", "crank", "fender"),
             panel,
         ),
         DemoQuestion("RAG is wrong and below τr: an adapter is trained on the samples (TTT)", hard),
