@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rttc_graph.errors import PolicyModelError
@@ -19,6 +20,9 @@ _MOST_TOKENS = 128
 
 _MOST_TURNS = 8
 """Latest turns of the conversation that are shown; a follow-up seldom reaches back further."""
+
+
+_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,8 @@ async def rewritten_follow_up(policy_model: PolicyModel, task: Task, scope: RunS
         scope: Scope of this step.
 
     Raises:
-        PolicyModelError: The model failed, or wrote nothing.
+        PolicyModelError: The model failed, or wrote nothing that can be a question of the
+            conversation.
         BudgetExceeded: The conversation leaves no room.
     """
     messages = standalone_messages(task["query"], _latest(task["history"]))
@@ -58,11 +63,30 @@ async def rewritten_follow_up(policy_model: PolicyModel, task: Task, scope: RunS
     if not lines:
         raise PolicyModelError(f"{policy_model.name} made no question of the follow-up")
     said = lines[0].strip("\"'")
+    if not _is_about(said, task):
+        raise PolicyModelError(f"{policy_model.name} made no question of the follow-up: {said!r}")
     return Rewritten(
         question="" if said == task["query"].strip() else said,
         prompt_tokens=made.prompt_tokens,
         completion_tokens=made.completion_tokens,
     )
+
+
+def _is_about(said: str, task: Task) -> bool:
+    """Tell whether a line can be a question of this conversation, and no echo of the order.
+
+    A small model says "The question on its own is:" now and then. What shares no word of four
+    letters with the conversation is not about it; scripts without blanks between words pass.
+    """
+    if said.endswith((":", "\uff1a")):
+        return False
+    turns = [turn["content"] for turn in _latest(task["history"])]
+    known = _words(" ".join([task["query"], *turns]))
+    return " " not in said or not known or bool(_words(said) & known)
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.casefold()))
 
 
 def _latest(history: list[ChatTurn]) -> list[ChatTurn]:

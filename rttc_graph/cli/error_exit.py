@@ -60,9 +60,21 @@ def _command(error: TyperException) -> str:
     return " ".join(["rttc", *path[root:]])
 
 
+def _flag_of_the_root(error: TyperException) -> str | None:
+    """Return the option that a command does not have, and `rttc` itself does."""
+    flag, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if flag is None or context is None:
+        return None
+    known = {name for one in context.find_root().command.params for name in one.opts}
+    return str(flag) if flag in known else None
+
+
 def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, TyperException):
         message = " ".join(error.format_message().split())
+        if (flag := _flag_of_the_root(error)) is not None:
+            command = " ".join(_command(error).split()[1:])
+            return EXIT_MISUSE, f"{flag} goes before the command: rttc {flag} … {command} …"
         return EXIT_MISUSE, f"{message} (see {_command(error)} --help)"
     if isinstance(error, ConfigurationError):
         return EXIT_MISUSE, " ".join(str(error).split())

@@ -57,7 +57,7 @@ def asked_questions() -> list[DemoQuestion]:
             _in_workshop("pedals", "chain", "crank"),
         ),
         DemoQuestion(
-            "RAG is wrong and below τr: a panel of eight, each with other samples, has a better one",
+            "RAG is wrong and below τr: of a panel of eight, each with other samples, one is right",
             _in_workshop("display", "crank", "fender"),
             panel,
         ),

@@ -205,9 +205,17 @@ async def test_nothing_is_rewritten_without_need(given: Any, rewrite: bool) -> N
     assert parts.policy_model.requests == []
 
 
-async def test_a_rewriting_that_fails_costs_no_answer() -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param("  \n", id="nothing"),
+        pytest.param("The answer about Faust is:", id="an-echo-of-the-order"),
+        pytest.param("Here is a good answer for you", id="nothing-of-the-conversation"),
+    ],
+)
+async def test_a_rewriting_that_fails_costs_no_answer(said: str) -> None:
     parts = Parts()
-    parts.policy_model.texts = {"direct": "  \n"}
+    parts.policy_model.texts = {"direct": said}
     graph = create_rttc_graph(**parts.parts())
     settings = RttcSettings(rewrite_follow_ups=True, arms=("nearest",), tau_r=0)
     output = await graph.ainvoke({"messages": TALK}, context=settings)

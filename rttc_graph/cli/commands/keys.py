@@ -10,7 +10,7 @@ import typer
 
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.command_group import command_group
-from rttc_graph.cli.screen import AsJson, out, print_json, print_table
+from rttc_graph.cli.screen import AsJson, err, out, print_json, print_table
 from rttc_graph.cli.shared_options import split_names, with_default
 from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
@@ -52,6 +52,11 @@ def add_key(
         print_json({"key": key, **_shown(stored)})
     else:
         out.print(key, soft_wrap=True)
+    err.print(
+        "It is shown only this once. Servers on this database now ask every request for a key, "
+        f"their page too; this one opens {', '.join(wanted)} "
+        "(the whole page: --scopes ask,runs:read,kb:read,kb:write)."
+    )
 
 
 @app.command("list")
@@ -86,6 +91,8 @@ def revoke_key(
         print_json(_shown(revoked))
     else:
         out.print(f"{key_id} revoked")
+    if all(key.revoked_at for key in _with_keys(context, lambda keys: keys.all())):
+        err.print("No key is left: servers still ask for one. Make one: rttc keys add")
 
 
 def _with_keys(context: typer.Context, work: Callable[[PostgresApiKeyStore], Awaitable[T]]) -> T:
