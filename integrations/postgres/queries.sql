@@ -241,6 +241,7 @@ where domain_id = %(domain_id)s
         %(external_ids)s::text[] is null
         or external_id = any(%(external_ids)s)
         or id = any(%(ids)b::bytea[])
+        or substring(id from 1 for 4) = any(%(shown_ids)b::bytea[])
     )
     and not exists (
         select

@@ -30,7 +30,8 @@ class SampleFilter:
     domain: str | None = None
     """They are in this domain; `None` for any."""
     ids: tuple[str, ...] | None = None
-    """Their id, or the id that they came with, is one of these; `None` for any."""
+    """Their id, its first eight characters, or the id that they came with is one of these; `None`
+    for any."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Their metadata has these values under these keys; JSON."""
     contains: str | None = None

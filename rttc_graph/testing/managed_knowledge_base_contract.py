@@ -25,6 +25,10 @@ _FILTERS: dict[str, tuple[SampleFilter, list[int]]] = {
     "unknown-domain": (SampleFilter(domain="chess"), []),
     "external-id": (SampleFilter(ids=("b",)), [2]),
     "own-id": (SampleFilter(ids=(sample_id("question 1", "answer 1", "math"),)), [1]),
+    "own-id-as-tables-show-it": (
+        SampleFilter(ids=(sample_id("question 1", "answer 1", "math")[:8],)),
+        [1],
+    ),
     "several-ids": (SampleFilter(ids=("a", "c", "nobody")), [1, 4]),
     "no-ids": (SampleFilter(ids=()), []),
     "id-of-another-domain": (SampleFilter(domain="law", ids=("a",)), []),

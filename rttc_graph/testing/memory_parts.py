@@ -313,7 +313,8 @@ def _by_domain_and_id(sample: StoredSample) -> tuple[str, str]:
 
 
 def _is_meant(sample: NewSample, which: SampleFilter) -> bool:
-    if which.ids is not None and not {sample.external_id, _key(sample)} & set(which.ids):
+    named = {sample.external_id, _key(sample), _key(sample)[:8]}
+    if which.ids is not None and not named & set(which.ids):
         return False
     if any(
         key not in sample.metadata or not _is_same_json(sample.metadata[key], value)

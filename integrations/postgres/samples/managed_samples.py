@@ -20,6 +20,8 @@ from rttc_graph.protocols.managed_knowledge_base import (
 __all__ = ("counted_samples", "delete_listed", "listed_page")
 
 _DIGEST_CHARACTERS = 64
+_SHOWN = 8
+"""Characters of an id that tables show: they name the sample too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +138,14 @@ def _conditions(which: SampleFilter) -> dict[str, Any]:
     return {
         "external_ids": ids,
         "ids": [digest for one in ids or () if (digest := _digest(one)) is not None],
+        "shown_ids": [part for one in ids or () if (part := _digest(one, _SHOWN)) is not None],
         "metadata": checked_jsonb("metadata", dict(which.metadata)),
         "contains": None if contains is None else checked_text("the text", contains),
     }
 
 
-def _digest(one: str) -> bytes | None:
-    if len(one) != _DIGEST_CHARACTERS or set(one) - set("0123456789abcdef"):
+def _digest(one: str, characters: int = _DIGEST_CHARACTERS) -> bytes | None:
+    if len(one) != characters or set(one) - set("0123456789abcdef"):
         return None
     return bytes.fromhex(one)
 

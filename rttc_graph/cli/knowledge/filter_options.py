@@ -24,7 +24,7 @@ Domain = Annotated[
 Ids = Annotated[
     list[str] | None,
     typer.Option(
-        "--id", help="Take samples with this id, given or own; repeatable (default: all)."
+        "--id", help="Take samples with this id, given, own or as shown; repeatable (default: all)."
     ),
 ]
 Metadata = Annotated[
