@@ -7,14 +7,11 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.langchain.chat_calls import model_name
 from rttc_graph.integrations.rewards.chat_grading import REMINDER, ChatGrades, quoting_prompt
 from rttc_graph.integrations.rewards.reward_checks import reward_fingerprint
-from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.protocols import BegunAnswer, ProcessRewardModel, StepScores
 from rttc_graph.state import ChatTurn
-from rttc_graph.support.identity import clean
 
 STEP_RUBRIC = """You check reasoning. You are shown a question and the beginning of a solution, of
 which the last step is to be graded.
@@ -56,12 +53,13 @@ class ChatStepJudge(ProcessRewardModel):
         max_characters: int = 24_000,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if max_characters < 100:
-            raise ConfigurationError(f"max_characters must be at least 100, got {max_characters!r}")
         self._name = name or f"step-judge:{model_name(chat_model)}"
-        self._max_characters = max_characters
         self._grades = ChatGrades(
-            chat_model, name=self._name, concurrency=concurrency, options=options
+            chat_model,
+            name=self._name,
+            concurrency=concurrency,
+            max_characters=max_characters,
+            options=options,
         )
 
     @property
@@ -71,7 +69,7 @@ class ChatStepJudge(ProcessRewardModel):
 
     async def fingerprint(self) -> str:
         """Return a digest of the model's name, the rubric and the options."""
-        shown = [STEP_RUBRIC, REMINDER, self._max_characters]
+        shown = [STEP_RUBRIC, REMINDER, self._grades.max_characters]
         return reward_fingerprint(self._name, *shown, self._grades.options)
 
     async def score_steps(self, query: str, answers: Sequence[BegunAnswer]) -> list[StepScores]:
@@ -98,10 +96,10 @@ class ChatStepJudge(ProcessRewardModel):
         return [tuple(one) for one in found]
 
     def _prompt(self, query: str, steps: Sequence[str]) -> list[ChatTurn]:
-        *before, last = (clean(step) for step in steps)
-        texts = {"question": clean(query), "earlier": "".join(before), "step": last}
+        *before, last = steps
+        texts = {"question": query, "earlier": "".join(before), "step": last}
         return quoting_prompt(
             STEP_RUBRIC,
-            {name: keep_ends(text, self._max_characters) for name, text in texts.items()},
+            {name: self._grades.readable(text) for name, text in texts.items()},
             "Grade the last step, 0 to 10:",
         )

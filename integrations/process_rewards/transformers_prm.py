@@ -12,12 +12,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 try:
     import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
     from transformers import (
         AutoModel,
         AutoModelForCausalLM,
@@ -38,12 +37,11 @@ from rttc_graph.integrations.process_rewards.step_templates import (
     encode_steps,
     verdict_tokens,
 )
-from rttc_graph.integrations.rewards.reward_checks import reward_fingerprint
+from rttc_graph.integrations.rewards.folder_fingerprint import LOADING_ERRORS, FolderFingerprint
 from rttc_graph.integrations.transformers.loading import (
     multiplied_weights,
     one_load_at_a_time,
     readable_config,
-    weights_fingerprint,
 )
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
@@ -53,11 +51,6 @@ from rttc_graph.protocols import (
     StepScores,
     forward_flops,
     note_work,
-)
-
-_VENDOR_ERRORS = (
-    *(OSError, ValueError, KeyError, ImportError, RuntimeError),
-    *(SafetensorError, UnpicklingError),
 )
 
 Layers = tuple[tuple[torch.Tensor, torch.Tensor | None], ...]
@@ -109,8 +102,8 @@ class TransformersPrm(ProcessRewardModel):
         self._queue: BatchQueue[tuple[str, BegunAnswer], _Read] = BatchQueue(
             reader.read, name=f"rttc-prm-{self._name}", batch_size=settings.batch_size
         )
-        self._digests: BatchQueue[None, str] = BatchQueue(
-            reader.digests, name="rttc-prm-digest", batch_size=1
+        self._fingerprint = FolderFingerprint(
+            source, settings.kind, settings.max_tokens, settings.dtype
         )
 
     @property
@@ -124,7 +117,7 @@ class TransformersPrm(ProcessRewardModel):
         Raises:
             RewardModelError: The weights cannot be found or read.
         """
-        return (await self._digests.submit([None]))[0]
+        return await self._fingerprint.get()
 
     async def score_steps(self, query: str, answers: Sequence[BegunAnswer]) -> list[StepScores]:
         """Return the probability that the head gives behind each step.
@@ -167,7 +160,6 @@ class _Reader:
         self._source = source
         self._settings = settings
         self._loaded: _Loaded | None = None
-        self._digest: str | None = None
 
     def read(self, asked: list[tuple[str, BegunAnswer]]) -> list[_Read]:
         """Return the probabilities of all steps of a batch of answers, in order."""
@@ -181,7 +173,7 @@ class _Reader:
             shares = iter(_shares(loaded, fitting) if fitting else [])
         except PolicyModelError as exc:
             raise RewardModelError(str(exc), retryable=exc.retryable) from exc
-        except _VENDOR_ERRORS as exc:
+        except LOADING_ERRORS as exc:
             raise RewardModelError(
                 f"process reward model {self._source!r} failed: {describe(exc)}",
                 retryable=isinstance(exc, torch.OutOfMemoryError),
@@ -192,24 +184,6 @@ class _Reader:
             else _Read([None] * len(row.ends), 0, loaded.parameters)
             for row in rows
         ]
-
-    def digests(self, calls: list[None]) -> list[str]:
-        """Return the fingerprint for each call; computed once."""
-        if self._digest is None:
-            try:
-                folder = resolve(self._source, cache_dir=None, kind="reward")
-                template = folder / "chat_template.jinja"
-                text = template.read_text(encoding="utf-8") if template.is_file() else ""
-                settings = self._settings
-                self._digest = reward_fingerprint(
-                    weights_fingerprint(folder, template=text),
-                    *(settings.kind, settings.max_tokens, settings.dtype),
-                )
-            except (PolicyModelError, *_VENDOR_ERRORS) as exc:
-                raise RewardModelError(
-                    f"no fingerprint of process reward model {self._source!r}: {describe(exc)}"
-                ) from exc
-        return [self._digest] * len(calls)
 
 
 def _load(source: str, settings: PrmSettings) -> _Loaded:

@@ -14,7 +14,12 @@ from langchain_core.language_models import BaseChatModel
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.langchain.chat_calls import model_name
-from rttc_graph.integrations.rewards.chat_grading import REMINDER, ChatGrades, quoting_prompt
+from rttc_graph.integrations.rewards.chat_grading import (
+    REMINDER,
+    ChatGrades,
+    checked_length,
+    quoting_prompt,
+)
 from rttc_graph.integrations.rewards.reward_checks import reward_fingerprint
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.support.identity import clean
@@ -71,8 +76,6 @@ class ChatGrader:
     ) -> None:
         if not rubric.strip():
             raise ConfigurationError("the rubric is empty: say what the grades from 0 to 10 mean")
-        if max_characters < 100:
-            raise ConfigurationError(f"max_characters must be at least 100, got {max_characters!r}")
         if name is None and isinstance(chat_model, BaseChatModel):
             name = model_name(chat_model)
         if not name:
@@ -82,7 +85,7 @@ class ChatGrader:
         self._concurrency = concurrency
         self._options = options
         self._instructions = INSTRUCTIONS.replace("{rubric}", clean(rubric).strip())
-        self._max_characters = max_characters
+        self._max_characters = checked_length(max_characters)
 
     @property
     def name(self) -> str:
@@ -102,6 +105,7 @@ class ChatGrader:
             model if isinstance(model, BaseChatModel) else model(),
             name=self._name,
             concurrency=self._concurrency,
+            max_characters=self._max_characters,
             options=self._options,
         )
 

@@ -14,12 +14,13 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langgraph.constants import TAG_NOSTREAM
 
-from rttc_graph.errors import RewardModelError
+from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.langchain.chat_calls import ChatCall, ChatCalls, accepted_fields
 from rttc_graph.integrations.langchain.vendor_errors import describe, is_retryable
 from rttc_graph.integrations.rewards.grades import parse_grade
 from rttc_graph.integrations.rewards.shorten import keep_ends
 from rttc_graph.state import ChatTurn
+from rttc_graph.support.identity import clean
 from rttc_graph.support.thinking import answer_behind
 
 REMINDER = "That was not a grade. Reply with one whole number from 0 to 10 and nothing else."
@@ -35,6 +36,17 @@ class Graded:
     """Its last reply."""
 
 
+def checked_length(max_characters: int) -> int:
+    """Return how long a text may be that is shown to a judge.
+
+    Raises:
+        ConfigurationError: It is below 100 characters.
+    """
+    if max_characters < 100:
+        raise ConfigurationError(f"max_characters must be at least 100, got {max_characters!r}")
+    return max_characters
+
+
 class ChatGrades:
     """Asks a chat model for grades; a reply in which none can be read is asked again once.
 
@@ -45,8 +57,12 @@ class ChatGrades:
         chat_model: The judge.
         name: Name of the judge, for errors.
         concurrency: Prompts at the same time.
+        max_characters: Longer texts keep this much of both ends.
         options: Keyword arguments of the chat model; temperature 0 by default, where the model
             takes one.
+
+    Raises:
+        ConfigurationError: `max_characters` is below 100.
     """
 
     def __init__(
@@ -55,11 +71,17 @@ class ChatGrades:
         *,
         name: str,
         concurrency: int,
+        max_characters: int,
         options: Mapping[str, Any] | None,
     ) -> None:
+        self.max_characters = checked_length(max_characters)
         self._name = name
         self.options = _default_options(chat_model) if options is None else dict(options)
         self._calls = ChatCalls(chat_model, concurrency=concurrency, tags=[TAG_NOSTREAM])
+
+    def readable(self, text: str) -> str:
+        """Return a text as it is shown to the judge: printable, and cut in its middle."""
+        return keep_ends(clean(text), self.max_characters)
 
     async def of(self, prompts: Mapping[int, list[ChatTurn]]) -> dict[int, Graded]:
         """Return the grade of each prompt, under its number.

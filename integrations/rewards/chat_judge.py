@@ -65,15 +65,16 @@ class ChatJudge(RewardModel):
         most_samples: int = 8,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if max_characters < 100:
-            raise ConfigurationError(f"max_characters must be at least 100, got {max_characters!r}")
         if most_samples < 0:
             raise ConfigurationError(f"most_samples must be at least 0, got {most_samples!r}")
         self._most_samples = most_samples
         self._name = name or f"judge:{model_name(chat_model)}"
-        self._max_characters = max_characters
         self._grades = ChatGrades(
-            chat_model, name=self._name, concurrency=concurrency, options=options
+            chat_model,
+            name=self._name,
+            concurrency=concurrency,
+            max_characters=max_characters,
+            options=options,
         )
 
     @property
@@ -91,7 +92,7 @@ class ChatJudge(RewardModel):
 
         What is served under a name may change unseen: give another `name` when it does.
         """
-        shown = [RUBRIC, EVIDENCE, REMINDER, self._max_characters, self._most_samples]
+        shown = [RUBRIC, EVIDENCE, REMINDER, self._grades.max_characters, self._most_samples]
         return reward_fingerprint(self._name, *shown, self._grades.options)
 
     async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
@@ -116,19 +117,22 @@ class ChatJudge(RewardModel):
         return checked_rewards(scores, expected=len(candidates), source=self._name)
 
     def _prompt(self, query: str, answer: str, samples: Sequence[Sample]) -> list[ChatTurn]:
-        query, answer = (keep_ends(clean(text), self._max_characters) for text in (query, answer))
         evidence = self._shown(samples)
         shown = {"samples": "\n".join(evidence)} if evidence else {}
         return quoting_prompt(
             RUBRIC if not evidence else f"{EVIDENCE}\n\n{RUBRIC}",
-            {**shown, "question": query, "answer": answer},
+            {
+                **shown,
+                "question": self._grades.readable(query),
+                "answer": self._grades.readable(answer),
+            },
             "Grade the answer, 0 to 10:",
         )
 
     def _shown(self, samples: Sequence[Sample]) -> list[str]:
         """Return the nearest samples as text; each question and answer gets its share of room."""
         nearest = samples[: self._most_samples]
-        room = self._max_characters // (2 * max(1, len(nearest)))
+        room = self._grades.max_characters // (2 * max(1, len(nearest)))
         return [
             f"similarity {sample['similarity']:.2f}\n"
             f"question: {keep_ends(clean(sample['question']), room)}\n"

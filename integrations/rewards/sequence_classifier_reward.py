@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 try:
     import torch
-    from safetensors import SafetensorError
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -24,29 +22,22 @@ try:
 except ImportError as exc:
     raise ImportError("sequence classifiers need the extra 'local': rttc-graph[local]") from exc
 
-from rttc_graph.errors import PolicyModelError, RewardModelError
+from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.langchain.vendor_errors import describe
+from rttc_graph.integrations.rewards.folder_fingerprint import LOADING_ERRORS, FolderFingerprint
 from rttc_graph.integrations.rewards.pair_encoding import EncodedPair, PairEncoder
-from rttc_graph.integrations.rewards.reward_checks import checked_rewards, reward_fingerprint
+from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings as ClassifierSettings
 from rttc_graph.integrations.transformers.loading import (
     one_load_at_a_time,
     readable_config,
-    weights_fingerprint,
 )
-from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
 from rttc_graph.protocols import RewardModel
 from rttc_graph.state import Candidate
 from rttc_graph.support.identity import clean
 from rttc_graph.support.logistic import sigmoid
-
-_VENDOR_ERRORS = (
-    *(OSError, ValueError, KeyError, ImportError, RuntimeError),
-    *(SafetensorError, UnpicklingError),
-)
-"""Errors of torch, transformers and safetensors; they share no base class."""
 
 
 class SequenceClassifierReward(RewardModel):
@@ -72,8 +63,8 @@ class SequenceClassifierReward(RewardModel):
             name=f"rttc-reward-{self._name}",
             batch_size=settings.batch_size,
         )
-        self._digests = BatchQueue(
-            _Digest(str(source), settings).of_each, name="rttc-reward-digest", batch_size=1
+        self._fingerprint = FolderFingerprint(
+            source, settings.max_tokens, settings.midpoint, settings.scale, settings.dtype
         )
 
     @property
@@ -87,7 +78,7 @@ class SequenceClassifierReward(RewardModel):
         Raises:
             RewardModelError: The weights cannot be found or read.
         """
-        return (await self._digests.submit([None]))[0]
+        return await self._fingerprint.get()
 
     async def score(self, query: str, candidates: Sequence[Candidate]) -> list[float]:
         """Return the sigmoid of the model's logit for each candidate, in order.
@@ -110,34 +101,6 @@ class _Loaded:
     """Whether the model tells question and answer apart by token types, as BERT does."""
 
 
-class _Digest:
-    """The fingerprint, computed once; lives in a thread of its own, since files are large."""
-
-    def __init__(self, source: str, settings: ClassifierSettings) -> None:
-        self._source = source
-        self._settings = settings
-        self._found: str | None = None
-
-    def of_each(self, calls: list[None]) -> list[str]:
-        """Return the fingerprint for each call."""
-        if self._found is None:
-            try:
-                self._found = self._digest()
-            except (PolicyModelError, *_VENDOR_ERRORS) as exc:
-                raise RewardModelError(
-                    f"no fingerprint of reward model {self._source!r}: {describe(exc)}"
-                ) from exc
-        return [self._found] * len(calls)
-
-    def _digest(self) -> str:
-        folder = resolve(self._source, cache_dir=None, kind="reward")
-        template = folder / "chat_template.jinja"
-        text = template.read_text(encoding="utf-8") if template.is_file() else ""
-        settings = self._settings
-        read = (settings.max_tokens, settings.midpoint, settings.scale, settings.dtype)
-        return reward_fingerprint(weights_fingerprint(folder, template=text), *read)
-
-
 class _Scorer:
     """The model and its tokenizer; lives in the lane's thread."""
 
@@ -151,7 +114,7 @@ class _Scorer:
         try:
             self._loaded = self._loaded or _load(self._source, self._settings)
             logits = self._logits(self._loaded, pairs)
-        except _VENDOR_ERRORS as exc:
+        except LOADING_ERRORS as exc:
             raise RewardModelError(
                 f"reward model {self._source!r} failed: {describe(exc)}",
                 retryable=isinstance(exc, torch.OutOfMemoryError),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rttc_graph.arms import ARMS
-from rttc_graph.errors import BudgetExceeded, PolicyModelError
+from rttc_graph.errors import BudgetExceeded
 from rttc_graph.nodes.panels.panel_continuing import continued, longest, prompt_tokens
 from rttc_graph.nodes.panels.panel_judging import adapter_of
 from rttc_graph.nodes.panels.panel_revising import revision_request
@@ -21,7 +21,7 @@ from rttc_graph.protocols import (
     parameters_of,
     summed,
 )
-from rttc_graph.run.answering import fitting_prompt, no_room
+from rttc_graph.run.answering import fitting_prompt, generated, no_room
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.prompts import direct_messages, solved
@@ -181,13 +181,9 @@ class PanelDrawing:
     ) -> list[Drawn]:
         """Return the answers of a round, all of them from one call."""
         since = time.monotonic()
-        made = await self.policy_model.generate(
-            [row.request for row in rows], deadline=scope.deadline
+        made = await generated(
+            self.policy_model, [row.request for row in rows], deadline=scope.deadline
         )
-        if len(made) != len(rows):
-            raise PolicyModelError(
-                f"{self.policy_model.name} returned {len(made)} answers to {len(rows)} prompts"
-            )
         revisions = sum(row.revises is not None for row in rows)
         numeric = wants_number(sample["answer"] for sample in solved(state["samples"]))
         keeps_whole = ARMS.attempts[state["attempt"]].continues

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 from rttc_graph.arms import ARMS
-from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.errors import ConfigurationError
 from rttc_graph.nodes.panels.panel_continuing import prompt_tokens
 from rttc_graph.nodes.panels.panel_judging import adapter_of, judged_draws
 from rttc_graph.protocols import (
@@ -25,7 +25,7 @@ from rttc_graph.protocols import (
     parameters_of,
     summed,
 )
-from rttc_graph.run.answering import fitting_prompt
+from rttc_graph.run.answering import fitting_prompt, generated
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
@@ -193,13 +193,9 @@ class PanelSteps:
         reason: str,
     ) -> list[Generation]:
         since = time.monotonic()
-        made = await self.policy_model.generate(
-            [row.request for row in rows], deadline=scope.deadline
+        made = await generated(
+            self.policy_model, [row.request for row in rows], deadline=scope.deadline
         )
-        if len(made) != len(rows):
-            raise PolicyModelError(
-                f"{self.policy_model.name} returned {len(made)} steps to {len(rows)} prompts"
-            )
         parameters = await parameters_of(self.policy_model)
         notes.add(
             "drawn",

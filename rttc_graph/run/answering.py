@@ -263,6 +263,25 @@ async def no_room(
     )
 
 
+async def generated(
+    policy_model: PolicyModel,
+    requests: Sequence[GenerationRequest],
+    *,
+    deadline: float | None,
+) -> list[Generation]:
+    """Return what a policy model generates for each request, in order.
+
+    Raises:
+        PolicyModelError: It failed, or returned another number than was asked for.
+    """
+    made = await policy_model.generate(requests, deadline=deadline)
+    if len(made) != len(requests):
+        raise PolicyModelError(
+            f"{policy_model.name} returned {len(made)} answers and was asked for {len(requests)}"
+        )
+    return made
+
+
 async def _generate(
     policy_model: PolicyModel,
     messages: Sequence[ChatTurn],
@@ -287,16 +306,12 @@ async def _generate(
             )
         ),
     )
-    generations = await policy_model.generate([request], deadline=scope.deadline)
-    if len(generations) != 1:
-        raise PolicyModelError(
-            f"{policy_model.name} returned {len(generations)} answers to 1 prompt"
-        )
-    if generations[0].finish_reason == "budget" and not generations[0].text.strip():
+    [made] = await generated(policy_model, [request], deadline=scope.deadline)
+    if made.finish_reason == "budget" and not made.text.strip():
         raise BudgetExceeded(
             f"no text came within budget_seconds={scope.settings.budget_seconds}; raise it"
         )
-    return generations[0]
+    return made
 
 
 def _compute(candidate: Candidate) -> dict[str, Any]:

@@ -239,7 +239,7 @@ async def test_a_wrong_number_of_answers_is_a_failure(face: Face, answers: int) 
 
     parts["policy_model"].generate = generate
 
-    with pytest.raises(NoAnswerError, match=f"returned {answers} answers to 1 prompt"):
+    with pytest.raises(NoAnswerError, match=f"returned {answers} answers and was asked for 1"):
         await ask(parts, face, policy="direct")
 
 

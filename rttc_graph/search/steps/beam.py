@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rttc_graph.search.panel import Panel
-from rttc_graph.search.steps.step_search import ended, first_steps, vote_of_paths, widened
-from rttc_graph.search.steps.step_tree import StepTree
+from rttc_graph.search.steps.step_search import shared_out, vote_of_paths
 from rttc_graph.search.steps.step_widths import hard_widths, soft_widths
 from rttc_graph.search.strategy import Choice, Proposal
 
@@ -22,18 +21,7 @@ class Beam:
 
     def propose(self, panel: Panel) -> Proposal:
         """Return the next round of steps, or why there is none."""
-        if (end := ended(panel)) is not None:
-            return end
-        if not panel.tree:
-            return Proposal(
-                expansions=first_steps(panel, panel.left), reason=f"{panel.left} first steps"
-            )
-        live = StepTree(panel.tree).frontier()
-        if not live:
-            return Proposal(reason="every answer has ended")
-        widths = self.widths(panel, [panel.tree[place]["p"] for place in live])
-        kept = sum(width > 0 for width in widths)
-        return widened(panel, live, widths, reason=f"{kept} of {len(live)} steps are gone on from")
+        return shared_out(panel, lambda shares: self.widths(panel, shares))
 
     def choose(self, panel: Panel) -> Choice:
         """Return the best-judged answer whose votes have the most weight."""

@@ -33,7 +33,7 @@ class Lookahead:
             return end
         if not panel.tree:
             return Proposal(
-                expansions=first_steps(panel, panel.left), reason=f"{panel.left} first steps"
+                expansions=first_steps(panel, panel.left), reason=f"the first {panel.left} steps"
             )
         tree = StepTree(panel.tree)
         looks = [_look(tree, place) for place in _candidates(tree)]
@@ -69,7 +69,7 @@ def _widened(panel: Panel, tree: StepTree, looks: list[Look]) -> Proposal:
             expansions.append(Expansion(look[0], count=width - looked, to_end=to_end))
     kept = sum(width > 0 for width in widths)
     return Proposal(
-        expansions=tuple(expansions), reason=f"{kept} of {len(looks)} steps are gone on from"
+        expansions=tuple(expansions), reason=f"goes on from {kept} of {len(looks)} steps"
     )
 
 

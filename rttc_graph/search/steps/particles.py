@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rttc_graph.search.panel import Panel
-from rttc_graph.search.steps.step_search import ended, first_steps, vote_of_paths, widened
-from rttc_graph.search.steps.step_tree import StepTree
+from rttc_graph.search.steps.step_search import shared_out, vote_of_paths
 from rttc_graph.search.steps.step_widths import resampled_widths
 from rttc_graph.search.strategy import Choice, Proposal
 
@@ -21,23 +20,12 @@ class Particles:
 
     def propose(self, panel: Panel) -> Proposal:
         """Return the next round of steps, or why there is none."""
-        if (end := ended(panel)) is not None:
-            return end
-        if not panel.tree:
-            return Proposal(
-                expansions=first_steps(panel, panel.left), reason=f"{panel.left} particles"
-            )
-        live = StepTree(panel.tree).frontier()
-        if not live:
-            return Proposal(reason="every answer has ended")
-        widths = resampled_widths(
-            [panel.tree[place]["p"] for place in live],
-            panel.left,
-            seed=f"particles {panel.seed}:{len(panel.tree)}",
-            widest=panel.widest,
-        )
-        kept = sum(width > 0 for width in widths)
-        return widened(panel, live, widths, reason=f"{kept} of {len(live)} particles are kept")
+
+        def widths(shares: list[float | None]) -> list[int]:
+            seed = f"particles {panel.seed}:{len(panel.tree)}"
+            return resampled_widths(shares, panel.left, seed=seed, widest=panel.widest)
+
+        return shared_out(panel, widths, of="particles")
 
     def choose(self, panel: Panel) -> Choice:
         """Return the best-judged answer whose votes have the most weight."""
