@@ -28,7 +28,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.state import ChatTurn

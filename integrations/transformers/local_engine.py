@@ -15,7 +15,8 @@ from typing import TypeVar
 import torch
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.transformers.decoding.decoder import Decoded, Decoder, DecodeRequest
+from rttc_graph.integrations.transformers.decoding.decoder import Decoder
+from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import (
     LoadedModel,
     RowAdapters,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rttc_graph.errors import BudgetExceeded
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
-from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.scoring import option_probabilities

@@ -32,7 +32,7 @@ from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.training_batches import encode_examples
 from rttc_graph.integrations.lora.training_loop import fresh_adapter
 from rttc_graph.integrations.lora.training_terms import TrainingTerms
-from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.loading import load_model
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_answer

@@ -26,7 +26,7 @@ from decoding import (
 from tiny_models import CONTEXT_TOKENS, make_sliding_model, tiny_tokenizer
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.decoding.decoder import Decoded
+from rttc_graph.integrations.transformers.decoding.row import Decoded
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.integrations.transformers.transformers_policy_model import gathered

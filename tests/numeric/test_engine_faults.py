@@ -14,7 +14,7 @@ from decoding import decode, held, in_lane, request
 
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.decoding import detokenise
-from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
 

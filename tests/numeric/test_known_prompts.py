@@ -13,8 +13,8 @@ from decoding import BiasedRows, computed, decode, generated, held, request, res
 from tiny_adapters import adapter_of
 
 from rttc_graph.integrations.lora.adapter_layout import Adapter
-from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.decoding.prompt_cache import Owner, PromptCache
+from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 
 BASE: Owner = ("", None, -1)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from rttc_graph.integrations.lora.resident_adapters import ResidentAdapters
-from rttc_graph.integrations.transformers.decoding.decoder import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeRequest
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.protocols import GenerationRequest

@@ -15,39 +15,34 @@ those of others, and a caller without a row in a full batch gets a place at the 
 from __future__ import annotations
 
 import itertools
-import math
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from rttc_graph.errors import PolicyModelError
-from rttc_graph.integrations.transformers.decoding.detokenise import TextStream, prompt_opening
-from rttc_graph.integrations.transformers.decoding.drafts import Drafts
 from rttc_graph.integrations.transformers.decoding.hidden_states import StateReader
-from rttc_graph.integrations.transformers.decoding.loops import is_looping
 from rttc_graph.integrations.transformers.decoding.prompt_cache import (
     Known,
     Owner,
     PromptCache,
     common_beginning,
 )
+from rttc_graph.integrations.transformers.decoding.row import (
+    MOST_FAULTS,
+    Decoded,
+    DecodeRequest,
+    Row,
+    fail_future,
+)
 from rttc_graph.integrations.transformers.decoding.running_batch import Batch, LoneRow, RunningBatch
-from rttc_graph.integrations.transformers.decoding.token_sampling import Draw, choose
-from rttc_graph.integrations.transformers.literal import encode_begun
+from rttc_graph.integrations.transformers.decoding.token_sampling import choose
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.model_lane import ModelLane
-from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
 from rttc_graph.integrations.transformers.torch_errors import is_out_of_memory, let_go, translated
-from rttc_graph.protocols import GenerationRequest
-from rttc_graph.state import FinishReason
-from rttc_graph.support.identity import clean
 
 LENGTH_SLACK_TOKENS = 32
 """Prompts this close in length, or within a quarter of it, are computed together.
@@ -60,206 +55,6 @@ SHARED_TOKENS = 32
 
 A further pass costs as much as some 16 tokens of a prompt (docs/experiments.md, "Drafts").
 """
-
-MOST_FAULTS = 2
-"""Failed passes of the running batch after which a row is computed by itself."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeRequest:
-    """A request for one row of the batch."""
-
-    generation: GenerationRequest
-    deadline: float | None = None
-    """Reading of `time.monotonic()` at which the row ends with the tokens it has."""
-    on_text: Callable[[str], None] | None = None
-    """Called in the lane with each new piece of text; must not block. An error ends the row."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoded:
-    """A finished row."""
-
-    text: str
-    prompt_tokens: int
-    """Tokens before the chosen ones, those of a begun answer among them."""
-    reused_tokens: int
-    """Number of them that were known, or computed for another row."""
-    tokens: tuple[int, ...]
-    """Chosen tokens, a final end token and those of a stop string included."""
-    token_texts: tuple[str, ...]
-    logprobs: tuple[float, ...]
-    """Log-probability of each chosen token in nats, at temperature 1."""
-    finish_reason: FinishReason
-    state: tuple[float, ...] | None = None
-    """Hidden state that the last token was chosen from, where it was asked for."""
-
-    @property
-    def mean_logprob(self) -> float | None:
-        """Mean log-probability in nats; `None` when no token was chosen."""
-        return math.fsum(self.logprobs) / len(self.logprobs) if self.logprobs else None
-
-
-class _Row:
-    """A request that waits or is being decoded."""
-
-    def __init__(
-        self, request: DecodeRequest, future: Future[Decoded], loaded: LoadedModel, call: int
-    ) -> None:
-        asked = request.generation
-        self.future = future
-        self.call = call
-        """Number of the call that it came with."""
-        self.parked: tuple[Owner, Known] | None = None
-        """Keys and values of a row that has left the batch for another one and goes on later."""
-        self.adapter = asked.adapter
-        self.reuse_scope = asked.reuse_scope
-        self.owner: Owner = (asked.reuse_scope, None, -1)
-        """Owner of the known part of the prompt, as of the last look."""
-        question = encode_prompt(loaded, asked.messages)
-        opening = prompt_opening(loaded.tokenizer, question)
-        begun = clean(asked.answer_prefix.removeprefix(opening))
-        begun_ids = encode_begun(loaded.tokenizer, begun)
-        self.prompt = [*question, *begun_ids]
-        self.computed = 0
-        """Number of tokens of the prompt that passes for this row computed."""
-        self.room = min(asked.max_new_tokens, loaded.context_tokens - len(self.prompt))
-        """Tokens that may be chosen."""
-        self.draw = Draw.seeded(temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed)
-        self.tokens: list[int] = []
-        self.logprobs: list[float] = []
-        self.enters_alone = False
-        """Whether its prompt is computed in a pass of its own, since a shared pass failed."""
-        self.faults = 0
-        """Number of passes of the running batch that failed with this row."""
-        rests = [text[len(begun) :] for text in asked.drafts if text.startswith(begun)]
-        self.drafts = Drafts(rests, partial(encode_answer, loaded, end=True))
-        self._ends_loops = asked.ends_loops
-        self._step = asked.step
-        self._longest_mark = max(map(len, asked.step.marks), default=0) if asked.step else 0
-        self._begun = len(opening) + len(begun)
-        self._is_at_mark = False
-        """Whether the last token completed a mark that ends a step."""
-        self.tells_state = asked.tells_state
-        self._state: Tensor | None = None
-        """Hidden state [F] that the last token was chosen from; `None` where it was not read."""
-        self._deadline = request.deadline
-        self._on_text = request.on_text
-        self._tokenizer = loaded.tokenizer
-        self._ends = loaded.eos_ids
-        self._stream = TextStream(
-            loaded.tokenizer,
-            (*asked.stop, *loaded.stop),
-            opening=opening,
-            begun=begun,
-            begun_ids=begun_ids,
-        )
-
-    @property
-    def size(self) -> int:
-        """Most positions that the row may fill."""
-        return len(self.prompt) + self.room
-
-    @property
-    def ids(self) -> list[int]:
-        """Tokens that must be computed before the next one is chosen."""
-        return [*self.prompt, *self.tokens]
-
-    @property
-    def ends_step(self) -> bool:
-        """Whether it has ended with a step that may be gone on from."""
-        return (
-            self._step is not None
-            and self.future.done()
-            and not self.future.cancelled()
-            and self.future.exception() is None
-            and self.future.result().finish_reason == "step"
-        )
-
-    @property
-    def stays_alone(self) -> bool:
-        """Whether it may share no pass at all."""
-        return self.faults >= MOST_FAULTS
-
-    def take_back(self) -> None:
-        """Reset sampling to where the chosen tokens left it; a failed pass has drawn further."""
-        self.enters_alone = True
-        self.draw = self.draw.rewound(len(self.tokens))
-
-    def reason_to_end(self) -> FinishReason | None:
-        """Return why the row gets no further token; `None` if it goes on."""
-        if self.tokens and (self.tokens[-1] in self._ends or self._stream.is_stopped):
-            return "stop"
-        if self._ends_loops and is_looping(self.tokens):
-            return "loop"
-        if len(self.tokens) >= self.room:
-            return "length"
-        if self._is_at_step_end():
-            return "step"
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return "budget"
-        return None
-
-    def _is_at_step_end(self) -> bool:
-        if self._step is None or len(self.tokens) < self._step.least_tokens:
-            return False
-        return self._is_at_mark or len(self.tokens) >= self._step.most_tokens
-
-    def push(self, token: int, logprob: float, state: Tensor | None = None) -> None:
-        """Append a chosen token, with the hidden state [F] that it was chosen from, if read."""
-        if math.isnan(logprob):
-            on = f" with the adapter {self.adapter!r}" if self.adapter else ""
-            self.fail(PolicyModelError(f"the model{on} gave logits that are not numbers"))
-            return
-        self.tokens.append(token)
-        self.logprobs.append(logprob)
-        self._state = state if self.tells_state else None
-        seen = len(self._stream.text)
-        try:
-            with translated("turn tokens into text"):
-                piece = self._stream.push(token)
-        except PolicyModelError as exc:
-            self.fail(exc)
-        else:
-            self._look_for_mark(seen)
-            self._tell(piece)
-
-    def _look_for_mark(self, seen: int) -> None:
-        """Note whether a mark was completed behind the first `seen` characters of the text."""
-        if self._step is None:
-            return
-        new = self._stream.text[max(self._begun, seen + 1 - self._longest_mark) :]
-        self._is_at_mark = any(mark in new for mark in self._step.marks)
-
-    def finish(self, reason: FinishReason) -> None:
-        """Set the answer as the future's result."""
-        self._tell(self._stream.finish())
-        answer = Decoded(
-            text=self._stream.text,
-            prompt_tokens=len(self.prompt),
-            reused_tokens=max(0, len(self.prompt) - self.computed),
-            tokens=tuple(self.tokens),
-            token_texts=tuple(self._tokenizer.convert_ids_to_tokens(self.tokens)),
-            logprobs=tuple(self.logprobs),
-            finish_reason=reason,
-            state=None if self._state is None else tuple(map(float, self._state)),
-        )
-        try:
-            self.future.set_result(answer)
-        except InvalidStateError:
-            return  # cancelled meanwhile
-
-    def fail(self, exc: BaseException) -> None:
-        """Set an error as the future's result."""
-        _fail(self.future, exc)
-
-    def _tell(self, piece: str) -> None:
-        if not piece or self._on_text is None:
-            return
-        try:
-            self._on_text(piece)
-        except Exception as exc:  # noqa: BLE001  # a listener's error fails its own row alone
-            self.fail(exc)
 
 
 class Decoder:
@@ -278,10 +73,10 @@ class Decoder:
         self._lane = lane
         self._max_rows = max_rows
         self._max_tokens = max_tokens
-        self._waiting: deque[_Row] = deque()
-        self._entering: list[_Row] = []
+        self._waiting: deque[Row] = deque()
+        self._entering: list[Row] = []
         """Rows whose prompts are being computed: neither waiting nor in the batch."""
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._prefixes = PromptCache(max_bytes=max_prefix_bytes)
         self._batch: Batch = RunningBatch(torch.device("cpu"))
         self._has_company = True
@@ -317,10 +112,9 @@ class Decoder:
                 continue
             try:
                 with translated("read the prompt"):
-                    row = _Row(request, future, loaded, call)
-                    _check_room(row, request.generation, loaded)
+                    row = Row(request, future, loaded, call)
             except PolicyModelError as exc:
-                _fail(future, exc)
+                fail_future(future, exc)
             else:
                 self._waiting.append(row)
         if self._waiting and not self._is_running:
@@ -365,7 +159,7 @@ class Decoder:
             self._rows = [self._rows[at] for at in kept]
             self._batch.keep(kept)
 
-    def _goes_on(self, row: _Row, loaded: LoadedModel) -> bool:
+    def _goes_on(self, row: Row, loaded: LoadedModel) -> bool:
         if row.future.done():
             return False
         try:
@@ -375,7 +169,7 @@ class Decoder:
             row.fail(exc)
             return False
 
-    def _is_unfinished(self, row: _Row, loaded: LoadedModel) -> bool:
+    def _is_unfinished(self, row: Row, loaded: LoadedModel) -> bool:
         if row.adapter is not None:
             loaded.require_adapter(row.adapter)
             row.owner = loaded.owner(row.adapter, row.reuse_scope)
@@ -386,7 +180,7 @@ class Decoder:
                 self._prefixes.note_answer(row.owner, row.prompt, row.tokens)
         return reason is None
 
-    def _keep_step(self, at: int, row: _Row) -> None:
+    def _keep_step(self, at: int, row: Row) -> None:
         """Cache the keys and values of a step, so that what goes on from it computes none of it.
 
         The last token's are not there yet: it was chosen and not computed.
@@ -396,7 +190,7 @@ class Decoder:
         ids = row.ids[:-1]
         self._prefixes.add(row.owner, ids, self._batch.read(at, len(ids)))
 
-    def _next_group(self) -> list[_Row]:
+    def _next_group(self) -> list[Row]:
         """Take the waiting row whose turn it is, and others of similar length as far as they fit.
 
         Rows of a caller without any in the batch are first; where it is full, others make room.
@@ -416,14 +210,14 @@ class Decoder:
         self._waiting = deque(row for row in self._waiting if row not in group)
         return group
 
-    def _in_turn(self) -> list[_Row]:
+    def _in_turn(self) -> list[Row]:
         """Return the waiting rows in the order of their turns.
 
         Each call's next row has the turn after as many rows as the call has in the batch; of equals
         the older. Rows that are tried again after a failure go first.
         """
         turns = self._rows_by_call()
-        order: list[tuple[int, int, _Row]] = []
+        order: list[tuple[int, int, Row]] = []
         for age, row in enumerate(self._waiting):
             order.append((-1 if row.enters_alone else turns[row.call], age, row))
             turns[row.call] += 1
@@ -432,7 +226,7 @@ class Decoder:
     def _rows_by_call(self) -> Counter[int]:
         return Counter(row.call for row in self._rows)
 
-    def _make_room(self, order: Sequence[_Row]) -> bool:
+    def _make_room(self, order: Sequence[Row]) -> bool:
         """Park rows of calls that have several, for calls that have none; tell whether it helps.
 
         The next token is the soonest that a caller can be served, however long the rows of others
@@ -443,7 +237,7 @@ class Decoder:
         if not self._has_company or not newcomers or newcomers[0] is not order[0]:
             return False
         wanted = len({row.call for row in newcomers})
-        staying, leaving = list(self._rows), list[_Row]()
+        staying, leaving = list(self._rows), list[Row]()
         while staying:
             call, count = counts.most_common(1)[0]
             fits = self._fits([order[0]], beside=staying)
@@ -458,7 +252,7 @@ class Decoder:
         self._park(leaving)
         return True
 
-    def _park(self, leaving: Sequence[_Row]) -> None:
+    def _park(self, leaving: Sequence[Row]) -> None:
         """Take rows out of the batch, with their keys and values as far as there is memory.
 
         They wait again in front of those that have not begun, and go on where they were.
@@ -476,19 +270,19 @@ class Decoder:
         self._batch.keep(kept)
         self._waiting.extendleft(leaving)
 
-    def _known(self, row: _Row) -> Known | None:
+    def _known(self, row: Row) -> Known | None:
         if not self._has_company:
             return None
         if row.parked and row.parked[0] == row.owner:  # else its adapter is another one now
             return row.parked[1]
         return self._prefixes.longest(row.owner, row.ids)
 
-    def _rest(self, row: _Row) -> int:
+    def _rest(self, row: Row) -> int:
         """Return how many tokens of a row must be computed."""
         known = self._known(row)
         return len(row.ids) - (known.tokens if known else 0)
 
-    def _awaits(self, row: _Row, group: Sequence[_Row]) -> bool:
+    def _awaits(self, row: Row, group: Sequence[Row]) -> bool:
         """Tell whether a row of the group computes a part of the row's prompt, to be kept.
 
         Equal prompts are computed together.
@@ -502,7 +296,7 @@ class Decoder:
             if other.owner == row.owner and other.ids != row.ids and not other.tokens
         )
 
-    def _fits(self, newcomers: Sequence[_Row], *, beside: Sequence[_Row] | None = None) -> bool:
+    def _fits(self, newcomers: Sequence[Row], *, beside: Sequence[Row] | None = None) -> bool:
         rows = [*(self._rows if beside is None else beside), *newcomers]
         if len(rows) == 1:
             return True
@@ -513,7 +307,7 @@ class Decoder:
             and len(rows) * max(row.size for row in rows) <= self._max_tokens
         )
 
-    def _admit(self, newcomers: list[_Row], loaded: LoadedModel) -> None:
+    def _admit(self, newcomers: list[Row], loaded: LoadedModel) -> None:
         """Compute the new rows' prompts, equal ones once, and choose their first tokens."""
         places, owners = _distinct(newcomers)
         self._entering = newcomers
@@ -546,7 +340,7 @@ class Decoder:
             self._take(newcomers, logits, draft)
 
     def _remember(
-        self, owners: Sequence[_Row], places: Sequence[int], same: Sequence[bool], *, before: int
+        self, owners: Sequence[Row], places: Sequence[int], same: Sequence[bool], *, before: int
     ) -> None:
         """Cache the keys and values of the new rows' prompts, but not of the tokens after them."""
         if not (self._prefixes.is_on and self._has_company):
@@ -569,10 +363,10 @@ class Decoder:
                 logits = self._batch.step(new, reader or forward)
                 states = reader.last(1 + len(draft)) if reader else None
                 self._take(rows, logits, draft, states)
-                if self._lane.is_wanted() or any(_is_over(row) for row in rows):
+                if self._lane.is_wanted() or any(row.is_over for row in rows):
                     return
 
-    def _draft(self, newcomers: Sequence[_Row] = ()) -> tuple[int, ...]:
+    def _draft(self, newcomers: Sequence[Row] = ()) -> tuple[int, ...]:
         """Return a draft of the next tokens of a row that is alone; its next pass checks them.
 
         A lone row's pass spends its time reading weights, so more tokens are nearly free. With more
@@ -587,7 +381,7 @@ class Decoder:
 
     def _take(
         self,
-        rows: Sequence[_Row],
+        rows: Sequence[Row],
         logits: Tensor,
         draft: Sequence[int],
         states: Tensor | None = None,
@@ -611,14 +405,14 @@ class Decoder:
         pairs = zip(*chosen, (*draft, None), strict=True)
         for place, (token, logprob, drafted) in enumerate(pairs):
             row.push(token, logprob, None if states is None else states[0, place])
-            if token != drafted or _is_over(row):
+            if token != drafted or row.is_over:
                 break
             right += 1
         row.drafts.note(right=right)
         self._batch.cut(len(draft) - right)  # rejected tokens leave the cache
 
     @contextmanager
-    def _blaming(self, rows: Sequence[_Row]) -> Generator[None]:
+    def _blaming(self, rows: Sequence[Row]) -> Generator[None]:
         """Find the row that a pass failed for: it gets the error, the others are tried again.
 
         Args:
@@ -632,7 +426,7 @@ class Decoder:
             let_go(exc)
             self._recover(exc, list(rows), running)
 
-    def _recover(self, exc: PolicyModelError, failed: list[_Row], running: list[_Row]) -> None:
+    def _recover(self, exc: PolicyModelError, failed: list[Row], running: list[Row]) -> None:
         """Put the rows of a failed pass back in front of the queue, or fail the one to blame.
 
         Rows that are tried again keep their tokens. A prompt that failed in a shared pass is
@@ -658,14 +452,14 @@ class Decoder:
         self._waiting.extendleft(reversed(failed))
 
 
-def _distinct(rows: Sequence[_Row]) -> tuple[list[int], list[_Row]]:
+def _distinct(rows: Sequence[Row]) -> tuple[list[int], list[Row]]:
     """Return the number of each row's distinct prompt and owner, and one row for each number."""
     numbers: dict[tuple[Owner, tuple[int, ...]], int] = {}
     places = [numbers.setdefault((row.owner, tuple(row.ids)), len(numbers)) for row in rows]
     return places, [rows[places.index(number)] for number in range(len(numbers))]
 
 
-def _note_computed(owners: Sequence[_Row], known: Sequence[Known | None]) -> None:
+def _note_computed(owners: Sequence[Row], known: Sequence[Known | None]) -> None:
     """Note in each row how many tokens of its prompt a pass has computed.
 
     All rows of a pass have as many new tokens, so some have known ones computed again. Those of the
@@ -679,26 +473,11 @@ def _note_computed(owners: Sequence[_Row], known: Sequence[Known | None]) -> Non
 
 
 def _push(
-    rows: Sequence[_Row], chosen: tuple[list[int], list[float]], states: Tensor | None
+    rows: Sequence[Row], chosen: tuple[list[int], list[float]], states: Tensor | None
 ) -> None:
     """Give each row its token, and the hidden state [F] of [B, F] that it was chosen from."""
     for at, (row, token, logprob) in enumerate(zip(rows, *chosen, strict=True)):
         row.push(token, logprob, None if states is None else states[at])
-
-
-def _is_over(row: _Row) -> bool:
-    return row.future.done() or row.reason_to_end() is not None
-
-
-def _check_room(row: _Row, asked: GenerationRequest, loaded: LoadedModel) -> None:
-    if asked.max_new_tokens < 1:
-        raise PolicyModelError(f"max_new_tokens must be at least 1, got {asked.max_new_tokens!r}")
-    if row.room < 1:
-        raise PolicyModelError(
-            f"a prompt of {len(row.prompt)} tokens leaves no room in the model's context of "
-            f"{loaded.context_tokens}: give fewer samples, a shorter question, or take a model "
-            "with a longer context"
-        )
 
 
 def _pass_failure(done: Future[None], futures: Sequence[Future[Decoded]]) -> None:
@@ -709,11 +488,4 @@ def _pass_failure(done: Future[None], futures: Sequence[Future[Decoded]]) -> Non
     exc = done.exception()
     if exc is not None:
         for future in futures:
-            _fail(future, exc)
-
-
-def _fail(future: Future[Decoded], exc: BaseException) -> None:
-    try:
-        future.set_exception(exc)
-    except InvalidStateError:
-        return  # cancelled or answered meanwhile
+            fail_future(future, exc)
