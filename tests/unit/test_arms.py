@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from our_sources import ROOT, SOURCES, nodes_of, relative
 from pydantic import TypeAdapter, ValidationError
 
 from rttc_graph import ConfigurationError, RttcParts
@@ -30,7 +31,6 @@ from rttc_graph.run.policies import PLAN_POLICIES
 from rttc_graph.settings import RttcSettings, SamplesChoice
 from rttc_graph.state import RttcState
 
-ROOT = Path(__file__).parents[2]
 ATTEMPT = AttemptRecord(
     name="new",
     cost=37,
@@ -141,27 +141,17 @@ def test_a_row_of_an_unknown_arm_is_named(tmp_path: Path) -> None:
 
 def constants(path: Path) -> set[str]:
     """Return the strings of a module, or those in quotes of a file of SQL."""
-    text = path.read_text(encoding="utf-8")
     if path.suffix == ".sql":
-        return set(re.findall(r"'(\w+)'", text))
-    nodes = ast.walk(ast.parse(text))
-    return {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-
-
-FOLDERS = ("rttc_graph", "nodes", "integrations", "migrations")
-CONSTANTS = {
-    path.relative_to(ROOT).as_posix(): constants(path)
-    for folder in FOLDERS
-    for path in (ROOT / folder).rglob("*.*")
-    if path.suffix in (".py", ".sql") and "rttc_graph/nodes" not in path.as_posix()
-}
-"""Strings of each file, read before any test: Python 3.11 may fail to parse beside busy threads."""
+        return set(re.findall(r"'(\w+)'", path.read_text(encoding="utf-8")))
+    strings = (node.value for node in nodes_of(path) if isinstance(node, ast.Constant))
+    return {value for value in strings if isinstance(value, str)}
 
 
 def test_no_other_file_lists_arms() -> None:
     # `nearest` is a choice of samples as well, and `majority` a baseline.
     arms = ARMS.keys() - {*get_args(SamplesChoice), "majority"}
-    named = {file: found & arms for file, found in CONSTANTS.items() if found & arms}
+    read = [*SOURCES, *(ROOT / "migrations").glob("*.sql")]
+    named = {relative(path): found for path in read if (found := constants(path) & arms)}
     assert (
         named.pop("rttc_graph/arms.py")
         == arms

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from our_sources import ROOT, SOURCES, nodes_of
 from typing_extensions import get_protocol_members, is_protocol
 
 from rttc_graph import ConfigurationError, protocols, testing
 
-ROOT = Path(__file__).parents[2]
 DEFAULTS = frozenset({"chosen_arms", "is_calibrated", "sees_evidence", "within"})
 """Members that an implementation may inherit from its protocol."""
 
@@ -34,14 +34,14 @@ SEAMS = {
 }
 
 
-def classes(*folders: str) -> Iterator[tuple[Path, ast.ClassDef]]:
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ClassDef):
-                    yield path, node
+@cache
+def classes() -> tuple[ast.ClassDef, ...]:
+    """Return every class of ours."""
+    nodes = (node for path in SOURCES for node in nodes_of(path))
+    return tuple(node for node in nodes if isinstance(node, ast.ClassDef))
 
 
+@cache
 def methods(node: ast.ClassDef) -> set[str]:
     return {f.name for f in node.body if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef))}
 
@@ -50,15 +50,12 @@ def is_protocol_class(node: ast.ClassDef) -> bool:
     return any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases)
 
 
+@cache
 def implementations(seam: str) -> list[str]:
     """Return our classes that have all of a protocol's methods."""
     needed = get_protocol_members(SEAMS[seam]) - DEFAULTS
     return sorted(
-        {
-            node.name
-            for _, node in classes("rttc_graph", "integrations", "nodes")
-            if needed <= methods(node) and not is_protocol_class(node)
-        }
+        {node.name for node in classes() if needed <= methods(node) and not is_protocol_class(node)}
     )
 
 
@@ -66,7 +63,7 @@ def suites_in(path: Path) -> set[str]:
     """Return the suites that a file of tests subclasses."""
     return {
         base.id
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes_of(path)
         if isinstance(node, ast.ClassDef)
         for base in node.bases
         if isinstance(base, ast.Name) and base.id.endswith("Contract")
@@ -74,19 +71,18 @@ def suites_in(path: Path) -> set[str]:
 
 
 def names_in(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return {node.id for node in nodes_of(path) if isinstance(node, ast.Name)}
 
 
-TESTED = [(suites_in(path), names_in(path)) for path in sorted((ROOT / "tests").rglob("test_*.py"))]
-
-CASES = [
-    (seam, name)
-    for seam in SEAMS
-    if seam not in ONLY_COMPLETED
-    for name in implementations(seam)
-    if name not in PRIVATE
-]
+def cases() -> list[tuple[str, str]]:
+    """Return each protocol with each of its implementations."""
+    return [
+        (seam, name)
+        for seam in SEAMS
+        if seam not in ONLY_COMPLETED
+        for name in implementations(seam)
+        if name not in PRIVATE
+    ]
 
 
 @pytest.mark.parametrize("seam", sorted(SEAMS.keys() - ONLY_COMPLETED))
@@ -107,12 +103,18 @@ def test_without_pytest_parts_in_memory_are_there_and_a_suite_says_what_is_missi
         _ = testing.KnowledgeBaseContract
 
 
-@pytest.mark.parametrize(("seam", "name"), CASES)
-def test_every_implementation_runs_the_suite(seam: str, name: str) -> None:
-    assert any(f"{seam}Contract" in suites and name in names for suites, names in TESTED)
+def test_every_implementation_runs_the_suite() -> None:
+    subclassing = [p for p in (ROOT / "tests").rglob("test_*.py") if "Contract)" in p.read_text()]
+    tested = [(suites_in(path), names_in(path)) for path in subclassing]
+    assert [
+        (seam, name)
+        for seam, name in cases()
+        if not any(f"{seam}Contract" in suites and name in names for suites, names in tested)
+    ] == []
 
 
 def test_no_implementation_escapes_the_search() -> None:
-    assert ("LedgerStore", "MemoryLedgerStore") in CASES
-    assert ("RewardModel", "CalibratedReward") in CASES
-    assert len(CASES) >= 24
+    found = cases()
+    assert ("LedgerStore", "MemoryLedgerStore") in found
+    assert ("RewardModel", "CalibratedReward") in found
+    assert len(found) >= 24

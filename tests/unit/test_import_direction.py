@@ -8,18 +8,12 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable
+from functools import cache
 
 import pytest
+from our_sources import FOLDERS, MODULES, ROOT, nodes_of, tree_of
 
-ROOT = Path(__file__).parents[2]
-FOLDERS = {
-    "rttc_graph": "rttc_graph",
-    "rttc_graph.integrations": "integrations",
-    "rttc_graph.migrations": "migrations",
-    "rttc_graph.nodes": "nodes",
-}
 CONTRACTS = frozenset({"arms", "errors", "settings", "state", "protocols", "support"})
 CORE = frozenset({*CONTRACTS, "run", "search", "nodes", "graph", "rttc_graph", "moved_modules"})
 """Rooms that work without any extra."""
@@ -27,18 +21,6 @@ CORE = frozenset({*CONTRACTS, "run", "search", "nodes", "graph", "rttc_graph", "
 ALLOWED_VENDORS = {"langchain_core", "langgraph", "pydantic", "pydantic_core", "typing_extensions"}
 
 
-def parsed_modules() -> dict[str, ast.Module]:
-    """Return every module of ours by its import name."""
-    modules: dict[str, ast.Module] = {}
-    for package, folder in FOLDERS.items():
-        for path in (ROOT / folder).rglob("*.py"):
-            inner = path.relative_to(ROOT / folder).with_suffix("").parts
-            name = ".".join([package, *inner]).removesuffix(".__init__")
-            modules[name] = ast.parse(path.read_text(encoding="utf-8"))
-    return modules
-
-
-MODULES = parsed_modules()
 PACKAGES = {
     ".".join([package, *path.relative_to(ROOT / folder).parent.parts])
     for package, folder in FOLDERS.items()
@@ -69,10 +51,10 @@ def room_of(module: str) -> str:
     return inner.rpartition(".")[0] or inner
 
 
-def imported_names(tree: ast.Module) -> set[str]:
+def imported_names(nodes: Iterable[ast.AST]) -> set[str]:
     """Return the dotted names that a module imports, also inside functions."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -86,10 +68,21 @@ def is_covered(room: str, by: frozenset[str]) -> bool:
     return any(room == named or room.startswith(f"{named}.") for named in by)
 
 
-def forbidden_rooms(module: str, tree: ast.Module) -> set[str]:
+@cache
+def imported_by(module: str) -> frozenset[str]:
+    """Return the dotted names that a module of ours imports."""
+    return frozenset(imported_names(nodes_of(MODULES[module])))
+
+
+def roots(module: str) -> set[str]:
+    """Return the packages at the top that a module of ours imports from."""
+    return {imported.split(".")[0] for imported in imported_by(module)}
+
+
+def forbidden_rooms(module: str, imported: Iterable[str]) -> set[str]:
     """Return the rooms that a module imports although its own room may not."""
     own = room_of(module)
-    reached = {room_of(name) for name in imported_names(tree) if name in MODULES}
+    reached = {room_of(name) for name in imported if name in MODULES}
     return {
         room
         for room in reached - {own, "rttc_graph"}
@@ -97,7 +90,7 @@ def forbidden_rooms(module: str, tree: ast.Module) -> set[str]:
     }
 
 
-def missing_rooms(modules: Mapping[str, ast.Module]) -> set[str]:
+def missing_rooms(modules: Iterable[str]) -> set[str]:
     """Return the rooms that the table leaves out."""
     return {room_of(name) for name in modules} - ROOMS.keys()
 
@@ -108,16 +101,16 @@ def test_every_room_is_in_the_table_and_no_other() -> None:
 
 
 def test_a_room_that_is_missing_from_the_table_is_noticed() -> None:
-    assert missing_rooms({**MODULES, "rttc_graph.attic": ast.parse("")}) == {"attic"}
+    assert missing_rooms({*MODULES, "rttc_graph.attic"}) == {"attic"}
 
 
 def test_the_table_names_only_rooms_that_are_there() -> None:
     assert {named for may_import in ROOMS.values() for named in may_import} <= ROOMS.keys()
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_a_module_imports_only_what_its_room_may(name: str) -> None:
-    assert forbidden_rooms(name, MODULES[name]) == set()
+def test_a_module_imports_only_what_its_room_may() -> None:
+    found = {name: forbidden_rooms(name, imported_by(name)) for name in MODULES}
+    assert {name: rooms for name, rooms in found.items() if rooms} == {}
 
 
 @pytest.mark.parametrize(
@@ -148,26 +141,29 @@ def test_a_module_imports_only_what_its_room_may(name: str) -> None:
     ],
 )
 def test_an_import_against_the_table_is_caught(module: str, line: str, caught: str) -> None:
-    assert forbidden_rooms(module, ast.parse(line)) == {caught}
+    assert forbidden_rooms(module, imported_names(ast.walk(ast.parse(line)))) == {caught}
 
 
-@pytest.mark.parametrize("name", sorted(name for name in MODULES if room_of(name) in CORE))
-def test_the_core_needs_no_extra(name: str) -> None:
-    roots = {imported.split(".")[0] for imported in imported_names(MODULES[name])}
-    assert roots - sys.stdlib_module_names - ALLOWED_VENDORS - {"rttc_graph"} == set()
+def optional(module: str) -> set[str]:
+    """Return the packages of extras that a module imports from."""
+    return roots(module) - sys.stdlib_module_names - ALLOWED_VENDORS - {"rttc_graph"}
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_our_folders_are_imported_under_the_package(name: str) -> None:
-    roots = {imported.split(".")[0] for imported in imported_names(MODULES[name])}
-    assert roots & {"nodes", "integrations", "migrations", "tests"} == set()
+def test_the_core_needs_no_extra() -> None:
+    core = [name for name in MODULES if room_of(name) in CORE]
+    assert {name: needed for name in core if (needed := optional(name))} == {}
+    assert optional("rttc_graph.integrations.lora.lora_trainer")
 
 
-@pytest.mark.parametrize("name", sorted(PACKAGES - {"rttc_graph"}))
-def test_a_package_imports_nothing_optional_by_itself(name: str) -> None:
-    roots = {imported.split(".")[0] for imported in imported_names(MODULES[name])}
-    assert roots - sys.stdlib_module_names - ALLOWED_VENDORS - {"rttc_graph"} == set()
-    assert ast.get_docstring(MODULES[name])
+def test_our_folders_are_imported_under_the_package() -> None:
+    folders = {"nodes", "integrations", "migrations", "tests"}
+    assert {name: found for name in MODULES if (found := roots(name) & folders)} == {}
+
+
+def test_a_package_imports_nothing_optional_by_itself() -> None:
+    packages = PACKAGES - {"rttc_graph"}
+    assert {name: needed for name in packages if (needed := optional(name))} == {}
+    assert [name for name in packages if not ast.get_docstring(tree_of(MODULES[name]))] == []
 
 
 def python_files(package: str) -> list[str]:
@@ -175,9 +171,10 @@ def python_files(package: str) -> list[str]:
     return [name for name in MODULES if name.rpartition(".")[0] == package and name not in PACKAGES]
 
 
-@pytest.mark.parametrize("name", sorted(PACKAGES))
-def test_no_room_is_too_large_to_look_over(name: str) -> None:
-    assert len(python_files(name)) < (12 if name == "rttc_graph" else 15)  # and its `__init__`
+def test_no_room_is_too_large_to_look_over() -> None:
+    sizes = {name: len(python_files(name)) for name in PACKAGES}  # and its `__init__` each
+    limits = {"rttc_graph": 12}
+    assert {name: size for name, size in sizes.items() if size >= limits.get(name, 15)} == {}
 
 
 def test_no_two_modules_have_the_same_name() -> None:

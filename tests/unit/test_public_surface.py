@@ -7,23 +7,14 @@ import inspect
 import pkgutil
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterable
 from types import ModuleType
 
 import pytest
+from our_sources import SOURCES, nodes_of, relative, tree_of
 
 import rttc_graph
 from rttc_graph import testing
-
-PACKAGE = Path(rttc_graph.__file__).parent
-ROOT = PACKAGE.parent
-FOLDERS = [ROOT / name for name in ("rttc_graph", "nodes", "integrations", "migrations")]
-SOURCES = sorted(path for folder in FOLDERS for path in folder.rglob("*.py"))
-"""`rglob` does not follow the links inside `rttc_graph`, so that each file is here once."""
-
-
-def relative(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
 
 
 def test_the_names_are_sorted_and_there() -> None:
@@ -68,19 +59,28 @@ def undocumented(owner: ast.Module | ast.ClassDef) -> list[str]:
     return found
 
 
-EXPLAINED = [path for path in SOURCES if path.parent.name != "testing"]
-"""The names of the tests in a contract suite say what they hold."""
+def test_every_public_name_of_a_module_is_documented() -> None:
+    # The names of the tests in a contract suite say what they hold.
+    explained = [path for path in SOURCES if path.parent.name != "testing"]
+    assert {relative(p): found for p in explained if (found := undocumented(tree_of(p)))} == {}
 
 
-@pytest.mark.parametrize("path", EXPLAINED, ids=relative)
-def test_every_public_name_of_a_module_is_documented(path: Path) -> None:
-    assert undocumented(ast.parse(path.read_text(encoding="utf-8"))) == []
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("def f(): ...", ["the module", "f"]),
+        ('"""A module."""\nclass C:\n    """A class."""\n    def m(self): ...', ["m"]),
+        ('"""A module."""\nclass C:\n    def _m(self): ...\ndef _f(): ...', ["C"]),
+    ],
+)
+def test_a_missing_docstring_is_found(text: str, found: list[str]) -> None:
+    assert undocumented(ast.parse(text)) == found
 
 
-def private_imports(tree: ast.Module) -> list[str]:
+def private_imports(nodes: Iterable[ast.AST]) -> list[str]:
     """Return underscore names that a module takes from other modules, ours or a vendor's."""
     found: list[str] = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom):
             path = (node.module or "").split(".")
             names = [*path, *(alias.name for alias in node.names)]
@@ -92,9 +92,13 @@ def private_imports(tree: ast.Module) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_no_module_uses_anothers_private_names(path: Path) -> None:
-    assert private_imports(ast.parse(path.read_text(encoding="utf-8"))) == []
+def test_no_module_uses_anothers_private_names() -> None:
+    assert {relative(p): found for p in SOURCES if (found := private_imports(nodes_of(p)))} == {}
+
+
+@pytest.mark.parametrize("line", ["from a._b import c", "from a import _c", "import a._b"])
+def test_a_private_import_is_found(line: str) -> None:
+    assert private_imports(ast.walk(ast.parse(line)))
 
 
 def test_importing_the_package_is_cheap() -> None:
