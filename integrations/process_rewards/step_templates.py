@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -10,21 +9,19 @@ from typing import Any, Literal, cast, get_args
 from transformers import PreTrainedTokenizerBase
 
 from rttc_graph.errors import RewardModelError
+from rttc_graph.integrations.process_rewards.step_texts import (
+    QWEN_STEP_END,
+    QWEN_SYSTEM,
+    STEP_TAG,
+    VERDICTS,
+    shepherd_text,
+)
 from rttc_graph.integrations.transformers.literal import encode_chat, encode_text
 from rttc_graph.support.identity import clean
 
 PrmKind = Literal["math-shepherd", "qwen", "skywork", "trl"]
 """Layouts that are known: that of peiyi9979/math-shepherd-mistral-7b-prm, of Qwen2.5-Math-PRM, of
 Skywork-o1-Open-PRM, and of what TRL's `PRMTrainer` writes."""
-
-STEP_TAG = "ки"
-"""Mark behind each step for Math-Shepherd, whose token is followed by good or bad."""
-
-VERDICTS = "+ -"
-"""Good and bad, as Math-Shepherd says them."""
-
-QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
-QWEN_STEP_END = "<extra_0>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +53,7 @@ def verdict_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
 def _math_shepherd(
     tokenizer: PreTrainedTokenizerBase, query: str, steps: Sequence[str]
 ) -> EncodedSteps:
-    named = [_named(step, number) for number, step in enumerate(_untagged(steps), start=1)]
-    text = f"{_untagged([query])[0]} " + "\n".join(f"{step} {STEP_TAG}" for step in named)
-    ids = _ids(tokenizer, text)
+    ids = _ids(tokenizer, shepherd_text(query, steps))
     tag = tokenizer.encode(STEP_TAG, add_special_tokens=False)[-1]
     places = [at for at, token in enumerate(ids) if token == tag]
     if len(places) < len(steps):
@@ -67,15 +62,6 @@ def _math_shepherd(
             "this is no model in the layout of Math-Shepherd"
         )
     return EncodedSteps(ids, places[-len(steps) :])
-
-
-def _named(step: str, number: int) -> str:
-    text = step.strip()
-    return text if re.match(r"Step \d+:", text) else f"Step {number}: {text}"
-
-
-def _untagged(texts: Sequence[str]) -> list[str]:
-    return [text.replace(STEP_TAG, "") for text in texts]
 
 
 def _qwen(tokenizer: PreTrainedTokenizerBase, query: str, steps: Sequence[str]) -> EncodedSteps:

@@ -106,6 +106,46 @@ class ServedSettings:
             )
 
 
+ServedPrmKind = Literal["qwen", "math-shepherd"]
+"""Models that vLLM pools at step ends: Qwen2.5-Math-PRM as it is, Math-Shepherd with
+`--pooler-config '{"pooling_type": "STEP", "step_tag_id": 12902, "returned_token_ids": [648, 387]}'`
+(the tokens of its mark, of good and of bad; older releases call it `--override-pooler-config`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedPrmSettings:
+    """Settings for calling a served process reward model.
+
+    Raises:
+        ConfigurationError: A value is out of its bounds.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    kind: ServedPrmKind = "qwen"
+    """Layout of the input, and which number of a pair is that of a good step."""
+    model: str | None = None
+    """Name under which it is served; a server of one model needs none."""
+    timeout_seconds: float = 30.0
+    """Time limit of one call, in seconds. A call with a retryable failure is made once more."""
+    concurrency: int = 8
+    """Calls at the same time, one for each answer; the server batches them."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """HTTP headers of each call, for example `Authorization`."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ServedPrmKind):
+            raise ConfigurationError(
+                f"kind={self.kind!r}: use one of {', '.join(get_args(ServedPrmKind))}"
+            )
+        if self.concurrency < 1:
+            raise ConfigurationError(f"concurrency must be at least 1, got {self.concurrency!r}")
+        if not 0 < self.timeout_seconds < math.inf:
+            raise ConfigurationError(
+                f"timeout_seconds must be above 0 and finite, got {self.timeout_seconds!r}"
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraderSettings:
     """Names a chat model and what it judges by."""

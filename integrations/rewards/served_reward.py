@@ -14,11 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import httpx
-
-from rttc_graph.errors import ConfigurationError, RewardModelError
+from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
-from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, describe
+from rttc_graph.integrations.remote.json_posts import JsonPosts
 from rttc_graph.integrations.rewards.reward_checks import checked_rewards
 from rttc_graph.integrations.rewards.reward_settings import Route as Route
 from rttc_graph.integrations.rewards.reward_settings import ServedSettings as ServedSettings
@@ -46,13 +44,16 @@ class ServedReward(RewardModel):
     def __init__(
         self, url: str, *, settings: ServedSettings | None = None, name: str | None = None
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigurationError(f"url={url!r} must start with http:// or https://")
         self._settings = settings or ServedSettings()
         self._url = f"{url.rstrip('/')}/{self._settings.route}"
         self._name = name or self._settings.model or url.rstrip("/")
-        caller = _Caller(self._url, self._settings)
-        self._finalizer = weakref.finalize(self, caller.close)
+        posts = JsonPosts(
+            self._url,
+            timeout_seconds=self._settings.timeout_seconds,
+            headers=self._settings.headers,
+        )
+        self._finalizer = weakref.finalize(self, posts.close)
+        caller = _Caller(posts, self._settings)
         self._queue = BatchQueue(
             caller.scores,
             name=f"rttc-reward-{self._name}",
@@ -109,59 +110,28 @@ class ServedReward(RewardModel):
 
 
 class _Caller:
-    """Makes the calls; lives in the lane's threads, which share its connections."""
+    """What makes the calls; lives in the lane's threads, which share its connections."""
 
-    def __init__(self, url: str, settings: ServedSettings) -> None:
-        self._url = url
+    def __init__(self, posts: JsonPosts, settings: ServedSettings) -> None:
+        self._posts = posts
         self._settings = settings
         self._route = _ROUTES[settings.route]
-        self._client = httpx.Client(
-            timeout=settings.timeout_seconds, headers=dict(settings.headers), trust_env=False
-        )
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
 
     def scores(self, pairs: list[Pair]) -> list[float]:
         """Return the scores of the pairs, in order."""
         body = self._route.body(pairs)
         if self._settings.model is not None:
             body["model"] = self._settings.model
-        try:
-            answer = self._answer(body)
-        except RewardModelError as exc:
-            if not exc.retryable:
-                raise
-            answer = self._answer(body)
+        answer = self._posts.answer(body)
         try:
             raw = self._route.scores(answer, len(pairs))
         except (KeyError, TypeError, IndexError, ValueError) as exc:
             shown = json.dumps(answer)[:200]
             raise RewardModelError(
-                f"{self._url} gave no score for each of {len(pairs)} answers but {shown}: "
+                f"{self._posts.url} gave no score for each of {len(pairs)} answers but {shown}: "
                 "is it a model with one output, and the right route?"
             ) from exc
         return [sigmoid(x) for x in raw] if self._settings.activation == "sigmoid" else raw
-
-    def _answer(self, body: dict[str, Any]) -> Any:
-        try:
-            response = self._client.post(self._url, json=body)
-        except httpx.HTTPError as exc:
-            raise RewardModelError(
-                f"could not reach {self._url}: {describe(exc)}", retryable=True
-            ) from exc
-        if response.status_code != 200:
-            raise RewardModelError(
-                f"{self._url} answered {response.status_code}: {response.text[:200]!r}",
-                retryable=response.status_code in RETRYABLE_STATUS,
-            )
-        try:
-            return response.json()
-        except ValueError as exc:
-            raise RewardModelError(
-                f"{self._url} answered no JSON but {response.text[:80]!r}"
-            ) from exc
 
 
 @dataclass(frozen=True, slots=True)

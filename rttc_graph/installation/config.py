@@ -24,7 +24,11 @@ from pydantic_settings import (
 
 from rttc_graph.arms import Arm, Proposer
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
+from rttc_graph.integrations.rewards.reward_settings import (
+    ClassifierSettings,
+    ServedPrmSettings,
+    ServedSettings,
+)
 from rttc_graph.samples.corrections import CorrectionsPolicy
 from rttc_graph.settings import RttcSettings, TrainingDtype, domain_settings
 from rttc_graph.support.encodings import open_text, undecodable
@@ -38,11 +42,13 @@ _SECRET = (
     "database_read_url",
     "reward_api_key",
     "reward_served.headers",
+    "process_reward_served.headers",
 )
 """Settings that may hold a password; their values are not repeated in an error."""
 
 SETTING_TABLES = {
     "reward_served": [field.name for field in fields(ServedSettings)],
+    "process_reward_served": [field.name for field in fields(ServedPrmSettings)],
     "reward_classifier": [field.name for field in fields(ClassifierSettings)],
 }
 """Settings that are tables of their own, and what may stand in them."""
@@ -135,8 +141,13 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     process_reward: str = Field(
         default="",
         description="Judge of steps for the policies beam, dvts, particles, lookahead and mcts: a "
-        "folder of `rttc reward train --process`, a process reward model (hub name, folder), or a "
-        "chat model that grades. Empty: none, and they choose no step.",
+        "folder of `rttc reward train --process`, a process reward model (hub name, folder, or the "
+        "URL of a vLLM server of one), or a chat model that grades. Empty: none, and they choose "
+        "no step.",
+    )
+    process_reward_served: ServedPrmSettings = Field(
+        default_factory=ServedPrmSettings,
+        description="How the process reward model behind a URL is called: kind, model, headers, …",
     )
     reward_served: ServedSettings = Field(
         default_factory=ServedSettings,

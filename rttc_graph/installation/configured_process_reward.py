@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.configured_reward import filled_headers
 from rttc_graph.integrations.langchain.hosted_models import (
     hosted_name,
     open_chat_model,
@@ -14,6 +16,7 @@ from rttc_graph.integrations.langchain.hosted_models import (
 )
 from rttc_graph.integrations.process_rewards.chat_step_judge import ChatStepJudge
 from rttc_graph.integrations.process_rewards.probe_file import PROBE_FILE, read_probe
+from rttc_graph.integrations.process_rewards.served_prm import ServedPrm
 from rttc_graph.integrations.process_rewards.state_probe import StateProbe
 from rttc_graph.integrations.process_rewards.transformers_prm import PrmSettings, TransformersPrm
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
@@ -29,12 +32,13 @@ def open_process_reward(
 
     Args:
         config: Names it: a folder that `rttc reward train --process` made, a process reward model
-            (hub name, folder), or a chat model that grades. Empty: none.
+            (hub name, folder, URL of its server), or a chat model that grades. Empty: none.
         engine: The policy model's, which a probe reads; `None` where it is served elsewhere.
         policy: Returns the policy model's fingerprint, which a probe was trained for.
 
     Raises:
-        ConfigurationError: A probe's folder is damaged, or the policy model is served elsewhere.
+        ConfigurationError: A probe's folder is damaged, a header names a variable that is not set,
+            or the policy model is served elsewhere.
         BackendError: A server that is to say which model it has cannot be reached.
     """
     name = config.process_reward
@@ -43,6 +47,10 @@ def open_process_reward(
     if (hosted := hosted_name(name, "reward")) is not None:
         hosted = resolved(hosted)
         return ChatStepJudge(open_chat_model(hosted), name=hosted.text)
+    if name.startswith(("http://", "https://")):
+        served = config.process_reward_served
+        headers = filled_headers(served.headers, table="process_reward_served")
+        return ServedPrm(name, settings=replace(served, headers=headers))
     folder = Path(name).expanduser()
     if not (folder / PROBE_FILE).is_file():
         device = None if config.device == "auto" else config.device

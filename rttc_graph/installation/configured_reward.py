@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -66,24 +66,36 @@ def open_reward_model(
 
 def _served(config: InstallationConfig) -> ServedSettings:
     """Return how the server is called, with the key and with variables filled into the headers."""
-    headers = {name: _filled(name, text) for name, text in config.reward_served.headers.items()}
+    headers = filled_headers(config.reward_served.headers, table="reward_served")
     if config.reward_api_key is not None:
         headers["Authorization"] = f"Bearer {config.reward_api_key}"
     return replace(config.reward_served, headers=headers)
 
 
-def _filled(name: str, text: str) -> str:
+def filled_headers(headers: Mapping[str, str], *, table: str) -> dict[str, str]:
+    """Return HTTP headers with the environment's variables filled into them.
+
+    Args:
+        headers: Headers by name; `$NAME` stands for a variable.
+        table: Table of the settings file that they stand in, for the error.
+
+    Raises:
+        ConfigurationError: A variable is not set.
+    """
+    return {name: _filled(f"{table}.headers.{name}", text) for name, text in headers.items()}
+
+
+def _filled(place: str, text: str) -> str:
     try:
         return Template(text).substitute(os.environ)
     except KeyError as exc:
         raise ConfigurationError(
-            f"reward_served.headers.{name} names the environment variable {exc}, which is not "
+            f"{place} names the environment variable {exc}, which is not "
             "set: set it, or write $$ for a dollar sign"
         ) from exc
     except ValueError as exc:
         raise ConfigurationError(
-            f"reward_served.headers.{name} has a $ that names no variable: write $$ for a dollar "
-            "sign"
+            f"{place} has a $ that names no variable: write $$ for a dollar sign"
         ) from exc
 
 
