@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
@@ -59,6 +60,7 @@ _PROVIDERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 """Providers with their package and the variables that may hold their key. Others are LangChain's to
 know; these are what a typo is compared with."""
 
+_BETWEEN_ADDRESSES = re.compile(r"\s*,\s*(?=https?://)", re.IGNORECASE)
 _NAMED = re.compile(r"(?P<provider>[A-Za-z][\w-]+):(?!//)(?P<model>.+)")
 
 
@@ -72,13 +74,22 @@ class HostedName:
     """Empty where the server of an address is to be asked which one it has."""
     url: str | None = None
     """Address that `/models` and `/chat/completions` stand under; `None` for a provider's own."""
+    others: tuple[str, ...] = ()
+    """Addresses of further servers of the same model."""
 
     @property
     def text(self) -> str:
         """The name as a setting has it."""
         if self.url is None:
             return f"{self.provider}:{self.model}"
-        return f"{self.url}#{self.model}" if self.model else self.url
+        addresses = ",".join((self.url, *self.others))
+        return f"{addresses}#{self.model}" if self.model else addresses
+
+    def servers(self) -> tuple[HostedName, ...]:
+        """Return a name for each server."""
+        if self.url is None:
+            return (self,)
+        return tuple(replace(self, url=url, others=()) for url in (self.url, *self.others))
 
     @property
     def key_variable(self) -> str:
@@ -96,13 +107,27 @@ def hosted_name(text: str, role: Role) -> HostedName | None:
         ConfigurationError: The address holds a password, or something else than a model.
     """
     if text.lower().startswith(("http://", "https://")):
-        name = _at_address(text, role)
+        name = _at_addresses(_BETWEEN_ADDRESSES.split(text), role)
         gives_scores = role == "reward" and not (name.model or (name.url or "").endswith("/v1"))
         return None if gives_scores else name
     match = _NAMED.fullmatch(text)
     if match is None or Path(text).expanduser().exists():
         return None
     return HostedName(role=role, provider=match["provider"].lower(), model=match["model"])
+
+
+def _at_addresses(texts: Sequence[str], role: Role) -> HostedName:
+    """Return the name of a model at one server or several; one of them may name the model."""
+    names = [_at_address(text, role) for text in texts]
+    models = {name.model for name in names if name.model}
+    if len(names) > 1 and (role != "model" or len(models) > 1):
+        raise ConfigurationError(
+            f"{role}={','.join(texts)!r}: several servers are for one policy model: write "
+            "http://A/v1,http://B/v1#MODEL"
+        )
+    first, *others = names
+    urls = tuple(dict.fromkeys(str(name.url) for name in others if name.url != first.url))
+    return replace(first, model=next(iter(models), ""), others=urls)
 
 
 def _at_address(text: str, role: Role) -> HostedName:
@@ -138,7 +163,7 @@ def resolved(name: HostedName) -> HostedName:
     """
     if name.url is None or name.model:
         return name
-    models = served_models(name)
+    models = _models_of_any(name)
     if len(models) != 1:
         several = f"has {len(models)} models: {', '.join(models[:20])}" if models else "has none"
         raise ConfigurationError(
@@ -146,6 +171,15 @@ def resolved(name: HostedName) -> HostedName:
             f"{name.url}#MODEL"
         )
     return replace(name, model=models[0])
+
+
+def _models_of_any(name: HostedName) -> list[str]:
+    """Return the models that the first server lists that can be reached."""
+    *first, last = name.servers()
+    for server in first:
+        with suppress(BackendError):
+            return served_models(server)
+    return served_models(last)
 
 
 def whole_name(text: str, role: Role) -> str:

@@ -123,7 +123,8 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         default="smollm2-135m-instruct",
         min_length=1,
         description="Policy model: a short name of `rttc models list`, a hub name, a folder, "
-        "`PROVIDER:MODEL`, or an address such as `http://host/v1#MODEL`.",
+        "`PROVIDER:MODEL`, or an address such as `http://host/v1#MODEL`; several servers of one "
+        "model are addresses with commas between.",
     )
     embedder: str = Field(
         default="all-minilm-l6-v2",

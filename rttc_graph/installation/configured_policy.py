@@ -18,6 +18,7 @@ from rttc_graph.integrations.langchain.hosted_models import (
     resolved,
 )
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
+from rttc_graph.integrations.remote.several_servers import ServerOrder, SeveralPolicyModels
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import AdapterTrainer, PolicyModel
@@ -106,12 +107,25 @@ def open_engine(
         engine.close()
 
 
+def _served(name: HostedName) -> PolicyModel:
+    servers = {
+        one.text: ChatPolicyModel(open_chat_model(one), name=name.text, asks_logprobs=True)
+        for one in name.servers()
+    }
+    if len(servers) == 1:
+        return servers[name.text]
+    return SeveralPolicyModels(servers, ServerOrder(list(servers)))
+
+
 def _hosted(name: HostedName) -> OpenPolicy:
+    # What was cached stays when a server is added to several or taken out.
+    identity = f"hosted several {name.model}" if name.others else f"hosted {name.text}"
+
     async def fingerprint() -> str:
-        return hashlib.sha256(f"hosted {name.text}".encode()).hexdigest()[:32]
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     return OpenPolicy(
-        model=ChatPolicyModel(open_chat_model(name), name=name.text, asks_logprobs=True),
+        model=_served(name),
         fingerprint=fingerprint,
         closed_arms=closed_arms(name.text),
     )

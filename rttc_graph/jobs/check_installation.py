@@ -174,8 +174,8 @@ def _hosted_models(config: InstallationConfig) -> Iterator[Check]:
     for role, text in settings:
         try:
             name = hosted_name(text, role)
-            if name is not None:
-                yield _hosted(name)
+            for server in name.servers() if name is not None else ():
+                yield _hosted(server)
         except RttcError as exc:
             yield Check(
                 name=role, outcome="fail", said=str(exc), way_out="see docs/howto/other-models.md"

@@ -19,6 +19,11 @@ from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.publishing_trainer import PublishingTrainer
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.samples.stored_embedder import StoredEmbedder
+from rttc_graph.integrations.remote.several_servers import (
+    ServerOrder,
+    SeveralPolicyModels,
+    SeveralTrainers,
+)
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import (
@@ -78,6 +83,13 @@ class TestChatPolicyModelOfAServerThatContinues(PolicyModelContract):
             yield ChatPolicyModel(client, context_tokens=512, continues_answers=True)
 
 
+class TestSeveralPolicyModels(PolicyModelContract):
+    @pytest.fixture
+    def policy_model(self) -> PolicyModel:
+        servers = {name: ChatPolicyModel(SyncChat(answer=last_word)) for name in ("a", "b")}
+        return SeveralPolicyModels(servers, ServerOrder(list(servers)))
+
+
 class TestLoraTrainer(AdapterTrainerContract):
     @pytest.fixture
     def trainer(self, tiny_engine: LocalEngine) -> AdapterTrainer:
@@ -88,6 +100,22 @@ class TestLoraTrainerOnEightBits(AdapterTrainerContract):
     @pytest.fixture
     def trainer(self, int8_engine: LocalEngine) -> AdapterTrainer:
         return LoraTrainer(int8_engine)
+
+
+class TestSeveralTrainers(AdapterTrainerContract):
+    @pytest.fixture
+    def trainer(
+        self, tiny_engine: LocalEngine, tiny_model_path: Path, tmp_path: Path
+    ) -> Iterator[AdapterTrainer]:
+        local = LoraTrainer(tiny_engine)
+        with lora_server(tiny_model_path) as (a, _), lora_server(tiny_model_path) as (b, _):
+            publishers = {
+                url: PublishingTrainer(local, url=url, folder=tmp_path / str(number))
+                for number, url in enumerate((a, b))
+            }
+            yield SeveralTrainers(local, publishers, ServerOrder([a, b]), copies=2)
+            for one in publishers.values():
+                one.close()
 
 
 class TestPublishingTrainer(AdapterTrainerContract):

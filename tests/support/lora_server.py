@@ -29,6 +29,8 @@ class LoraServer:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(base)
         self.models: dict[str, Any] = {"base": self._fresh()}
         self.lock = threading.Lock()
+        self.is_down = False
+        """Whether it breaks connections off, as a server that was stopped."""
 
     def _fresh(self) -> Any:
         with one_load_at_a_time():
@@ -74,11 +76,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         assert self.path == "/v1/models"
+        if self.served.is_down:
+            self.close_connection = True
+            return
         with self.served.lock:
             self._send(200, {"object": "list", "data": [{"id": n} for n in self.served.models]})
 
     def do_POST(self) -> None:
         given = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.served.is_down:
+            self.close_connection = True
+            return
         routes = {
             "/v1/load_lora_adapter": self.served.load,
             "/v1/unload_lora_adapter": self.served.unload,
