@@ -1,6 +1,7 @@
 # make demo   answers from real models on this machine, after installing all they need
 # make docs   the documentation site, into build/site
 # make test   the whole gate: format, lint, types, tests
+# make test-ray   the tests on a Ray cluster of four processes and more; some minutes
 # make        the same as make test
 
 PYTHON ?= python3
@@ -9,10 +10,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := test
-.PHONY: bench coverage demo docs test format lint types mypy pyright tests clean help
+.PHONY: bench coverage demo docs test test-ray format lint types mypy pyright tests clean help
 
 help:  ## show the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## install, get the models, start Postgres, ask questions of every route
 	@$(BIN)/rttc demo
@@ -43,6 +44,9 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 tests: $(VENV)/.dev  ## all tests
 	@$(PYTEST)
 
+test-ray: $(VENV)/.ray  ## the tests that start a Ray cluster; they need minutes and the extra `ray`
+	@$(BIN)/python -m pytest -n 0 -m ray tests/integration/test_ray_serve.py
+
 coverage: $(VENV)/.dev  ## the tests with branch coverage and its floor; tracing doubles their time
 	@$(PYTEST) --cov --cov-report=term:skip-covered
 
@@ -69,4 +73,9 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.demo
 	@echo "installing the tools for tests"
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.ray: $(VENV)/.dev
+	@echo "installing Ray: 240 MB"
+	@$(PIP) -e '.[ray]'
 	@touch $@

@@ -60,6 +60,7 @@ MOVED = {
     "extras": "support.extras",
     "identity": "support.identity",
     "ingest": "samples.ingest",
+    "installation.correcting": "installation.knowledge",
     "integrations.batch_lane": "integrations.concurrency.batch_queue",
     "integrations.clean_text": "support.identity",
     "integrations.langchain.embedder": "integrations.langchain.langchain_embedder",

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rttc_graph.cli.command_context import CommandContext
-from rttc_graph.cli.command_group import command_group
+from rttc_graph.cli.command_group import bare_option, command_group
 from rttc_graph.cli.commands import (
     ask,
     cache,
@@ -51,7 +51,7 @@ app.command("rate")(rate.rate_run)
 app.command("stats")(stats.show_stats)
 app.command("demo")(demo.show_demo)
 app.command("status")(status.show_status)
-app.command("serve")(serve.serve)
+app.command("serve", cls=bare_option("--ray", "here"))(serve.serve)
 app.command("mcp")(serve.serve_mcp)
 app.command("ui")(serve.show_page)
 app.command("init")(write_settings)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-__all__ = ("CommandGroup", "command_group")
+__all__ = ("CommandGroup", "bare_option", "command_group")
 
 _WHOLE_SENTENCE = 1000
 """Length at which a command's sentence would be cut; none is that long."""
@@ -44,3 +44,27 @@ def command_group(**more: Any) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         **more,
     )
+
+
+def bare_option(flag: str, value: str) -> type[TyperCommand]:
+    """Return a kind of command in which an option may stand without its value.
+
+    Args:
+        flag: The option, such as `--ray`.
+        value: Its value where none follows, that is at the end or before another option.
+    """
+
+    class WithBareOption(TyperCommand):
+        """A command with an option that may stand alone."""
+
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            given: list[str] = []
+            for place, word in enumerate(args):
+                given.append(word)
+                follows = args[place + 1 : place + 2]
+                if word == flag and (not follows or follows[0].startswith("-")):
+                    given.append(value)
+            rest: list[str] = super().parse_args(ctx, given)
+            return rest
+
+    return WithBareOption

@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from rttc_graph.arms import Arm, Proposer
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.integrations.ray_serve.ray_settings import RaySettings
 from rttc_graph.integrations.rewards.reward_settings import (
     ClassifierSettings,
     ServedPrmSettings,
@@ -50,6 +51,7 @@ SETTING_TABLES = {
     "reward_served": [field.name for field in fields(ServedSettings)],
     "process_reward_served": [field.name for field in fields(ServedPrmSettings)],
     "reward_classifier": [field.name for field in fields(ClassifierSettings)],
+    "ray": [field.name for field in fields(RaySettings)],
 }
 """Settings that are tables of their own, and what may stand in them."""
 
@@ -241,6 +243,11 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     traces_with_texts: bool = Field(
         default=False,
         description="Whether these spans hold questions, answers and words of errors too.",
+    )
+
+    ray: RaySettings = Field(
+        default_factory=RaySettings,
+        description="Replicas of `rttc serve --ray`: min_replicas, max_replicas, trainers, gpus, …",
     )
 
     corrections: CorrectionsPolicy = Field(

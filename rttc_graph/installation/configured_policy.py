@@ -39,6 +39,9 @@ class OpenPolicy:
     """Engine of a model in this process; `None` for one that is served elsewhere."""
     resident: Callable[[], Mapping[str, float]] | None = None
     """Returns number and bytes of the adapters in this process; `None` where there can be none."""
+    adapter_calls: Callable[[], Mapping[str, float]] | None = None
+    """Returns how many calls found their adapter in a replica, and for how many it was loaded;
+    `None` for a model without replicas."""
     closed_arms: Mapping[Arm, str] = field(default_factory=dict[Arm, str])
     """Arms that this model cannot have, each with the reason."""
 

@@ -64,6 +64,15 @@ def open_reward_model(
     return _trained(folder, config, engine)
 
 
+def computes_rewards(config: InstallationConfig) -> bool:
+    """Tell whether the setting `reward` names a network that an installation computes itself."""
+    name = config.reward
+    is_elsewhere = hosted_name(name, "reward") is not None or name.startswith(
+        ("http://", "https://")
+    )
+    return name != "self-confidence" and not is_elsewhere
+
+
 def _served(config: InstallationConfig) -> ServedSettings:
     """Return how the server is called, with the key and with variables filled into the headers."""
     headers = filled_headers(config.reward_served.headers, table="reward_served")

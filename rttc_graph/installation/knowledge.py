@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.configured_embedder import open_embedder
-from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
 from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
     PostgresQueryStateCache,
 )
@@ -26,6 +25,8 @@ from rttc_graph.integrations.postgres.migrate import migrate
 from rttc_graph.integrations.postgres.rating_store import PostgresRatingStore
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.samples.read_replica import ReadReplica
+from rttc_graph.protocols import MeasuringEmbedder
+from rttc_graph.samples.corrections import Corrections
 
 if TYPE_CHECKING:
     from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
@@ -42,7 +43,7 @@ _REPLICA_SECONDS = 2.0
 class Knowledge:
     """Contents of the database, and the embedder that makes its vectors."""
 
-    embedder: LangChainEmbedder
+    embedder: MeasuringEmbedder
     database: Database
     knowledge_base: PostgresKnowledgeBase
     cache: PostgresQueryStateCache
@@ -52,8 +53,15 @@ class Knowledge:
 
 
 @contextmanager
-def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
-    """Open the database of an installation, and close what was opened."""
+def open_knowledge(
+    config: InstallationConfig, *, embedder: MeasuringEmbedder | None = None
+) -> Generator[Knowledge]:
+    """Open the database of an installation, and close what was opened.
+
+    Args:
+        config: Names the database and the embedder.
+        embedder: Embedder that is open already; by default the one that is named.
+    """
     _check_addresses(config)
     with _data_source(config) as source, ExitStack() as stack:
         database = Database(
@@ -61,7 +69,7 @@ def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
         )
         stack.callback(database.close)
         replica = _open_replica(config, stack)
-        embedder = open_embedder(config)
+        embedder = embedder or open_embedder(config)
         yield Knowledge(
             embedder=embedder,
             database=database,
@@ -75,6 +83,16 @@ def open_knowledge(config: InstallationConfig) -> Generator[Knowledge]:
             calibrations=PostgresCalibrationStore(database),
             ratings=PostgresRatingStore(database),
         )
+
+
+def corrections_of(config: InstallationConfig, knowledge: Knowledge) -> Corrections:
+    """Return what takes ratings, over an open database and by the installation's settings."""
+    return Corrections(
+        ratings=knowledge.ratings,
+        knowledge_base=knowledge.knowledge_base,
+        embedder=knowledge.embedder,
+        policy=config.corrections,
+    )
 
 
 def _check_addresses(config: InstallationConfig) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from rttc_graph.installation.configured_policy import OpenPolicy, open_policy
 from rttc_graph.installation.configured_process_reward import open_process_reward
 from rttc_graph.installation.configured_reward import open_reward_model
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
+from rttc_graph.installation.on_ray import open_on_ray
 from rttc_graph.integrations.langchain.hosted_models import hosted_name
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CalibratedReward
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
@@ -121,11 +122,32 @@ class LocalRttc:
 
 
 @contextmanager
-def open_local(config: InstallationConfig | None = None) -> Generator[LocalRttc]:
-    """Open an installation: by default the one that environment and `rttc.toml` describe."""
+def open_local(
+    config: InstallationConfig | None = None, *, ray: str | None = None
+) -> Generator[LocalRttc]:
+    """Open an installation: by default the one that environment and `rttc.toml` describe.
+
+    Args:
+        config: Settings.
+        ray: Address of a Ray cluster whose replicas compute, as `open_cluster` takes it: `here` to
+            start one; `None` to compute in this process.
+
+    Raises:
+        ConfigurationError: A setting or an address is wrong, or an extra is missing.
+        BackendError: A server that is to say which model it has cannot be reached.
+    """
     config = config or load_config()
-    with open_knowledge(config) as knowledge, open_policy(config) as policy:
-        judge = open_reward_model(config, policy.engine, policy.fingerprint)
+    with ExitStack() as stack:
+        away = None if ray is None else stack.enter_context(open_on_ray(config, ray))
+        knowledge = stack.enter_context(
+            open_knowledge(config, embedder=None if away is None else away.embedder)
+        )
+        policy = None if away is None else away.policy(knowledge.cache)
+        if policy is None:
+            policy = stack.enter_context(open_policy(config))
+        judge = None if away is None else away.reward
+        if judge is None:
+            judge = open_reward_model(config, policy.engine, policy.fingerprint)
         parts: RttcParts = {
             "policy_model": policy.model,
             "reward_model": CalibratedReward(judge, knowledge.calibrations, tenant=config.tenant),

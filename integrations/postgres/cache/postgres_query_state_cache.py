@@ -214,6 +214,30 @@ class PostgresQueryStateCache:
                     )
                 await asyncio.wait({asyncio.wrap_future(news)}, timeout=min(left, _POLL_SECONDS))
 
+    async def keep_adapter(self, adapter: TrainedAdapter) -> None:
+        """Store an adapter that was trained elsewhere, unless it is there; a lease on it ends.
+
+        Raises:
+            QueryStateCacheError: It is larger than the cache, or the database failed.
+        """
+        if len(adapter.weights) > self._max_bytes:
+            raise QueryStateCacheError(
+                f"adapter {adapter.key!r} has {len(adapter.weights)} bytes, cache_max_bytes is "
+                f"{self._max_bytes}: raise it, or lower ttt_rank or ttt_layers"
+            )
+        claim = Claim(
+            key=checked_name("adapter", adapter.key),
+            base_fingerprint=adapter.base_fingerprint,
+            owner=uuid.uuid4().hex,
+            lease_seconds=self._lease_seconds,
+        )
+
+        def work(session: DatabaseSession) -> None:
+            store(session, claim, adapter)
+            self._evict(session)
+
+        await self._execute("store an adapter", work)
+
     async def discard_adapter(self, key: str) -> None:
         """Drop an adapter that did not raise the reward; no query state refers to it afterwards."""
         checked_name("adapter", key)

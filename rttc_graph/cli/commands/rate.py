@@ -16,8 +16,7 @@ from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.screen import AsJson, out, print_json, print_table
 from rttc_graph.cli.shared_options import checked_tenant
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.installation.correcting import corrections_of
-from rttc_graph.installation.knowledge import open_knowledge
+from rttc_graph.installation.knowledge import corrections_of, open_knowledge
 from rttc_graph.jobs.output_files import check_outputs
 from rttc_graph.protocols import RatedRun, Rating
 from rttc_graph.samples.corrections import Corrections, calibration_rows

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import webbrowser
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,8 +20,7 @@ from rttc_graph.cli.screen import AsJson, out, print_json, progress
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.installation.calibration_in_force import told_calibrations
 from rttc_graph.installation.config import InstallationConfig
-from rttc_graph.installation.correcting import corrections_of
-from rttc_graph.installation.knowledge import Knowledge, open_knowledge
+from rttc_graph.installation.knowledge import Knowledge, corrections_of, open_knowledge
 from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.protocols import Embedder
 from rttc_graph.serving.serve_options import ServeOptions
@@ -30,6 +29,7 @@ from rttc_graph.support.extras import require
 if TYPE_CHECKING:
     from langchain_core.callbacks import BaseCallbackHandler
 
+    from rttc_graph.installation.configured_policy import OpenPolicy
     from rttc_graph.installation.local import LocalRttc
     from rttc_graph.serving.http_app import ServedParts
     from rttc_graph.serving.metrics import Reading
@@ -50,6 +50,14 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
     kb_only: Annotated[
         bool, typer.Option("--kb-only", help="Serve the knowledge base alone, without models.")
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Compute on replicas of a Ray cluster: started here, without ADDRESS; of the one "
+            "whose head is HOST:PORT; or auto on a node of it (default: in this process).",
+        ),
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Runs at once.")] = _LIMITS.concurrency,
     queue: Annotated[
         int, typer.Option(help="Requests that may wait for a run to end.")
@@ -91,6 +99,8 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
 
     Example: rttc serve --port 8008
 
+    Example: rttc serve --ray 10.0.0.5:6379
+
     Example: rttc keys add --scopes kb:read && rttc serve --kb-only --host 0.0.0.0
     """
     require("fastapi", extra="serve", purpose="servers")
@@ -108,9 +118,13 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
         access_log=access_log,
         cors_origins=tuple(cors_origin or ()),
     )
+    if ray is not None and kb_only:
+        raise ConfigurationError(
+            "--kb-only serves no models, so there is nothing for --ray to compute: leave one out"
+        )
     config = command_context(context).config()
     options = replace(options, log_format=config.log_format)
-    with _served_parts(config, kb_only=kb_only) as (served, knowledge):
+    with _served_parts(config, kb_only=kb_only, ray=ray) as (served, knowledge):
         _serve(served, knowledge, host, port, options, on_ready=partial(_announce, as_json=as_json))
 
 
@@ -181,7 +195,7 @@ def serve_mcp(context: typer.Context) -> None:
 
 @contextmanager
 def _served_parts(
-    config: InstallationConfig, *, kb_only: bool
+    config: InstallationConfig, *, kb_only: bool, ray: str | None = None
 ) -> Generator[tuple[ServedParts, Knowledge]]:
     """Open what is served, with models and database ready."""
     from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import (
@@ -208,14 +222,14 @@ def _served_parts(
         return
     from rttc_graph.installation.local import open_local
 
-    with open_local(config) as local:
-        with progress("loading the models"):
+    with ExitStack() as stack:
+        with progress("loading the models" if ray is None else "starting the replicas"):
+            local = stack.enter_context(open_local(config, ray=ray))
             asyncio.run(local.warm_up())
-        with ExitStack() as stack:
-            callbacks: list[BaseCallbackHandler] = []
-            if config.traces:
-                callbacks.append(stack.enter_context(_traces(config)))
-            yield replace(everything_of(local), callbacks=callbacks), local.knowledge
+        callbacks: list[BaseCallbackHandler] = []
+        if config.traces:
+            callbacks.append(stack.enter_context(_traces(config)))
+        yield replace(everything_of(local), callbacks=callbacks), local.knowledge
 
 
 def _traces(config: InstallationConfig) -> AbstractContextManager[BaseCallbackHandler]:
@@ -240,13 +254,11 @@ def everything_of(local: LocalRttc) -> ServedParts:
         history=knowledge.ledger_store,
         calibrations=partial(_told_calibrations, config, knowledge),
         default_tenant=config.tenant,
-        readings=readings_of(knowledge, local.policy.resident),
+        readings=readings_of(knowledge, local.policy),
     )
 
 
-def readings_of(
-    knowledge: Knowledge, resident: Callable[[], Mapping[str, float]] | None = None
-) -> list[Reading]:
+def readings_of(knowledge: Knowledge, policy: OpenPolicy | None = None) -> list[Reading]:
     """Return the figures of database and model for `/metrics`."""
     from rttc_graph.serving.metrics import Reading
 
@@ -258,13 +270,22 @@ def readings_of(
             read=knowledge.database.figures,
         )
     ]
-    if resident is not None:
+    if policy is not None and policy.resident is not None:
         found.append(
             Reading(
                 name="rttc_resident",
                 help="Adapters in memory: their number and their bytes.",
                 label="what",
-                read=resident,
+                read=policy.resident,
+            )
+        )
+    if policy is not None and policy.adapter_calls is not None:
+        found.append(
+            Reading(
+                name="rttc_adapter_calls",
+                help="Calls of replicas that found their adapter resident, or had to load it.",
+                label="adapter",
+                read=policy.adapter_calls,
             )
         )
     return found
