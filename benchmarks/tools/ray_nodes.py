@@ -16,6 +16,7 @@ from rttc_graph.integrations.ray_serve.ray_library import ray_library
 from rttc_graph.protocols import NewSample
 from rttc_graph.samples.ingest import ingest
 from rttc_graph.settings import RttcSettings
+from rttc_graph.support.extras import require
 
 __all__ = ("Answered", "Nodes", "ask_all", "fill", "nodes", "recovery_seconds")
 
@@ -70,9 +71,8 @@ def node_of(actor: dict[str, Any]) -> str:
 def nodes(count: int = 3) -> Generator[Nodes]:
     """Start a cluster of a head and workers, and connect this process with it."""
     ray = ray_library()
-    from ray.cluster_utils import Cluster  # noqa: PLC0415 - of the extra `ray`
-
-    cluster: Any = Cluster(
+    utils = require("ray.cluster_utils", extra="ray", purpose="clusters for tests")
+    cluster: Any = utils.Cluster(
         initialize_head=True,
         head_node_args={
             "num_cpus": _HEAD_CPUS,

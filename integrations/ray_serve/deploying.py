@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rttc_graph.errors import (
@@ -41,6 +42,9 @@ _LOOK_AGAIN_SECONDS = 0.25
 _FACTS_SECONDS = 60.0
 _LONGEST_MESSAGE = 600
 """Characters of Ray's own message that go into an error, from its end, where the reason stands."""
+
+_STARTS = 3
+"""Times that a replica is started before its part counts as one that does not start."""
 
 _SMALL_REQUESTS = 64
 """Requests in hand per replica of a reward model or an embedder: they batch what waits."""
@@ -123,14 +127,13 @@ def _parts(
         came = Counter[str]()
         model = ray_policy_model(policy, facts, came)
         trained_by = "trainers" if settings.trainers else "policy model"
-        adapters = calls("policy model", AdaptationError)
-        trainers = calls(trained_by, AdaptationError)
-
-        def trainer(store: AdapterStore) -> RayAdapterTrainer:
-            return RayAdapterTrainer(
-                trainers, adapters, store, base_fingerprint=facts.base_fingerprint, came=came
-            )
-
+        trainer = partial(
+            RayAdapterTrainer,
+            calls(trained_by, AdaptationError),
+            calls("policy model", AdaptationError),
+            base_fingerprint=facts.base_fingerprint,
+            came=came,
+        )
     if factories.reward is not None:
         judge = calls("reward model", RewardModelError)
         reward = RayRewardModel(calls=judge, facts=run_apart(judge.call("describe")))
@@ -223,7 +226,10 @@ def _run(applications: Sequence[_Application]) -> None:
     targets = [
         serve.RunTarget(
             target=serve.deployment(
-                one.replica, name=one.what.replace(" ", "-"), **one.options
+                one.replica,
+                name=one.what.replace(" ", "-"),
+                max_constructor_retry_count=_STARTS,
+                **one.options,
             ).bind(*one.arguments),
             name=one.name,
             route_prefix=None,

@@ -49,7 +49,7 @@ class HandleCalls:
     def __init__(
         self, handle: Any, *, what: str, error: type[BackendError], loop: LoopThread
     ) -> None:
-        self._handle = handle
+        self._handle = handle.options()  # which waits for its router, once
         self._what = what
         self._error = error
         self._loop = loop

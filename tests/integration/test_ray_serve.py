@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 from postgres_fixtures import cloned
@@ -32,6 +31,8 @@ from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.installation.local import LocalRttc, open_local
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
+from rttc_graph.integrations.ray_serve.ray_library import serve_library
+from rttc_graph.integrations.ray_serve.ray_settings import RaySettings
 from rttc_graph.protocols import (
     AdapterTrainer,
     GenerationRequest,
@@ -206,6 +207,10 @@ async def test_cancelling_crosses_the_handle(away: LocalRttc) -> None:
     """A training that nobody waits for ends, and the trainers take the next ones."""
     trainer, began = trainer_of(away), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def note(_: TrainStep) -> None:
+        loop.call_soon_threadsafe(began.set)
+
     long = replace(SETTINGS, min_steps=100_000, epochs=50_000)
     for number in range(3 * 4):  # more than trainers take at once
         began.clear()
@@ -214,7 +219,7 @@ async def test_cancelling_crosses_the_handle(away: LocalRttc) -> None:
                 f"long-{number}",
                 EXAMPLES,
                 long,
-                on_step=lambda _: loop.call_soon_threadsafe(began.set) and None,
+                on_step=note,
             )
         )
         await asyncio.wait_for(began.wait(), 30)
@@ -225,13 +230,12 @@ async def test_cancelling_crosses_the_handle(away: LocalRttc) -> None:
     assert made.steps >= 4
 
 
-async def test_what_runs_already_is_used_as_it_is(
-    away: LocalRttc, config: InstallationConfig
-) -> None:
+def test_what_runs_already_is_used_as_it_is(away: LocalRttc, config: InstallationConfig) -> None:
     """A second server of the same installation deploys nothing."""
     before = {str(one["ActorID"]) for one in policy_replicas()}
     with open_local(config, ray="auto") as other:
-        assert await other.policy.fingerprint() == await away.policy.fingerprint()
+        theirs = asyncio.run(trainer_of(other).base_fingerprint())
+        assert theirs == asyncio.run(trainer_of(away).base_fingerprint())
     assert {str(one["ActorID"]) for one in policy_replicas()} == before
 
 
@@ -279,7 +283,7 @@ def test_a_handle_costs_little(away: LocalRttc, here: LocalRttc) -> None:
 
 def test_a_part_that_does_not_start_says_why(cluster: Nodes, config: InstallationConfig) -> None:
     wrong = config.model_copy(
-        update={"model": "/nowhere/at-all", "ray": replace(config.ray, name="other")}
+        update={"model": "/nowhere/at-all", "ray": RaySettings(name="other", trainers=0, cpus=0.1)}
     )
     with pytest.raises(ConfigurationError, match="nowhere"), _opened(wrong):
         pass
@@ -287,11 +291,10 @@ def test_a_part_that_does_not_start_says_why(cluster: Nodes, config: Installatio
 
 @contextlib.contextmanager
 def _opened(config: InstallationConfig) -> Generator[LocalRttc]:
-    from ray import serve  # noqa: PLC0415 - of the extra `ray`
-
+    serve = serve_library()
     try:
         with open_local(config, ray="auto") as found:
-            yield cast("LocalRttc", found)
+            yield found
     finally:
         for name in list(serve.status().applications):
             if name.startswith("other-"):

@@ -73,7 +73,8 @@ class Handle:
         self.responses: list[Response] = []
 
     def options(self, **given: Any) -> Handle:
-        self.asked.append(given)
+        if given:
+            self.asked.append(given)
         return self
 
     def remote(self, *arguments: Any) -> Response:
