@@ -25,6 +25,7 @@ NAMES = (
     "mixed",
     "overhead",
     "panels",
+    "ray",
     "recall",
     "search",
     "switch",

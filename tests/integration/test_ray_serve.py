@@ -31,7 +31,11 @@ from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.installation.local import LocalRttc, open_local
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
+from rttc_graph.integrations.ray_serve.ray_adapter_trainer import RayAdapterTrainer
+from rttc_graph.integrations.ray_serve.ray_embedder import RayEmbedder
 from rttc_graph.integrations.ray_serve.ray_library import serve_library
+from rttc_graph.integrations.ray_serve.ray_policy_model import RayPolicyModel
+from rttc_graph.integrations.ray_serve.ray_reward_model import RayRewardModel
 from rttc_graph.integrations.ray_serve.ray_settings import RaySettings
 from rttc_graph.protocols import (
     AdapterTrainer,
@@ -46,6 +50,7 @@ from rttc_graph.protocols import (
 from rttc_graph.settings import TttSettings
 from rttc_graph.testing import (
     AdapterTrainerContract,
+    EmbedderContract,
     MeasuringEmbedderContract,
     PolicyModelContract,
     RewardModelContract,
@@ -108,16 +113,25 @@ def here(config: InstallationConfig) -> Iterator[LocalRttc]:
 class TestRayPolicyModel(PolicyModelContract):
     @pytest.fixture
     def policy_model(self, away: LocalRttc) -> PolicyModel:
+        assert isinstance(away.policy.model, RayPolicyModel)
         return away.policy.model
 
 
 class TestRayRewardModel(RewardModelContract):
     @pytest.fixture
     def reward_model(self, away: LocalRttc) -> RewardModel:
+        assert isinstance(away.judge, RayRewardModel)
         return away.judge
 
 
-class TestRayEmbedder(MeasuringEmbedderContract):
+class TestRayEmbedder(EmbedderContract):
+    @pytest.fixture
+    def embedder(self, away: LocalRttc) -> MeasuringEmbedder:
+        assert isinstance(away.knowledge.embedder, RayEmbedder)
+        return away.knowledge.embedder
+
+
+class TestRayEmbedderThatMeasures(MeasuringEmbedderContract):
     @pytest.fixture
     def embedder(self, away: LocalRttc) -> MeasuringEmbedder:
         return away.knowledge.embedder
@@ -163,6 +177,7 @@ def trainer_of(local: LocalRttc) -> AdapterTrainer:
 class TestRayAdapterTrainer(AdapterTrainerContract):
     @pytest.fixture
     def trainer(self, away: LocalRttc) -> AdapterTrainer:
+        assert isinstance(trainer_of(away), RayAdapterTrainer)
         return FreshKeys(trainer_of(away))
 
 
