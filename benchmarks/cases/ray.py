@@ -28,6 +28,7 @@ from benchmarks.tools.ray_nodes import (
 )
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.installation.local import LocalRttc, open_local
+from rttc_graph.integrations.ray_serve.ray_settings import RaySettings
 from rttc_graph.protocols import GenerationRequest, PolicyModel
 
 ASKS, CLIENTS, TOPICS = 300, 40, 24
@@ -75,15 +76,18 @@ def _handles(away: PolicyModel, here: PolicyModel) -> Iterator[Case]:
     async def answered(model: PolicyModel) -> None:
         await model.generate([one])
 
-    for name, work in (("a prompt counted", counted), ("an answer of one token", answered)):
-        yield Case(
+    def case(name: str, work: Callable[[PolicyModel], Any]) -> Case:
+        return Case(
             name=f"{name}, by handle",
-            ours=lambda work=work: _median_ms(work, away) - _median_ms(work, here),
-            peer=lambda work=work: _median_ms(work, here),
+            ours=lambda: _median_ms(work, away) - _median_ms(work, here),
+            peer=lambda: _median_ms(work, here),
             peer_name="the engine in this process; ours is what the handle adds",
             unit="ms",
             most_ours=MOST_MS,
         )
+
+    yield case("a prompt counted", counted)
+    yield case("an answer of one token", answered)
 
 
 def _median_ms(work: Callable[[PolicyModel], Any], model: PolicyModel) -> float:
@@ -169,8 +173,8 @@ def _speed_up(config: InstallationConfig, pairs: int) -> dict[str, Any]:
     with ExitStack() as stack:
         sides: list[LocalRttc] = []
         for count in (2, 1):
-            ray = {"name": f"of-{count}", "min_replicas": count, "trainers": 0, "cpus": 0.1}
-            told = config.model_copy(update={"ray": type(config.ray)(**ray)})
+            ray = RaySettings(name=f"of-{count}", min_replicas=count, trainers=0, cpus=0.1)
+            told = config.model_copy(update={"ray": ray})
             sides.append(stack.enter_context(open_local(told, ray="auto")))
         for number in range(pairs):
             tell(f"ray: two replicas and one, {number + 1} of {pairs}")

@@ -10,9 +10,11 @@ import contextlib
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 from postgres_fixtures import cloned
@@ -31,6 +33,7 @@ from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.installation.local import LocalRttc, open_local
 from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import EmbeddedPostgres
+from rttc_graph.integrations.ray_serve.deploying import PartFactories, deploy
 from rttc_graph.integrations.ray_serve.ray_adapter_trainer import RayAdapterTrainer
 from rttc_graph.integrations.ray_serve.ray_embedder import RayEmbedder
 from rttc_graph.integrations.ray_serve.ray_library import serve_library
@@ -296,21 +299,19 @@ def test_a_handle_costs_little(away: LocalRttc, here: LocalRttc) -> None:
     assert asyncio.run(median(away.policy.model)) - asyncio.run(median(here.policy.model)) < 0.05
 
 
-def test_a_part_that_does_not_start_says_why(cluster: Nodes, config: InstallationConfig) -> None:
-    wrong = config.model_copy(
-        update={"model": "/nowhere/at-all", "ray": RaySettings(name="other", trainers=0, cpus=0.1)}
-    )
-    with pytest.raises(ConfigurationError, match="nowhere"), _opened(wrong):
-        pass
-
-
-@contextlib.contextmanager
-def _opened(config: InstallationConfig) -> Generator[LocalRttc]:
+@pytest.mark.usefixtures("cluster")
+def test_a_part_that_does_not_start_says_why() -> None:
+    read_nothing = partial(Path.read_text, Path("/nowhere/at-all"))
+    factories = PartFactories(embedder=cast("Callable[[], MeasuringEmbedder]", read_nothing))
     serve = serve_library()
+    serve.start(proxy_location="Disabled")
     try:
-        with open_local(config, ray="auto") as found:
-            yield found
+        with (
+            pytest.raises(
+                ConfigurationError, match=r"embedder does not start(?s:.*)nowhere/at-all"
+            ),
+            deploy(factories, RaySettings(name="other"), made_from="test"),
+        ):
+            pass
     finally:
-        for name in list(serve.status().applications):
-            if name.startswith("other-"):
-                serve.delete(name)
+        serve.delete("other-embedder")
