@@ -86,15 +86,16 @@ class RewardJudge:
             "decided",
             since=scope.started,
             decision=choice.decision,
-            attempt=choice.attempt,
             reason=choice.reason,
+            **({} if choice.decision == FINISH else {"attempt": choice.attempt}),
             **(told_in_ledger(outcome) if outcome else {}),
         )
         update: JudgeUpdate = {
             "candidates": candidates,
             "decision": choice.decision,
-            "attempt": choice.attempt,
         }
+        if choice.decision != FINISH:
+            update["attempt"] = choice.attempt
         if best is not None:
             update |= {"answer": best["answer"], "arm": best["arm"], "reward": best["reward"]}
         if choice.decision == FINISH:

@@ -446,9 +446,17 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in ARMS if name in wanted)
 
 
-def arms_of_policies(policies: Iterable[str]) -> tuple[str, ...]:
-    """Return the arms whose rows an evaluation needs: the policies' own, and those of `cascade`."""
-    return in_order({*cascade_arms(), *policies})
+def arms_of_policies(policies: Iterable[str], plan_arms: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the arms whose rows an evaluation needs, and no others.
+
+    Args:
+        policies: What is measured. One that is named after an arm needs that arm.
+        plan_arms: Arms that `cascade` and `compare` try; by default all that they may. The plain
+            model answers for them where there are no samples.
+    """
+    named = set(policies)
+    tried = {*(plan_arms or cascade_arms()), PLAIN} if named.intersection(PLANS) else set[str]()
+    return in_order({*named, *tried})
 
 
 def sampled_arms() -> tuple[str, ...]:

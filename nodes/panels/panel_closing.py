@@ -19,9 +19,17 @@ from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT, added
 from rttc_graph.run.ledger import Notes, judging_flops, record
 from rttc_graph.run.scope import RunScope
-from rttc_graph.search.panel import Panel, standings, with_wholes_of, without_needless_texts
+from rttc_graph.search.panel import (
+    Panel,
+    Standing,
+    best_of,
+    standings,
+    with_wholes_of,
+    without_needless_texts,
+)
 from rttc_graph.search.strategies import strategy_of
 from rttc_graph.search.strategy import Choice, without_votes
+from rttc_graph.search.weighted import judged_weight
 from rttc_graph.state import (
     Attempt,
     Candidate,
@@ -39,8 +47,12 @@ NODE = "panel_round"
 SHOWN_ANSWERS = 5
 """Answers, the ones with the most votes, that the event of a round lists."""
 
+SHOWN_STANDINGS = 10
+"""Answers, the ones with the most votes and the one that is kept, that the ledger lists."""
+
 SHOWN_CHARACTERS = 200
-"""Beginning of a step's text that events and ledger show; the whole is in the checkpoint."""
+"""Beginning of a step's or an answer's text that events and ledger show; the whole is in the
+checkpoint."""
 
 
 class PanelUpdate(TypedDict, total=False):
@@ -145,6 +157,7 @@ async def finish(
         draws=dict(Counter(one["proposer"] for one in panel.drawn)),
         answers=len(standings(panel)),
         votes=choice.votes,
+        standings=shown_standings(panel, kept=choice.place),
         tokens=_tokens(paid) + panel.checking_tokens,
         flops=_flops(panel),
         **({"steps": shown_steps(panel)} if panel.tree else {}),
@@ -232,6 +245,35 @@ def shown_steps(panel: Panel, *, first: int = 0) -> list[dict[str, Any]]:
         for place, node in enumerate(panel.tree)
         if place >= first
     ]
+
+
+def shown_standings(panel: Panel, *, kept: int) -> list[dict[str, Any]]:
+    """Return the answers of a panel with the votes for each, the most first, and the one kept.
+
+    The weight is what a vote by rewards counts (see `judged_weight`), whether the strategy goes by
+    it or not; the reward is the highest of the draws that say so.
+
+    Args:
+        panel: The panel.
+        kept: Place of the draw that is the panel's answer.
+    """
+    found = sorted(standings(panel), key=lambda one: kept not in one.places)
+    shown = sorted(found[:SHOWN_STANDINGS], key=lambda one: -one.weight)
+    return [_shown_standing(panel, one, kept) for one in shown]
+
+
+def _shown_standing(panel: Panel, one: Standing, kept: int) -> dict[str, Any]:
+    best = best_of(panel.drawn, one.places)
+    voted = [panel.drawn[place] for place in one.places]
+    rewards = [drawn["reward"] for drawn in voted if drawn["reward"] is not None]
+    text = one.answer if best is None else panel.drawn[best]["text"]
+    return {
+        "answer": text[:SHOWN_CHARACTERS],
+        "votes": one.votes,
+        "weight": round(judged_weight(voted), 3),
+        "reward": max(rewards, default=None),
+        "kept": kept in one.places,
+    }
 
 
 def _flops(panel: Panel) -> float | None:

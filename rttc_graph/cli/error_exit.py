@@ -16,6 +16,8 @@ from rttc_graph.support.others_words import without_keys
 
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
+EXIT_UNACCEPTED = 3
+"""An answer that is not accepted, where that is asked to be told so."""
 EXIT_INTERRUPTED = 130
 """128 plus the number of SIGINT, as shells do."""
 

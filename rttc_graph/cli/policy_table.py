@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.text import Text
 
-from rttc_graph.cli.screen import out, print_table
+from rttc_graph.cli.screen import out, print_prose, print_table
 from rttc_graph.evaluation.baselines import BASELINES
+from rttc_graph.evaluation.intervals import too_few
 from rttc_graph.evaluation.panels.panel_figures import PanelFigures
 from rttc_graph.evaluation.panels.panel_report import (
     COLUMNS,
@@ -21,16 +22,17 @@ from rttc_graph.evaluation.policy_figures import GroupFigures
 from rttc_graph.evaluation.report import counted, group_name, left_out_lines
 
 
-def print_policies(policies: Mapping[str, Any]) -> None:
-    """Print the figures of each policy as a table."""
+def print_policies(policies: Mapping[str, Any], questions: int) -> None:
+    """Print the figures of each policy on so many questions as a table."""
     columns = ["policy", "accuracy", "95 %", "seconds", "prompt", "completion", "trained", "arms"]
+    few = too_few(questions)
     print_table(
         columns,
         [
             (
                 policy,
                 f"{summary['accuracy']:.1%}",
-                "{:.1%} to {:.1%}".format(*summary["interval"]),
+                None if few else "{:.1%} to {:.1%}".format(*summary["interval"]),
                 f"{summary['seconds_mean']:.2f}",
                 f"{summary['prompt_tokens']:.0f}",
                 f"{summary['completion_tokens']:.0f}",
@@ -40,12 +42,14 @@ def print_policies(policies: Mapping[str, Any]) -> None:
             for policy, summary in policies.items()
         ],
     )
+    if few is not None:
+        print_prose(few)
 
 
 def print_group(group: GroupFigures) -> None:
     """Print the figures of some of the questions under their name."""
     out.print(Text(group_name(group), style="bold"))
-    print_policies(group["policies"])
+    print_policies(group["policies"], group["rows"])
     failed = sum(
         policy["failed"] for name, policy in group["policies"].items() if name not in BASELINES
     )
@@ -59,10 +63,13 @@ def print_panels(group: PanelFigures) -> None:
     """Print the figures of strategies on recorded panels, all sizes of each."""
     name = panel_group_name(group)
     out.print(Text(f"panels, {name}: {group['rows']} questions", style="bold"))
-    print_table(list(COLUMNS), [panel_cells(point) for point in group["points"]])
+    rows = group["rows"]
+    print_table(list(COLUMNS), [panel_cells(point, rows) for point in group["points"]])
     if group["mixed"]:
         out.print(Text("\nall sources together against the best of them alone"))
-        print_table(list(MIXED_COLUMNS), [mixed_cells(one) for one in group["mixed"]])
+        print_table(list(MIXED_COLUMNS), [mixed_cells(one, rows) for one in group["mixed"]])
+    if (few := too_few(rows)) is not None:
+        print_prose(few)
     out.print()
 
 

@@ -6,16 +6,18 @@ import json
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -176,21 +178,42 @@ def print_pairs(pairs: Mapping[str, object]) -> None:
         out.print(Text(f"{name.ljust(width)}  {_shown(value)}"))
 
 
+class _OnceCounted(ProgressColumn):
+    """A column of progress that is empty until it is known how much there is to do."""
+
+    def __init__(self, column: ProgressColumn) -> None:
+        self._column = column
+        super().__init__()
+
+    def __call__(self, task: Task) -> RenderableType:
+        """Return what the column shows, which itself decides how often that is made anew."""
+        return self._column(task) if task.total else Text("")
+
+    def render(self, task: Task) -> RenderableType:
+        """Return what the column shows."""
+        return self._column.render(task)
+
+
 @contextmanager
-def progress(what: str, total: int | None = None) -> Generator[Progress]:
-    """Show a bar on stderr while the block runs, if a person is looking."""
-    columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}")]
-    if total is not None:
-        columns += [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+def progress(what: str) -> Generator[Progress]:
+    """Show what is done on stderr while the block runs: for a person as a bar, else as a line.
+
+    Count and time left appear with the first total.
+    """
+    counted = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(
-        *columns,
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        *map(_OnceCounted, counted),
         TimeElapsedColumn(),
         console=err,
         transient=True,
         disable=not err.is_terminal,
     )
     with bar:
-        bar.add_task(what, total=total)
+        bar.add_task(what, total=None)
+        if not err.is_terminal:
+            err.print(Text(what), soft_wrap=True)
         yield bar
 
 
@@ -203,7 +226,7 @@ class ScreenWatcher:
     @contextmanager
     def step(self, what: str) -> Generator[Advance]:
         """Show a bar while the block runs."""
-        with progress(what, total=0) as bar:
+        with progress(what) as bar:
             self._bar = bar
             try:
                 yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)

@@ -14,7 +14,7 @@ from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.reward_settings import GraderSettings
 from rttc_graph.settings import SamplesChoice
-from rttc_graph.support.identity import checked_name
+from rttc_graph.support.identity import checked_name, unknown_name
 
 
 def one_of(names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
@@ -22,7 +22,7 @@ def one_of(names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
 
     def parse(value: str) -> str:
         if value not in names():
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, names()))}.")
+            raise typer.BadParameter(unknown_name(value, names()))
         return value
 
     return parse
@@ -116,7 +116,9 @@ RowDomain = Annotated[
 ]
 Tau = Annotated[
     float | None,
-    typer.Option(help=with_default("Accept answers with at least this reward, 0 to 1", "tau_r")),
+    typer.Option(
+        "--tau", help=with_default("Accept answers with at least this reward, 0 to 1", "tau_r")
+    ),
 ]
 First = Annotated[
     str | None,

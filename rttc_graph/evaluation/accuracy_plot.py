@@ -10,6 +10,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS
+from rttc_graph.evaluation.intervals import too_few
 from rttc_graph.evaluation.reliability import reliability
 from rttc_graph.evaluation.selective import SelectiveFigures
 from rttc_graph.support.extras import require
@@ -46,13 +47,16 @@ def plot_accuracy(
     """
     figure = new_figure()
     axes: Any = figure.add_subplot()
+    few = too_few(rows) is not None
     for number, (policy, summary) in enumerate(policies.items()):
         low, high = summary["interval"]
         accuracy = summary["accuracy"]
         axes.errorbar(
             summary["seconds_mean"],
             100 * accuracy,
-            yerr=[[100 * max(0.0, accuracy - low)], [100 * max(0.0, high - accuracy)]],
+            yerr=None
+            if few
+            else [[100 * max(0.0, accuracy - low)], [100 * max(0.0, high - accuracy)]],
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=8,
             capsize=4,
@@ -60,7 +64,7 @@ def plot_accuracy(
             label=f"{policy} ({100 * accuracy:.1f} %, {summary['seconds_mean']:.2f} s)",
         )
     axes.set_xlabel("seconds per question (mean)")
-    axes.set_ylabel(f"accuracy in % ({rows} questions, 95 % interval)")
+    axes.set_ylabel(f"accuracy in % ({rows} questions{'' if few else ', 95 % interval'})")
     axes.set_ylim(-3, 103)
     axes.set_xlim(left=0)
     axes.margins(x=0.15)

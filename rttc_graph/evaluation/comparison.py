@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS
 from rttc_graph.evaluation.baselines import BASELINES, MAJORITY
-from rttc_graph.evaluation.intervals import is_above_zero, paired_difference
+from rttc_graph.evaluation.intervals import MIN_QUESTIONS, is_above_zero, paired_difference
 from rttc_graph.evaluation.replay import ReplayedRun
 
 DEFAULT_POLICY = "cascade"
@@ -19,9 +19,6 @@ DEFAULT_POLICY = "cascade"
 AS_GOOD = 0.05
 """One policy is as good as another if the 95 % interval leaves the other less than this ahead. Two
 equal policies that differ on one answer in ten have an interval that wide with 150 questions."""
-
-MIN_QUESTIONS = 20
-"""Questions below which nothing is told: five that all go one way are luck once in 16."""
 
 MIN_AS_GOOD = 60
 """Questions below which no two are as good as each other: a share that was 0 in 60 may well be 3 in
@@ -124,11 +121,13 @@ def verdict(found: Comparisons, names: Sequence[str], *, where: str = "") -> Ver
         where: Name of the data set for the text; empty for all questions.
     """
     policies = [name for name in names if name not in BASELINES]
+    on = f"On the {found.questions} questions of {where}" if where else _on(found.questions)
     default = DEFAULT_POLICY if DEFAULT_POLICY in names else found.most_accurate(policies)
+    if found.questions < MIN_QUESTIONS:
+        return _open(found, None, default, on)
     top = found.most_accurate(names)
     if not found.is_better(top, default):
         top = default
-    on = f"On the {found.questions} questions of {where}" if where else _on(found.questions)
     if top != default and found.is_cheaper(top, default):
         return _pair(found, "better", top, default, on)
     cheaper = sorted((n for n in names if found.is_cheaper(n, top)), key=lambda n: _place(n, found))
@@ -140,8 +139,6 @@ def verdict(found: Comparisons, names: Sequence[str], *, where: str = "") -> Ver
     unclear = [name for name in cheaper if not found.is_better(top, name)]
     if unclear:
         return _open(found, found.most_accurate(unclear), top, on)
-    if found.questions < MIN_QUESTIONS:
-        return _open(found, None, top, on)
     return _best(found, found.most_accurate(cheaper) if cheaper else None, top, on)
 
 
@@ -198,7 +195,7 @@ def _pair(found: Comparisons, finding: Finding, name: str, other: str, on: str) 
 def _open(found: Comparisons, name: str | None, top: str, on: str) -> Verdict:
     """Return a verdict that leaves it open whether something cheaper is as good."""
     if name is None:
-        text = f"{on} nothing can be told: measure at least {MIN_QUESTIONS}."
+        text = f"{on} nothing can be told: they are too few, measure at least {MIN_QUESTIONS}."
         return _told(found, "open", top, None, text)
     few = found.questions < MIN_AS_GOOD and found(top, name).high < AS_GOOD
     why = f"{MIN_AS_GOOD} questions are needed for that" if few else "the interval is too wide"

@@ -17,8 +17,34 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 """Draws of the bootstrap: an end of the interval moves by a few hundredths of its width by seed."""
 
+MIN_QUESTIONS = 20
+"""Questions below which no interval is shown and nothing is told: five that all go one way are luck
+once in 16, and the bootstrap of a few equal ones has no width at all."""
+
 _ROUNDING = 1e-9
 """One question lost is exactly one standard error."""
+
+
+def too_few(questions: int) -> str | None:
+    """Return why no interval of so many questions is shown; `None` where one is."""
+    if questions >= MIN_QUESTIONS:
+        return None
+    return (
+        f"{questions} question{'s are' if questions != 1 else ' is'} too few for an interval: "
+        f"measure at least {MIN_QUESTIONS}"
+    )
+
+
+def shown_difference(difference: Sequence[float], questions: int) -> str:
+    """Return a difference of accuracies in percentage points, with its interval if there is one.
+
+    Args:
+        difference: Mean, low end and high end, as shares.
+        questions: Questions behind it.
+    """
+    mean, low, high = (100 * end for end in difference)
+    interval = "" if too_few(questions) else f" ({low:+.1f} to {high:+.1f})"
+    return f"{mean:+.1f}{interval}"
 
 
 def wilson_interval(right: int, rows: int) -> tuple[float, float]:

@@ -84,7 +84,8 @@ class PolicyFigures(TypedDict):
     interval: list[float]
     """Low and high end of the 95 % Wilson score interval of the accuracy."""
     against_cascade: list[float] | None
-    """Difference of the accuracies, low and high end of its 95 % paired bootstrap interval."""
+    """Difference of the accuracies, low and high end of its 95 % paired bootstrap interval; `None`
+    where `cascade` is not among the policies."""
     seconds_mean: float
     prompt_tokens: float
     completion_tokens: float
@@ -238,7 +239,10 @@ def policy_figures(
     model: str | None = None,
     data_set: str | None = None,
 ) -> GroupFigures:
-    """Return the figures of each policy, of the baselines and of the two yardsticks.
+    """Return the figures of each policy, of the baselines, and of the yardsticks there are.
+
+    The best arm in hindsight needs two arms, and a random one the shares of `cascade`: only what is
+    among the policies is compared with.
 
     Args:
         questions: At least one.
@@ -258,17 +262,19 @@ def policy_figures(
                 f"policy {arm!r} has no rows of its arm for {missing} of {len(questions)} "
                 "questions: collect them, or leave it out of the policies"
             )
-    cascade = [replay(q.arms, DEFAULT_POLICY, gate_of(q)) for q in questions]
     outcomes: dict[str, list[ReplayedRun]] = {
         policy: [replay(q.arms, policy, gate_of(q)) for q in questions] for policy in policies
     }
     left_out = _add_baselines(outcomes, [q.baselines for q in questions])
-    shares = arm_shares(cascade)
+    cascade = outcomes.get(DEFAULT_POLICY)
     known = set(ARMS).intersection(*(q.arms for q in questions))
-    outcomes["oracle"] = [
-        oracle({arm: q.arms[arm] for arm in q.arms if arm in known}) for q in questions
-    ]
-    outcomes["random"] = [at_random(q.arms, shares, gate_of(q).tau_r) for q in questions]
+    if len(known) > 1:  # of one arm the best is that one
+        outcomes["oracle"] = [
+            oracle({arm: q.arms[arm] for arm in q.arms if arm in known}) for q in questions
+        ]
+    if cascade is not None:
+        shares = arm_shares(cascade)
+        outcomes["random"] = [at_random(q.arms, shares, gate_of(q).tau_r) for q in questions]
     return _group(outcomes, cascade, left_out, model=model, data_set=data_set)
 
 
@@ -346,7 +352,7 @@ def _group(
     model: str | None = None,
     data_set: str | None = None,
 ) -> GroupFigures:
-    compared = Comparisons(outcomes if cascade is None else {**outcomes, DEFAULT_POLICY: cascade})
+    compared = Comparisons(outcomes)
     names = [name for name in outcomes if name not in YARDSTICKS]
     return {
         "model": model,

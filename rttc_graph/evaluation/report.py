@@ -16,6 +16,7 @@ from rttc_graph.evaluation.accuracy_plot import (
     plot_shares,
 )
 from rttc_graph.evaluation.comparison import DEFAULT_POLICY
+from rttc_graph.evaluation.intervals import shown_difference, too_few
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, GroupFigures, PolicyFigures
 from rttc_graph.evaluation.selective import SelectiveFigures, answered_at
 from rttc_graph.support.named_files import write_file
@@ -101,12 +102,12 @@ def left_out_lines(group: GroupFigures) -> list[str]:
     ]
 
 
-def cells(name: str, policy: PolicyFigures) -> tuple[str, ...]:
-    """Return a policy's figures as the cells of a row under `COLUMNS`."""
+def cells(name: str, policy: PolicyFigures, questions: int) -> tuple[str, ...]:
+    """Return a policy's figures on so many questions as the cells of a row under `COLUMNS`."""
     return (
         name,
         f"{policy['accuracy']:.1%}",
-        _difference(policy["against_cascade"]),
+        _difference(policy["against_cascade"], questions),
         f"{policy['seconds_mean']:.2f}",
         f"{policy['prompt_tokens']:.0f}",
         f"{policy['completion_tokens']:.0f}",
@@ -161,11 +162,11 @@ random are computed from these rows, with the graph's own policy code. Seconds a
 per question and count all arms that the policy would have run, judging included. Three baselines
 ask no model and no judge: `majority answer` always gives the most common answer of the domain's
 samples, `nearest sample` that of the one nearest sample, `vote of samples` what all samples that
-were retrieved say, weighted by similarity. `oracle` takes the
-cheapest right arm in hindsight, `random` draws an arm with the shares of cascade's answers; both
-pay for that arm alone. The difference to cascade is in percentage points, with the 95 % interval of
-the paired bootstrap over questions. A false accept is an answer that was judged at least τr and is
-wrong, a false reject a right answer in hand that was judged below τr.
+were retrieved say, weighted by similarity. `oracle` takes the cheapest right arm in hindsight,
+`random` draws an arm with the shares of cascade's answers; both pay for that arm alone, and stand
+where two arms and cascade were measured. The difference to cascade is in percentage points, with
+the 95 % interval of the paired bootstrap over questions. A false accept is an answer that was
+judged at least τr and is wrong, a false reject a right answer in hand that was judged below τr.
 
 Selective answering gives an answer only from some reward on, with the answers of the gate in force.
 The area is the mean accuracy over all shares of answered questions, the surest first; the best
@@ -186,7 +187,10 @@ def _settings(settings: Mapping[str, object]) -> list[str]:
 
 
 def _table(group: GroupFigures) -> list[str]:
-    return _markdown(COLUMNS, [cells(name, policy) for name, policy in group["policies"].items()])
+    found = group["policies"].items()
+    few = too_few(group["rows"])
+    table = _markdown(COLUMNS, [cells(name, policy, group["rows"]) for name, policy in found])
+    return [*table, *([] if few is None else ["", f"{few}."])]
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -213,8 +217,8 @@ def _against_arms(group: GroupFigures) -> list[str]:
             arm,
             f"{group['policies'][arm]['accuracy']:.1%}",
             f"{group['policies'][arm]['seconds_mean']:.2f}",
-            _difference(difference),
-            _told_apart(difference),
+            _difference(difference, group["rows"]),
+            _told_apart(difference, group["rows"]),
         )
         for arm, difference in found["arms"].items()
     ]
@@ -266,7 +270,9 @@ def _selective_cells(found: SelectiveFigures) -> tuple[str, ...]:
     )
 
 
-def _told_apart(difference: Sequence[float]) -> str:
+def _told_apart(difference: Sequence[float], questions: int) -> str:
+    if too_few(questions):
+        return "not told apart"
     if difference[1] > 0:
         return "better"
     return "worse" if difference[2] < 0 else "not told apart"
@@ -304,10 +310,8 @@ def _shares(groups: Sequence[GroupFigures], folder: Path) -> list[str]:
     return ["## Arm shares", "", f"![Arm shares per data set]({picture})", ""]
 
 
-def _difference(value: Sequence[float] | None) -> str:
-    if value is None:
-        return _NOTHING
-    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * end for end in value))
+def _difference(value: Sequence[float] | None, questions: int) -> str:
+    return _NOTHING if value is None else shown_difference(value, questions)
 
 
 def _share(value: float | None) -> str:

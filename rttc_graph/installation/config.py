@@ -33,6 +33,7 @@ from rttc_graph.integrations.rewards.reward_settings import (
 from rttc_graph.samples.corrections import CorrectionsPolicy
 from rttc_graph.settings import RttcSettings, TrainingDtype, domain_settings
 from rttc_graph.support.encodings import open_text, undecodable
+from rttc_graph.support.identity import known_names
 from rttc_graph.support.others_words import problem_words
 
 CONFIG_FILE = "rttc.toml"
@@ -287,11 +288,15 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         return domain_settings(domain, self.domains[domain], common)
 
 
-def load_config(file: Path | None = None, **flags: Any) -> InstallationConfig:
+def load_config(
+    file: Path | None = None, *, spelt: Mapping[str, str] | None = None, **flags: Any
+) -> InstallationConfig:
     """Return the installation's settings.
 
     Args:
         file: A TOML file; by default `rttc.toml` in the current folder, if there is one.
+        spelt: Flags of the command line as they are typed, by the settings that they set, for
+            errors.
         flags: What was given on the command line; `None` means not given.
 
     Raises:
@@ -313,7 +318,8 @@ def load_config(file: Path | None = None, **flags: Any) -> InstallationConfig:
         cause = exc.__cause__
         if not isinstance(cause, ValidationError):
             raise
-        raise ConfigurationError(_explain(cause, path)) from exc
+        flag_of = {name: (spelt or {}).get(name, "") for name in given}
+        raise ConfigurationError(_explain(cause, path, flag_of)) from exc
     except (ValueError, OSError) as exc:  # TOML that cannot be parsed, a file not to be read
         raise ConfigurationError(f"cannot read {str(path)!r}: {exc}") from exc
     home = Path(os.path.expandvars(config.home)).expanduser().resolve()
@@ -342,17 +348,33 @@ def _nearer(config: InstallationConfig, flags: Mapping[str, Any]) -> dict[str, d
     }
 
 
-def _explain(exc: ValidationError, path: Path) -> str:
+def _explain(exc: ValidationError, path: Path, flag_of: Mapping[str, str]) -> str:
+    """Return what is wrong with a value, under the name by which it was set.
+
+    Args:
+        exc: The problem.
+        path: The settings file.
+        flag_of: Flags, as they are typed or empty, by the settings that they set.
+    """
     problem = exc.errors()[0]
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = SETTING_TABLES.get(name.partition(".")[0], InstallationConfig.model_fields)
-        return f"{str(path)!r} has an unknown setting {name!r}; known are: " + ", ".join(
-            sorted(known)
-        )
+        last = name.rpartition(".")[2]
+        unknown = known_names(last, sorted(known), most=len(known))
+        return f"{str(path)!r} has an unknown setting {name!r}: {unknown}"
     is_secret = name.startswith(_SECRET)
     words = problem["msg"].lower() if is_secret else problem_words(problem)
     shown = "…" if is_secret else repr(problem["input"])
-    env = f"RTTC_{name.upper().replace('.', '__')}"
-    said = words if words.startswith(f"{name}=") else f"{name}={shown}: {words}"
-    return f"{said} (set by a flag, by {env}, or in {str(path)!r})"
+    if not name:  # of several settings together, which the words name
+        return words
+    own = f"{name}="
+    said = words.removeprefix(own) if words.startswith(own) else f"{shown}: {words}"
+    setting = str(problem["loc"][0])
+    if setting in flag_of:
+        return f"{flag_of[setting]} {said}" if flag_of[setting] else f"{own}{said}"
+    variables = {variable.upper() for variable, value in os.environ.items() if value}
+    for env in (f"RTTC_{name.upper().replace('.', '__')}", f"RTTC_{setting.upper()}"):
+        if env in variables:
+            return f"{env}={said}"
+    return f"{own}{said} (in {str(path)!r})"

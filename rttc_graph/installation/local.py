@@ -26,6 +26,7 @@ from rttc_graph.integrations.langchain.hosted_models import hosted_name
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CalibratedReward
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import RewardModel, reward_requests
+from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Candidate, ChatTurn
 
@@ -87,6 +88,28 @@ class LocalRttc:
             on_event=on_event,
             history=history,
         )
+
+    async def check_domain(self, domain: str | None) -> None:
+        """Refuse a domain without samples as a run would, before any model is loaded.
+
+        A database that is down cannot be asked: the run says so.
+
+        Args:
+            domain: What a run is to be given; a blank one means that of the settings.
+
+        Raises:
+            ConfigurationError: It has no samples.
+        """
+        name = domain if domain and domain.strip() else self.config.domain
+        if not name:
+            return
+        known = KnownDomains(self.knowledge.knowledge_base)
+        try:
+            problem = await known.problem(name, tenant=self.config.tenant)
+        except BackendError:
+            return
+        if problem is not None:
+            raise problem
 
     async def warm_up(self, *, needs_database: bool = True) -> None:
         """Load the models and start the database, so that no run's budget pays for it.

@@ -22,6 +22,7 @@ from rttc_graph.evaluation.collect import (
     DataSet,
     collect,
     judge_missing,
+    planned_rows,
     verdicts_missing,
 )
 from rttc_graph.evaluation.evaluation_rows import PANEL, EvaluationRows, RowKey, RowLog
@@ -292,6 +293,7 @@ def _collect_rows(
         with open_local(chosen) as local:
             if collection is not None:
                 _fill(local, wanted, watcher)
+                asyncio.run(_check_domains(local, collection, rows))
                 keys = collection.keys() if mine.arms else []
                 if mine.arms:
                     _collect_arms(local, collection, rows, log, watcher, verdicts)
@@ -329,6 +331,17 @@ def _collect_rows(
         tell_abstentions([judged], wanted.scorer, watcher)
         found.append(judged)
     return found
+
+
+async def _check_domains(local: LocalRttc, collection: Collection, rows: EvaluationRows) -> None:
+    """Refuse domains without samples before a model is loaded, as the first run in one would be.
+
+    Raises:
+        ConfigurationError: A question that is still to be asked has such a domain.
+    """
+    waiting = [sample for key, sample in planned_rows(collection) if key not in rows.rows]
+    for domain in dict.fromkeys(map(collection.domain_of, waiting)):
+        await local.check_domain(domain)
 
 
 def _collect_arms(

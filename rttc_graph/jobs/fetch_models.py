@@ -10,6 +10,27 @@ from rttc_graph.installation.needed_models import needed_models
 from rttc_graph.jobs.watching import Watcher
 
 
+def fetch_missing(config: InstallationConfig, watcher: Watcher) -> str:
+    """Fetch the needed models that are not on this machine, and return the needed ones' names.
+
+    Args:
+        config: Names the models, and the folder that they go to.
+        watcher: Is told what is fetched, before it is.
+
+    Raises:
+        ConfigurationError: A model cannot be used.
+        BackendError: The network or a hub failed.
+    """
+    from rttc_graph.integrations.transformers.weight_files.resolve import is_here
+
+    needed = needed_models(config)
+    missing = [name for name in needed if not is_here(name, cache_dir=config.home)]
+    if missing:
+        watcher.tell(f"fetching {', '.join(missing)}: once, into {config.home}")
+        fetch_models(config, watcher, missing)
+    return ", ".join(needed) or "the models"
+
+
 def fetch_models(
     config: InstallationConfig, watcher: Watcher, names: Sequence[str] = ()
 ) -> dict[str, str]:

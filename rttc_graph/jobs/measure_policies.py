@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rttc_graph.arms import arms_of_policies, default_arms
+from rttc_graph.arms import arms_of_policies, default_arms, in_order
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import cross_fitted
 from rttc_graph.errors import ConfigurationError
@@ -46,6 +46,7 @@ from rttc_graph.jobs.output_files import check_outputs
 from rttc_graph.jobs.run_policies import RealRuns, run_policies
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.settings import PolicyName
+from rttc_graph.state import Arm
 from rttc_graph.support.extras import require_evaluation
 
 
@@ -192,7 +193,7 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
             samples=samples,
             models=wanted.models,
             domain=wanted.domain,
-            arms=arms_of_policies(wanted.policies) if wanted.policies else (),
+            arms=arms_of_policies(wanted.policies, _plan_arms(config, wanted)),
             panel_size=recorded_size(config, wanted.panels),
             draws=wanted.draws,
             scorer=wanted.scorer,
@@ -217,6 +218,14 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
         report=_report(measured, name, wanted.report),
         panels=measured.panels,
     )
+
+
+def _plan_arms(config: InstallationConfig, wanted: EvaluationWanted) -> tuple[Arm, ...]:
+    """Return the arms that plans try, in any domain; empty where all are open to them."""
+    listed = [config.run_settings(domain).wanted_arms for domain in (None, *config.domains)]
+    if wanted.cross_fit or not all(listed):
+        return ()  # a calibration chooses among all
+    return in_order({arm for arms in listed for arm in arms})
 
 
 def _of_runs(config: InstallationConfig, found: ModelRows, wanted: EvaluationWanted) -> _Measured:

@@ -47,6 +47,7 @@ from rttc_graph.run.prompts import direct_messages, rag_messages, training_examp
 from rttc_graph.samples.rows import is_unanswerable
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import Arm, ChatTurn, Sample
+from rttc_graph.support.identity import unknown_name
 from rttc_graph.support.progress import Advance, show_nothing
 from rttc_graph.support.thinking import answer_behind
 
@@ -89,7 +90,7 @@ class SamplingSettings:
         """
         if unknown := sorted(set(self.arms) - set(sampled_arms())):
             raise ConfigurationError(
-                f"arms {unknown} cannot be drawn from: take any of {', '.join(sampled_arms())}"
+                f"arms cannot be drawn from: {unknown_name(unknown[0], sampled_arms())}"
             )
         for name in ("k", "max_new_tokens"):
             if getattr(self, name) < 1:

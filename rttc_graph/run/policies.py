@@ -98,6 +98,7 @@ class NextStep:
     decision: Decision
     reason: str
     attempt: Attempt = PLAIN
+    """Next attempt; without meaning where the run ends."""
 
 
 def decide(state: RttcState, settings: RttcSettings, *, arms: frozenset[Attempt]) -> NextStep:

@@ -18,9 +18,11 @@ __all__ = (
     "clean",
     "known_names",
     "likely_name",
+    "meant_name",
     "query_digest",
     "sample_id",
     "unknown_domain",
+    "unknown_name",
 )
 
 MAX_NAME_CHARACTERS = 200
@@ -140,6 +142,29 @@ def likely_name(name: str, known: Collection[str], *, likeness: float = _MISTAKE
     return by_folded[like[0]] if like else None
 
 
+def meant_name(name: str, known: Collection[str]) -> str | None:
+    """Return the known name to suggest for one that is certainly wrong; `None` if none is like it.
+
+    Args:
+        name: What was given.
+        known: Names that it might have been.
+    """
+    return likely_name(name, known, likeness=_LIKENESS)
+
+
+def unknown_name(name: str, known: Sequence[str]) -> str:
+    """Return what is wrong with a name that is none of ours: what there is, and what was meant.
+
+    Args:
+        name: What was given.
+        known: All names of the program that it might have been, in the order in which they are
+            shown.
+    """
+    meant = meant_name(name, known)
+    suggestion = "" if meant is None else f"; did you mean {meant!r}?"
+    return f"{name!r} is not one of {', '.join(map(repr, known))}{suggestion}"
+
+
 def known_names(name: str, known: Sequence[str], *, most: int = _SHOWN_NAMES) -> str:
     """Return the end of an error about an unknown name: a suggestion, then the known names.
 
@@ -150,7 +175,7 @@ def known_names(name: str, known: Sequence[str], *, most: int = _SHOWN_NAMES) ->
     """
     if not known:
         return "there are none yet"
-    meant = likely_name(name, known, likeness=_LIKENESS)
+    meant = meant_name(name, known)
     suggestion = f"did you mean {meant!r}? " if meant else ""
     shown = ", ".join(map(repr, sorted(known)[:most]))
     more = f" and {len(known) - most} more" if len(known) > most else ""

@@ -7,9 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rttc_graph.support.identity import meant_name
+
 __all__ = ("HIDDEN_KEY", "problem_words", "without_keys")
 
 _OUR_OWN = "Value error, "
+
+_QUOTED = re.compile(r"'([^']*)'")
+"""Names among which one had to be chosen, in pydantic's words."""
 
 
 def problem_words(problem: Mapping[str, Any]) -> str:
@@ -20,7 +25,13 @@ def problem_words(problem: Mapping[str, Any]) -> str:
     words = str(problem.get("msg", ""))
     if words.startswith(_OUR_OWN):
         return words.removeprefix(_OUR_OWN)
-    return words[:1].lower() + words[1:]
+    words = words[:1].lower() + words[1:]
+    expected = _QUOTED.findall(problem.get("ctx", {}).get("expected", ""))
+    given = problem.get("input")
+    if problem.get("type") != "literal_error" or not isinstance(given, str):
+        return words
+    meant = meant_name(given, expected)
+    return words if meant is None else f"{words}; did you mean {meant!r}?"
 
 
 HIDDEN_KEY = "[key]"

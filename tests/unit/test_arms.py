@@ -104,8 +104,11 @@ def test_every_plan_has_a_policy() -> None:
     assert set(PLAN_POLICIES) == set(PLANS)
 
 
-def test_an_evaluation_runs_the_arms_of_cascade_and_of_the_policies() -> None:
+def test_an_evaluation_runs_the_arms_of_its_policies_and_no_others() -> None:
     assert arms_of_policies(["cascade", "rag"]) == ("nearest", "direct", "rag", "ttt")
+    assert arms_of_policies(["compare"], ["rag"]) == ("direct", "rag")  # direct without samples
+    assert arms_of_policies(["rag", "nearest"]) == ("nearest", "rag")
+    assert arms_of_policies([]) == ()
 
 
 def test_schemas_show_the_known_names_and_others_are_refused() -> None:

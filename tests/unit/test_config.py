@@ -47,9 +47,19 @@ def test_the_home_is_a_whole_path(empty_folder: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("file", "flags", "words"),
     [
-        pytest.param("", {"k": 0}, ["k=0", "RTTC_K", "rttc.toml"], id="out-of-bounds"),
+        pytest.param("", {"k": 0}, ["k=0: input should be"], id="out-of-bounds"),
+        pytest.param("k = 0", {}, ["k=0: input should be", "(in 'rttc.toml')"], id="of-a-file"),
+        pytest.param(
+            "", {"k": 0, "spelt": {"k": "--k"}}, ["--k 0: input should be greater"], id="of-a-flag"
+        ),
+        pytest.param(
+            "",
+            {"arms": "nearst", "spelt": {"arms": "--arms"}},
+            ["--arms 'nearst'", "did you mean 'nearest'"],
+            id="typo",
+        ),
         pytest.param("k = 'many'", {}, ["k='many'", "valid integer"], id="of-another-type"),
-        pytest.param("kay = 8", {}, ["unknown setting 'kay'", "known are", "tau_r"], id="unknown"),
+        pytest.param("kay = 8", {}, ["unknown setting 'kay'", "Known are", "tau_r"], id="unknown"),
         pytest.param("k = ", {}, ["cannot read 'rttc.toml'", "Invalid value"], id="not-toml"),
     ],
 )
@@ -60,6 +70,15 @@ def test_a_wrong_setting_is_named_with_where_it_can_be_set(
     with pytest.raises(ConfigurationError) as caught:
         load_config(**flags)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_wrong_setting_of_the_environment_is_named_by_its_variable(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty_folder / "rttc.toml").write_text("search_n = 3")
+    monkeypatch.setenv("RTTC_SEARCH_N", "0")
+    with pytest.raises(ConfigurationError, match=r"^RTTC_SEARCH_N='0': input should be greater"):
+        load_config()
 
 
 def test_a_file_that_was_named_must_be_there() -> None:
@@ -165,7 +184,7 @@ def test_tables_of_the_reward_model_and_their_variables(
     [
         (
             "[reward_served]\nroute = 'rank'",
-            ["reward_served.route='rank'", "'classify'", "__ROUTE"],
+            ["reward_served.route='rank'", "'classify'", "'rttc.toml'"],
         ),
         ("[reward_served]\nbatch_size = 0", ["batch_size must be at least 1"]),
         (

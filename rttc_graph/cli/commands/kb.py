@@ -76,7 +76,7 @@ def reembed(context: typer.Context, as_json: AsJson = False) -> None:
     goes_on = "vectors so far are kept: run it again, and it goes on; until then the old ones hold"
     with (
         keeping(goes_on),
-        progress("embed", total=0) as bar,
+        progress("embed") as bar,
         open_knowledge(config) as knowledge,
     ):
 

@@ -23,6 +23,7 @@ from rttc_graph.cli.shared_options import (
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.scorers import ScorerName
 from rttc_graph.state import Arm
+from rttc_graph.support.identity import unknown_name
 
 if TYPE_CHECKING:
     from rttc_graph.installation.config import InstallationConfig
@@ -347,7 +348,7 @@ def _arms(text: str) -> tuple[Arm, ...]:
         return ()
     for part in names:
         if part not in known:
-            raise ConfigurationError(f"arm {part!r} is unknown: take any of {', '.join(known)}")
+            raise ConfigurationError(f"--arms: {unknown_name(part, known)}")
     return tuple(arm for arm in known if arm in names)
 
 

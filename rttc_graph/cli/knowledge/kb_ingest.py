@@ -155,7 +155,7 @@ def _worked(
     goes_on = "rows stored so far are kept: run the same command again, and it goes on from there"
     with (
         keeping(goes_on),
-        progress(f"ingest {path}", total=0) as bar,
+        progress(f"ingest {path}") as bar,
         open_knowledge(config) as knowledge,
     ):
 

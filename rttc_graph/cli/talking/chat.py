@@ -26,6 +26,7 @@ from rttc_graph.cli.shared_options import (
 from rttc_graph.cli.talking.conversation import Conversation
 from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.installation.ask_question import describe_event
+from rttc_graph.jobs.fetch_models import fetch_missing
 
 if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
@@ -41,7 +42,7 @@ def chat(  # noqa: PLR0913 - one parameter for each flag
     ] = None,
     policy: Policy = None,
     arms: ArmList = None,
-    tau: Tau = None,
+    tau_r: Tau = None,
     k: K = None,
     max_new_tokens: MaxNewTokens = None,
     tenant: Annotated[
@@ -66,7 +67,7 @@ def chat(  # noqa: PLR0913 - one parameter for each flag
     config = command_context(context).config(
         policy=policy,
         arms=arms,
-        tau_r=tau,
+        tau_r=tau_r,
         k=k,
         max_new_tokens=max_new_tokens,
         tenant=tenant,
@@ -76,7 +77,11 @@ def chat(  # noqa: PLR0913 - one parameter for each flag
 
     watcher = ScreenWatcher()
     with open_local(config) as local, asyncio.Runner() as runner:
-        with watcher.step("loading the models"):
+        if domain or config.domain:
+            with watcher.step("opening the knowledge base"):
+                runner.run(local.check_domain(domain))
+        loaded = fetch_missing(config, watcher)
+        with watcher.step(f"loading {loaded}"):
             runner.run(local.warm_up(needs_database=False))
         _talk(local, runner, watcher, domain)
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from rttc_graph.cli.commands.ask import (
     print_candidates,
     print_sources,
+    print_votes,
     route,
     shorten,
     verdict,
@@ -90,6 +91,7 @@ def _show_arms(talk: Conversation) -> None:
         print_prose("there is no answer yet: ask something", style="yellow")
     else:
         print_candidates(talk.last)
+        print_votes(talk.last)
 
 
 def _show_history(talk: Conversation) -> None:
@@ -118,7 +120,7 @@ def _help(talk: Conversation) -> None:
 
 _COMMANDS: Mapping[str, _Command] = {
     "/samples": _Command("the samples that the last answer rests on", _show_samples),
-    "/arms": _Command("what each arm answered, with rewards and costs", _show_arms),
+    "/arms": _Command("what each arm answered, with rewards, costs and votes", _show_arms),
     "/history": _Command("what was said so far", _show_history),
     "/new": _Command("forget what was said and begin anew", _begin_anew),
     "/help": _Command("these commands", _help),

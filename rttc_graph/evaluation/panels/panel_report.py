@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rttc_graph.evaluation.accuracy_plot import finish, new_figure
+from rttc_graph.evaluation.intervals import shown_difference, too_few
 from rttc_graph.evaluation.panels.panel_figures import MixedPoint, PanelFigures, PanelPoint
 
 COLUMNS = (
@@ -58,9 +59,13 @@ def panel_lines(groups: Sequence[PanelFigures], folder: Path) -> list[str]:
     lines = ["## Panels", "", LEGEND, ""]
     for number, group in enumerate(groups):
         lines += [f"### {panel_group_name(group)}: {group['rows']} questions", ""]
-        lines += _markdown(COLUMNS, [panel_cells(point) for point in group["points"]])
+        rows = group["rows"]
+        lines += _markdown(COLUMNS, [panel_cells(point, rows) for point in group["points"]])
         if group["mixed"]:
-            lines += ["", *_markdown(MIXED_COLUMNS, [mixed_cells(one) for one in group["mixed"]])]
+            mixed = [mixed_cells(one, rows) for one in group["mixed"]]
+            lines += ["", *_markdown(MIXED_COLUMNS, mixed)]
+        if (few := too_few(rows)) is not None:
+            lines += ["", f"{few}."]
         known = all(point["flops"] is not None for point in group["points"])
         for what in ("flops" if known else "tokens", "seconds"):
             picture = f"panels-{number}-{what}.png"
@@ -76,17 +81,18 @@ def panel_group_name(group: PanelFigures) -> str:
     return ", ".join(parts) or "all questions"
 
 
-def panel_cells(point: PanelPoint) -> tuple[str, ...]:
-    """Return a point as the cells of a row under `COLUMNS`."""
+def panel_cells(point: PanelPoint, questions: int) -> tuple[str, ...]:
+    """Return a point of so many questions as the cells of a row under `COLUMNS`."""
     low, high = point["interval"]
+    interval = "" if too_few(questions) else f" ({100 * low:.1f} to {100 * high:.1f})"
     return (
         point["strategy"],
         "+".join(point["sources"]),
         str(point["n"]),
-        f"{point['accuracy']:.1%} ({100 * low:.1f} to {100 * high:.1f})",
+        f"{point['accuracy']:.1%}{interval}",
         f"{point['any']:.1%}",
         f"{point['majority']:.1%}",
-        _difference(point["against_majority"]),
+        shown_difference(point["against_majority"], questions),
         f"{point['draws']:.2f}",
         f"{tokens_of(point):.0f}",
         _NOTHING if point["flops"] is None else f"{point['flops'] / 1e12:.2f}",
@@ -94,15 +100,15 @@ def panel_cells(point: PanelPoint) -> tuple[str, ...]:
     )
 
 
-def mixed_cells(point: MixedPoint) -> tuple[str, ...]:
-    """Return a mixed panel as the cells of a row under `MIXED_COLUMNS`."""
+def mixed_cells(point: MixedPoint, questions: int) -> tuple[str, ...]:
+    """Return a mixed panel on so many questions as the cells of a row under `MIXED_COLUMNS`."""
     way = point["share_of_the_way"]
     return (
         point["strategy"],
         str(point["n"]),
         f"{point['accuracy']:.1%}",
         f"{point['best']} {point['best_accuracy']:.1%}",
-        _difference(point["difference"]),
+        shown_difference(point["difference"], questions),
         f"{point['any']:.1%}",
         _NOTHING if way is None else f"{way:.0%}",
     )
@@ -176,7 +182,3 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
         "|" + " --- |" * len(columns),
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
-
-
-def _difference(value: Sequence[float]) -> str:
-    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * end for end in value))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rttc_graph.arms import ARMS, Attempt, proposer_names
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.support.identity import unknown_name
 
 MAX_SIZE = 64
 """Most draws of a panel, as the setting `search_n`."""
@@ -47,8 +48,8 @@ def read_spec(text: str) -> PanelSpec:
     names = replayable_names()
     if name not in names:
         raise ConfigurationError(
-            f"strategy {name!r} of {text!r} cannot be replayed on recorded panels: take any of "
-            f"{', '.join(names)}, or measure it with --real"
+            f"strategy of {text!r}: {unknown_name(name, names)}. Others steer what is drawn next "
+            "and cannot be replayed on recorded panels: measure them with --real"
         )
     if not (count.isascii() and count.isdigit() and 1 <= int(count) <= MAX_SIZE):
         raise ConfigurationError(
@@ -57,7 +58,7 @@ def read_spec(text: str) -> PanelSpec:
     sources = tuple(dict.fromkeys(named.split("+"))) if named else ()
     if unknown := sorted(set(sources) - set(proposer_names())):
         raise ConfigurationError(
-            f"{text!r} draws from {', '.join(unknown)}: take any of {', '.join(proposer_names())}"
+            f"{text!r} draws from: {unknown_name(unknown[0], proposer_names())}"
         )
     return PanelSpec(name, int(count), sources)
 
