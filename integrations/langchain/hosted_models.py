@@ -209,8 +209,8 @@ def served_models(name: HostedName) -> list[str]:
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         key_words = "" if key else f", or set {name.key_variable}"
         raise BackendError(
-            f"{url} gave no list of models ({describe(exc)}): start the server, check the "
-            f"address, which mostly ends with /v1{key_words}",
+            f"{url} gave no list of models ({describe(exc)}): the address mostly ends with "
+            f"/v1{key_words}",
             retryable=True,
         ) from exc
     except (KeyError, TypeError, ValueError) as exc:

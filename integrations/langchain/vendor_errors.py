@@ -7,6 +7,7 @@ timeout errors at the end of the chain of causes.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 from langchain_core.exceptions import ModelError
@@ -23,15 +24,35 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Return class and message in one line, without keys; some vendors' messages are empty."""
-    said = without_keys(" ".join(str(error).split()))
-    return f"{type(error).__name__}: {said}".rstrip(": ")
+    """Return class and message in one line, without keys; some vendors' messages are empty.
+
+    Where a server could not be reached, vendors say no more than that: the system's reason and the
+    way out are added.
+    """
+    said = f"{type(error).__name__}: {_words(error)}".rstrip(": ")
+    *_, root = _chain(error)
+    if not any(_is_unreachable(link) for link in _chain(error)):
+        return said
+    reason = _words(root)
+    why = f" ({reason})" if reason and reason not in said else ""
+    return f"{said.rstrip('.')}{why}: start the server, or check its address"
 
 
 def is_refused_request(error: BaseException) -> bool:
     """Tell whether the server did not like something in the request (HTTP 400 or 422)."""
     statuses = (getattr(link, "status_code", None) for link in _chain(error))
     return any(status in (400, 422) for status in statuses)
+
+
+def _words(error: BaseException) -> str:
+    return without_keys(" ".join(str(error).split()))
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Tell whether there was no connection; httpx keeps the system's words, but not its error."""
+    return isinstance(error, ConnectionRefusedError | socket.gaierror) or (
+        type(error).__name__ == "ConnectError"
+    )
 
 
 def _is_passing(error: BaseException) -> bool:

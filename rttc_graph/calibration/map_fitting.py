@@ -122,8 +122,8 @@ def calibrate(
     if not _is_enough(every, pairs=2 * MIN_OF_EACH):
         right = sum(pair.right for pair in every)
         raise ConfigurationError(
-            f"{right} right and {len(every) - right} wrong answers are too few to calibrate on, "
-            f"at least {MIN_OF_EACH} of each are needed: give more questions"
+            f"{_questions(every)}{right} right and {len(every) - right} wrong answers are too few "
+            f"to calibrate on, at least {MIN_OF_EACH} of each are needed: give more questions"
         )
     own = {
         domain: _fitted(found, by_features=by_features)
@@ -131,6 +131,12 @@ def calibrate(
         if domain and _is_enough(found, pairs=MIN_PAIRS)
     }
     return FittedCalibration(pooled=_fitted(every, by_features=by_features), domains=own)
+
+
+def _questions(pairs: Sequence[Labelled]) -> str:
+    """Return of how many questions the answers are, for the beginning of an error."""
+    count = len({pair.group for pair in pairs if pair.group})
+    return f"{count} question{'s' if count != 1 else ''} are too few: " if count else ""
 
 
 def fold_number(group: str) -> int:

@@ -162,7 +162,7 @@ def wanted_collection(config: InstallationConfig, wanted: RowsWanted) -> Collect
     run = config.run_settings()
     if wanted.draws < 1 or (wanted.draws > 1 and run.temperature == 0):
         raise ConfigurationError(
-            f"draws={wanted.draws!r} must be at least 1, and more need a temperature above 0, as "
+            f"--draws {wanted.draws} must be at least 1, and more need a temperature above 0, as "
             "RTTC_TEMPERATURE=0.7: greedy answers are all alike"
         )
     left_out = _NO_PART | later_defaults(run) | _UNBOUNDED.keys()

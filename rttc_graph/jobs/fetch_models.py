@@ -11,7 +11,7 @@ from rttc_graph.jobs.watching import Watcher
 
 
 def fetch_missing(config: InstallationConfig, watcher: Watcher) -> str:
-    """Fetch the needed models that are not on this machine, and return the needed ones' names.
+    """Fetch the needed models that are not on this machine, and return what a run does first.
 
     Args:
         config: Names the models, and the folder that they go to.
@@ -28,7 +28,7 @@ def fetch_missing(config: InstallationConfig, watcher: Watcher) -> str:
     if missing:
         watcher.tell(f"fetching {', '.join(missing)}: once, into {config.home}")
         fetch_models(config, watcher, missing)
-    return ", ".join(needed) or "the models"
+    return f"loading {', '.join(needed)}" if needed else "answering"
 
 
 def fetch_models(

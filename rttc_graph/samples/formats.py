@@ -117,14 +117,10 @@ class _Records:
         self._columns = columns
         self._characters = 0
         """Length of the record in hand."""
-        first = file.readline(MAX_RECORD_CHARACTERS)
-        named = _SEPARATOR_LINE.fullmatch(first)
-        self._lines_before = 1 if named else 0
-        if named:
-            first = file.readline(MAX_RECORD_CHARACTERS)
+        first, separator, self._lines_before = _beginning(file, columns)
         self._reader = csv.reader(
             chain([first] if first else [], self._lines()),
-            delimiter=named[1] if named else _separator_of(first, columns),
+            delimiter=separator,
             skipinitialspace=True,  # so that a quote behind a space is one
             strict=True,
         )
@@ -168,6 +164,25 @@ class _Records:
             if self._characters > MAX_RECORD_CHARACTERS:
                 raise csv.Error(f"longer than {MAX_RECORD_CHARACTERS:,} characters")
             yield line
+
+
+def separator_taken(path: Path, columns: ColumnNames) -> str:
+    """Return the separator with which the columns of a CSV file are told apart.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with open_text(path, newline="") as file:
+        return _beginning(file, columns)[1]
+
+
+def _beginning(file: TextIO, columns: ColumnNames) -> tuple[str, str, int]:
+    """Return the header's line, the separator, and how many lines stand before the header."""
+    first = file.readline(MAX_RECORD_CHARACTERS)
+    named = _SEPARATOR_LINE.fullmatch(first)
+    if named:
+        return file.readline(MAX_RECORD_CHARACTERS), named[1], 1
+    return first, _separator_of(first, columns), 0
 
 
 def as_looked_for(cells: Sequence[str], columns: ColumnNames) -> list[str]:

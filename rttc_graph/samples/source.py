@@ -16,6 +16,7 @@ from rttc_graph.samples.formats import (
     hub_rows,
     jsonl_rows,
     parquet_rows,
+    separator_taken,
     xlsx_rows,
 )
 from rttc_graph.samples.rows import (
@@ -80,6 +81,17 @@ class Samples:
         self._unique_ids = unique_ids
         self._columns = columns
         self._ids = UniqueIds()
+
+    def separator(self) -> str | None:
+        """Return what a CSV or TSV file is split at; `None` for a source of another kind.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        path = Path(self.source)
+        if _READERS.get(path.suffix.lower()) is not csv_rows:
+            return None
+        return separator_taken(path, self._columns)
 
     def __iter__(self) -> Iterator[NewSample]:
         """Yield one sample for each usable row, in order.

@@ -95,6 +95,10 @@ def test_below_tau_r_is_seen_and_the_sources_are_shown(
     assert "NOT ACCEPTED: score" in printed
     assert "is below τr 1; take the answer for a guess" in printed
     assert "what is 7 plus 7" in printed
+    assert main([*ask, "--tau", "1", "--fail-unaccepted"]) == 3
+    assert capsys.readouterr().out.startswith(printed.splitlines()[0])
+    assert main([*ask, "--tau", "0", "--fail-unaccepted"]) == 0
+    capsys.readouterr()
 
     assert main([*ask, "--tau", "1", "--below", "decline"]) == 0
     printed = capsys.readouterr().out
@@ -316,10 +320,25 @@ def test_eval_measures_every_policy_on_the_same_rows(
     assert json.loads(Path("result.json").read_text()) == result
     shown = capsys.readouterr().out.splitlines()
     assert shown[-1] == result["verdict"]["text"]
-    assert "questions nothing can be told" in shown[-1] or "questions are needed" in shown[-1]
+    assert "questions nothing can be told" in shown[-1]
     again = call_json(capsys, "eval", "--rejudge", "--records", "rows.jsonl", "--json", "-")
     assert again["rows"] == 3
     assert call_json(capsys, "stats", "--json")["total"]["runs"] == 0  # leaves no trace
+
+
+def test_eval_runs_and_compares_what_was_named(
+    questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("eval", str(questions), "--limit", "3", "--policies", "nearest")
+    result = call_json(capsys, *arguments, "--records", "rows.jsonl", "--json", "-")
+    assert list(result["policies"]) == ["nearest", *BASELINES]
+    assert {key.policy for key in RowLog(Path("rows.jsonl")).load().rows} == {"nearest"}
+    assert result["policies"]["nearest"]["against_cascade"] is None
+    assert main([*arguments, "--records", "rows.jsonl"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 questions are too few for an interval" in shown
+    assert " to " not in shown.splitlines()[2]
+    assert "cascade" not in shown
 
 
 def test_eval_runs_policies_for_real_if_asked(
@@ -379,7 +398,7 @@ def test_a_calibration_is_fitted_kept_and_used(
     code, line = complaint(capsys, "calibrate", folder, *records)
     assert code == 2
     assert read == ["rows.jsonl"]
-    assert "too few to calibrate on" in line
+    assert re.search(r"\d+ questions are too few: \d+ right and .* too few to calibrate on", line)
     rows = [json.loads(text) for text in Path("rows.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows):  # a model that is sometimes right
         if row["kind"] == "answer" and number % 4 == 1:
@@ -482,8 +501,16 @@ def test_stats_add_up_what_was_asked(solved: Path, capsys: pytest.CaptureFixture
     ("arguments", "words"),
     [
         pytest.param(["ask", ""], "the question is empty", id="empty-question"),
-        pytest.param(["ask", "q", "--tau", "1.5"], "tau_r=1.5", id="tau-out-of-bounds"),
+        pytest.param(["ask", "q", "--tau", "1.5"], "--tau 1.5: input", id="tau-out-of-bounds"),
+        pytest.param(["ask", "q", "--n", "0"], "--n 0: input should be", id="no-panel"),
         pytest.param(["ask", "q", "--policy", "best"], "best", id="unknown-policy"),
+        pytest.param(
+            ["ask", "q", "--policy", "nearst"], "did you mean 'nearest'", id="misspelt-policy"
+        ),
+        pytest.param(["ask", "q", "--arms", "rga"], "did you mean 'rag'", id="misspelt-arm"),
+        pytest.param(
+            ["eval", "q", "--policies", "nearst"], "did you mean 'nearest'", id="misspelt-policies"
+        ),
         pytest.param(["ask"], "question", id="missing-argument"),
         pytest.param(["ask", "q", "--samples-choice", "best"], "best", id="unknown-choice"),
         pytest.param(["ask", "q", "--k", "many"], "valid integer", id="not-a-number"),
@@ -495,7 +522,7 @@ def test_stats_add_up_what_was_asked(solved: Path, capsys: pytest.CaptureFixture
         pytest.param(["eval", "q", "--target-cost", "3"], "--cross-fit", id="aim-of-what"),
         pytest.param(["calibrate"], "no questions", id="nothing-to-calibrate-on"),
         pytest.param(["calibrate", "q", "--target-cost", "0"], "target cost=0.0", id="no-cost"),
-        pytest.param(["stats", "--days", "0"], "days=0", id="no-days"),
+        pytest.param(["stats", "--days", "0"], "--days 0 must be", id="no-days"),
         pytest.param(["--config", "no.toml", "status"], "no.toml", id="missing-settings-file"),
         pytest.param(["db", "up"], "RTTC_DATABASE_URL", id="no-embedded-server-with-a-dsn"),
         pytest.param(["frobnicate"], "frobnicate", id="unknown-command"),

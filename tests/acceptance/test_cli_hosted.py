@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,11 @@ def test_a_panel_draws_from_a_served_model(
 ) -> None:
     result = asked(capsys, "--policy", "majority", "--n", "3")
     assert (result["answer"], result["arm"]) == ("14", "majority")
-    assert len([b for b in hosted.chats() if b["model"] == "small-chat"]) == 3
+    assert main(["ask", "what is 7 plus 7", "--policy", "majority", "--n", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "majority: the votes of 3 answers" in printed
+    assert re.search(r"→ +3 +\d+\.\d+ +0\.900 +14", printed)
+    assert len([b for b in hosted.chats() if b["model"] == "small-chat"]) == 6
 
 
 def test_the_note_is_on_the_screen_and_ttt_alone_is_refused(
@@ -153,7 +158,7 @@ def test_a_wrong_name_is_one_clear_sentence(
     printed = capsys.readouterr()
     assert words in printed.err
     assert printed.out == ""
-    assert len(printed.err.splitlines()) == 1
+    assert sum(line.startswith("rttc: ") for line in printed.err.splitlines()) == 1
 
 
 def test_a_trained_arm_of_a_served_model_is_refused_before_any_work(

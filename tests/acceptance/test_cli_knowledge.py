@@ -261,7 +261,10 @@ def test_columns_are_named_by_flags(folder: Path, capsys: pytest.CaptureFixture[
     path.write_text("Nr;Frage;Antwort\n1;Wie viel?;20\n", encoding="utf-8")
     assert "--question-column" in complaint(capsys, "kb", "ingest", str(path))
     words = ["--question-column", "Frage", "--answer-column", "Antwort", "--id-column", "Nr"]
-    assert call_json(capsys, "kb", "ingest", str(path), *words)["stored"] == 1
+    report = call_json(capsys, "kb", "ingest", str(path), *words)
+    assert (report["stored"], report["separator"]) == (1, ";")
+    assert main(["kb", "ingest", str(path), *words]) == 0
+    assert "columns were told apart by semicolons" in capsys.readouterr().out
     (sample,) = call_json(capsys, "kb", "list")["samples"]
     assert (sample["external_id"], sample["answer"]) == ("1", "20")
 

@@ -104,6 +104,14 @@ async def test_a_policy_draws_votes_and_keeps(
     stopped = entry(output, "stopped")
     assert (stopped["draws"], stopped["answers"]) == ({"direct": 4, "rag": 4}, 3)
     assert stopped["reason"] == "all 8 answers are drawn"
+    shown = {one["answer"]: (one["votes"], one["kept"]) for one in stopped["standings"]}
+    assert shown == {
+        said: (times, said == answer) for said, times in {"b": 4, "a": 2, "c": 2}.items()
+    }
+    assert [one["votes"] for one in stopped["standings"]] == [4, 2, 2]
+    decided = entry(output, "decided")
+    assert (decided["arm"], decided["decision"]) == (policy, "finish")
+    assert "attempt" not in decided  # nothing is tried any more
     [stored] = parts.ledger_store.runs
     assert (stored.arm, stored.policy) == (policy, policy)
     assert stored.tokens == candidate["prompt_tokens"] + candidate["completion_tokens"]

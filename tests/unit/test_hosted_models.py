@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from rttc_graph.integrations.langchain.hosted_models import (
     resolved,
     whole_name,
 )
+from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.transformers.weight_files import resolve as weights
 from rttc_graph.protocols import GenerationRequest
 from rttc_graph.support.others_words import HIDDEN_KEY, without_keys
@@ -138,8 +140,31 @@ def test_a_server_with_one_model_is_asked_for_it(server: OpenAIServer) -> None:
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
-    with pytest.raises(BackendError, match=r"127\.0\.0\.1:9/v1/models gave no list"):
+    with pytest.raises(BackendError, match=r"127\.0\.0\.1:9/v1/models gave no list.*start the"):
         whole_name("http://127.0.0.1:9/v1", "model")
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (
+            ConnectionRefusedError(111, "Connection refused"),
+            "Connection refused): start the server",
+        ),
+        (socket.gaierror(-2, "Name or service not known"), "not known): start the server"),
+        (ValueError("no JSON"), "VendorError: Connection error."),
+    ],
+)
+def test_a_vendor_s_connection_error_gets_the_reason_and_the_way_out(
+    cause: Exception, words: str
+) -> None:
+    class VendorError(Exception):
+        pass
+
+    error = VendorError("Connection error.")
+    error.__cause__ = cause
+    assert describe(error).startswith("VendorError: Connection error")
+    assert words in describe(error)
 
 
 @pytest.fixture

@@ -394,6 +394,22 @@ def test_csv_as_spreadsheets_write_it(tmp_path: Path, content: bytes) -> None:
     assert list(read_samples(write(tmp_path, "x.csv", content))) == [ROW]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "separator"),
+    [
+        ("x.csv", b"question,answer\nq,a", ","),
+        ("x.csv", b"question;answer\nq;a", ";"),
+        ("x.csv", b"sep=|\nquestion|answer\nq|a", "|"),
+        ("x.tsv", b"question\tanswer\nq\ta", "\t"),
+        ("x.jsonl", b'{"question": "q", "answer": "a"}', None),
+    ],
+)
+def test_the_separator_taken_can_be_told(
+    tmp_path: Path, name: str, content: bytes, separator: str | None
+) -> None:
+    assert read_samples(write(tmp_path, name, content)).separator() == separator
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
 def test_jsonl_in_other_encodings(tmp_path: Path, encoding: str) -> None:
     content = f"{GOOD}\r\n{LATER}\r\n".encode(encoding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -114,10 +115,13 @@ def test_the_label_of_a_question_says_what_is_done_from_the_first_second(
     def opened(config: object) -> Generator[Local]:
         yield Local()
 
+    def fetched(config: object, watcher: object) -> str:
+        return "loading a-model"
+
     monkeypatch.setattr(ask, "ScreenWatcher", Recorder)
     monkeypatch.setattr(local, "open_local", opened)
     run: Any = vars(ask)["_run"]
-    monkeypatch.setattr(ask, "fetch_missing", lambda config, watcher: "a-model")
+    monkeypatch.setattr(ask, "fetch_missing", fetched)
     assert run(InstallationConfig(), "q", "sums") == "q"
     assert shown == [
         "opening the knowledge base",
@@ -127,3 +131,42 @@ def test_the_label_of_a_question_says_what_is_done_from_the_first_second(
         "answering",
         "training step 1 of 2, loss 0.500",
     ]
+
+
+LONG = "What does the yearly insurance of a bicycle with a motor cost in"
+
+
+@pytest.mark.parametrize(
+    ("texts", "shown"),
+    [
+        (["a", "b", "a"], ["a", "b", "a"]),
+        ([LONG], [f"{LONG[:39]}…"]),
+        ([f"{LONG} Spain", f"{LONG} Italy"], ["…Spain", "…Italy"]),
+        ([f"{LONG} S {LONG} 1", f"{LONG} S {LONG} 2", f"{LONG} I"], ["……1", "……2", "…I"]),
+        (["x" * 50 + "1", "x" * 50 + "2"], ["…1", "…2"]),
+        ([f"{LONG} Spain", f"{LONG} Spain"], [f"{LONG[:39]}…"] * 2),
+    ],
+)
+def test_texts_that_begin_alike_are_shown_where_they_differ(
+    texts: list[str], shown: list[str]
+) -> None:
+    assert ask.shorten_apart(texts) == shown
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_step_is_counted_once_it_is_known_of_how_much(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=is_terminal, width=120, color_system=None)
+    monkeypatch.setattr(screen, "err", console)
+    with screen.progress("judge") as bar:
+        bar.refresh()
+        before = file.getvalue()
+        bar.update(bar.task_ids[0], completed=1, total=4)
+        bar.refresh()
+    assert "judge" in before
+    assert "/" not in before  # neither 0/0 nor 0/?
+    assert ("1/4" in file.getvalue()) == is_terminal
+    if not is_terminal:
+        assert before == "judge\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -191,8 +193,7 @@ def _run(config: InstallationConfig, question: str, domain: str | None) -> AskRe
         if domain or config.domain:
             with watcher.step("opening the knowledge base"):
                 asyncio.run(local.check_domain(domain))
-        loaded = fetch_missing(config, watcher)
-        with watcher.step(f"loading {loaded}"):
+        with watcher.step(fetch_missing(config, watcher)):
             return asyncio.run(answer(local))
 
 
@@ -223,6 +224,7 @@ def print_result(result: AskResult) -> None:
 def print_candidates(result: AskResult) -> None:
     """Print what each arm answered and what it cost."""
     columns = ["arm", "reward", "seconds", "prompt", "completion", "trained", "answer"]
+    answers = shorten_apart([c["answer"] for c in result["candidates"]])
     print_table(
         columns,
         [
@@ -233,9 +235,9 @@ def print_candidates(result: AskResult) -> None:
                 c["prompt_tokens"],
                 c["completion_tokens"],
                 c["trained_tokens"],
-                shorten(c["answer"]),
+                answer,
             )
-            for c in result["candidates"]
+            for c, answer in zip(result["candidates"], answers, strict=True)
         ],
     )
 
@@ -247,6 +249,7 @@ def print_votes(result: AskResult) -> None:
         if not found:
             continue
         drawn = sum(entry["detail"]["draws"].values())
+        answers = shorten_apart([one["answer"] for one in found])
         out.print()
         print_prose(f"{entry['detail']['arm']}: the votes of {drawn} answers")
         print_table(
@@ -257,9 +260,9 @@ def print_votes(result: AskResult) -> None:
                     one["votes"],
                     one["weight"],
                     one["reward"],
-                    shorten(one["answer"]),
+                    answer,
                 )
-                for one in found
+                for one, answer in zip(found, answers, strict=True)
             ],
         )
         if (unread := drawn - sum(one["votes"] for one in found)) > 0:
@@ -291,6 +294,9 @@ def worth(result: AskResult) -> str:
 
 def print_sources(result: AskResult) -> None:
     """Print the samples that the answers rest on."""
+    sources = result["sources"]
+    questions = shorten_apart([source["question"] for source in sources])
+    answers = shorten_apart([source["answer"] for source in sources])
     print_table(
         ["", "source", "similarity", "used by", "question", "answer"],
         [
@@ -299,10 +305,10 @@ def print_sources(result: AskResult) -> None:
                 source["id"][:8],
                 source["similarity"],
                 ", ".join(source["arms"]),
-                shorten(source["question"]),
-                shorten(source["answer"]),
+                question,
+                answer,
             )
-            for source in result["sources"]
+            for source, question, answer in zip(sources, questions, answers, strict=True)
         ],
     )
 
@@ -311,6 +317,31 @@ def route(result: AskResult) -> str:
     """Return the nodes that the run went through, without the judging between them."""
     steps = [e["node"] for e in result["ledger"] if e["node"] != "reward_judge"]
     return " → ".join(node for i, node in enumerate(steps) if i == 0 or steps[i - 1] != node)
+
+
+def shorten_apart(texts: Sequence[str], limit: int = 40) -> list[str]:
+    """Return texts as lines of at most `limit` characters in which different texts differ.
+
+    Those that begin alike for longer are shown from the word on in which they differ.
+    """
+    lines = [" ".join(text.split()) for text in texts]
+    alike: dict[str, list[str]] = {}
+    for line in dict.fromkeys(lines):
+        alike.setdefault(shorten(line, limit), []).append(line)
+    shown: dict[str, str] = {}
+    for beginning, found in alike.items():
+        shared = _shared_beginning(found) if len(found) > 1 else ""
+        cut = shared.rfind(" ") + 1 or len(shared)
+        rests = shorten_apart([line[cut:] for line in found], limit - 1) if cut else [beginning]
+        shown |= {
+            line: f"…{rest}" if cut else rest for line, rest in zip(found, rests, strict=True)
+        }
+    return [shown[line] for line in lines]
+
+
+def _shared_beginning(lines: Sequence[str]) -> str:
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*lines, strict=False))
+    return "".join(letters[0] for letters in alike)
 
 
 def shorten(text: str, limit: int = 40) -> str:

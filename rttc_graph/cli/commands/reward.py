@@ -314,7 +314,7 @@ def _draw_settings(
 
     return SamplingSettings(
         arms=_arms(arms),
-        temperatures=_numbers("temperatures", temperatures),
+        temperatures=_numbers("--temperatures", temperatures),
         k=k,
         max_new_tokens=max_new_tokens,
         negatives=negatives,
@@ -356,7 +356,7 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in split_names(text))
     except ValueError as exc:
-        raise ConfigurationError(f"{name}={text!r} must be numbers with commas between") from exc
+        raise ConfigurationError(f"{name} {text!r} must be numbers with commas between") from exc
 
 
 def _print_sources(rows: Sequence[CandidateRow]) -> None:

@@ -319,7 +319,7 @@ def _serve(
     usable = [key for key in asyncio.run(keys.all()) if key.revoked_at is None]
     if not local_only and not usable:
         raise ConfigurationError(
-            f"host={host!r} is reachable from other machines, and there is no API key: "
+            f"--host {host} is reachable from other machines, and there is no API key: "
             "make one with `rttc keys add`, or leave --host out"
         )
     app = create_app(

@@ -60,7 +60,7 @@ def show_stats(
         _show_last(command_context(context).config(tenant=tenant), last, as_json=as_json)
         return
     if days is not None and not 1 <= days <= _MOST_DAYS:
-        raise ConfigurationError(f"days={days!r} must be from 1 to {_MOST_DAYS}")
+        raise ConfigurationError(f"--days {days} must be from 1 to {_MOST_DAYS}")
     config = command_context(context).config(tenant=tenant)
     with open_knowledge(config) as knowledge:
         statistics = asyncio.run(knowledge.ledger_store.statistics(tenant=config.tenant, days=days))

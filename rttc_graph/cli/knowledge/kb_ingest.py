@@ -56,6 +56,11 @@ class _Source:
         found = self.samples.bad if isinstance(self.samples, Samples) else []
         return [str(problem) for problem in found]
 
+    @property
+    def separator(self) -> str | None:
+        """What a CSV file was split at; `None` for others."""
+        return self.samples.separator() if isinstance(self.samples, Samples) else None
+
 
 def ingest_file(  # noqa: PLR0913 - one parameter for each flag
     context: typer.Context,
@@ -213,13 +218,14 @@ def _print_report(
 ) -> None:
     if as_json:
         more = {"deleted": deleted, "contradictions": opposed, "bad": given.bad}
-        print_json({**asdict(report), **more})
+        print_json({**asdict(report), **more, "separator": given.separator})
         return
     print_prose(
         f"{report.stored} stored, {report.updated} updated, {report.already} were there, "
         f"{report.skipped} bad left out{_vanished(given, deleted, 'deleted')}; "
         f"{report.seconds:.1f} s, {report.embed_seconds:.1f} s of them embedding"
     )
+    _print_separator(given)
     for domain, count in opposed.items():
         pairs = "1 pair of samples asks" if count == 1 else f"{count} pairs of samples ask"
         print_prose(
@@ -234,17 +240,27 @@ def _print_preview(told: IngestPreview, given: _Source, vanished: int, *, as_jso
         counts = {name: getattr(told, name) for name in ("rows", "new", "updated", "already")}
         updates = [_update(one) for one in told.updates]
         more = {"refused": told.refused, "deleted": vanished, "updates": updates}
-        print_json({"dry_run": True, **counts, **more, "bad": given.bad})
+        separator = given.separator
+        print_json({"dry_run": True, **counts, **more, "bad": given.bad, "separator": separator})
         return
     print_prose(
         f"nothing stored: {told.new} would be new, {told.updated} updated, {told.already} are "
         f"there, {told.refused} refused{_vanished(given, vanished, 'would be deleted')}"
     )
+    _print_separator(given)
     for one in told.updates[:_SHOWN_UPDATES]:
         _print_update(one)
     if told.updated > _SHOWN_UPDATES:
         out.print(f"and {told.updated - _SHOWN_UPDATES} more updates; --json has up to 1,000")
     _print_bad(given.bad, told.refused, "refused")
+
+
+def _print_separator(given: _Source) -> None:
+    """Say what a CSV file was split at, where that is not what its name says."""
+    separator = given.separator
+    if separator is not None and separator != ",":
+        shown = {"\t": "tabs", ";": "semicolons", "|": "bars"}.get(separator, repr(separator))
+        print_prose(f"columns were told apart by {shown}")
 
 
 def _vanished(given: _Source, count: int, what: str) -> str:

@@ -80,8 +80,7 @@ def chat(  # noqa: PLR0913 - one parameter for each flag
         if domain or config.domain:
             with watcher.step("opening the knowledge base"):
                 runner.run(local.check_domain(domain))
-        loaded = fetch_missing(config, watcher)
-        with watcher.step(f"loading {loaded}"):
+        with watcher.step(fetch_missing(config, watcher)):
             runner.run(local.warm_up(needs_database=False))
         _talk(local, runner, watcher, domain)
 
