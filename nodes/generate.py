@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
+from rttc_graph.errors import BudgetExceeded
 from rttc_graph.protocols import PolicyModel
-from rttc_graph.run.answering import AnswerUpdate, answer
-from rttc_graph.run.prompts import direct_messages
+from rttc_graph.run.answering import AnswerUpdate, answer, fitting_prompt
+from rttc_graph.run.prompts import direct_messages, solved
 from rttc_graph.run.scope import RunScope
 from rttc_graph.state import RttcState
 
@@ -20,14 +22,21 @@ class Generate:
     async def __call__(self, state: RttcState, scope: RunScope) -> AnswerUpdate:
         """Add a candidate of arm `direct` or `ttt`."""
         attempt = state["attempt"]
+        task, prompts = state["task"], scope.settings.prompts
+        adapted = None if attempt == "direct" else state.get("adapted")
+        shown = [] if adapted is None else solved(state.get("samples", ()))[: prompts.ttt_shown]
+        messages = direct_messages(task["query"], task["history"], prompts)
+        if shown:
+            with suppress(BudgetExceeded):  # none of them fits: the question alone is asked
+                messages, used = await fitting_prompt(self.policy_model, shown, state, scope)
+                shown = shown[:used]
         return await answer(
             self.policy_model,
-            direct_messages(
-                state["task"]["query"], state["task"]["history"], scope.settings.prompts
-            ),
+            messages,
             state,
             scope,
             node="generate",
             attempt=attempt,
-            adapted=None if attempt == "direct" else state.get("adapted"),
+            adapted=adapted,
+            shown=shown,
         )

@@ -133,6 +133,8 @@ class PromptSettings:
     """First turn of every prompt."""
     rag_template: str = ""
     """Text of the question's turn where there are samples; empty shows them as earlier turns."""
+    ttt_shown: int = 0
+    """Samples in the prompt that an adapter is trained and asked with; 0 for the question alone."""
 
 
 class RttcSettings(BaseModel):
@@ -478,6 +480,15 @@ class RttcSettings(BaseModel):
         description="Share of the layers, from the top, that are trained; fewer are faster.",
         json_schema_extra=_on("ttt_adapt"),
     )
+    ttt_shown: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="Samples in the prompt that an adapter is trained and asked with: each sample "
+        "is learnt behind so many others, and the question is asked behind the nearest. 0: the "
+        "question alone, which trains on fewer tokens.",
+        json_schema_extra=_on("generate", "ttt_adapt"),
+    )
     ttt_learning_rate: float = Field(
         default=0.0,
         ge=0,
@@ -601,19 +612,26 @@ class RttcSettings(BaseModel):
     @property
     def prompts(self) -> PromptSettings:
         """Settings of the prompts: each field of `PromptSettings`, under its own name."""
-        return PromptSettings(system_prompt=self.system_prompt, rag_template=self.rag_template)
+        return PromptSettings(
+            system_prompt=self.system_prompt,
+            rag_template=self.rag_template,
+            ttt_shown=self.ttt_shown,
+        )
 
     @property
     def training_fingerprint(self) -> str:
         """Digest of the training's settings and, unless they are the default, of more.
 
-        More is `samples_choice` and `system_prompt`. An adapter of the query-state cache is
-        recalled only under its own fingerprint. With the defaults it is the digest alone, so
-        fingerprints of earlier releases stay valid.
+        More is `samples_choice`, `system_prompt`, and `ttt_shown` with the template. An adapter of
+        the query-state cache is recalled only under its own fingerprint. With the defaults it is
+        the digest alone, so fingerprints of earlier releases stay valid.
         """
         digest = self.ttt.fingerprint()
         if self.system_prompt != SYSTEM_PROMPT:
             digest += f"-{hashlib.sha256(self.system_prompt.encode()).hexdigest()[:16]}"
+        if self.ttt_shown:
+            form = f"{self.ttt_shown} {self.rag_template}"
+            digest += f"-{hashlib.sha256(form.encode()).hexdigest()[:16]}"
         return digest if self.samples_choice == "nearest" else f"{digest}-{self.samples_choice}"
 
     @classmethod

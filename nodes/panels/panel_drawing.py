@@ -24,7 +24,7 @@ from rttc_graph.protocols import (
 from rttc_graph.run.answering import fitting_prompt, generated, no_room
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
-from rttc_graph.run.prompts import direct_messages, solved
+from rttc_graph.run.prompts import adapted_messages, direct_messages, solved
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.answer_votes import read_vote, wants_number
 from rttc_graph.search.panel import Panel, draws_in_order
@@ -232,6 +232,9 @@ class PanelDrawing:
     ) -> tuple[tuple[ChatTurn, ...], tuple[int, ...]]:
         """Return the prompt of a draw, and the places of the samples in it."""
         task, samples = state["task"], state["samples"]
+        if ARMS.attempts[proposer].finds == "adapter":
+            prompts = scope.settings.prompts
+            return adapted_messages(task["query"], samples, task["history"], prompts), ()
         if ARMS.attempts[proposer].finds != "samples":
             return direct_messages(task["query"], task["history"], scope.settings.prompts), ()
         places = sample_subset(len(samples), turn=turn, seed=scope.settings.seed)

@@ -29,7 +29,13 @@ from rttc_graph.run.answering import fitting_prompt, generated
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
-from rttc_graph.run.prompts import direct_messages, rag_messages, solved, standalone_query
+from rttc_graph.run.prompts import (
+    adapted_messages,
+    direct_messages,
+    rag_messages,
+    solved,
+    standalone_query,
+)
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.answer_votes import read_vote, wants_number
 from rttc_graph.search.panel import Panel
@@ -178,6 +184,9 @@ class PanelSteps:
                 shown = [state["samples"][place] for place in places]
                 messages, used = await fitting_prompt(self.policy_model, shown, state, scope)
                 return proposer, places[:used], messages
+        if ARMS.attempts[proposer].finds == "adapter":
+            messages = adapted_messages(task["query"], state["samples"], task["history"], prompts)
+            return proposer, (), messages
         if not places:
             return proposer, (), direct_messages(task["query"], task["history"], prompts)
         shown = [state["samples"][place] for place in places]

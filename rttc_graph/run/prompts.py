@@ -134,19 +134,34 @@ def solved(samples: Sequence[Sample]) -> list[Sample]:
     return [sample for sample in samples if not is_passage(sample.get("metadata"))]
 
 
+def adapted_messages(
+    query: str,
+    samples: Sequence[Sample],
+    history: Sequence[ChatTurn] = (),
+    prompts: PromptSettings = _DEFAULTS,
+) -> tuple[ChatTurn, ...]:
+    """Return the prompt of an adapter: as it was trained, with `ttt_shown` samples or none."""
+    return rag_messages(query, solved(samples)[: prompts.ttt_shown], history, prompts)
+
+
 def training_examples(
     samples: Sequence[Sample], prompts: PromptSettings = _DEFAULTS
 ) -> tuple[TrainingExample, ...]:
-    """Return what an adapter learns: each solved question as a direct prompt, and its answer.
+    """Return what an adapter learns: each solved question as the prompt will be, and its answer.
 
-    Passages of documents are left out: they answer no question by themselves.
+    With `ttt_shown` a question stands behind the nearest others and never behind itself, so that
+    the adapter learns to answer from samples (arXiv 2411.07279, "leave-one-out"). Passages of
+    documents are left out: they answer no question by themselves.
     """
+    known = solved(samples)
     return tuple(
         TrainingExample(
-            messages=direct_messages(sample["question"], (), prompts),
+            messages=adapted_messages(
+                sample["question"], [*known[:place], *known[place + 1 :]], (), prompts
+            ),
             answer=answer_behind(sample["answer"]),
         )
-        for sample in solved(samples)
+        for place, sample in enumerate(known)
     )
 
 

@@ -14,6 +14,7 @@ from rttc_graph.run.prompts import SYSTEM_PROMPT, training_examples
 from rttc_graph.settings import RttcSettings, TttSettings
 
 SAMPLES = [sample(1), sample(2)]
+TEMPLATE = "{samples} {question}"
 KEY_OF_SAMPLES = adapter_key("base", training_examples(SAMPLES), TttSettings())
 
 
@@ -51,6 +52,39 @@ async def test_rag_is_accepted(face: Face) -> None:
     assert parts.trainer.trainings == []
     prompt = parts.policy_model.requests[1].messages
     assert [turn["content"] for turn in prompt] == [SYSTEM_PROMPT, "question 1", "answer 1", QUERY]
+
+
+async def test_an_adapter_may_be_trained_and_asked_with_samples(face: Face) -> None:
+    parts = Parts().rewarding(direct=0.1, rag=0.2, ttt=0.9)
+
+    output = await ask(parts, face, ttt_shown=1)
+
+    assert arms(output) == ["direct", "rag", "ttt"]
+    [examples] = parts.trainer.learnt
+    assert [turn["content"] for turn in examples[0].messages] == [
+        SYSTEM_PROMPT,
+        "question 2",
+        "answer 2",
+        "question 1",
+    ]
+    prompt = parts.policy_model.requests[-1].messages
+    assert [turn["content"] for turn in prompt] == [SYSTEM_PROMPT, "question 1", "answer 1", QUERY]
+    plain = RttcSettings()
+    shown = [RttcSettings(ttt_shown=n, rag_template=t) for n in (1, 2) for t in ("", TEMPLATE)]
+    assert len({one.training_fingerprint for one in (plain, *shown)}) == 5
+
+
+async def test_an_adapter_for_whose_samples_there_is_no_room_is_asked_the_question_alone(
+    face: Face,
+) -> None:
+    parts = Parts().rewarding(direct=0.1, rag=0.2, ttt=0.9)
+    parts.policy_model.context = 60
+    parts.knowledge_base.samples = [{**one, "question": "word " * 200} for one in SAMPLES]
+
+    await ask(parts, face, ttt_shown=1, max_new_tokens=8)
+
+    prompt = parts.policy_model.requests[-1].messages
+    assert [turn["content"] for turn in prompt] == [SYSTEM_PROMPT, QUERY]
 
 
 async def test_answers_after_samples_have_theirs_as_drafts(face: Face) -> None:

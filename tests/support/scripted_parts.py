@@ -299,6 +299,10 @@ class ScriptedTrainer:
     seconds: float = 0.0
     resident: set[str] = field(default_factory=set[str])
     trainings: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    learnt: list[tuple[TrainingExample, ...]] = field(
+        default_factory=list[tuple[TrainingExample, ...]]
+    )
+    """Examples of each training."""
     cancelled: int = 0
     left_to_learn: float | Exception = math.inf
     losses: list[tuple[str, list[str]]] = field(default_factory=list[tuple[str, list[str]]])
@@ -319,6 +323,7 @@ class ScriptedTrainer:
         if self.error:
             raise self.error
         self.trainings.append((key, len(examples)))
+        self.learnt.append(tuple(examples))
         try:
             await self._report(on_step)
             await take(self.seconds)

@@ -18,11 +18,13 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.run.prompts import (
     PASSAGES_PROMPT,
     SYSTEM_PROMPT,
+    adapted_messages,
     direct_messages,
     rag_messages,
     split_conversation,
     training_examples,
 )
+from rttc_graph.settings import PromptSettings
 from rttc_graph.state import ChatTurn, Sample
 
 HISTORY: list[ChatTurn] = [
@@ -91,6 +93,26 @@ def test_samples_stand_behind_the_system_prompt_with_the_nearest_last() -> None:
 
 def test_without_samples_a_rag_prompt_is_a_direct_one() -> None:
     assert rag_messages("why", [], HISTORY) == direct_messages("why", HISTORY)
+
+
+def test_an_adapter_may_learn_each_answer_behind_the_nearest_others() -> None:
+    """A question never stands behind itself; what is asked later has the same form."""
+    samples = [sample(1), passage("x"), sample(2), sample(3)]
+    prompts = PromptSettings(ttt_shown=2)
+    examples = training_examples(samples, prompts)
+    assert [example.answer for example in examples] == ["answer 1", "answer 2", "answer 3"]
+    assert lines(examples[1].messages) == [
+        f"system: {SYSTEM_PROMPT}",
+        "user: question 3",
+        "assistant: answer 3",
+        "user: question 1",
+        "assistant: answer 1",
+        "user: question 2",
+    ]
+    asked = adapted_messages("why", samples, HISTORY, prompts)
+    assert asked == rag_messages("why", [sample(1), sample(2)], HISTORY)
+    (alone,) = training_examples([sample(1)], prompts)
+    assert alone.messages == direct_messages("question 1")
 
 
 def test_an_adapter_learns_the_answer_to_the_prompt_that_it_will_be_asked_with() -> None:

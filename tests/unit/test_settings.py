@@ -197,6 +197,8 @@ BAD: list[tuple[str, Any]] = [
     ("ttt_alpha", 0),
     ("ttt_layers", 0),
     ("ttt_layers", 1.1),
+    ("ttt_shown", -1),
+    ("ttt_shown", 17),
     ("ttt_learning_rate", -0.1),
     ("ttt_learning_rate", 1.1),
     ("ttt_epochs", 0),
