@@ -29,11 +29,11 @@ from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.adapter_layout import Adapter
 from rttc_graph.integrations.lora.training_batches import StepLimits, encode_examples, pack
 from rttc_graph.integrations.lora.training_loop import (
-    TrainingWatch,
     epoch_steps,
     fresh_adapter,
     training_steps,
 )
+from rttc_graph.integrations.lora.training_watch import TrainingWatch
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.integrations.transformers.tokens import encode_prompt
 from rttc_graph.run.prompts import direct_messages, training_examples

@@ -30,6 +30,7 @@ from rttc_graph.integrations.lora.adapter_layout import (
     copy_sharing,
 )
 from rttc_graph.integrations.lora.row_terms import RowTerms, combine_adapters
+from rttc_graph.integrations.lora.together.joint_terms import AdapterStack, JointTerms
 from rttc_graph.integrations.lora.training_batches import Batch
 from rttc_graph.integrations.lora.training_terms import FrozenLinear, TrainingTerms, frozen_bytes
 from rttc_graph.integrations.transformers.decoding.running_batch import ROUNDING, has_plain_cache
@@ -207,7 +208,7 @@ class AdaptedModel:
 
     def logits_at(
         self,
-        adapter: Adapter,
+        adapter: Adapter | AdapterStack,
         batch: Batch,
         below: Below | None = None,
         check: Callable[[], None] | None = None,
@@ -220,7 +221,7 @@ class AdaptedModel:
         causal model sees it.
 
         Args:
-            adapter: Adapter for every row.
+            adapter: Adapter for every row, or several for as many rows each, without a prefix.
             batch: B rows of T tokens after the prefix, with N answer tokens in all.
             below: Kept output for this batch. What follows the prefix goes through the layers below
                 the adapter at its first use only.
@@ -231,7 +232,11 @@ class AdaptedModel:
             Logits, float32 [N, vocabulary].
         """
         rows = int(batch.input_ids.shape[0])
-        terms = TrainingTerms(adapter, self._frozen, check)
+        terms: RowTerms = (
+            JointTerms(adapter, self._frozen, check)
+            if isinstance(adapter, AdapterStack)
+            else TrainingTerms(adapter, self._frozen, check)
+        )
         cache = self._prefix_cache(terms, batch.prefix, rows) if batch.prefix.numel() else None
         more: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
         if batch.sees is not None:

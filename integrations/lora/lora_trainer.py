@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -24,27 +24,27 @@ from rttc_graph.errors import (
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.adapter_layout import Adapter
 from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, from_bytes, to_bytes
-from rttc_graph.integrations.lora.free_memory import free_bytes
 from rttc_graph.integrations.lora.resident_adapters import ResidentAdapters
-from rttc_graph.integrations.lora.training_batches import (
-    Batch,
-    EncodedExample,
-    StepLimits,
-    encode_examples,
-    pack,
+from rttc_graph.integrations.lora.together.joint_pass import capture_for
+from rttc_graph.integrations.lora.together.pass_runner import PassRunner
+from rttc_graph.integrations.lora.together.training_crowd import TrainingCrowd
+from rttc_graph.integrations.lora.together.training_plans import (
+    TrainingPlan,
+    fit_together,
+    most_together,
 )
+from rttc_graph.integrations.lora.training_batches import EncodedExample, StepLimits, pack
 from rttc_graph.integrations.lora.training_loop import (
-    Pace,
+    Pass,
     Trained,
-    TrainingWatch,
-    epoch_steps,
     fresh_adapter,
     learning_rate_for,
-    least_steps,
+    training_passes,
     training_steps,
 )
+from rttc_graph.integrations.lora.training_planner import TrainingPlanner
+from rttc_graph.integrations.lora.training_watch import Pace, TrainingWatch
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
-from rttc_graph.integrations.transformers.precision import choose_training_dtype
 from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
 from rttc_graph.integrations.transformers.torch_errors import is_out_of_memory, let_go
 from rttc_graph.protocols import TrainedAdapter, TrainingExample, TrainStep
@@ -61,18 +61,12 @@ ROOM_SECONDS = 30.0
 _TRAINING_BYTES = 2 * 2**30
 """Default of `max_training_bytes`: one training of rank 256 for SmolLM2-135M takes 1.25 GB."""
 
-_TENSORS_OF_A_WEIGHT = 4
-"""Itself, its gradient and AdamW's two moments."""
-
 _PROBE_TOKENS = 128
 """Length of a first pass that measures the pace, where the full pass may take too long.
 """
 
 _LARGE = 8
 """Times the probe from which on a first pass is large."""
-
-_PASS_BYTES = 2**30
-"""Memory limit of a pass on the CPU, where larger passes are no faster."""
 
 _LOOK_AGAIN_SECONDS = 0.02
 
@@ -99,11 +93,13 @@ class LoraTrainer:
         recompute: Whether the layers of a sample that alone is beyond `max_pass_bytes` are
             computed twice (gradient checkpointing): a third more time, for memory of one layer.
             `None` does so where the sample would take more than half of the memory that is free.
+        together: Most trainings that go on in one pass, where memory and their lengths allow;
+            `None` takes eight on a GPU and one elsewhere, which train one after the other.
         clock: Seconds, monotonic; deadlines are its readings.
 
     Raises:
-        ConfigurationError: The engine has adapters already, or `max_training_bytes` is not
-            positive.
+        ConfigurationError: The engine has adapters already, or `max_training_bytes` or `together`
+            is below 1.
     """
 
     def __init__(
@@ -115,23 +111,31 @@ class LoraTrainer:
         max_training_bytes: int = _TRAINING_BYTES,
         training_dtype: TrainingDtype = "auto",
         recompute: bool | None = None,
+        together: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if max_training_bytes <= 0:
             raise ConfigurationError(
                 f"max_training_bytes must be above 0, got {max_training_bytes!r}"
             )
+        if together is not None and together < 1:
+            raise ConfigurationError(f"together must be at least 1, got {together!r}")
         self._engine = engine
         self._max_training_bytes = max_training_bytes
         self._pace = Pace()
-        self._plans: list[_Plan] = []
+        self._plans: list[TrainingPlan] = []
         """Trainings in hand, in the order in which they run."""
         self._lock = threading.Lock()
         """Around `_plans`, which callers in several event loops share."""
         self._max_resident_bytes = max_resident_bytes
-        self._max_pass_bytes = max_pass_bytes
-        self._training_dtype: TrainingDtype = training_dtype
-        self._recompute = recompute
+        self._together = together
+        self._planner = TrainingPlanner(
+            max_training_bytes=max_training_bytes,
+            max_pass_bytes=max_pass_bytes,
+            training_dtype=training_dtype,
+            recompute=recompute,
+        )
+        self._crowd = TrainingCrowd(engine, runner=self._runner, may_join=self._may_join)
         self._clock = clock
         self._resident: ResidentAdapters | None = None
         engine.attach_adapters(self._make_resident)
@@ -153,7 +157,8 @@ class LoraTrainer:
 
         The same examples and settings give the same bytes on the same machine with as many torch
         threads. `on_step` is called from the lane's thread. `seconds` counts waiting for the lane.
-        Trainings run one after the other, as they come.
+        Trainings go on as they come: on a GPU several in one pass, each as it would alone up to
+        rounding; elsewhere one after the other.
 
         Raises:
             BudgetExceeded: The deadline passed before the training ended, or would: at the pace of
@@ -172,16 +177,19 @@ class LoraTrainer:
             is_stopped=lambda: over.is_set() or self._engine.is_closed,
         )
         given = tuple(examples)
-        plan = await self._engine.in_lane(
-            lambda loaded: self._planned(loaded, key, given, settings)
-        )
 
-        def steps(loaded: LoadedModel) -> Generator[None, None, tuple[TrainedAdapter, Adapter]]:
+        def planned(loaded: LoadedModel) -> TrainingPlan:
+            with _translated(f"train adapter {key!r} on {len(given)} samples"):
+                return self._planner.plan(loaded, self._adapters().adapted, key, given, settings)
+
+        plan = await self._engine.in_lane(planned)
+
+        def passes(loaded: LoadedModel) -> Generator[Pass, float, tuple[TrainedAdapter, Adapter]]:
             return self._train(loaded, plan, watch, began)
 
         with self._in_hand(plan, watch):
             try:
-                trained, tensors = await self._engine.run_steps(steps)
+                trained, tensors = await self._crowd.train(plan, passes)
             finally:
                 over.set()  # a pass that is cancelled in the middle ends at its next layer
             plan.is_trained = True
@@ -256,57 +264,42 @@ class LoraTrainer:
         )
         return self._resident
 
+    def _runner(self, loaded: LoadedModel) -> PassRunner:
+        del loaded  # its adapters are here
+        model = self._adapters().adapted
+        if self._together is None:
+            self._together = most_together(model.device)
+        return PassRunner(model, capture=capture_for(model.device))
+
+    def _may_join(self, active: Sequence[TrainingPlan], plan: TrainingPlan) -> bool:
+        """Tell whether a training may go on beside others."""
+        if len(active) >= (self._together or 1):
+            return False
+        left = self._max_training_bytes - self._held_bytes()
+        return fit_together([*active, plan], max_training_bytes=left)
+
+    def _held_bytes(self) -> int:
+        """Return the memory of adapters that are done and wait for room among the resident."""
+        with self._lock:
+            return sum(other.adapter_bytes for other in self._plans if other.is_trained)
+
     def _adapters(self) -> ResidentAdapters:
         if self._resident is None:
             raise AdaptationError("the engine has not loaded its adapters: make a new engine")
         return self._resident
 
-    def _planned(
-        self,
-        loaded: LoadedModel,
-        key: str,
-        examples: Sequence[TrainingExample],
-        settings: TttSettings,
-    ) -> _Plan:
-        """Return what a training needs, before it holds anything; in the lane."""
-        with _translated(f"train adapter {key!r} on {len(examples)} samples"):
-            model = self._adapters().adapted
-            first = model.layout.first_adapted(settings.layers)
-            numbers = sum(
-                each.in_features + each.out_features for each in model.layout.targets[first:]
-            )
-            needed = numbers * settings.rank * torch.float32.itemsize
-            self._check_memory(needed * _TENSORS_OF_A_WEIGHT, settings)
-            encoded = encode_examples(loaded, examples)
-            self._choose_products(model)
-            limits = self._limits(loaded, model)
-            epoch = epoch_steps(model, encoded, limits, settings)
-            return _Plan(
-                key=key,
-                examples=encoded,
-                epoch=epoch,
-                works=[[limits.work(batch) for batch in step] for step in epoch],
-                settings=settings,
-                adapter_bytes=needed,
-            )
-
-    def _check_memory(self, needed: int, settings: TttSettings) -> None:
-        if needed > self._max_training_bytes:
-            raise AdaptationError(
-                f"a training of rank {settings.rank} on {settings.layers:.0%} of the layers takes "
-                f"{needed} bytes and max_training_bytes is {self._max_training_bytes}: lower "
-                "ttt_rank or ttt_layers, or raise max_training_bytes"
-            )
-
     @contextmanager
-    def _in_hand(self, plan: _Plan, watch: TrainingWatch) -> Generator[None]:
+    def _in_hand(self, plan: TrainingPlan, watch: TrainingWatch) -> Generator[None]:
         """Let a training wait for its turn, if it can end in time.
 
         Raises:
             BudgetExceeded: It cannot, after the trainings that wait before it.
         """
         with self._lock:
-            before = sum(other.least_work for other in self._plans if not other.is_trained)
+            plans = [other for other in self._plans if not other.is_trained]
+            # The last of those before it may go on beside it.
+            first = plans[: max(0, len(plans) + 1 - (self._together or 1))]
+            before = sum(other.least_work for other in first)
             needed = self._pace.least_seconds(before + plan.least_work)
             left = math.inf if watch.deadline is None else watch.deadline - watch.clock()
             if needed > left:
@@ -323,14 +316,14 @@ class LoraTrainer:
                 self._plans.remove(plan)
 
     def _train(
-        self, loaded: LoadedModel, plan: _Plan, watch: TrainingWatch, began: float
-    ) -> Generator[None, None, tuple[TrainedAdapter, Adapter]]:
+        self, loaded: LoadedModel, plan: TrainingPlan, watch: TrainingWatch, began: float
+    ) -> Generator[Pass, float, tuple[TrainedAdapter, Adapter]]:
         model, settings = self._adapters().adapted, plan.settings
         with _translated(f"train adapter {plan.key!r} on {len(plan.examples)} samples"):
             self._check_waiting(plan)
             self._measure(model, plan, watch)
             adapter = fresh_adapter(model.layout, settings, device=model.device)
-            trained = yield from training_steps(
+            trained = yield from training_passes(
                 model, adapter, plan.epoch, settings, watch, plan.works
             )
             weights = to_bytes(trained.adapter, model.layout)
@@ -346,11 +339,9 @@ class LoraTrainer:
         )
         return made, trained.adapter
 
-    def _check_waiting(self, plan: _Plan) -> None:
+    def _check_waiting(self, plan: TrainingPlan) -> None:
         """Refuse a training beside adapters that are done and find no room among the resident."""
-        with self._lock:
-            held = sum(other.adapter_bytes for other in self._plans if other.is_trained)
-        needed = plan.adapter_bytes * _TENSORS_OF_A_WEIGHT
+        held, needed = self._held_bytes(), plan.training_bytes
         if held + needed > self._max_training_bytes:
             raise AdaptationError(
                 f"trained adapters of {held} bytes wait for room, and {needed} more exceed "
@@ -359,7 +350,7 @@ class LoraTrainer:
                 retryable=True,
             )
 
-    def _measure(self, model: AdaptedModel, plan: _Plan, watch: TrainingWatch) -> None:
+    def _measure(self, model: AdaptedModel, plan: TrainingPlan, watch: TrainingWatch) -> None:
         """Measure the pace on a beginning, if nothing is known of it and the first pass is large.
 
         Nothing is kept of it.
@@ -378,26 +369,6 @@ class LoraTrainer:
         quiet = replace(watch, on_step=_unseen)
         for _ in training_steps(model, adapter, [[batch]], settings, quiet, [[work]]):
             pass
-
-    def _choose_products(self, model: AdaptedModel) -> None:
-        dtype = choose_training_dtype(self._training_dtype, model.dtype, model.device)
-        if dtype == model.products:
-            return
-        fits = 2 * model.copied_bytes(dtype) <= free_bytes(model.device)
-        if fits or self._training_dtype != "auto":
-            model.multiply_in(dtype)
-
-    def _limits(self, loaded: LoadedModel, model: AdaptedModel) -> StepLimits:
-        free = free_bytes(model.device)
-        default = free / 2 if model.device.type == "cuda" else _PASS_BYTES
-        return StepLimits.from_layout(
-            model.layout,
-            vocabulary=loaded.vocabulary,
-            max_bytes=default if self._max_pass_bytes is None else self._max_pass_bytes,
-            free_bytes=free,
-            recompute=self._recompute,
-            device=model.device.type,
-        )
 
     def _read(self, loaded: LoadedModel, adapter: TrainedAdapter) -> Adapter:
         """Return a stored adapter's tensors, in the lane."""
@@ -431,28 +402,6 @@ def _provenance(model: AdaptedModel, settings: TttSettings, trained: Trained) ->
 def _unseen(step: TrainStep) -> None:
     """Look away: a step that only measures is nobody's."""
     del step
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Plan:
-    """A training in hand."""
-
-    key: str
-    examples: list[EncodedExample]
-    epoch: list[list[Batch]]
-    works: list[list[float]]
-    """Work of each batch of `epoch`, as of `StepLimits.work`."""
-    settings: TttSettings
-    adapter_bytes: int
-    """Memory of the adapter's weights alone."""
-    is_trained: bool = False
-    """Whether it only waits for room among the resident adapters."""
-
-    @property
-    def least_work(self) -> float:
-        """Work until the training can end at the earliest."""
-        steps = least_steps(self.settings, len(self.epoch))
-        return sum(sum(self.works[step % len(self.works)]) for step in range(steps))
 
 
 @contextmanager

@@ -82,6 +82,8 @@ class Batch:
     """Whether a token (row) sees another (column), for a tree, bool [1, 1, T, T]."""
     recompute: bool = False
     """Whether the pass uses gradient checkpointing."""
+    examples: tuple[EncodedExample, ...] = ()
+    """What it was made of, the longest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +152,10 @@ class StepLimits:
 
     def _bytes(self, examples: Sequence[EncodedExample], tokens: int) -> float:
         answers = sum(example.answer_tokens for example in examples)
+        return self.bytes_for(tokens=tokens, answers=answers)
+
+    def bytes_for(self, *, tokens: int, answers: int) -> float:
+        """Return the memory of a pass over so many tokens, of them so many answer tokens."""
         return tokens * self.token_bytes + answers * self.answer_bytes
 
     def work(self, batch: Batch) -> float:
@@ -332,6 +338,7 @@ def _tree(examples: Sequence[EncodedExample], shared: int, device: torch.device)
         tokens=sum(len(example.ids) for example in examples),
         places=torch.tensor([places], device=device),
         sees=sees[None, None].to(device),
+        examples=tuple(examples),
     )
 
 
@@ -352,4 +359,5 @@ def _padded(examples: Sequence[EncodedExample], shared: int, device: torch.devic
         positions=torch.tensor([column - 1 for _, column in places], device=device),
         targets=torch.tensor([padded[row][column] for row, column in places], device=device),
         tokens=sum(len(example.ids) for example in examples),
+        examples=tuple(examples),
     )

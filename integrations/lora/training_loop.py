@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded
@@ -23,7 +24,6 @@ from rttc_graph.integrations.lora.adapter_layout import (
     Adapter,
     AdapterLayout,
     flat_adapter,
-    pairs_in,
 )
 from rttc_graph.integrations.lora.training_batches import (
     Batch,
@@ -32,17 +32,20 @@ from rttc_graph.integrations.lora.training_batches import (
     deal,
     pack,
 )
+from rttc_graph.integrations.lora.training_watch import TrainingWatch
+from rttc_graph.integrations.lora.training_weights import TrainingWeights
 from rttc_graph.protocols import TrainStep
 from rttc_graph.settings import TttSettings
 
 __all__ = (
-    "Pace",
+    "Pass",
     "Trained",
-    "TrainingWatch",
     "epoch_steps",
     "fresh_adapter",
     "learning_rate_for",
     "least_steps",
+    "run_alone",
+    "training_passes",
     "training_steps",
 )
 
@@ -58,62 +61,32 @@ class Trained:
     """Tokens of all steps, padding left out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingWatch:
-    """Callbacks and limits of a running training."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pass:
+    """A forward and backward pass that a training wants next."""
 
-    on_step: Callable[[TrainStep], None]
-    clock: Callable[[], float]
-    """Seconds, of the same kind as `deadline`."""
-    deadline: float | None
-    pace: Pace = field(default_factory=lambda: Pace())
-    """Measured speed of passes; shared by the trainings of a model."""
-    is_stopped: Callable[[], bool] = lambda: False
-    """Whether nobody wants the adapter any more, or the process ends; from any thread."""
+    weights: TrainingWeights
+    batch: Batch
+    answers: int
+    """Answer tokens of the whole step, by which the loss is divided."""
+    work: float
+    """Work, as of `StepLimits.work`; 0 where it is not known."""
+    below: Below
+    watch: TrainingWatch
+    begin: Callable[[], None]
+    """Called before the pass; raises where the training may not go on."""
 
-    def check(self) -> None:
-        """Do nothing while the training may go on; asked before and within passes.
-
-        Raises:
-            BudgetExceeded: It may not.
-        """
-        if self.is_stopped():
-            raise BudgetExceeded("the training was stopped: no request waits for it any more")
-        if self.deadline is not None and self.clock() >= self.deadline:
-            raise BudgetExceeded(
-                "the deadline passed within the training: raise budget_seconds, or lower k, "
-                "ttt_epochs or ttt_min_steps"
-            )
-
-
-class Pace:
-    """Seconds of a pass for each token of work, as measured; used in the lane, read anywhere.
-
-    The fastest of the last passes counts: what cannot be done in time at that pace cannot be done.
-    """
-
-    def __init__(self) -> None:
-        self._rates: deque[float] = deque(maxlen=32)
-
-    @property
-    def is_known(self) -> bool:
-        """Whether any pass was measured."""
-        return bool(self._rates)
-
-    def note(self, work: float, seconds: float) -> None:
-        """Take a measured pass in."""
-        self._rates.append(seconds / max(work, 1.0))
-
-    def least_seconds(self, work: float) -> float:
-        """Return how long so much work takes at least; 0 while nothing was measured."""
-        return work * min(tuple(self._rates), default=0.0)
+    @contextmanager
+    def timed(self, work: float | None = None) -> Generator[None]:
+        """Take in how long the pass takes, or one over so much work that this is a part of."""
+        began = self.watch.clock()
+        yield
+        if done := self.work if work is None else work:
+            self.watch.pace.note(done, self.watch.clock() - began)
 
 
 _RATE_BY_SCALE = 4.25e-4
 """Learning rate over the base's `weight_scale`: the default that was found for SmolLM2-135M."""
-
-_FUSED = frozenset({"cpu", "cuda"})
-"""Devices for which AdamW is one kernel instead of a dozen for each of hundreds of tensors."""
 
 
 def training_steps(
@@ -142,6 +115,36 @@ def training_steps(
             training cannot end before it, at the pace of the passes so far.
         AdaptationError: A loss or a weight is not finite.
     """
+    passes = training_passes(model, adapter, epoch, settings, watch, works)
+    trained: Trained | None = None
+    try:
+        wanted = next(passes)
+        while trained is None:
+            wanted.begin()
+            loss = run_alone(model, wanted)
+            try:
+                wanted = passes.send(loss)
+            except StopIteration as end:
+                trained = cast("Trained", end.value)
+            yield
+    finally:
+        passes.close()
+    return trained
+
+
+def training_passes(
+    model: AdaptedModel,
+    adapter: Adapter,
+    epoch: Sequence[Sequence[Batch]],
+    settings: TttSettings,
+    watch: TrainingWatch,
+    works: Sequence[Sequence[float]] = (),
+) -> Generator[Pass, float, Trained]:
+    """Train an adapter in place; yield each pass that is wanted and take its part of the loss.
+
+    Who runs the passes may run those of other trainings with them. Arguments and errors are those
+    of `training_steps`.
+    """
     training = _Training(model, adapter, epoch, settings, watch, works)
     trained = yield from training.train()
     if not bool(torch.isfinite(training.weights.flat).all()):
@@ -150,6 +153,22 @@ def training_steps(
             f"({learning_rate_for(model, settings)!r}) or alpha / rank"
         )
     return trained
+
+
+def run_alone(model: AdaptedModel, wanted: Pass) -> float:
+    """Run one pass, add its gradient to the training's, and return its part of the loss.
+
+    Raises:
+        BudgetExceeded: The training may not go on, or could not end in time.
+    """
+    with wanted.timed(), torch.enable_grad(), shortest_turns():
+        adapter, batch = wanted.weights.adapter, wanted.batch
+        logits = model.logits_at(adapter, batch, wanted.below, wanted.watch.check)  # [N, V]
+        part = functional.cross_entropy(logits, batch.targets, reduction="sum") / wanted.answers
+        value = part.item()
+        if math.isfinite(value):
+            torch.autograd.backward(part)
+    return value
 
 
 def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch.device) -> Adapter:
@@ -204,55 +223,6 @@ def epoch_steps(
     ]
 
 
-class _Weights:
-    """An adapter in training: its numbers, their gradient and AdamW's moments, a buffer each.
-
-    One buffer takes one update a step, whatever the number of targets.
-
-    Args:
-        adapter: Adapter in one buffer; it is trained in place.
-        dtype: Type of the low-rank products. In another type than the adapter's, a copy of the
-            adapter gets the gradients, and the update is the adapter's own.
-        rate: Learning rate.
-    """
-
-    def __init__(self, adapter: Adapter, dtype: torch.dtype, rate: float) -> None:
-        if adapter.flat is None:
-            raise AdaptationError("an adapter is trained in one buffer: take a `fresh_adapter`")
-        self.flat = adapter.flat
-        self._copy: Tensor | None = None
-        self.adapter = adapter
-        """Adapter of the next pass; its tensors collect gradients while a training goes on."""
-        shapes = [(a.shape, b.shape) for a, b in adapter.pairs]
-        if dtype != self.flat.dtype:
-            self._copy = self.flat.to(dtype)
-            self.adapter = replace(adapter, flat=self._copy, pairs=pairs_in(self._copy, shapes))
-        self._gradient = torch.zeros_like(self._copy if self._copy is not None else self.flat)
-        for pair, gradients in zip(
-            self.adapter.pairs, pairs_in(self._gradient, shapes), strict=True
-        ):
-            for half, gradient in zip(pair, gradients, strict=True):
-                half.requires_grad_(True).grad = gradient
-        is_fused = self.flat.device.type in _FUSED
-        self._optimizer = torch.optim.AdamW([self.flat], rate, weight_decay=0.0, fused=is_fused)
-
-    def update(self) -> None:
-        """Make a step of AdamW, and begin a new gradient."""
-        self.flat.grad = self._gradient.to(self.flat.dtype)
-        self._optimizer.step()
-        self._gradient.zero_()
-        if self._copy is not None:
-            self._copy.copy_(self.flat)
-
-    def close(self) -> None:
-        """Make the adapter a plain one again."""
-        self.flat.grad = None
-        for pair in self.adapter.pairs:
-            for half in pair:
-                half.grad = None
-                half.requires_grad_(False)
-
-
 class _Training:
     """A training from its first step to its last.
 
@@ -281,7 +251,7 @@ class _Training:
         self._watch = watch
         self._works = works
         self._rate = learning_rate_for(model, settings)
-        self.weights = _Weights(adapter, model.term_dtype, self._rate)
+        self.weights = TrainingWeights(adapter, model.term_dtype, self._rate)
         self._below: dict[int, Below] = {}
         """Kept output of the layers below the adapter, by `id` of the batch."""
         self._later = _work_after(works, least_steps(settings, len(epoch)))
@@ -291,15 +261,15 @@ class _Training:
         """Most steps of the training."""
         return self._settings.steps(len(self._epoch))
 
-    def train(self) -> Generator[None, None, Trained]:
-        """Train, yielding between passes."""
+    def train(self) -> Generator[Pass, float, Trained]:
+        """Train, yielding the passes."""
         try:
             losses, tokens = yield from self._all_steps()
         finally:
             self.weights.close()
         return Trained(adapter=self._trained, losses=tuple(losses), trained_tokens=tokens)
 
-    def _all_steps(self) -> Generator[None, None, tuple[list[float], int]]:
+    def _all_steps(self) -> Generator[Pass, float, tuple[list[float], int]]:
         losses: list[float] = []
         tokens = 0
         for step in range(1, self.steps + 1):
@@ -309,7 +279,6 @@ class _Training:
             self._watch.on_step(TrainStep(step=step, steps=self.steps, loss=loss))
             self.weights.update()
             tokens += sum(batch.tokens for batch in batches)
-            yield
             if self._is_enough(step, loss):
                 break
         return losses, tokens
@@ -319,36 +288,27 @@ class _Training:
         is_whole = step % len(self._epoch) == 0 and step >= self._settings.min_steps
         return is_whole and loss < self._settings.stop_loss
 
-    def _accumulate(self, step: int, batches: Sequence[Batch]) -> Generator[None, None, float]:
+    def _accumulate(self, step: int, batches: Sequence[Batch]) -> Generator[Pass, float, float]:
         """Accumulate the gradient of one step in the adapter and return the step's loss."""
         answers = sum(batch.targets.numel() for batch in batches)
         works = self._works[(step - 1) % len(self._epoch)] if self._works else [0.0] * len(batches)
         loss = 0.0
-        for number, (batch, work) in enumerate(zip(batches, works, strict=True), start=1):
-            if number > 1:
-                yield
-            self._check_deadline(step, of_step=sum(works[number - 1 :]))
-            began = self._watch.clock()
-            loss += self._pass(batch, answers=answers)
-            if work:
-                self._watch.pace.note(work, self._watch.clock() - began)
+        for number, (batch, work) in enumerate(zip(batches, works, strict=True)):
+            loss += yield Pass(
+                weights=self.weights,
+                batch=batch,
+                answers=answers,
+                work=work,
+                below=self._below_of(batch),
+                watch=self._watch,
+                begin=partial(self._check_deadline, step, of_step=sum(works[number:])),
+            )
             if not math.isfinite(loss):
                 raise AdaptationError(
                     f"the loss of step {step} is {loss!r}: lower the learning rate "
                     f"({self._rate!r}) or alpha / rank"
                 )
         return loss
-
-    def _pass(self, batch: Batch, *, answers: int) -> float:
-        """Run one batch forward and backward, and return its part of the loss."""
-        with torch.enable_grad(), shortest_turns():
-            below, check = self._below_of(batch), self._watch.check
-            logits = self._model.logits_at(self.weights.adapter, batch, below, check)  # [N, V]
-            part = functional.cross_entropy(logits, batch.targets, reduction="sum") / answers
-            value = part.item()
-            if math.isfinite(value):
-                torch.autograd.backward(part)
-        return value
 
     def _below_of(self, batch: Batch) -> Below:
         kept = self._below.get(id(batch))

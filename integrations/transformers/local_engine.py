@@ -128,7 +128,15 @@ class LocalEngine:
         Raises:
             PolicyModelError: The model could not be loaded, or the engine is closed.
         """
-        return await asyncio.wrap_future(self._lane.submit_steps(lambda: job(self._loaded())))
+        return await asyncio.wrap_future(self.start_steps(job))
+
+    def start_steps(self, job: Callable[[LoadedModel], Generator[None, None, T]]) -> Future[T]:
+        """Queue a long job as `run_steps` does and return its future.
+
+        Raises:
+            PolicyModelError: The engine is closed.
+        """
+        return self._lane.submit_steps(lambda: job(self._loaded()))
 
     @property
     def is_closed(self) -> bool:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
 
 from rttc_graph.errors import PolicyModelError
+from rttc_graph.integrations.concurrency.settled_futures import fail, resolve
 from rttc_graph.integrations.concurrency.worker_threads import take_short_turns, wait_at_exit
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ class ModelLane:
         self._start()
         self._board.inbox.put(job)
         if self._board.closed:  # meanwhile: the worker may have emptied its inbox for good
-            _fail(job, _closed_error(self._board.name))
+            fail(job.future, _closed_error(self._board.name))
         return job.future
 
     def _start(self) -> None:
@@ -207,9 +207,9 @@ def _run_short(job: _Job) -> None:
     try:
         result = job.start()
     except BaseException as exc:  # noqa: BLE001  # the lane outlives every job; its waiter is told
-        _fail(job, exc)
+        fail(job.future, exc)
     else:
-        _resolve(job, result)
+        resolve(job.future, result)
 
 
 def _run_step(board: _Board) -> None:
@@ -244,9 +244,9 @@ def _advance(job: _Job) -> bool:
         steps = job.steps = job.steps or cast("Steps[Any]", job.start())
         next(steps)
     except StopIteration as end:
-        _resolve(job, end.value)
+        resolve(job.future, end.value)
     except BaseException as exc:  # noqa: BLE001  # as above, for a step
-        _fail(job, exc)
+        fail(job.future, exc)
     else:
         return True
     return False
@@ -259,25 +259,7 @@ def _close_steps(job: _Job) -> None:
     try:
         job.steps.close()
     except BaseException as exc:  # noqa: BLE001  # a closing lane still has the waiter to tell
-        _fail(job, exc)
-
-
-def _resolve(job: _Job, result: object) -> None:
-    try:
-        job.future.set_result(result)
-    except InvalidStateError:
-        return  # cancelled meanwhile
-
-
-def _fail(job: _Job, exc: BaseException) -> None:
-    # The frames hold tensors of the failed job for as long as its waiter keeps the error.
-    traceback.clear_frames(exc.__traceback__)
-    if isinstance(exc, StopIteration):  # asyncio refuses to carry it, and the waiter would hang
-        exc = RuntimeError(f"a job of the lane raised StopIteration({exc.value!r})")
-    try:
-        job.future.set_exception(exc)
-    except InvalidStateError:
-        return  # cancelled meanwhile
+        fail(job.future, exc)
 
 
 def _fail_all(board: _Board) -> None:
@@ -291,7 +273,7 @@ def _fail_all(board: _Board) -> None:
             board.short.append(job)
     for job in (*board.short, *board.foreground, *board.background):
         _close_steps(job)
-        _fail(job, _closed_error(board.name))
+        fail(job.future, _closed_error(board.name))
     for queue in (board.short, board.foreground, board.background):
         queue.clear()
 

@@ -206,6 +206,12 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         description="Most bytes of weights, gradients and optimiser of the trainings in progress; "
         "a training that needs more is refused.",
     )
+    trainings_together: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most trainings of different queries that go on in one pass; by default 8 on a "
+        "GPU, and on a CPU 1, where more gain nothing.",
+    )
     share_between_tenants: bool = Field(
         default=False,
         description="Whether tenants use each other's adapters and kept prompts again. Only for "

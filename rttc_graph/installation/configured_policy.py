@@ -67,6 +67,7 @@ def open_policy(config: InstallationConfig, *, keeps_prompts: bool = True) -> Ge
             training_dtype=config.training_dtype,
             max_resident_bytes=config.max_resident_bytes,
             max_training_bytes=config.max_training_bytes,
+            together=config.trainings_together,
         )
         yield OpenPolicy(
             model=TransformersPolicyModel(engine),

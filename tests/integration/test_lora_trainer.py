@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded, ConfigurationError
-from rttc_graph.integrations.lora import lora_trainer
+from rttc_graph.integrations.lora import lora_trainer, training_planner
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.adapter_serialization import PEFT_CONFIG, write_peft_folder
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
@@ -276,7 +276,7 @@ async def test_trainings_multiply_in_the_type_that_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    monkeypatch.setattr(lora_trainer, "free_bytes", lambda _: free)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    monkeypatch.setattr(training_planner, "free_bytes", lambda _: free)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     trained = await train(LoraTrainer(tiny_engine, training_dtype=training_dtype))
     assert trained.provenance["products"] == products
     assert (await ask(policy, "k")).text == "the tin hen"

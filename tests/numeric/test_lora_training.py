@@ -37,13 +37,12 @@ from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.adapter_serialization import to_bytes
 from rttc_graph.integrations.lora.training_batches import EncodedExample, StepLimits, pack
 from rttc_graph.integrations.lora.training_loop import (
-    Pace,
     Trained,
-    TrainingWatch,
     fresh_adapter,
     learning_rate_for,
     training_steps,
 )
+from rttc_graph.integrations.lora.training_watch import Pace, TrainingWatch
 from rttc_graph.integrations.transformers.loading import LoadedModel, load_model
 from rttc_graph.protocols import TrainStep
 from rttc_graph.settings import TttSettings

@@ -18,10 +18,10 @@ from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.training_batches import EncodedExample, StepLimits, deal, pack
 from rttc_graph.integrations.lora.training_loop import (
     Trained,
-    TrainingWatch,
     fresh_adapter,
     training_steps,
 )
+from rttc_graph.integrations.lora.training_watch import TrainingWatch
 from rttc_graph.protocols import TrainStep
 from rttc_graph.settings import TttSettings
 

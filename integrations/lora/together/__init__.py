@@ -1,0 +1,1 @@
+"""Trainings of several queries in one pass, each with its own adapter."""
