@@ -83,7 +83,7 @@ class Batch:
     recompute: bool = False
     """Whether the pass uses gradient checkpointing."""
     examples: tuple[EncodedExample, ...] = ()
-    """What it was made of, the longest first."""
+    """Examples in it, the longest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
