@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -230,7 +230,7 @@ def _work(options: argparse.Namespace) -> Iterator[tuple[Question, Setting]]:
 
 def _questions(options: argparse.Namespace, name: str) -> Iterator[Question]:
     with (options.data / f"{name}.train.jsonl").open(encoding="utf-8") as file:
-        samples: list[Sample] = [{**json.loads(line), "similarity": 0.0} for line in file]
+        samples = [cast("Sample", {**json.loads(line), "similarity": 0.0}) for line in file]
     vectors = _vectors(options, name, [sample["question"] for sample in samples])
     for index in random.Random(options.seed).sample(range(len(samples)), options.questions):
         question = samples[index]["question"]

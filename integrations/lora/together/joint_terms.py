@@ -66,7 +66,7 @@ class AdapterStack:
 def _views(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     """Return views [M, ...] of a buffer [M, numbers], one after the other."""
     parts = torch.split(flat, [math.prod(shape) for shape in shapes], dim=1)
-    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+    return [part.view(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 @dataclass(slots=True, eq=False)
