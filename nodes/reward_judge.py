@@ -106,6 +106,7 @@ class RewardJudge:
             await self.closing.close(closed, scope, best, outcome, notes)
             if state["task"]["from_messages"]:
                 told = {name: value for name, value in outcome.items() if name != "answer"}
+                told["finish_reason"] = "stop" if outcome["declined"] else best["finish_reason"]
                 message = AIMessage(outcome["answer"], name="rttc", response_metadata=told)
                 update["messages"] = [message]
         spent = added(state["spent"], since=scope.started, flops=judging_flops(notes))

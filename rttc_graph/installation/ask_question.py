@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.graph import RttcGraph
+from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import (
     Arm,
@@ -42,6 +43,22 @@ class AskResult(TypedDict):
     seconds: float
     samples: NotRequired[list[Sample]]
     """Samples in hand at the end of the run, where they were asked for."""
+
+
+def why_cut(result: AskResult) -> str | None:
+    """Return why the answer of a run is not whole; `None` for a whole one and a declined run."""
+    taken = best_candidate(result["candidates"])
+    if taken is None or result["declined"]:
+        return None
+    return _CUT.get(taken["finish_reason"])
+
+
+_CUT: Mapping[str, str] = {
+    "length": "the answer was cut at its longest: a higher max_new_tokens allows more",
+    "budget": "the answer was cut when the budget was spent: a higher budget_seconds allows more",
+    "loop": "the answer was cut, since it repeated itself",
+}
+"""Words for the reasons to end an answer that is not whole."""
 
 
 def describe_event(event: Mapping[str, Any]) -> str | None:

@@ -121,3 +121,18 @@ def test_a_wrong_domain_ends_it_at_once(
     monkeypatch.setattr("sys.stdin", io.StringIO("who wrote faust\n"))
     assert main(["chat", "--domain", "bookz"]) == 2
     assert "did you mean 'books'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_an_answer_that_was_cut_is_marked(
+    server: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reason: str,
+) -> None:
+    server.finish_reason = reason
+    assert talk(monkeypatch, "who wrote faust", flags=("--policy", "rag")) == 0
+    marked = "note: the answer was cut at its longest: a higher max_new_tokens allows more"
+    assert (marked in capsys.readouterr().out) == (reason == "length")
+    assert main(["ask", "who wrote faust", "--policy", "rag"]) == 0
+    assert (marked in capsys.readouterr().out) == (reason == "length")

@@ -114,8 +114,9 @@ async def test_a_message_says_what_the_answer_rests_on(face: Face) -> None:
     output = await run(made, {"messages": [HumanMessage(QUERY)]}, face)
     said = output["messages"][-1].response_metadata
     named = {"arm", "reward", "accepted", "declined", "tau_r", "calibrated", "sources", "run_id"}
-    assert named == said.keys()
-    assert all(said[name] == output[name] for name in said)
+    assert {*named, "finish_reason"} == said.keys()
+    assert all(said[name] == output[name] for name in named)
+    assert said["finish_reason"] == "stop"
 
 
 async def test_a_thread_forgets_what_an_earlier_run_rested_on() -> None:

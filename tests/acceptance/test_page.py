@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +128,9 @@ def test_a_question_is_asked_and_its_run_is_watched(watched: Watched) -> None:
     arms = [text.split()[0] for text in page.locator(".cards h3").all_inner_texts()]
     assert arms == ["nearest", "rag", "ttt"]
     expect(page.locator(".cards .taken")).to_have_count(1)
-    expect(page.locator(".run .tag.warn")).to_have_text("below τr")
+    expect(page.locator(".run .tag.warn")).to_have_text("not accepted")
+    expect(page.locator(".run .status")).to_contain_text(re.compile(r"Not accepted: score \d"))
+    expect(page.locator(".run .status")).to_contain_text("is below τr 1.00")
     expect(page.get_by_role("table")).to_contain_text("what is")
     expect(page.locator(".timeline").last).to_contain_text("judged")
     page.locator(".timeline summary").first.click()
@@ -136,6 +139,23 @@ def test_a_question_is_asked_and_its_run_is_watched(watched: Watched) -> None:
     expect(page.locator(".rating")).to_contain_text("Rated wrong.")
     expect(page.locator("#notes")).to_contain_text("a sample now")
     check(watched, "ask")
+
+
+def test_a_question_goes_on_while_another_story_is_shown(watched: Watched) -> None:
+    page = watched.open("/#/ask")
+    page.get_by_label("Question").fill("what is 9 plus 9")
+    page.get_by_label("Policy").select_option("direct")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    stories = page.get_by_role("navigation")
+    stories.get_by_role("link", name="Statistics").click()
+    expect(page.get_by_role("heading", name="Statistics")).to_be_visible()
+    stories.get_by_role("link", name="Ask").click()
+    expect(page.locator("#answer")).to_be_visible()
+    expect(page.get_by_label("Question")).to_have_value("what is 9 plus 9")
+    expect(page.locator(".run .status")).not_to_contain_text("Stopped")
+    expect(page.locator(".cut")).to_contain_text("cut at its longest")  # 4 tokens of a tiny model
+    page.get_by_role("button", name="Ask again").click()
+    expect(page.locator("#answer")).to_have_count(0)
 
 
 def test_a_panel_is_watched_as_it_grows(watched: Watched) -> None:

@@ -250,6 +250,13 @@ def test_the_schemas_and_the_playground_are_there(url: str) -> None:
     assert (page.status_code, "tau_r" in page.text) == (200, True)
     form = page.text.partition("window.INPUT_SCHEMA = ")[2].partition("\n")[0]
     assert '"query"' in form
+    titles = {one["title"] for one in json.loads(form.rstrip(";"))["properties"].values()}
+    shown = json.loads(config)["$defs"]["Configurable"]["properties"]
+    titles |= {one["title"] for one in shown.values()}
+    assert {"Question", "Domain", "τr", "Max new tokens", "Panel size", "Training: rank"} <= titles
+    assert all(title[0].isupper() or title[0] == "τ" for title in titles)
+    assert not any("_" in title for title in titles)
+    assert all(one.get("description") for one in shown.values())
     assert "null" not in form  # of which the playground makes nothing
     assert '"null"' not in page.text.partition("window.CONFIG_SCHEMA = ")[2].partition("\n")[0]
     assert int(page.headers["content-length"]) == len(page.content)

@@ -17,6 +17,7 @@ from scripted_parts import Parts
 from rttc_graph.errors import PolicyModelError
 from rttc_graph.serving.admission import admission
 from rttc_graph.serving.http_app import ServedParts, create_app
+from rttc_graph.serving.routes.openai_schema import finish_reason
 from rttc_graph.serving.stream_start import StreamStart
 
 HELLO: Any = [{"role": "user", "content": "what is two and two"}]
@@ -31,6 +32,28 @@ def parts() -> Parts:
 def url(parts: Parts) -> Iterator[str]:
     with served(create_app(ServedParts(parts=parts.parts()))) as url:
         yield url
+
+
+@pytest.mark.parametrize(
+    ("taken", "others", "reason"),
+    [
+        (("ttt", "length", 0.9), [("ttt", "stop", 0.2)], "length"),
+        (("ttt", "stop", 0.9), [("ttt", "length", 0.2)], "stop"),
+        (("rag", "budget", 0.9), [("direct", "stop", 0.2)], "length"),
+        (("rag", "loop", None), [], "length"),
+    ],
+)
+def test_the_finish_reason_is_that_of_the_answer_that_was_taken(
+    taken: tuple[str, str, float | None], others: list[tuple[str, str, float]], reason: str
+) -> None:
+    candidates = [
+        {"arm": arm, "answer": "a", "completion_tokens": 1, "finish_reason": why, "reward": reward}
+        for arm, why, reward in (taken, *others)
+    ]
+    output: Any = {"declined": False, "arm": taken[0], "candidates": candidates}
+    assert finish_reason(output) == reason
+    output["declined"] = True
+    assert finish_reason(output) == "stop"
 
 
 @pytest.fixture
@@ -186,6 +209,8 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
         pytest.param({"temperature": 3}, "temperature", id="temperature-out-of-bounds"),
         pytest.param({"top_p": 0}, "top_p", id="no-probability"),
         pytest.param({"stop": ["x"] * 17}, "stop_strings", id="too-many-stop-strings"),
+        pytest.param({"domain": "x"}, '"rttc": {"domain": "x"}', id="domain-elsewhere"),
+        pytest.param({"tau_r": 0.7}, 'write "rttc": {"tau_r": 0.7}', id="setting-elsewhere"),
         pytest.param({"n": 2}, "n=2", id="several-choices"),
         pytest.param({"logprobs": True}, "logprobs=true", id="logprobs"),
         pytest.param({"top_logprobs": 2}, "top_logprobs=2", id="top-logprobs"),

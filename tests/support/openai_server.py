@@ -27,6 +27,8 @@ class OpenAIServer:
     reply: Callable[[dict[str, Any]], str] = lambda _: "42"
     refused: frozenset[str] = frozenset()
     """Options that it answers with 400, by name."""
+    finish_reason: str = "stop"
+    """Reason for which its answers end."""
     key: str | None = None
     """Key that it wants; a wrong one is repeated in its refusal, as careless servers do."""
     gives_logprobs: bool = True
@@ -69,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict[str, Any], state: OpenAIServer) -> None:
         said = state.reply(body)
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": state.finish_reason}
         if state.gives_logprobs and body.get("logprobs"):
             token: dict[str, Any] = {"token": said, "logprob": -0.5, "top_logprobs": []}
             choice["logprobs"] = {"content": [token]}

@@ -28,7 +28,7 @@ from rttc_graph.cli.shared_options import (
     with_default,
 )
 from rttc_graph.cli.step_tree_view import step_trees
-from rttc_graph.installation.ask_question import AskResult, describe_event
+from rttc_graph.installation.ask_question import AskResult, describe_event, why_cut
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.jobs.fetch_models import fetch_missing
 from rttc_graph.settings import Below
@@ -200,6 +200,8 @@ def _run(config: InstallationConfig, question: str, domain: str | None) -> AskRe
 def print_result(result: AskResult) -> None:
     """Print the answer, whether it is accepted, how it came about, and what it rests on."""
     out.print(Text(result["answer"], style="bold"))
+    if (cut := why_cut(result)) is not None:
+        print_prose(f"note: {cut}", style="yellow")
     out.print()
     print_prose(verdict(result))
     cache = result["cache"]

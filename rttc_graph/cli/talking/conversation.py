@@ -17,7 +17,7 @@ from rttc_graph.cli.commands.ask import (
     worth,
 )
 from rttc_graph.cli.screen import out, print_prose
-from rttc_graph.installation.ask_question import AskResult
+from rttc_graph.installation.ask_question import AskResult, why_cut
 from rttc_graph.state import ChatTurn
 from rttc_graph.support.identity import known_names
 
@@ -71,6 +71,8 @@ def _print_dimly(result: AskResult) -> None:
             print_prose(f"searched with: {entry['detail']['question']}", style="dim")
         if entry["event"] in ("noted", "dropped"):
             print_prose(f"note: {entry['detail']['reason']}", style="dim yellow")
+    if (cut := why_cut(result)) is not None:
+        print_prose(f"note: {cut}", style="dim yellow")
     if not result["accepted"]:
         print_prose(verdict(result))
     said = f"{result['arm']}, {worth(result)}, {result['seconds']:.1f} s; {route(result)}"

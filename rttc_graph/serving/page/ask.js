@@ -2,12 +2,15 @@
 
 import * as api from "/page/api.js";
 import { button, choice, field, h, input, newId, note, number, problem, seconds } from "/page/dom.js";
-import { candidates, figures, panel, sources, takenOf, timeline, verdict, way } from "/page/run_view.js";
+import { candidates, cut, figures, panel, ruling, sources, takenOf, timeline, verdict, way } from "/page/run_view.js";
 import { rating } from "/page/rating.js";
 
 const SHOWN = ["budget_seconds", "max_new_tokens", "k", "temperature", "search_n"];
 let defaults = null;
 let again = null;
+let kept = null; // the form with its result: a question goes on while another story is shown
+
+addEventListener("rttc-key", () => { kept?.stop(); kept = null; });
 
 /** Fill the form with a run's question and settings the next time that it is shown. */
 export function askAgain(run) {
@@ -26,7 +29,8 @@ async function settings() {
   }
 }
 
-export async function view(_, onLeave) {
+export async function view() {
+  if (kept && !again) return kept.nodes;
   const [known, domains] = await Promise.all([settings(), api.domainNames()]);
   const given = again;
   again = null;
@@ -44,7 +48,6 @@ export async function view(_, onLeave) {
   const submit = h("button", { type: "submit", class: "main" }, "Ask");
   const stop = button("Stop", () => running?.abort(), { hidden: true });
   let running = null;
-  onLeave(() => running?.abort());
 
   const form = h("form", {
     class: "card ask",
@@ -67,6 +70,7 @@ export async function view(_, onLeave) {
           stop.hidden = true;
           submit.disabled = false;
         }
+        if (!form.isConnected && !mine.signal.aborted) note("Your question is answered: see Ask.");
       }
     },
   },
@@ -77,7 +81,10 @@ export async function view(_, onLeave) {
     h("div", { class: "row" }, SHOWN.map((name) => field(name.replaceAll("_", " "), numbers[name], known[name].description))),
     h("p", {}, h("label", { class: "check" }, declines, " Decline rather than answer below τr"))),
   h("div", { class: "actions" }, submit, stop, h("span", { class: "quiet" }, "Ctrl + Enter")));
-  return [given ? h("p", {}, `Asking again what run ${given.run_id} was asked.`) : null, form, result].filter(Boolean);
+  kept?.stop();
+  const nodes = [given ? h("p", {}, `Asking again what run ${given.run_id} was asked.`) : null, form, result].filter(Boolean);
+  kept = { nodes, stop: () => running?.abort() };
+  return nodes;
 }
 
 async function run(question, asked, result, signal, before) {
@@ -119,9 +126,7 @@ async function run(question, asked, result, signal, before) {
   try {
     const done = await api.ask(question, asked, onEvent, signal);
     path.end();
-    status.textContent = done.accepted
-      ? `${done.arm} answered, accepted after ${seconds(done.seconds)}.`
-      : `${done.arm} answered, not accepted: below τr or no answer to act on.`;
+    status.textContent = `${done.arm} answered after ${seconds(done.seconds)}. ${ruling(done)}`;
     result.replaceChildren(...finished(question, asked, done, path.element, status, grown.element, before));
   } catch (error) {
     path.end();
@@ -151,7 +156,7 @@ function finished(question, asked, done, path, status, grown, before) {
   return [
     h("section", { class: "card run", "aria-label": "The run" },
       h("div", { class: "line" }, status, verdict(done)),
-      h("p", { class: "text big", id: "answer" }, done.answer),
+      h("p", { class: "text big", id: "answer" }, done.answer), cut(done, takenOf(done)),
       figures(done), path,
       h("div", { class: "actions" },
         button("Ask again", () => askAgain(run)),

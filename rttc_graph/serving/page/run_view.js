@@ -67,8 +67,28 @@ export function nodesOf(ledger) {
 export function verdict(run) {
   if (run.accepted) return h("span", { class: "tag good" }, "accepted");
   if (run.declined) return h("span", { class: "tag warn" }, "declined");
-  return h("span", { class: "tag warn" }, "below τr");
+  return h("span", { class: "tag warn" }, "not accepted");
 }
+
+/** Why an answer can be acted on or not, as a sentence. */
+export function ruling(run) {
+  const worth = run.reward === null ? "" : `${run.calibrated ? "P(right)" : "score"} ${number(run.reward)}`;
+  const tau = `τr ${number(run.tau_r, 2)}`;
+  if (run.accepted) return `Accepted: ${worth} is at least ${tau}.`;
+  const said = run.declined ? "Declined" : "Not accepted";
+  if (!worth) return `${said}: the answer could not be judged.`;
+  if (run.reward >= run.tau_r) return `${said}: the model says that it does not know, or no sample is near enough.`;
+  return `${said}: ${worth} is below ${tau}${run.declined ? "" : "; take the answer for a guess"}.`;
+}
+
+const CUT = {
+  length: "The answer was cut at its longest: raise max new tokens for more.",
+  budget: "The answer was cut when the budget of the run was spent.",
+  loop: "The answer was cut, since it repeated itself.",
+};
+
+/** A note on an answer that is not whole; nothing for one that is. */
+export const cut = (run, taken) => (!run.declined && CUT[taken?.finish_reason] ? h("p", { class: "hint cut" }, CUT[taken.finish_reason]) : null);
 
 function meter(reward, tau) {
   if (reward === null || reward === undefined) return h("p", { class: "quiet" }, "not judged");

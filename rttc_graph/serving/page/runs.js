@@ -3,7 +3,7 @@
 import * as api from "/page/api.js";
 import { askAgain } from "/page/ask.js";
 import { button, busy, choice, count, field, h, input, moment, newId, number, problem, short, table } from "/page/dom.js";
-import { candidates, figures, nodesOf, sources, timeline, verdict, way } from "/page/run_view.js";
+import { candidates, cut, figures, nodesOf, ruling, sources, timeline, verdict, way } from "/page/run_view.js";
 import { rating } from "/page/rating.js";
 
 const kept = { domain: "", arm: "", accepted: "", rated: "", first_day: "", last_day: "", contains: "" };
@@ -108,7 +108,8 @@ async function one(runId) {
     h("p", {}, h("a", { href: "#/runs" }, "← All runs")),
     h("section", { class: "card run", "aria-label": "The run" },
       h("div", { class: "line" }, h("h2", { class: "text" }, run.query), verdict(run)),
-      h("p", { class: "text big" }, run.answer),
+      h("p", { class: "text big" }, run.answer), cut(run, run.candidate),
+      h("p", { class: "ruling" }, ruling(run)),
       figures(run),
       h("p", { class: "quiet" }, `${moment(run.created_at)} UTC, domain ${run.domain ?? "none"}, policy ${run.policy}; judged: ${judged || "nothing"}`),
       retraced(run),

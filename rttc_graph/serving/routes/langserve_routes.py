@@ -60,7 +60,7 @@ class ServedGraph(RunnableLambda[Any, Answer]):
             id="thread_id",
             annotation=str,
             default="",
-            name="thread_id",
+            name=_title("thread_id"),
             description="Conversation to continue; none if empty.",
         )
         defaults = self._runner.defaults
@@ -160,9 +160,9 @@ _FORM: dict[str, Any] = {
     "title": "Question",
     "type": "object",
     "properties": {
-        name: {"type": "string", "title": name, "description": field.description}
-        for name, field in QuestionBody.model_fields.items()
-        if name in ("query", "domain")
+        name: {"type": "string", "title": title, "description": field.description}
+        for name, title in (("query", "Question"), ("domain", "Domain"))
+        for field in [QuestionBody.model_fields[name]]
     },
     "required": ["query"],
 }
@@ -252,6 +252,26 @@ def _said(configurable: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
+_TITLES = {"k": "Samples to retrieve (k)", "thread_id": "Conversation", "search_n": "Panel size"}
+_WORDS = {
+    "tau r": "τr",
+    "ttt": "Training:",
+    "search": "Panel:",
+    "rag": "RAG",
+    "flops": "operations",
+}
+"""Words of our settings' names, as people say them."""
+
+
+def _title(name: str) -> str:
+    """Return the title of a field of the playground's form: a setting's name in words."""
+    words = f" {name.replace('_', ' ')} "
+    for ours, theirs in _WORDS.items():
+        words = words.replace(f" {ours} ", f" {theirs} ")
+    words = words.strip()
+    return _TITLES.get(name) or (words if words.startswith("τ") else words[:1].upper() + words[1:])
+
+
 def _spec(name: str, defaults: RttcSettings) -> ConfigurableFieldSpec:
     """Describe a setting; the tenant is empty here, since LangServe sends every default."""
     field = RttcSettings.model_fields[name]
@@ -263,6 +283,6 @@ def _spec(name: str, defaults: RttcSettings) -> ConfigurableFieldSpec:
         id=name,
         annotation=annotation,
         default="" if is_tenant else getattr(defaults, name),
-        name=name,
+        name=_title(name),
         description=field.description,
     )

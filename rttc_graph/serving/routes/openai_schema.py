@@ -19,7 +19,9 @@ from langchain_core.messages import (
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.serving.routes.response_models import Report
+from rttc_graph.settings import RttcSettings
 from rttc_graph.state import RttcOutput
 from rttc_graph.support.identity import MAX_NAME_CHARACTERS
 
@@ -151,10 +153,18 @@ class CompletionRequest(BaseModel):
             if name not in _NEUTRAL or value not in _NEUTRAL[name]:
                 shown = json.dumps(value, default=str)
                 shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
+                if name in _RTTCS:
+                    raise ConfigurationError(
+                        f'{name} is no field of OpenAI\'s: write "rttc": {{"{name}": {shown}}}, in '
+                        f'OpenAI\'s client extra_body={{"rttc": {{"{name}": {shown}}}}}'
+                    )
                 raise ConfigurationError(
                     f"{name}={shown} is not supported by this server; leave it out"
                 )
 
+
+_RTTCS = RttcOptions.model_fields.keys() | RttcSettings.model_fields.keys()
+"""Names that belong into the field `rttc`."""
 
 _WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
@@ -279,5 +289,5 @@ def finish_reason(output: RttcOutput) -> FinishReason:
     """Return why the answer ends where it does; a spent budget cuts it like a limit of tokens."""
     if output["declined"]:
         return "stop"
-    taken = [c for c in output["candidates"] if c["arm"] == output["arm"]]
-    return "stop" if taken and taken[-1]["finish_reason"] == "stop" else "length"
+    taken = best_candidate(output["candidates"])
+    return "stop" if taken is not None and taken["finish_reason"] == "stop" else "length"
