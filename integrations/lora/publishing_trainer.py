@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,8 +18,8 @@ import httpx
 
 from rttc_graph.errors import AdaptationError, ConfigurationError
 from rttc_graph.integrations.lora.adapter_serialization import write_peft_folder
-from rttc_graph.protocols import AdapterTrainer, TrainedAdapter, TrainingExample, TrainStep
-from rttc_graph.settings import TttSettings
+from rttc_graph.integrations.remote.handing_trainer import HandingTrainer
+from rttc_graph.protocols import AdapterTrainer, TrainedAdapter
 
 __all__ = ("PublishingTrainer",)
 
@@ -27,7 +27,7 @@ _LONGEST_ERROR = 300
 """Characters of a server's answer that go into an error."""
 
 
-class PublishingTrainer:
+class PublishingTrainer(HandingTrainer):
     """Trains with another trainer and hands each adapter to a server under its key.
 
     Use it with `ChatPolicyModel(..., adapter_option="model")` for the same server. The base model
@@ -60,7 +60,7 @@ class PublishingTrainer:
     ) -> None:
         if max_published < 1:
             raise ConfigurationError(f"max_published={max_published!r} must be at least 1")
-        self._trainer = trainer
+        super().__init__(trainer)
         self._url = url.rstrip("/")
         self._folder = folder
         self._server_folder = server_folder
@@ -68,31 +68,6 @@ class PublishingTrainer:
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         self._client = httpx.Client(base_url=self._url, headers=headers, timeout=timeout_seconds)
         self._published: OrderedDict[str, None] = OrderedDict()
-
-    async def base_fingerprint(self) -> str:
-        """Return a digest of the base model that the adapters are trained on."""
-        return await self._trainer.base_fingerprint()
-
-    async def train(
-        self,
-        key: str,
-        examples: Sequence[TrainingExample],
-        settings: TttSettings,
-        *,
-        on_step: Callable[[TrainStep], None],
-        deadline: float | None = None,
-    ) -> TrainedAdapter:
-        """Train an adapter and publish it under `key`.
-
-        Raises:
-            BudgetExceeded: The deadline passed before the training ended.
-            AdaptationError: The training failed, or the server did not take the adapter.
-        """
-        adapter = await self._trainer.train(
-            key, examples, settings, on_step=on_step, deadline=deadline
-        )
-        await self.load(adapter)
-        return adapter
 
     async def is_resident(self, key: str) -> bool:
         """Ask the server whether it has the adapter; it may have been started anew.
@@ -130,10 +105,6 @@ class PublishingTrainer:
                 raise
         self._published[adapter.key] = None
         await self._unload_oldest()
-
-    async def loss(self, adapter: TrainedAdapter, examples: Sequence[TrainingExample]) -> float:
-        """Return the adapter's loss on the examples, from the wrapped trainer."""
-        return await self._trainer.loss(adapter, examples)
 
     def _write(self, adapter: TrainedAdapter) -> str:
         """Write an adapter's folder and return its path on the server."""

@@ -44,11 +44,7 @@ class ServedPrm(ProcessRewardModel):
         self._settings = settings or ServedPrmSettings()
         self._url = url.rstrip("/").removesuffix("/v1")
         self._name = name or self._settings.model or self._url
-        self._posts = JsonPosts(
-            f"{self._url}/pooling",
-            timeout_seconds=self._settings.timeout_seconds,
-            headers=self._settings.headers,
-        )
+        self._posts = JsonPosts(f"{self._url}/pooling", self._settings)
         self._finalizer = weakref.finalize(self, self._posts.close)
         caller = _Caller(self._posts, self._settings)
         self._queue: BatchQueue[tuple[str, tuple[str, ...]], list[float]] = BatchQueue(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -11,23 +11,38 @@ from rttc_graph.errors import ConfigurationError, RewardModelError
 from rttc_graph.integrations.langchain.vendor_errors import RETRYABLE_STATUS, describe
 
 
+class CallSettings(Protocol):
+    """What settings of calls have."""
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Time limit of one call."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """HTTP headers of each call."""
+        ...
+
+
 class JsonPosts:
     """POST to one address; threads may share it, and so its connections.
 
     Args:
         url: Whole address of the route.
-        timeout_seconds: Time limit of one call.
-        headers: HTTP headers of each call.
+        settings: Time limit and headers of each call.
 
     Raises:
         ConfigurationError: Not a URL.
     """
 
-    def __init__(self, url: str, *, timeout_seconds: float, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, settings: CallSettings) -> None:
         if not url.startswith(("http://", "https://")):
             raise ConfigurationError(f"url={url!r} must start with http:// or https://")
         self.url = url
-        self._client = httpx.Client(timeout=timeout_seconds, headers=dict(headers), trust_env=False)
+        self._client = httpx.Client(
+            timeout=settings.timeout_seconds, headers=dict(settings.headers), trust_env=False
+        )
 
     def close(self) -> None:
         """Close the connections."""

@@ -17,17 +17,15 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rttc_graph.errors import AdaptationError, BackendError, ConfigurationError
+from rttc_graph.integrations.remote.handing_trainer import HandingTrainer
 from rttc_graph.protocols import (
     AdapterTrainer,
     Generation,
     GenerationRequest,
     PolicyModel,
     TrainedAdapter,
-    TrainingExample,
-    TrainStep,
     can_continue,
 )
-from rttc_graph.settings import TttSettings
 from rttc_graph.state import ChatTurn
 
 __all__ = ("ServerOrder", "SeveralPolicyModels", "SeveralTrainers")
@@ -196,7 +194,7 @@ class SeveralPolicyModels:
         return [found[place] for place in range(len(requests))]
 
 
-class SeveralTrainers:
+class SeveralTrainers(HandingTrainer):
     """One trainer for several servers: an adapter is published where its key belongs.
 
     Args:
@@ -223,35 +221,10 @@ class SeveralTrainers:
             raise ConfigurationError(
                 f"copies={copies!r} must be from 1 to the number of servers, {len(publishers)}"
             )
-        self._trainer = trainer
+        super().__init__(trainer)
         self._publishers = dict(publishers)
         self._order = order
         self._copies = copies
-
-    async def base_fingerprint(self) -> str:
-        """Return a digest of the base model that the adapters are trained on."""
-        return await self._trainer.base_fingerprint()
-
-    async def train(
-        self,
-        key: str,
-        examples: Sequence[TrainingExample],
-        settings: TttSettings,
-        *,
-        on_step: Callable[[TrainStep], None],
-        deadline: float | None = None,
-    ) -> TrainedAdapter:
-        """Train an adapter, and publish it under `key` where it belongs.
-
-        Raises:
-            BudgetExceeded: The deadline passed before the training ended.
-            AdaptationError: The training failed, or no server took the adapter.
-        """
-        adapter = await self._trainer.train(
-            key, examples, settings, on_step=on_step, deadline=deadline
-        )
-        await self.load(adapter)
-        return adapter
 
     async def is_resident(self, key: str) -> bool:
         """Tell whether the server that is asked first for the adapter has it.
@@ -282,10 +255,6 @@ class SeveralTrainers:
                 problem = exc
         if not taken and problem is not None:
             raise problem
-
-    async def loss(self, adapter: TrainedAdapter, examples: Sequence[TrainingExample]) -> float:
-        """Return the adapter's loss on the examples, which is computed on this machine."""
-        return await self._trainer.loss(adapter, examples)
 
 
 def _check_names(parts: Mapping[str, object], order: ServerOrder) -> None:

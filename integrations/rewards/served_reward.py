@@ -47,11 +47,7 @@ class ServedReward(RewardModel):
         self._settings = settings or ServedSettings()
         self._url = f"{url.rstrip('/')}/{self._settings.route}"
         self._name = name or self._settings.model or url.rstrip("/")
-        posts = JsonPosts(
-            self._url,
-            timeout_seconds=self._settings.timeout_seconds,
-            headers=self._settings.headers,
-        )
+        posts = JsonPosts(self._url, self._settings)
         self._finalizer = weakref.finalize(self, posts.close)
         caller = _Caller(posts, self._settings)
         self._queue = BatchQueue(

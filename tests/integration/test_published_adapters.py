@@ -9,7 +9,14 @@ from typing import Any
 
 import langchain_openai
 import pytest
-from lora_server import LoraServer, lora_server
+from lora_server import (
+    HEN_EXAMPLES,
+    HEN_QUESTION,
+    HEN_SETTINGS,
+    LoraServer,
+    lora_server,
+    served_policy,
+)
 from postgres_fixtures import NumberEmbedder
 from pydantic import SecretStr
 
@@ -26,16 +33,8 @@ from rttc_graph.integrations.lora.publishing_trainer import PublishingTrainer
 from rttc_graph.integrations.rewards.callable_reward import CallableReward
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
-from rttc_graph.protocols import GenerationRequest, NewSample, TrainedAdapter, TrainingExample
-from rttc_graph.settings import TttSettings
-from rttc_graph.state import ChatTurn
+from rttc_graph.protocols import GenerationRequest, NewSample, TrainedAdapter
 from rttc_graph.testing import MemoryKnowledgeBase
-
-SETTINGS = TttSettings(
-    rank=4, alpha=8.0, learning_rate=2e-2, epochs=12, samples_per_step=8, min_steps=1, stop_loss=0.0
-)
-QUESTION: ChatTurn = {"role": "user", "content": "what is the capital of the rain?"}
-EXAMPLES = (TrainingExample(messages=(QUESTION,), answer="the tin hen"),)
 
 
 @pytest.fixture
@@ -54,15 +53,8 @@ def trainer(
     found.close()
 
 
-def served_policy(url: str) -> ChatPolicyModel:
-    client = langchain_openai.ChatOpenAI(
-        model="base", base_url=f"{url}/v1", api_key=SecretStr("none"), max_retries=0
-    )
-    return ChatPolicyModel(client, adapter_option="model", context_tokens=512)
-
-
 async def trained(trainer: PublishingTrainer, key: str) -> TrainedAdapter:
-    return await trainer.train(key, EXAMPLES, SETTINGS, on_step=lambda step: None)
+    return await trainer.train(key, HEN_EXAMPLES, HEN_SETTINGS, on_step=lambda step: None)
 
 
 @pytest.mark.parametrize("adapter", [None, "a1"])
@@ -73,7 +65,7 @@ async def test_the_server_says_what_the_local_model_says(
     adapter: str | None,
 ) -> None:
     await trained(trainer, "a1")
-    request = GenerationRequest(messages=(QUESTION,), max_new_tokens=12, adapter=adapter)
+    request = GenerationRequest(messages=(HEN_QUESTION,), max_new_tokens=12, adapter=adapter)
 
     [here] = await TransformersPolicyModel(tiny_engine).generate([request])
     [there] = await served_policy(server[0]).generate([request])
@@ -168,7 +160,7 @@ async def test_an_adapter_is_tried_here_whether_the_server_has_it_or_not(
     adapter = await trained(trainer, "a1")
     del server[1].models["a1"]
 
-    assert await trainer.loss(adapter, EXAMPLES) < 0.5 < adapter.losses[0]
+    assert await trainer.loss(adapter, HEN_EXAMPLES) < 0.5 < adapter.losses[0]
     assert not await trainer.is_resident("a1")
 
 
@@ -199,7 +191,7 @@ async def test_a_policy_model_without_adapters_says_so(server: tuple[str, LoraSe
     client = langchain_openai.ChatOpenAI(
         model="base", base_url=f"{server[0]}/v1", api_key=SecretStr("none")
     )
-    request = GenerationRequest(messages=(QUESTION,), max_new_tokens=4, adapter="a1")
+    request = GenerationRequest(messages=(HEN_QUESTION,), max_new_tokens=4, adapter="a1")
     with pytest.raises(PolicyModelError, match="adapter_option"):
         await ChatPolicyModel(client).generate([request])
 

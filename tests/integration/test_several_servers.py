@@ -7,16 +7,19 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-import langchain_openai
 import pytest
-from lora_server import lora_server
+from lora_server import (
+    HEN_EXAMPLES,
+    HEN_QUESTION,
+    HEN_SETTINGS,
+    lora_server,
+    served_policy,
+)
 from openai_server import openai_server
-from pydantic import SecretStr
 
 from rttc_graph.errors import BackendError, ConfigurationError, PolicyModelError
 from rttc_graph.installation.config import load_config
 from rttc_graph.installation.configured_policy import open_policy
-from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.integrations.langchain.hosted_models import hosted_name
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.publishing_trainer import PublishingTrainer
@@ -26,15 +29,8 @@ from rttc_graph.integrations.remote.several_servers import (
     SeveralTrainers,
 )
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
-from rttc_graph.protocols import GenerationRequest, TrainingExample
-from rttc_graph.settings import TttSettings
-from rttc_graph.state import ChatTurn
+from rttc_graph.protocols import GenerationRequest
 
-SETTINGS = TttSettings(
-    rank=4, alpha=8.0, learning_rate=2e-2, epochs=12, samples_per_step=8, min_steps=1, stop_loss=0.0
-)
-QUESTION: ChatTurn = {"role": "user", "content": "what is the capital of the rain?"}
-EXAMPLES = (TrainingExample(messages=(QUESTION,), answer="the tin hen"),)
 KEYS = [f"key{number}" for number in range(300)]
 
 
@@ -83,13 +79,6 @@ def test_servers_need_names_of_their_own(names: list[str]) -> None:
         SeveralPolicyModels({}, ServerOrder(["a"]))
 
 
-def chat(url: str) -> ChatPolicyModel:
-    client = langchain_openai.ChatOpenAI(
-        model="base", base_url=f"{url}/v1", api_key=SecretStr("none"), max_retries=0
-    )
-    return ChatPolicyModel(client, adapter_option="model", context_tokens=512)
-
-
 @pytest.mark.parametrize("copies", [1, 2])
 async def test_a_recalled_adapter_is_used_though_its_server_fails(
     tiny_engine: LocalEngine, tiny_model_path: Path, tmp_path: Path, copies: int
@@ -104,10 +93,10 @@ async def test_a_recalled_adapter_is_used_though_its_server_fails(
             for number, url in enumerate(servers)
         }
         trainer = SeveralTrainers(local, publishers, order, copies=copies)
-        policy = SeveralPolicyModels({url: chat(url) for url in servers}, order)
-        asked = GenerationRequest(messages=(QUESTION,), max_new_tokens=12, adapter="a1")
+        policy = SeveralPolicyModels({url: served_policy(url) for url in servers}, order)
+        asked = GenerationRequest(messages=(HEN_QUESTION,), max_new_tokens=12, adapter="a1")
 
-        adapter = await trainer.train("a1", EXAMPLES, SETTINGS, on_step=lambda step: None)
+        adapter = await trainer.train("a1", HEN_EXAMPLES, HEN_SETTINGS, on_step=lambda step: None)
         home = order.of("a1")[0]
         holders = {url for url, one in servers.items() if "a1" in one.models}
         assert home in holders

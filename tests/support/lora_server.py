@@ -14,11 +14,32 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
+import langchain_openai
 import torch
 from peft import PeftModel
+from pydantic import SecretStr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
+from rttc_graph.protocols import TrainingExample
+from rttc_graph.settings import TttSettings
+from rttc_graph.state import ChatTurn
+
+HEN_SETTINGS = TttSettings(
+    rank=4, alpha=8.0, learning_rate=2e-2, epochs=12, samples_per_step=8, min_steps=1, stop_loss=0.0
+)
+HEN_QUESTION: ChatTurn = {"role": "user", "content": "what is the capital of the rain?"}
+HEN_EXAMPLES = (TrainingExample(messages=(HEN_QUESTION,), answer="the tin hen"),)
+"""Settings, question and example with which a tiny model learns to say "the tin hen"."""
+
+
+def served_policy(url: str) -> ChatPolicyModel:
+    """Return a client of a server that uses its adapters."""
+    client = langchain_openai.ChatOpenAI(
+        model="base", base_url=f"{url}/v1", api_key=SecretStr("none"), max_retries=0
+    )
+    return ChatPolicyModel(client, adapter_option="model", context_tokens=512)
 
 
 class LoraServer:

@@ -41,13 +41,20 @@ def classes() -> tuple[ast.ClassDef, ...]:
     return tuple(node for node in nodes if isinstance(node, ast.ClassDef))
 
 
+def base_names(node: ast.ClassDef) -> set[str]:
+    return {base.id for base in node.bases if isinstance(base, ast.Name)}
+
+
 @cache
 def methods(node: ast.ClassDef) -> set[str]:
-    return {f.name for f in node.body if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    """Return a class's methods, with those of the abstract classes that it is made from."""
+    own = {f.name for f in node.body if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    bases = (one for one in classes() if one.name in base_names(node) and "ABC" in base_names(one))
+    return own.union(*map(methods, bases))
 
 
-def is_protocol_class(node: ast.ClassDef) -> bool:
-    return any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases)
+def is_no_implementation(node: ast.ClassDef) -> bool:
+    return bool(base_names(node) & {"Protocol", "ABC"})
 
 
 @cache
@@ -55,7 +62,7 @@ def implementations(seam: str) -> list[str]:
     """Return our classes that have all of a protocol's methods."""
     needed = get_protocol_members(SEAMS[seam]) - DEFAULTS
     return sorted(
-        {node.name for node in classes() if needed <= methods(node) and not is_protocol_class(node)}
+        {n.name for n in classes() if needed <= methods(n) and not is_no_implementation(n)}
     )
 
 
