@@ -253,8 +253,15 @@ def test_the_schemas_and_the_playground_are_there(url: str) -> None:
     titles = {one["title"] for one in json.loads(form.rstrip(";"))["properties"].values()}
     shown = json.loads(config)["$defs"]["Configurable"]["properties"]
     titles |= {one["title"] for one in shown.values()}
-    assert {"Question", "Domain", "τr", "Max new tokens", "Panel size", "Training: rank"} <= titles
-    assert all(title[0].isupper() or title[0] == "τ" for title in titles)
+    assert {
+        "Question",
+        "Domain",
+        "Threshold of the reward",
+        "Max new tokens",
+        "Panel size",
+        "Training: rank",
+    } <= titles
+    assert all(title[0].isupper() for title in titles)
     assert not any("_" in title for title in titles)
     assert all(one.get("description") for one in shown.values())
     assert "null" not in form  # of which the playground makes nothing

@@ -252,14 +252,16 @@ def _said(configurable: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-_TITLES = {"k": "Samples to retrieve (k)", "thread_id": "Conversation", "search_n": "Panel size"}
-_WORDS = {
-    "tau r": "τr",
-    "ttt": "Training:",
-    "search": "Panel:",
-    "rag": "RAG",
-    "flops": "operations",
+_TITLES = {
+    "k": "Samples to retrieve",
+    "thread_id": "Conversation",
+    "search_n": "Panel size",
+    "tau_r": "Threshold of the reward",
+    "tau_r_of": "Threshold chosen for",
 }
+"""Titles that are not the name in words; the playground writes them in capitals, so without τ."""
+
+_WORDS = {"ttt": "Training:", "search": "Panel:", "rag": "RAG", "flops": "operations"}
 """Words of our settings' names, as people say them."""
 
 
@@ -269,7 +271,7 @@ def _title(name: str) -> str:
     for ours, theirs in _WORDS.items():
         words = words.replace(f" {ours} ", f" {theirs} ")
     words = words.strip()
-    return _TITLES.get(name) or (words if words.startswith("τ") else words[:1].upper() + words[1:])
+    return _TITLES.get(name) or words[:1].upper() + words[1:]
 
 
 def _spec(name: str, defaults: RttcSettings) -> ConfigurableFieldSpec:
