@@ -69,6 +69,7 @@ MOVED = {
     "integrations.loop_thread": "integrations.concurrency.loop_thread",
     "integrations.lora.adapted": "integrations.lora.adapted_model",
     "integrations.lora.examples": "integrations.lora.training_batches",
+    "integrations.lora.free_memory": "integrations.transformers.free_memory",
     "integrations.lora.layout": "integrations.lora.adapter_layout",
     "integrations.lora.publishing": "integrations.lora.publishing_trainer",
     "integrations.lora.residency": "integrations.lora.resident_adapters",

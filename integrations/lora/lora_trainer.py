@@ -58,6 +58,9 @@ FIRST_USE_SECONDS = 2.0
 ROOM_SECONDS = 30.0
 """Longest time that a training or a load waits while all resident adapters are in use."""
 
+_RESIDENT_BYTES = 512 * 2**20
+"""Memory for resident adapters where the engine does not say what fits."""
+
 _TRAINING_BYTES = 2 * 2**30
 """Default of `max_training_bytes`: one training of rank 256 for SmolLM2-135M takes 1.25 GB."""
 
@@ -80,6 +83,7 @@ class LoraTrainer:
     Args:
         engine: Gets its adapters from this trainer; one engine has one trainer.
         max_resident_bytes: Memory for resident adapters; one of rank 8 for SmolLM2-135M has 10 MB.
+            `None` takes an eighth of what is free, and 512 MiB at most where that is not a GPU.
         max_pass_bytes: Memory that one forward and backward pass may take, by estimate; larger
             steps are cut into several passes, between which the lane serves others. `None` takes
             1 GiB, and on a GPU half of what is free there.
@@ -106,7 +110,7 @@ class LoraTrainer:
         self,
         engine: LocalEngine,
         *,
-        max_resident_bytes: int = 512 * 2**20,
+        max_resident_bytes: int | None = None,
         max_pass_bytes: int | None = None,
         max_training_bytes: int = _TRAINING_BYTES,
         training_dtype: TrainingDtype = "auto",
@@ -114,6 +118,10 @@ class LoraTrainer:
         together: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if max_resident_bytes is not None and max_resident_bytes <= 0:
+            raise ConfigurationError(
+                f"max_resident_bytes must be above 0, got {max_resident_bytes!r}"
+            )
         if max_training_bytes <= 0:
             raise ConfigurationError(
                 f"max_training_bytes must be above 0, got {max_training_bytes!r}"
@@ -258,11 +266,16 @@ class LoraTrainer:
     def _make_resident(self, loaded: LoadedModel) -> ResidentAdapters:
         self._resident = ResidentAdapters(
             loaded.model,
-            max_bytes=self._max_resident_bytes,
+            max_bytes=self._max_resident_bytes or self._fitting_bytes(),
             first_use_seconds=FIRST_USE_SECONDS,
             clock=self._clock,
         )
         return self._resident
+
+    def _fitting_bytes(self) -> int:
+        """Return the memory for resident adapters that fits the device; in the lane."""
+        sizes = self._engine.sizes
+        return sizes.adapter_bytes if sizes is not None else _RESIDENT_BYTES
 
     def _runner(self, loaded: LoadedModel) -> PassRunner:
         del loaded  # its adapters are here

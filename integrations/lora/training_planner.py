@@ -9,10 +9,10 @@ import torch
 
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
-from rttc_graph.integrations.lora.free_memory import free_bytes
 from rttc_graph.integrations.lora.together.training_plans import TENSORS_OF_A_WEIGHT, TrainingPlan
 from rttc_graph.integrations.lora.training_batches import StepLimits, encode_examples
 from rttc_graph.integrations.lora.training_loop import epoch_steps
+from rttc_graph.integrations.transformers.free_memory import free_bytes
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.precision import choose_training_dtype
 from rttc_graph.protocols import TrainingExample

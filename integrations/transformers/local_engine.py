@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,12 @@ import torch
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.transformers.decoding.decoder import Decoder
 from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.free_memory import (
+    DeviceSizes,
+    device_sizes,
+    free_bytes,
+    position_bytes,
+)
 from rttc_graph.integrations.transformers.loading import (
     LoadedModel,
     RowAdapters,
@@ -45,9 +52,10 @@ class LocalEngine:
             makes as the model is loaded.
         threads: torch threads of the lane; `None` takes as many as others leave cores idle, and
             looks again as jobs begin.
-        max_batch: Most rows that are generated together.
+        max_batch: Most rows that are generated together; `None` takes 16, and 64 on a GPU.
         max_batch_tokens: Most positions, padding included, in the cache of one batch; a single row
-            is always let in. 16 rows of 2048 by default: 1.5 GB for a 135 M model in float32.
+            is always let in. `None` takes what a quarter of the free memory holds, on a CPU 16 rows
+            of 2048 at most: 1.5 GB for a 135 M model in float32.
         prefix_cache_bytes: Memory for keys and values of recent prompts, whose beginnings are then
             not computed again; a token of a 135 M model has 46 kB. 0 keeps nothing.
         thinking: Whether a reasoning model is to think before it answers, which its chat template
@@ -66,8 +74,8 @@ class LocalEngine:
         device: str = "auto",
         dtype: str = "auto",
         threads: int | None = None,
-        max_batch: int = 16,
-        max_batch_tokens: int = 32_768,
+        max_batch: int | None = None,
+        max_batch_tokens: int | None = None,
         prefix_cache_bytes: int = 0,
         thinking: bool | None = None,
     ) -> None:
@@ -89,10 +97,12 @@ class LocalEngine:
         self._model: LoadedModel | None = None
         self._make_adapters: Callable[[LoadedModel], RowAdapters] | None = None
         self._lane = ModelLane(self.name)
+        self._given_sizes = max_batch, max_batch_tokens
+        self._sizes: DeviceSizes | None = None
         self._decoder = Decoder(
             self._lane,
-            max_rows=max_batch,
-            max_tokens=max_batch_tokens,
+            max_rows=max_batch or 1,
+            max_tokens=max_batch_tokens or 1,
             max_prefix_bytes=prefix_cache_bytes,
         )
 
@@ -137,6 +147,11 @@ class LocalEngine:
             PolicyModelError: The engine is closed.
         """
         return self._lane.submit_steps(lambda: job(self._loaded()))
+
+    @property
+    def sizes(self) -> DeviceSizes | None:
+        """Sizes that fit the device; `None` before the model is loaded."""
+        return self._sizes
 
     @property
     def is_closed(self) -> bool:
@@ -191,8 +206,23 @@ class LocalEngine:
             self._model = load_model(
                 folder, device=self._device, dtype=self._dtype, thinking=self._thinking
             )
+            self._fit(self._model)
             self._attach()
         return self._model
+
+    def _fit(self, loaded: LoadedModel) -> None:
+        """Let the batch have the size that fits the device, where none was given."""
+        item = loaded.model.dtype.itemsize
+        sizes = device_sizes(
+            loaded.device.type,
+            free=free_bytes(loaded.device),
+            position=position_bytes(loaded.model.config.get_text_config(), item),
+        )
+        rows, positions = self._given_sizes
+        self._sizes = replace(
+            sizes, rows=rows or sizes.rows, positions=positions or sizes.positions
+        )
+        self._decoder.fit(rows=self._sizes.rows, positions=self._sizes.positions)
 
     def _set_threads(self) -> None:
         threads = self._threads or self._threads_by_load.now()

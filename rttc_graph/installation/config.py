@@ -195,10 +195,17 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         ge=0,
         description="Most bytes of recent prompts that the local model need not compute again.",
     )
-    max_resident_bytes: int = Field(
-        default=512 * 1024**2,
+    max_resident_bytes: int | None = Field(
+        default=None,
         gt=0,
-        description="Most bytes of adapters that the local model keeps in memory.",
+        description="Most bytes of adapters that the local model keeps in memory; by default an "
+        "eighth of what is free beside it, on a CPU 512 MiB at most.",
+    )
+    max_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most rows that the local model generates together; by default 64 on a GPU, "
+        "else 16, and only as many as a quarter of the free memory holds.",
     )
     max_training_bytes: int = Field(
         default=2 * 1024**3,

@@ -102,6 +102,7 @@ def open_engine(
         device=config.device,
         dtype=config.dtype,
         threads=config.threads,
+        max_batch=config.max_batch,
         prefix_cache_bytes=config.prefix_cache_bytes if keeps_prompts else 0,
         thinking=config.thinking,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
 import os
 import platform
 import shutil
@@ -83,6 +84,7 @@ def check_installation(config: InstallationConfig, *, settings_file: Path | None
         *_packages(),
         *_disk(config),
         *_local_models(config),
+        *_device(config),
         *_hosted_models(config),
         *_database(config),
     ]
@@ -133,6 +135,39 @@ def _disk(config: InstallationConfig) -> Iterator[Check]:
         )
     else:
         yield Check(name="home", outcome="ok", said=said)
+
+
+def _device(config: InstallationConfig) -> Iterator[Check]:
+    """Say what the local model may take of its device."""
+    if hosted_name(config.model, "model") is not None or importlib.util.find_spec("torch") is None:
+        return
+    # torch takes seconds to import, and is an extra
+    from rttc_graph.integrations.lora.together.training_plans import most_together
+    from rttc_graph.integrations.transformers.free_memory import device_sizes, free_bytes
+    from rttc_graph.integrations.transformers.precision import choose_device
+
+    try:
+        device = choose_device(config.device)
+        free = free_bytes(device)
+    except (RttcError, RuntimeError, AssertionError) as exc:  # torch's, where there is no such GPU
+        yield Check(
+            name="device",
+            outcome="fail",
+            said=f"{config.device}: {exc}",
+            way_out="set device to auto or cpu",
+        )
+        return
+    sizes = device_sizes(device.type, free=free, position=0)
+    rows = config.max_batch or sizes.rows
+    adapters = config.max_resident_bytes or sizes.adapter_bytes
+    together = config.trainings_together or most_together(device)
+    there = f"{free / _GIB:.1f} GiB free" if math.isfinite(free) else "free memory not known"
+    yield Check(
+        name="device",
+        outcome="ok",
+        said=f"{device.type}, {there}: up to {rows} rows at once, {adapters / _GIB:.2g} GiB of "
+        f"adapters, trainings of {together} in one pass",
+    )
 
 
 def _bytes_below(folder: Path) -> int:

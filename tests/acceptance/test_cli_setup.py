@@ -72,6 +72,11 @@ def test_doctor_finds_an_installation_that_works(
     found = checks(capsys)
     assert {one["outcome"] for one in found.values()} <= {"ok", "warn"}
     assert found["database"]["outcome"] == "ok"
+    assert re.fullmatch(
+        r"cpu, [\d.]+ GiB free: up to 16 rows at once, [\d.]+ GiB of adapters, "
+        r"trainings of 1 in one pass",
+        found["device"]["said"],
+    )
     assert found["samples"]["way_out"] == "rttc kb ingest FILE --domain NAME"
     assert found["calibration"]["way_out"] == "rttc calibrate QUESTIONS.jsonl --save"
     assert [one["said"] for name, one in found.items() if name.startswith("model ")] == [

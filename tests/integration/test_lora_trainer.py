@@ -32,7 +32,9 @@ from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.training_batches import encode_examples
 from rttc_graph.integrations.lora.training_loop import fresh_adapter
 from rttc_graph.integrations.lora.training_terms import TrainingTerms
+from rttc_graph.integrations.transformers import local_engine
 from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.free_memory import DeviceSizes
 from rttc_graph.integrations.transformers.loading import load_model
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_answer
@@ -408,6 +410,18 @@ async def test_a_base_with_other_weights_has_another_fingerprint(
     with pytest.raises(AdaptationError, match="was made for the base"):
         await other.load(await train(trainer, settings=replace(SETTINGS, epochs=1)))
     engine.close()
+
+
+async def test_sizes_that_are_not_given_fit_the_device(
+    tiny_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_engine, "free_bytes", lambda _: 2.0**20 * 160)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    trainer = LoraTrainer(tiny_engine)
+    assert tiny_engine.sizes is None
+    await trainer.base_fingerprint()
+    assert tiny_engine.sizes == DeviceSizes(rows=16, positions=32_768, adapter_bytes=20 * 2**20)
+    with pytest.raises(AdaptationError, match=f"than the {20 * 2**20} that adapters may take"):
+        await train(trainer, settings=replace(SETTINGS, epochs=1, rank=8192))  # of 34 MB
 
 
 async def test_an_engine_has_one_trainer(tiny_engine: LocalEngine, trainer: LoraTrainer) -> None:

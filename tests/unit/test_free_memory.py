@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from rttc_graph.integrations.lora.free_memory import free_bytes
+from rttc_graph.integrations.transformers.free_memory import (
+    DeviceSizes,
+    device_sizes,
+    free_bytes,
+    position_bytes,
+)
 
 CPU = torch.device("cpu")
 MEMINFO = "MemTotal:       24000 kB\nMemFree:         100 kB\nMemAvailable:    9000 kB\n"
@@ -52,3 +58,35 @@ def test_where_nobody_says_there_is_no_limit(tmp_path: Path) -> None:
 
 def test_this_machine_has_some() -> None:
     assert free_bytes(CPU) > 2**20
+
+
+GIB = 2**30
+POSITION_8B = 2 * 32 * 8 * 128 * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "free", "position", "rows", "positions", "adapters"),
+    [
+        pytest.param("cpu", math.inf, 46_080, 16, 32_768, 512 * 2**20, id="cpu-roomy"),
+        pytest.param("cpu", GIB, 46_080, 16, 5825, 128 * 2**20, id="cpu-tight"),
+        pytest.param("cpu", 0.0, 46_080, 16, 2048, 16 * 2**20, id="cpu-full"),
+        pytest.param("cuda", 60 * GIB, POSITION_8B, 64, 122_880, 7.5 * GIB, id="8b-on-80-gb"),
+        pytest.param("cuda", 8 * GIB, POSITION_8B, 64, 16_384, GIB, id="8b-on-24-gb"),
+        pytest.param("mps", math.inf, 46_080, 16, 32_768, 512 * 2**20, id="unknown-memory"),
+    ],
+)
+def test_sizes_fit_the_device(
+    kind: str, free: float, position: int, rows: int, positions: int, adapters: float
+) -> None:
+    expected = DeviceSizes(rows=rows, positions=positions, adapter_bytes=int(adapters))
+    assert device_sizes(kind, free=free, position=position) == expected
+
+
+def test_keys_and_values_are_counted_by_the_configuration() -> None:
+    llama = SimpleNamespace(
+        num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, hidden_size=4096
+    )
+    assert position_bytes(llama, 2) == POSITION_8B
+    plain = SimpleNamespace(num_hidden_layers=2, num_attention_heads=4, hidden_size=32)
+    assert position_bytes(plain, 4) == 2 * 2 * 32 * 4
+    assert position_bytes(SimpleNamespace(num_key_value_heads=[1, 2]), 4) == 0

@@ -84,6 +84,10 @@ class Decoder:
         self._is_running = False
         self._calls = itertools.count()
 
+    def fit(self, *, rows: int, positions: int) -> None:
+        """Set the most rows and positions of the batch; in the lane."""
+        self._max_rows, self._max_tokens = rows, positions
+
     def queue(
         self, requests: Sequence[DecodeRequest], model: Callable[[], LoadedModel]
     ) -> list[Future[Decoded]]:

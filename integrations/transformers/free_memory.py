@@ -1,0 +1,120 @@
+"""How much memory a device has left, and how much of it rows and adapters may take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ("DeviceSizes", "device_sizes", "free_bytes", "position_bytes")
+
+_ROWS = {"cuda": 64}
+"""Most rows of a batch by kind of device, else 16: on an H100 a token of 64 rows of an 8B model
+took 27 ms, one of a single row 23."""
+
+_CPU_ROWS = 16
+_CPU_POSITIONS = 32_768
+_CPU_ADAPTERS = 512 * 2**20
+"""Sizes beyond which a CPU gains nothing, or has other uses for its memory."""
+
+_POSITIONS_SHARE = 1 / 4
+_ADAPTERS_SHARE = 1 / 8
+"""Shares of the free memory; a training's passes take half of what is then left."""
+
+_LEAST_POSITIONS = 2048
+_LEAST_ADAPTERS = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSizes:
+    """Sizes that fit a device, where no setting says otherwise."""
+
+    rows: int
+    """Most rows that are generated together."""
+    positions: int
+    """Most positions in the cache of one batch, padding included."""
+    adapter_bytes: int
+    """Memory for resident adapters."""
+
+
+def device_sizes(kind: str, *, free: float, position: int) -> DeviceSizes:
+    """Return the sizes for a device.
+
+    Args:
+        kind: Kind of device, as torch names it.
+        free: Free memory beside the model, in bytes; may be infinite.
+        position: Memory of keys and values of a position, in bytes, as of `position_bytes`.
+    """
+    is_gpu = kind == "cuda" and math.isfinite(free)
+    positions = free * _POSITIONS_SHARE / max(1, position)
+    adapters = free * _ADAPTERS_SHARE
+    if not is_gpu:
+        positions = min(positions, _CPU_POSITIONS)
+        adapters = min(adapters, _CPU_ADAPTERS)
+    return DeviceSizes(
+        rows=_ROWS.get(kind, _CPU_ROWS),
+        positions=int(max(positions, _LEAST_POSITIONS)),
+        adapter_bytes=int(max(adapters, _LEAST_ADAPTERS)),
+    )
+
+
+def position_bytes(config: Any, item: int) -> int:
+    """Return the memory of keys and values of a position; an upper bound for sliding attention.
+
+    Args:
+        config: Configuration of a text model.
+        item: Bytes of a number.
+    """
+    heads = max(1, _whole(config, "num_attention_heads"))
+    size = _whole(config, "head_dim") or _whole(config, "hidden_size") // heads
+    shared = _whole(config, "num_key_value_heads") or heads
+    return 2 * _whole(config, "num_hidden_layers") * shared * size * item
+
+
+def _whole(config: Any, name: str) -> int:
+    """Return a number of a configuration; 0 where it has none, or one for each layer."""
+    found: object = getattr(config, name, None)
+    return found if isinstance(found, int) else 0
+
+
+def free_bytes(device: torch.device, *, root: Path = Path("/")) -> float:
+    """Return the memory that a pass on the device could still take; infinite where nobody says.
+
+    On a GPU what the driver has, and what torch has taken from it and does not use. On Linux what
+    the kernel could give without swapping, within the limit of the container.
+
+    Args:
+        device: Device of the model.
+        root: Folder that holds `proc` and `sys`.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + unused)
+    if device.type != "cpu":
+        return math.inf
+    machine = _numbers(root / "proc/meminfo").get("MemAvailable", math.inf) * 1024
+    group = root / "sys/fs/cgroup"
+    limit, used = _number(group / "memory.max"), _number(group / "memory.current")
+    cached = _numbers(group / "memory.stat").get("inactive_file", 0.0)
+    return min(machine, math.inf if limit is None or used is None else limit - used + cached)
+
+
+def _numbers(path: Path) -> dict[str, float]:
+    """Read lines of a name and a number; nothing where there is no such file."""
+    lines = (line.replace(":", "").split() for line in _text(path).splitlines())
+    return {words[0]: float(words[1]) for words in lines if len(words) > 1}
+
+
+def _number(path: Path) -> float | None:
+    text = _text(path).strip()
+    return float(text) if text.isdigit() else None  # the word "max" is no limit
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return ""
