@@ -145,7 +145,7 @@ def _said_by(
 def _samples_in_hand(rows: Sequence[EvaluationRow]) -> tuple[Sequence[Sample], float] | None:
     """Return a question's solved samples and the seconds of finding them; `None` if not known."""
     searched = [row for row in rows if _retrieves(row["policy"])]
-    for row in searched:
+    for row in (*searched, *rows):  # a panel may have searched too
         if row.get("samples"):
             return solved(row.get("samples", ())), row["seconds"]["retrieval"]
     # Without samples, rows tell that there are none only if nothing was made of any.

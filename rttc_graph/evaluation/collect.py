@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from typing import Any, Protocol, cast
 
-from rttc_graph.arms import ARMS, ArmRecord, cascade_arms
+from rttc_graph.arms import ARMS, RETRIEVE, ArmRecord, cascade_arms
 from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.evaluation.baselines import scored_answers
 from rttc_graph.evaluation.evaluation_rows import (
@@ -498,7 +498,8 @@ _PARTS: tuple[str, ...] = ("generation", "retrieval", "training")
 def _parts(result: Mapping[str, Any], policy: PolicyName) -> PartSeconds:
     """Split a run's seconds by the events that the arms of its policy count, judging among them.
 
-    What no event accounts for is retrieval, or where no arm retrieves, generation.
+    What no event accounts for is retrieval, or where no arm retrieves, generation. A panel searches
+    where one of its proposers wants samples: that is told by the node.
     """
     records: Sequence[ArmRecord] = [ARMS[policy]] if policy in ARMS else list(ARMS.values())
     events: dict[str, set[str]] = {"judging": {"judged"}}
@@ -509,8 +510,11 @@ def _parts(result: Mapping[str, Any], policy: PolicyName) -> PartSeconds:
     seconds = dict.fromkeys(_PARTS, 0.0)
     for part, names in events.items():
         seconds[part] = sum((e["seconds"] for e in ledger if e["event"] in names), 0.0)
+    retrieves = any(record.retrieves for record in records)
+    if not retrieves:
+        seconds["retrieval"] = sum((e["seconds"] for e in ledger if e["node"] == RETRIEVE), 0.0)
     rest = max(0.0, result["seconds"] - sum(seconds.values()))
-    seconds["retrieval" if any(r.retrieves for r in records) else "generation"] += rest
+    seconds["retrieval" if retrieves else "generation"] += rest
     return seconds
 
 

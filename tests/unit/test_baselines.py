@@ -130,6 +130,12 @@ def test_each_baseline_answers_by_its_own_rule_at_the_price_of_a_search() -> Non
             id="passages-answer-nothing",
         ),
         pytest.param([row("rag", *NEAR, majority=None)], set(BASELINES), 2, id="no-majority"),
+        pytest.param(
+            [row("majority", *NEAR, answered="majority")],
+            {NEAREST_SAMPLE, VOTE},
+            2,
+            id="a-panel-has-them",
+        ),
     ],
 )
 def test_what_rows_cannot_tell_is_missing(

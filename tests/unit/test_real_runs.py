@@ -80,6 +80,10 @@ class ScriptedAsk:
         if policy == "cascade":
             first = candidate("wrong", "direct", reward=0.9)
             return result(first, candidate(question.replace("q", "a"), "rag", reward=0.4))
+        if policy == "majority":
+            drawn = result(candidate("wrong", "majority"))
+            drawn["ledger"] += [{"node": "retrieve", "event": "retrieved", "seconds": 0.5}]
+            return drawn
         return result(candidate("wrong", policy))
 
 
@@ -153,6 +157,12 @@ async def test_a_policy_pays_for_all_arms_that_ran_and_its_own_rewards_count(log
     assert found["policies"]["ttt"]["against_cascade"] == [1, 1, 1]
     parts = read_log(log)[1]["seconds"]
     assert parts == {"generation": 0, "retrieval": 1.75, "training": 0, "judging": 0.25}
+
+
+async def test_what_a_panel_searched_is_no_generation(log: Path) -> None:
+    await evaluate(ScriptedAsk(), ROWS, log, policies=("majority",))
+    parts = read_log(log)[0]["seconds"]
+    assert parts == {"generation": 1.25, "retrieval": 0.5, "training": 0, "judging": 0.25}
 
 
 @pytest.mark.parametrize(("limit", "accepts"), [(0.0, 1), (0.5, 0)])
