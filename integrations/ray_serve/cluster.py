@@ -57,7 +57,12 @@ def _connect(ray: Any, address: str) -> None:
     common = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address == HERE:
         with _translated("start a Ray cluster on this machine"):
-            ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **common)
+            ray.init(
+                address="local",  # and not one that somebody else has started here
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **common,
+            )
         return
     if address.startswith("ray://"):
         raise ConfigurationError(

@@ -51,6 +51,7 @@ __all__ = (
     "RewardFacts",
     "RewardReplica",
     "Scope",
+    "announcing",
 )
 
 Scope = tuple[str, str | None]
@@ -120,7 +121,7 @@ class ModelReplica:
     ) -> None:
         self._stack = ExitStack()
         self._parts = self._stack.enter_context(open_model())
-        self._announce = _announcing(most_adapters)
+        self._announce = announcing(most_adapters)
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._facts = run_apart(self._described(made_from))
 
@@ -386,7 +387,7 @@ def _deadline(seconds: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
 
 
-def _announcing(most_adapters: int) -> Callable[[str], Awaitable[Any]]:
+def announcing(most_adapters: int) -> Callable[[str], Awaitable[Any]]:
     """Return what tells Ray Serve that this replica holds an adapter, least recently used out."""
 
     async def announced(key: str) -> str:
