@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 from typing_extensions import TypedDict
 
-from rttc_graph.arms import ARMS, PLANS, default_arms, in_order
+from rttc_graph.arms import ARMS, MULTI_ARM, PLAN, default_arms, in_order
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import PolicyModel, RewardModel, parameters_of
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT
 from rttc_graph.run.known_domains import KnownDomains
 from rttc_graph.run.ledger import entry
-from rttc_graph.run.policies import decide
+from rttc_graph.run.policies import decide, no_plan
 from rttc_graph.run.prompts import asked_domain, split_conversation, text_of_input
 from rttc_graph.run.scope import RunScope
 from rttc_graph.state import (
@@ -27,6 +27,7 @@ from rttc_graph.state import (
     Decision,
     LedgerEntry,
     PanelState,
+    Plan,
     RttcInput,
     RttcState,
     Sample,
@@ -57,6 +58,8 @@ class PrepareUpdate(TypedDict):
     revision: int | None
     adapted: Adapted | None
     arms: list[Arm]
+    plan: Plan | None
+    difficulty: float | None
     rejected_adapter: str | None
     tried: list[Attempt]
     attempt: Attempt
@@ -96,8 +99,8 @@ class Prepare:
         Raises:
             ConfigurationError: The input has no question or one that is no text, its domain has no
                 samples, the policy needs an arm that this graph was built without, a person is to
-                be asked and nothing keeps the run meanwhile, or τr was chosen for another reward
-                model.
+                be asked and nothing keeps the run meanwhile, τr was chosen for another reward
+                model, or the policy goes by a plan and none is kept for the domain.
         """
         policy = scope.settings.policy
         if policy in ARMS and policy not in self.arms and policy in self.closed_arms:
@@ -120,9 +123,11 @@ class Prepare:
         notes = self._missing_arms(scope)
         notes += await self._check_domain(task, scope)
         notes += await self._check_threshold(task, scope)
-        arms, more = await self._chosen_arms(task, scope)
-        more += self._closed(arms, scope)
-        choice = decide({"arms": arms}, scope.settings, arms=self.arms)
+        plan, more = await self._chosen_plan(task, scope)
+        arms, chosen = await self._chosen_arms(task, scope) if plan is None else ([], [])
+        more += chosen
+        more += self._closed(_arms_of(plan) if plan else arms, scope)
+        choice = decide({"arms": arms, "plan": plan}, scope.settings, arms=self.arms)
         return {
             "task": task,
             "searched_with": "",
@@ -132,6 +137,8 @@ class Prepare:
             "revision": None,
             "adapted": None,
             "arms": arms,
+            "plan": plan,
+            "difficulty": None,
             "rejected_adapter": None,
             "tried": [],
             "attempt": choice.attempt,
@@ -170,7 +177,7 @@ class Prepare:
 
     def _missing_arms(self, scope: RunScope) -> list[LedgerEntry]:
         """Say which of the arms that the settings list this graph cannot try, and why."""
-        listed = scope.settings.arms if scope.settings.policy in PLANS else ()
+        listed = scope.settings.arms if scope.settings.policy in MULTI_ARM else ()
         missing = [name for name in listed if name not in {*self.arms, *self.closed_arms}]
         why = "this graph was built without what it needs: "
         return [
@@ -233,9 +240,9 @@ class Prepare:
     async def _chosen_arms(
         self, task: Task, scope: RunScope
     ) -> tuple[list[Arm], list[LedgerEntry]]:
-        """Return the arms that calibration has chosen, where a plan is free to follow it."""
+        """Return the arms that calibration has chosen, where a policy is free to follow it."""
         settings = scope.settings
-        if settings.policy not in PLANS or settings.wanted_arms:
+        if settings.policy not in MULTI_ARM or settings.wanted_arms:
             return [], []
         judge = self.reward_model.within(tenant=settings.tenant, domain=task["domain"])
         found = await survive(judge.chosen_arms(), deadline=scope.deadline)
@@ -246,17 +253,48 @@ class Prepare:
         arms = list(in_order(found))
         return arms, [entry("prepare", "chosen", since=since, arms=arms)] if arms else []
 
+    async def _chosen_plan(
+        self, task: Task, scope: RunScope
+    ) -> tuple[Plan | None, list[LedgerEntry]]:
+        """Return the plan of the question's domain, where the policy goes by one.
+
+        Where it cannot be read the run goes on as a cascade: that is no reason to give no answer.
+
+        Raises:
+            ConfigurationError: None is kept for the domain.
+        """
+        settings, since = scope.settings, scope.started
+        if settings.policy != PLAN:
+            return None, []
+        judge = self.reward_model.within(tenant=settings.tenant, domain=task["domain"])
+        plan = await survive(judge.chosen_plan(), deadline=scope.deadline)
+        if isinstance(plan, Failure):
+            what = "read the plan, so the run goes on as policy=cascade"
+            return None, [entry("prepare", "failed", since=since, what=what, error=plan.reason)]
+        if plan is None:
+            raise no_plan(task["domain"], judge.name)
+        return plan, [entry("prepare", "chosen", since=since, plan=plan)]
+
     def _closed(self, chosen: Sequence[Arm], scope: RunScope) -> list[LedgerEntry]:
         """Say which arms this run will not take although it might have, and why."""
         settings = scope.settings
-        if settings.policy not in PLANS:
+        if settings.policy not in MULTI_ARM:
             return []
-        wanted = settings.wanted_arms or chosen or default_arms()
+        wanted = (
+            chosen
+            if settings.policy == PLAN and chosen
+            else settings.wanted_arms or chosen or default_arms()
+        )
         return [
             entry("prepare", "noted", since=scope.started, arm=arm, reason=reason)
             for arm, reason in self.closed_arms.items()
             if arm in wanted
         ]
+
+
+def _arms_of(plan: Plan) -> tuple[Arm, ...]:
+    """Return all arms that a plan may try."""
+    return in_order([plan["first"], *(arm for one in plan["bins"] for arm in one["arms"])])
 
 
 def check_input(given: RttcInput) -> None:

@@ -19,7 +19,7 @@ from rttc_graph.run.budget import added
 from rttc_graph.run.closing import Closing, no_answer
 from rttc_graph.run.ledger import Notes, judging_flops, record
 from rttc_graph.run.outcome import Outcome, run_outcome, told_in_ledger
-from rttc_graph.run.policies import decide
+from rttc_graph.run.policies import decide, first_difficulty
 from rttc_graph.run.prompts import standalone_query
 from rttc_graph.run.scope import RunScope
 from rttc_graph.run.tau_r import best_candidate
@@ -41,6 +41,7 @@ class JudgeUpdate(TypedDict, total=False):
     candidates: list[Candidate]
     decision: Decision
     attempt: Attempt
+    difficulty: float | None
     answer: str
     arm: Arm
     reward: float | None
@@ -72,9 +73,11 @@ class RewardJudge:
         """
         notes = Notes(JUDGE)
         candidates = await self._judge(state, scope, notes)
+        difficulty = _difficulty(state, candidates)
         judged: RttcState = {
             **state,
             "candidates": candidates,
+            "difficulty": difficulty,
             "spent": added(state["spent"], since=scope.started, flops=judging_flops(notes)),
         }
         choice = decide(judged, scope.settings, arms=self.arms)
@@ -93,6 +96,7 @@ class RewardJudge:
         update: JudgeUpdate = {
             "candidates": candidates,
             "decision": choice.decision,
+            "difficulty": difficulty,
         }
         if choice.decision != FINISH:
             update["attempt"] = choice.attempt
@@ -154,6 +158,12 @@ class RewardJudge:
         judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
         requests = reward_requests(waiting, of_run=state["candidates"], samples=state["samples"])
         return await checked_scores(judge, standalone_query(state), requests)
+
+
+def _difficulty(state: RttcState, candidates: Sequence[Candidate]) -> float | None:
+    """Return the difficulty of the question, which stays as it was first known."""
+    known, plan = state.get("difficulty"), state.get("plan")
+    return known if known is not None or plan is None else first_difficulty(plan, candidates)
 
 
 def _to_judge(state: RttcState, *, sees_evidence: bool) -> list[int]:

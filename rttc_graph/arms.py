@@ -24,8 +24,8 @@ FINISH = "finish"
 """Decision that ends the run."""
 
 PLAIN = "direct"
-"""Arm that needs nothing but the policy model: it answers where a policy's own arm cannot. A plan
-tries it beside others only where it is told to."""
+"""Arm that needs nothing but the policy model: it answers where a policy's own arm cannot. A policy
+of several arms tries it beside others only where it is told to."""
 
 MODEL = "policy_model"
 """Name of the part that writes answers."""
@@ -194,7 +194,7 @@ class ArmTable(Mapping[str, ArmRecord]):
 
     def _problem(self, record: ArmRecord) -> str | None:
         names = [attempt.name for attempt in record.attempts]
-        if record.name in self._arms or record.name in PLANS:
+        if record.name in self._arms or record.name in MULTI_ARM:
             return "the name is taken"
         if record.name not in names:
             return f"none of its attempts {names} has the arm's name"
@@ -218,7 +218,10 @@ class ArmTable(Mapping[str, ArmRecord]):
         self._arm_of = {attempt.name: arm for attempt, arm in pairs}
 
 
-PLANS = ("cascade", "compare")
+PLAN = "plan"
+"""Policy that goes by a plan which calibration has kept for the question's domain."""
+
+MULTI_ARM = ("cascade", "compare", PLAN)
 """Policies over several arms; every arm's name is a policy too."""
 
 _ANSWERS = frozenset({MODEL})
@@ -413,7 +416,7 @@ def checked_arm(name: str, *, where: str) -> str:
 
 def policy_names() -> tuple[str, ...]:
     """Return the names of all policies."""
-    return (*PLANS, *ARMS)
+    return (*MULTI_ARM, *ARMS)
 
 
 def decision_names() -> tuple[str, ...]:

@@ -185,6 +185,26 @@ class Source(Sample):
     """Whether the answer that was taken rests on it."""
 
 
+class PlanBin(TypedDict):
+    """What a plan does with questions of one difficulty."""
+
+    arms: list[Arm]
+    """Arms that follow the first one, from cheap to dear; empty to stop there."""
+    tau_r: float
+    """Reward from which on no further arm is tried."""
+
+
+class Plan(TypedDict):
+    """Arms by difficulty, which is the reward of the first arm's answer."""
+
+    first: Arm
+    """Arm that answers every question."""
+    edges: list[float]
+    """Bounds between the bins, rising: a reward on a bound belongs to the bin above it."""
+    bins: list[PlanBin]
+    """One more than there are edges, the hardest questions first."""
+
+
 class LedgerEntry(TypedDict):
     """One event of a run, for people and for statistics."""
 
@@ -309,6 +329,11 @@ class NodeInput(RttcInput, RunRecord, total=False):
     adapted: Adapted | None
     arms: list[Arm]
     """Arms that calibration has chosen for the question's domain; empty where it has not."""
+    plan: Plan | None
+    """Plan that calibration has chosen for the question's domain, where the policy goes by one."""
+    difficulty: float | None
+    """Reward that the plan's first arm got when it was first judged; `None` until then, and where
+    it gave no answer."""
     rejected_adapter: str | None
     """Key of the adapter that was trained on these samples for the query before, and did not raise
     the reward."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 
@@ -66,6 +66,8 @@ class GatePoint:
     """1 for a right answer and 0 for a wrong one, in the order of the questions; at least one."""
     seconds: float
     """Mean per question."""
+    costs: tuple[float, ...] = ()
+    """Seconds of each question, in their order."""
     shares: Mapping[Arm, float]
     false_accepts: float
     """Share of all questions whose answer is wrong and was accepted."""
@@ -114,6 +116,24 @@ def sweep(
         _point(replayed, Gate(tau_r=tau_r, arms=arms))
         for arms in (arm_choices(known) if choices is None else choices)
         for tau_r in grid
+    ]
+
+
+def only(points: Sequence[GatePoint], places: Sequence[int]) -> list[GatePoint]:
+    """Return what gates do on some of the questions, for `choose` and for plans.
+
+    Args:
+        points: Gates on all questions; their shares and shares of errors stay those of all.
+        places: Places of the questions, at least one.
+    """
+    return [
+        replace(
+            point,
+            rights=tuple(point.rights[place] for place in places),
+            costs=(costs := tuple(point.costs[place] for place in places)),
+            seconds=fmean(costs),
+        )
+        for point in points
     ]
 
 
@@ -214,6 +234,7 @@ def _point(questions: Sequence[_Replayed], gate: Gate) -> GatePoint:
         gate=gate,
         rights=tuple(o.right for o in outcomes),
         seconds=fmean(o.seconds for o in outcomes),
+        costs=tuple(o.seconds for o in outcomes),
         shares=arm_shares(outcomes),
         false_accepts=fmean(o.false_accept for o in outcomes),
         false_rejects=fmean(o.false_reject for o in outcomes),

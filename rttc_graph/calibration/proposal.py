@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from rttc_graph.calibration.aims import GRID, Aim, GatePoint, choose, sweep
+from rttc_graph.calibration.aims import GRID, Aim, GatePoint, choose, only, sweep
 from rttc_graph.calibration.map_fitting import (
     FittedCalibration,
     Labelled,
@@ -13,6 +14,14 @@ from rttc_graph.calibration.map_fitting import (
     fold_number,
 )
 from rttc_graph.calibration.merging import merged_maps
+from rttc_graph.calibration.plans import (
+    LEAST_IN_BIN,
+    ExpectedPlans,
+    PlanFitting,
+    PlanPoint,
+    expected_plans,
+    plan_chooser,
+)
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion
 from rttc_graph.evaluation.replay import Gate, JudgedArm
@@ -23,11 +32,12 @@ from rttc_graph.integrations.rewards.calibrated.answer_features import (
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     ARMS_KEY,
     CURVE_KEY,
+    PLAN_KEY,
     TAU_KEY,
     ProbabilityMap,
 )
 from rttc_graph.protocols import StoredCalibration
-from rttc_graph.state import Arm
+from rttc_graph.state import Arm, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +54,17 @@ class Proposal:
     arms: Mapping[str, tuple[Arm, ...]]
     """Arms of the cascade by domain, at the chosen τr; the empty name is for all others."""
     aim: Aim
+    plans: Mapping[str, PlanPoint]
+    """Plan by domain, for those with a map of their own; the empty name is for all others, fitted
+    on their questions where there are enough, else on all."""
+    plan_curve: Sequence[PlanPoint]
+    """Plans of all questions together, for all prices, the cheapest first."""
+    expected: ExpectedPlans | None
+    """Figures on questions that plans were not fitted on; `None` where there are too few."""
+
+    def plan_for(self, domain: str) -> Plan:
+        """Return the plan of a domain."""
+        return self.plans.get(domain, self.plans[""]).plan
 
     def curve_of(self, domain: str) -> list[list[float]]:
         """Return what each τr would do with a domain's arms, as it is stored under `CURVE_KEY`.
@@ -87,6 +108,7 @@ class Proposal:
                 ARMS_KEY: list(self.arms.get(domain, self.arms[""])),
                 TAU_KEY: self.chosen.gate.tau_r,
                 CURVE_KEY: self.curve_of(domain),
+                PLAN_KEY: self.plan_for(domain),
             }
             for domain in {"", *(question.domain or "" for question in self.questions)}
         }
@@ -132,6 +154,8 @@ def propose(
     calibration, seen = held_out_rewards(questions, by_features=by_features)
     points = _gates(seen, calibration)
     chosen = choose(points, aim)
+    parts = _parts(seen, calibration, points)
+    whole = PlanFitting(questions=[q.arms for q in seen], points=points)
     return Proposal(
         calibration=calibration,
         questions=seen,
@@ -145,7 +169,49 @@ def propose(
             },
         },
         aim=aim,
+        plans=_plans(whole, parts, aim),
+        plan_curve=whole.curve(),
+        expected=expected_plans(list(parts.values()), aim),
     )
+
+
+def _parts(
+    seen: Sequence[EvaluatedQuestion], calibration: FittedCalibration, points: Sequence[GatePoint]
+) -> dict[str, PlanFitting]:
+    """Return what plans are fitted on: each domain with a map of its own, and all others together.
+
+    A domain whose map tells nothing gets single arms, as a gate there does.
+    """
+    places: dict[str, list[int]] = {}
+    for place, question in enumerate(seen):
+        domain = question.domain or ""
+        places.setdefault(domain if domain in calibration.domains else "", []).append(place)
+    return {
+        domain: PlanFitting(
+            questions=[seen[place].arms for place in found],
+            points=only(_sighted(points, calibration.map_for(domain).tells_nothing), found),
+            folds=[fold_number(_group_of(seen[place])) for place in found],
+        )
+        for domain, found in places.items()
+    }
+
+
+def _sighted(points: Sequence[GatePoint], tells_nothing: bool) -> list[GatePoint]:
+    """Return the gates, those of single arms alone where rewards tell nothing."""
+    single = [point for point in points if len(point.gate.arms) == 1 and point.gate.tau_r == 0]
+    return single if tells_nothing else list(points)
+
+
+def _plans(whole: PlanFitting, parts: Mapping[str, PlanFitting], aim: Aim) -> dict[str, PlanPoint]:
+    choose_plan = plan_chooser(list(parts.values()), aim)
+    others = parts.get("")
+    enough = others is not None and len(others.questions) >= LEAST_IN_BIN
+    plans = {"": choose_plan(others if others is not None and enough else whole)}
+    for domain, fitting in parts.items():
+        if domain:
+            with suppress(ConfigurationError):  # alone its questions do not reach the aim
+                plans[domain] = choose_plan(fitting)
+    return plans
 
 
 def _arms_for(
@@ -243,7 +309,11 @@ def _with_rewards(
 
 
 def cross_fitted(
-    questions: Sequence[EvaluatedQuestion], aim: Aim, *, by_features: bool = False
+    questions: Sequence[EvaluatedQuestion],
+    aim: Aim,
+    *,
+    by_features: bool = False,
+    with_plans: bool = False,
 ) -> list[tuple[EvaluatedQuestion, Gate]]:
     """Return the questions with calibrated rewards and a gate, both found without them.
 
@@ -255,6 +325,7 @@ def cross_fitted(
         questions: Questions of one policy model, with raw rewards.
         aim: What the gate is to reach.
         by_features: Whether maps may go by features of the answers beside their rewards.
+        with_plans: Whether the gates have plans, too.
 
     Raises:
         ConfigurationError: There are too few answers, or in some fold no gate reaches the aim.
@@ -265,17 +336,34 @@ def cross_fitted(
         fold: held_out_rewards([q for q, f in placed if f != fold], by_features=by_features)
         for fold in sorted(set(folds))
     }
-    places = dict.fromkeys((fold, question.data_set) for question, fold in placed)
-    gates = {(fold, name): _gate_for(name, *others[fold], aim) for fold, name in places}
+    names = list(dict.fromkeys(question.data_set for question in questions))
+    gates = {
+        (fold, name): gate
+        for fold, (calibration, seen) in others.items()
+        for name, gate in _gates_by_set(names, calibration, seen, aim, with_plans).items()
+    }
     return [(judged_by(q, others[fold][0]), gates[fold, q.data_set]) for q, fold in placed]
 
 
-def _gate_for(
-    data_set: str, calibration: FittedCalibration, seen: Sequence[EvaluatedQuestion], aim: Aim
-) -> Gate:
-    """Return the gate from a data set's own questions, or from all questions if it has none."""
-    same = [question for question in seen if question.data_set == data_set]
-    return choose(_gates(same or seen, calibration), aim).gate
+def _gates_by_set(
+    names: Sequence[str],
+    calibration: FittedCalibration,
+    seen: Sequence[EvaluatedQuestion],
+    aim: Aim,
+    with_plans: bool,
+) -> dict[str, Gate]:
+    """Return the gate of each data set, from its own questions, or from all if it has none."""
+    questions = {name: [q for q in seen if q.data_set == name] or list(seen) for name in names}
+    points = {name: _gates(some, calibration) for name, some in questions.items()}
+    gates = {name: choose(found, aim).gate for name, found in points.items()}
+    if not with_plans:
+        return gates
+    fittings = {
+        name: PlanFitting(questions=[q.arms for q in questions[name]], points=found)
+        for name, found in points.items()
+    }
+    plan_of = plan_chooser(list(fittings.values()), aim)
+    return {name: replace(gates[name], plan=plan_of(fittings[name]).plan) for name in names}
 
 
 def _gates(

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
+from rttc_graph.cli.plan_table import in_words
 from rttc_graph.cli.screen import confirm, out, print_json, print_table
 from rttc_graph.installation.calibration_in_force import told_calibrations, undo_calibration
 from rttc_graph.installation.config import InstallationConfig
@@ -23,7 +24,8 @@ def list_calibrations(config: InstallationConfig, *, as_json: bool) -> None:
     elif not kept:
         out.print("no calibration: rewards are raw scores (rttc calibrate FILE --save makes one)")
     else:
-        columns = ["", "reward model", "saved", "domain", "answers", "map", "arms", "τr", "earlier"]
+        columns = ["", "reward model", "saved", "domain", "answers", "map", "arms", "τr"]
+        columns += ["plan", "earlier"]
         print_table(columns, [row for one in kept for row in _rows(one)])
         out.print(
             "→: the reward model of this installation; earlier: steps that --undo can go back"
@@ -60,6 +62,7 @@ def _rows(one: Mapping[str, Any]) -> list[tuple[object, ...]]:
             found["method"] if found["own"] else f"{found['method']}, of all answers",
             ", ".join(found["arms"]),
             "" if found["tau_r"] is None else f"{found['tau_r']:g}",
+            in_words(found["plan"]) if found["plan"] else "",
             one["earlier"],
         )
         for found in one["domains"]

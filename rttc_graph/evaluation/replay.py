@@ -24,7 +24,7 @@ from rttc_graph.run.tau_r import (
 )
 from rttc_graph.samples.rows import is_unanswerable
 from rttc_graph.settings import PolicyName, RttcSettings
-from rttc_graph.state import Arm, Attempt, Candidate, RttcState, Sample
+from rttc_graph.state import Arm, Attempt, Candidate, Plan, RttcState, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +118,15 @@ class Gate:
     """Least reward of an accepted answer, in the units of the rewards."""
     arms: tuple[Arm, ...] = ()
     """Arms of cascade and compare, from cheap to dear; empty for those that they try by default."""
+    plan: Plan | None = None
+    """Plan of the policy `plan`."""
 
 
 @dataclass(slots=True)
 class _Run:
     """The state of one replayed run."""
 
-    state: RttcState = field(default_factory=lambda: RttcState(candidates=[], tried=[]))
+    state: RttcState
     ran: list[Arm] = field(default_factory=list[Arm])
     seconds: float = 0.0
 
@@ -145,7 +147,7 @@ def replay(arms: Arms, policy: PolicyName, gate: Gate) -> ReplayedRun:
         min_similarity=max((judged.min_similarity for judged in arms.values()), default=0.0),
     )
     possible: frozenset[Attempt] = frozenset(arms)
-    run = _Run()
+    run = _Run(RttcState(candidates=[], tried=[], plan=gate.plan))
     choice = decide(run.state, settings, arms=possible)
     while choice.decision != FINISH:
         _step(run, choice, arms)

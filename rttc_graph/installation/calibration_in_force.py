@@ -17,6 +17,7 @@ from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     ARMS_KEY,
     CURVE_KEY,
     OTHERS_KEY,
+    PLAN_KEY,
     POOLED_KEY,
     TAU_KEY,
     calibrated_fingerprint,
@@ -136,6 +137,7 @@ def _told_domain(domain: str, kept: DomainCalibration, found: StoredCalibration)
         "own": parameters.get(POOLED_KEY) is not True,
         "for_others": not domain and parameters.get(OTHERS_KEY, True) is not None,
         "arms": list(parameters.get(ARMS_KEY, ())),
+        "plan": parameters.get(PLAN_KEY),
         "tau_r": parameters.get(TAU_KEY, found.tau_r),
     }
 

@@ -43,12 +43,14 @@ from rttc_graph.integrations.langchain.hosted_models import whole_name
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     arms_of,
     calibrated_fingerprint,
+    plan_of,
     probability_map,
 )
 from rttc_graph.integrations.rewards.reward_settings import GraderSettings
 from rttc_graph.jobs.collect_panels import panel_asker, panel_collection
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import StoredCalibration
+from rttc_graph.run.policies import no_plan
 from rttc_graph.samples import draw_rows, read_samples
 from rttc_graph.samples.ingest import IngestProgress, ingest
 from rttc_graph.settings import PolicyName, RttcSettings
@@ -458,16 +460,37 @@ def questions_of_models(
 
 
 def gates_of(
-    config: InstallationConfig, found: Sequence[ModelRows], questions: Sequence[EvaluatedQuestion]
+    config: InstallationConfig,
+    found: Sequence[ModelRows],
+    questions: Sequence[EvaluatedQuestion],
+    *,
+    with_plans: bool = False,
 ) -> dict[tuple[str, str, str], Gate]:
-    """Return the gate that a run of each question has: by data set, policy model and row."""
+    """Return the gate that a run of each question has: by data set, policy model and row.
+
+    Args:
+        config: The installation, with its settings by domain.
+        found: Rows of each policy model, with the calibration in force.
+        questions: Questions with these rows.
+        with_plans: Whether the gates have the plans that are kept.
+
+    Raises:
+        ConfigurationError: A plan is wanted, and none is kept for a question's domain.
+    """
     calibrations = {rows.model: rows.calibration for rows in found}
+    reward_models = {rows.model: rows.reward_model for rows in found}
     settings = {domain: config.run_settings(domain) for domain in {q.domain for q in questions}}
 
     def gate(question: EvaluatedQuestion) -> Gate:
         stored, mine = calibrations[question.model], settings[question.domain]
         kept = in_order(arms_of(stored, question.domain)) if stored else ()
-        return Gate(tau_r=mine.tau_r, arms=mine.wanted_arms or kept)
+        gate = Gate(tau_r=mine.tau_r, arms=mine.wanted_arms or kept)
+        if not with_plans:
+            return gate
+        plan = plan_of(stored, question.domain) if stored else None
+        if plan is None:
+            raise no_plan(question.domain, reward_models[question.model])
+        return replace(gate, plan=plan)
 
     return {(q.data_set, q.model, q.row): gate(q) for q in questions}
 

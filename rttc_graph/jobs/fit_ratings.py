@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rttc_graph.arms import ARMS
 from rttc_graph.calibration.map_fitting import MIN_OF_EACH, FittedCalibration, Labelled, calibrate
@@ -21,7 +21,12 @@ from rttc_graph.evaluation.accuracy_plot import plot_reliability
 from rttc_graph.evaluation.reliability import ReliabilityBin, reliability
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.calibrated.answer_features import answer_features
-from rttc_graph.integrations.rewards.calibrated.calibrated_reward import ARMS_KEY, arms_of
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
+    ARMS_KEY,
+    PLAN_KEY,
+    arms_of,
+    kept_plan,
+)
 from rttc_graph.jobs.output_files import check_outputs
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import (
@@ -253,9 +258,17 @@ def _merged(
     *,
     all_domains: bool,
 ) -> dict[str, DomainCalibration]:
-    """Return the maps by domain; each domain keeps the arms that it has."""
-    chosen = {
-        domain: {ARMS_KEY: [] if before is None else list(arms_of(before, domain))}
-        for domain in {"", *judged.pairs}
-    }
+    """Return the maps by domain; each domain keeps the arms and the plan that it has."""
+    chosen = {domain: kept_beside_the_map(before, domain) for domain in {"", *judged.pairs}}
     return merged_maps(calibration, judged.pairs, chosen, before=before, all_domains=all_domains)
+
+
+def kept_beside_the_map(before: StoredCalibration | None, domain: str) -> dict[str, Any]:
+    """Return what a domain keeps of the calibration before, beside its map.
+
+    The plan is kept as it is: one that this release cannot read is not its to drop.
+    """
+    if before is None:
+        return {ARMS_KEY: []}
+    plan = kept_plan(before, domain)
+    return {ARMS_KEY: list(arms_of(before, domain)), **({PLAN_KEY: plan} if plan else {})}

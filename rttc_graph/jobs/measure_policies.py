@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rttc_graph.arms import arms_of_policies, default_arms, in_order
+from rttc_graph.arms import PLAN, arms_of_policies, default_arms, in_order
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import cross_fitted
 from rttc_graph.errors import ConfigurationError
@@ -280,7 +280,7 @@ def _of_arms(
         rows.check_threshold(config)
     has_map = any(rows.calibration for rows in found)
     questions = questions_of_models(found, scorer=wanted.scorer) if has_map else raw
-    gates = gates_of(config, found, questions)
+    gates = gates_of(config, found, questions, with_plans=PLAN in wanted.policies)
     calibrated = _calibrated(found, wanted)
     return _Measured(
         groups=grouped(questions, wanted.policies, lambda q: gates[q.data_set, q.model, q.row]),
@@ -298,7 +298,10 @@ def _cross_fitted(
         pair
         for rows in found
         for pair in cross_fitted(
-            [q for q in raw if q.model == rows.model], wanted.aim, by_features=wanted.by_features
+            [q for q in raw if q.model == rows.model],
+            wanted.aim,
+            by_features=wanted.by_features,
+            with_plans=PLAN in wanted.policies,
         )
     ]
     questions = [question for question, _ in fitted]

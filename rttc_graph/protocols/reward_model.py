@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
-from rttc_graph.state import Arm, Candidate, ChatTurn, Sample
+from rttc_graph.state import Arm, Candidate, ChatTurn, Plan, Sample
 
 
 class OtherAnswer(TypedDict):
@@ -94,6 +94,14 @@ class RewardModel(PlainRewardModel, Protocol):
             RewardModelError: The calibration could not be loaded.
         """
         return ()
+
+    async def chosen_plan(self) -> Plan | None:
+        """Return the plan that calibration has chosen; `None` where it has chosen none.
+
+        Raises:
+            RewardModelError: The calibration could not be loaded.
+        """
+        return None
 
     def within(self, *, tenant: str, domain: str | None) -> RewardModel:
         """Return the judge for the questions of a tenant in a domain; `None` is all domains."""
@@ -196,6 +204,11 @@ class _Completed(RewardModel):
         stated = getattr(self._plain, "chosen_arms", None)
         arms: tuple[str, ...] = () if stated is None else await stated()
         return arms
+
+    async def chosen_plan(self) -> Plan | None:
+        stated = getattr(self._plain, "chosen_plan", None)
+        plan: Plan | None = None if stated is None else await stated()
+        return plan
 
     def within(self, *, tenant: str, domain: str | None) -> RewardModel:
         scoped = getattr(self._plain, "within", None)

@@ -390,6 +390,28 @@ def check_listed_and_undone(
     assert call_json(capsys, *other)["reward"] == raw
 
 
+def check_plans(
+    capsys: pytest.CaptureFixture[str], found: Any, ask: Sequence[str], rejudge: Sequence[str]
+) -> None:
+    """Look at the plan that was saved, run it, and measure it in both ways."""
+    plan = found["plans"][""]["plan"]
+    assert plan["bins"] == [{"arms": [], "tau_r": 0.0}]  # of rewards that tell nothing
+    assert found["plan_curve"][0]["seconds"] > 0
+    result = call_json(capsys, *ask, "--json")
+    assert [c["arm"] for c in result["candidates"]] == [plan["first"]]
+    [decided] = [e["detail"] for e in result["ledger"] if e["event"] == "decided"]
+    assert decided["reason"].startswith("the only bin of the plan")
+    [kept] = call_json(capsys, "calibrate", "--list", "--json")
+    assert [one["plan"] for one in kept["domains"]] == [plan]
+    assert main(["calibrate", "--list"]) == 0
+    assert f"{plan['first']}, then stop" in " ".join(capsys.readouterr().out.split())
+    policies = ("--policies", "plan,cascade")
+    by_kept = call_json(capsys, *rejudge, *policies)["policies"]["plan"]
+    assert by_kept["arms"] == {plan["first"]: 18}
+    fair = call_json(capsys, *rejudge, *policies, "--cross-fit", "--target-cost", "1000")
+    assert fair["policies"]["plan"]["against_cascade"] is not None
+
+
 def test_a_calibration_is_fitted_kept_and_used(
     questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,6 +426,11 @@ def test_a_calibration_is_fitted_kept_and_used(
         if row["kind"] == "answer" and number % 4 == 1:
             row["reference"] = row["candidates"][0]["answer"] or "nothing"
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    plan = ("ask", "what is 7 plus 8", "--domain", "sums", "--policy", "plan")
+    code, line = complaint(capsys, *plan)
+    assert code == 2
+    assert "no plan is kept for the domain 'sums'" in line
 
     given = ["calibrate", *records, "--scorer", "exact", "--target-cost", "1000"]
     read.clear()
@@ -433,6 +460,7 @@ def test_a_calibration_is_fitted_kept_and_used(
     monkeypatch.setenv("RTTC_TAU_R_OF", found["tau_r_of"])
     assert 0 < call_json(capsys, *ask)["reward"] < 1
     monkeypatch.delenv("RTTC_TAU_R_OF")
+    check_plans(capsys, found, plan, rejudge)
     check_listed_and_undone(capsys, found, given)
     monkeypatch.setenv("RTTC_TAU_R_OF", found["fingerprint"])  # of the raw scores
     code, line = complaint(capsys, *ask)
@@ -761,4 +789,4 @@ def test_a_map_is_fitted_to_rated_runs(solved: Path, capsys: pytest.CaptureFixtu
     assert main(["calibrate", "--from-ledger"]) == 0
     shown = capsys.readouterr().out
     assert "20 rated answers, 10 right and 10 wrong" in shown
-    assert "τr and arms are as they were" in shown
+    assert "τr, arms and plans are as they were" in shown

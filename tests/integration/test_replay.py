@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from postgres_fixtures import NumberEmbedder
 
-from rttc_graph.arms import PLANS, cascade_arms
+from rttc_graph.arms import MULTI_ARM, cascade_arms
 from rttc_graph.evaluation.collect import Collection, DataSet, collect
 from rttc_graph.evaluation.evaluation_rows import RowLog
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, evaluated_questions
@@ -27,8 +27,8 @@ from rttc_graph.state import Arm
 from rttc_graph.testing import MemoryKnowledgeBase
 
 RUNS: list[tuple[PolicyName, tuple[Arm, ...]]] = [
-    *((policy, ("direct", "rag", "ttt")) for policy in (*PLANS, *cascade_arms())),
-    *((plan, arms) for plan in PLANS for arms in ((), ("rag", "ttt"), ("nearest", "direct"))),
+    *((policy, ("direct", "rag", "ttt")) for policy in (*MULTI_ARM, *cascade_arms())),
+    *((plan, arms) for plan in MULTI_ARM for arms in ((), ("rag", "ttt"), ("nearest", "direct"))),
 ]
 SETTINGS = RttcSettings(max_new_tokens=4, k=2, ttt_min_steps=2, ttt_rank=2, use_cache=False)
 QUESTIONS = [NewSample(question=f"double of {n}", answer="x", domain="sums") for n in (3, 11, 42)]
@@ -125,7 +125,7 @@ async def test_a_replay_knows_that_nothing_is_accepted_far_from_all_samples(
     questions, settings = await collected(graph, tmp_path, min_similarity=limit)
     outcomes: list[tuple[bool, tuple[Arm, ...]]] = []
     for question, row in zip(questions, QUESTIONS, strict=True):
-        for policy in (*PLANS, "rag", "direct"):
+        for policy in (*MULTI_ARM, "rag", "direct"):
             for arms in ((), ("direct", "nearest", "rag")):
                 chosen = settings.model_copy(update={"policy": policy, "arms": arms, "tau_r": 0.0})
                 real = await ask(graph, row.question, domain="sums", settings=chosen)

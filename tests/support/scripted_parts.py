@@ -28,7 +28,7 @@ from rttc_graph.protocols import (
     Vector,
 )
 from rttc_graph.settings import RttcSettings, SamplesChoice, TttSettings
-from rttc_graph.state import Arm, Candidate, ChatTurn, Sample
+from rttc_graph.state import Arm, Candidate, ChatTurn, Plan, Sample
 
 
 async def take(seconds: float) -> None:
@@ -123,9 +123,15 @@ class ScriptedRewardModel(RewardModel):
     sees_evidence: bool = False  # pyright: ignore[reportIncompatibleMethodOverride]
     name: str = "scripted"  # pyright: ignore[reportIncompatibleMethodOverride]
     digest: str = "scripted"
+    plan: Plan | Exception | None = None
 
     async def fingerprint(self) -> str:
         return self.digest
+
+    async def chosen_plan(self) -> Plan | None:
+        if isinstance(self.plan, Exception):
+            raise self.plan
+        return self.plan
 
     async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
         self.queries.append(query)

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from rttc_graph import ConfigurationError, RttcParts
 from rttc_graph.arms import (
     ARMS,
-    PLANS,
+    MULTI_ARM,
     ArmNode,
     ArmRecord,
     ArmTable,
@@ -27,7 +27,7 @@ from rttc_graph.arms import (
     policy_names,
 )
 from rttc_graph.evaluation.evaluation_rows import Judgement, RowLog
-from rttc_graph.run.policies import PLAN_POLICIES
+from rttc_graph.run.policies import MULTI_ARM_POLICIES
 from rttc_graph.settings import RttcSettings, SamplesChoice
 from rttc_graph.state import RttcState
 
@@ -100,8 +100,8 @@ def test_a_node_is_made_of_parts_that_its_attempt_has_or_can_do_without(
     assert set(attempt.node.then) <= set(decision_names())
 
 
-def test_every_plan_has_a_policy() -> None:
-    assert set(PLAN_POLICIES) == set(PLANS)
+def test_every_policy_of_several_arms_is_made() -> None:
+    assert set(MULTI_ARM_POLICIES) == set(MULTI_ARM)
 
 
 def test_an_evaluation_runs_the_arms_of_its_policies_and_no_others() -> None:
@@ -118,7 +118,7 @@ def test_schemas_show_the_known_names_and_others_are_refused() -> None:
     state = TypeAdapter(RttcState).json_schema()["properties"]
     assert state["attempt"]["enum"] == list(ARMS.attempts)
     assert state["decision"]["enum"] == list(decision_names())
-    with pytest.raises(ValidationError, match=r"'compare', 'nearest', .* or 'mcts'"):
+    with pytest.raises(ValidationError, match=r"'compare', 'plan', 'nearest', .* or 'mcts'"):
         TypeAdapter(PolicyName).validate_python("best")
 
 

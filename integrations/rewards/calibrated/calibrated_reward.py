@@ -17,6 +17,7 @@ from rttc_graph.integrations.rewards.calibrated.answer_features import (
     answer_features,
 )
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
+from rttc_graph.integrations.rewards.calibrated.stored_plan import read_plan
 from rttc_graph.protocols import (
     CalibrationStore,
     PlainRewardModel,
@@ -25,6 +26,7 @@ from rttc_graph.protocols import (
     StoredCalibration,
     as_reward_model,
 )
+from rttc_graph.state import Plan
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,6 +36,10 @@ restart."""
 
 ARMS_KEY = "arms"
 """Key in a domain's parameters: the arms that `rttc calibrate` has chosen for it."""
+
+PLAN_KEY = "plan"
+"""Key in a domain's parameters: the plan by difficulty (`rttc_graph.state.Plan`) that
+`rttc calibrate` has chosen for it; releases before it go by the arms."""
 
 TAU_KEY = "tau_r"
 """Key in a domain's parameters: the τr that was proposed when its map was fitted."""
@@ -82,6 +88,9 @@ class _DomainMap:
     """Chosen arms; older calibrations have none."""
     is_pooled: bool = False
     by_features: FeatureMap | None = None
+    plan: object = None
+    """Plan as it is kept; read when a run asks for it, so that one which this release cannot read
+    is in the way of no other policy."""
 
     def __call__(self, score: float, features: AnswerFeatures | None) -> float:
         """Return P(right)."""
@@ -108,6 +117,7 @@ class _DomainMap:
             tuple(map(str, parameters.get(ARMS_KEY, ()))),
             parameters.get(POOLED_KEY) is True,
             None if features is None else FeatureMap.from_json(features),
+            parameters.get(PLAN_KEY),
         )
 
 
@@ -127,6 +137,11 @@ class _Maps:
         if found is None:
             return ()
         return found.arms or (self.others.arms if self.others else ())
+
+    def kept_plan(self, domain: str | None) -> object:
+        """Return the plan that was chosen for a domain, as it is kept; `None` where none was."""
+        found = self._map_of(domain)
+        return None if found is None else found.plan
 
     def is_own(self, domain: str | None) -> bool:
         """Tell whether a domain has a map that was fitted on its own answers."""
@@ -159,6 +174,23 @@ def arms_of(stored: StoredCalibration, domain: str | None) -> tuple[str, ...]:
         ConfigurationError: It cannot be read.
     """
     return _read(stored).arms_of(domain)
+
+
+def plan_of(stored: StoredCalibration, domain: str | None) -> Plan | None:
+    """Return the plan that a calibration has chosen for a domain; `None` where it has none.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    return read_plan(kept_plan(stored, domain))
+
+
+def kept_plan(stored: StoredCalibration, domain: str | None) -> object:
+    """Return the plan that a calibration has chosen for a domain, as it is kept.
+
+    It may be one that this release cannot read; `None` where there is none.
+    """
+    return _read(stored).kept_plan(domain)
 
 
 def calibrated_fingerprint(stored: StoredCalibration) -> str:
@@ -310,6 +342,10 @@ class _Within(RewardModel):
     async def chosen_arms(self) -> tuple[str, ...]:
         maps = await self._calibrated.maps(self._tenant)
         return () if maps is None else maps.arms_of(self._domain)
+
+    async def chosen_plan(self) -> Plan | None:
+        maps = await self._calibrated.maps(self._tenant)
+        return None if maps is None else read_plan(maps.kept_plan(self._domain))
 
 
 def _features_of(request: RewardRequest) -> AnswerFeatures:

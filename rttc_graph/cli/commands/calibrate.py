@@ -15,6 +15,7 @@ from rttc_graph.calibration.map_fitting import FittedCalibration, FittedMap
 from rttc_graph.calibration.proposal import Proposal
 from rttc_graph.cli.calibration_table import list_calibrations, named, undo
 from rttc_graph.cli.command_context import command_context
+from rttc_graph.cli.plan_table import plans_as_json, print_plans
 from rttc_graph.cli.screen import (
     GOES_ON,
     AsJson,
@@ -74,7 +75,7 @@ FromLedger = Annotated[
     typer.Option(
         "--from-ledger",
         help="Fit the map to the answers that people rated (rttc rate, POST /v1/feedback), not to "
-        "questions of a file; τr and arms stay as they are.",
+        "questions of a file; τr, arms and plans stay as they are.",
     ),
 ]
 Listed = Annotated[
@@ -223,6 +224,7 @@ def _show(proposal: Proposal, rows: ModelRows) -> None:
             for point in overview(proposal.points, proposal.chosen, proposal.aim)
         ],
     )
+    print_plans(proposal)
 
 
 def _show_maps(calibration: FittedCalibration) -> None:
@@ -263,8 +265,8 @@ def _show_ratings(found: FoundMap, *, saved: bool) -> None:
     print_table(["P(right) said", "found", "answers"], found.bins)
     out.print(Text(f"plot: {found.plot}"))
     out.print(
-        "τr and arms are as they were: only the answer that was returned is rated, not those of "
-        "other arms; rttc calibrate FILE chooses them"
+        "τr, arms and plans are as they were: only the answer that was returned is rated, not "
+        "those of other arms; rttc calibrate FILE chooses them, and fits plans to the new map"
     )
     if not saved:
         out.print("not kept: add --save to use it")
@@ -328,7 +330,10 @@ def _say_how(stored: StoredCalibration, proposal: Proposal, *, saved: bool) -> N
     if others:
         out.print(Text(f"as they were: {named(others)}; τr is for the domains above"))
     lines = f'tau_r = {stored.tau_r:g}\ntau_r_of = "{fingerprint}"'
-    out.print(Text(f"kept for {stored.aim}, the arms with it; put into rttc.toml:\n\n{lines}\n"))
+    out.print(
+        Text(f"kept for {stored.aim}, arms and plans with it; put into rttc.toml:\n\n{lines}\n")
+    )
+    out.print('the plan is used with policy = "plan" (rttc ask --policy plan)')
 
 
 def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> dict[str, Any]:
@@ -336,7 +341,8 @@ def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> d
     return {
         "reward_model": stored.reward_model,
         "fingerprint": stored.fingerprint,
-        **asdict(proposal.chosen.gate),
+        "tau_r": proposal.chosen.gate.tau_r,
+        "arms": proposal.chosen.gate.arms,
         "tau_r_of": calibrated_fingerprint(stored),
         "aim": stored.aim,
         "saved": saved,
@@ -346,10 +352,13 @@ def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> d
             for domain, found in maps.items()
         },
         "points": [_flat(point) for point in proposal.points],
+        **plans_as_json(proposal),
     }
 
 
 def _flat(point: GatePoint) -> dict[str, Any]:
     values: dict[str, Any] = {**asdict(point), "accuracy": point.accuracy}
-    del values["rights"]
+    for name in ("rights", "costs"):
+        del values[name]
+    del values["gate"]["plan"]
     return {**values.pop("gate"), **values}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from rttc_graph.arms import PLANS, cascade_arms, policy_names
+from rttc_graph.arms import cascade_arms, policy_names
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.cli.command_context import command_context
 from rttc_graph.cli.policy_table import print_group, print_panels, print_verdicts
@@ -41,7 +41,7 @@ from rttc_graph.jobs.measure_policies import Evaluation, EvaluationWanted, evalu
 from rttc_graph.settings import PolicyName
 from rttc_graph.support.identity import unknown_name
 
-_POLICIES = ",".join((*cascade_arms(), *reversed(PLANS)))
+_POLICIES = ",".join((*cascade_arms(), "compare", "cascade"))
 
 Paths = Annotated[
     list[str] | None,
