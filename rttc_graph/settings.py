@@ -158,8 +158,8 @@ class RttcSettings(BaseModel):
     policy: PolicyName = Field(
         default="cascade",
         description="Which arm comes next: cascade (from cheap to dear, stop at τr), compare (RAG "
-        "and TTT, the better one, unless a cheaper answer reaches τr), plan (by difficulty, as rttc "
-        "calibrate has kept it for the domain), or always the one named.",
+        "and TTT, the better one, unless a cheaper answer reaches τr), plan (by difficulty, as "
+        "rttc calibrate has kept it for the domain), or always the one named.",
         json_schema_extra=_on("reward_judge"),
     )
     arms: tuple[Arm, ...] = Field(

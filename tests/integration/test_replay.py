@@ -23,7 +23,7 @@ from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import NewSample
 from rttc_graph.settings import PolicyName, RttcSettings
-from rttc_graph.state import Arm
+from rttc_graph.state import Arm, Plan
 from rttc_graph.testing import MemoryKnowledgeBase
 
 RUNS: list[tuple[PolicyName, tuple[Arm, ...]]] = [
@@ -31,7 +31,25 @@ RUNS: list[tuple[PolicyName, tuple[Arm, ...]]] = [
     *((plan, arms) for plan in MULTI_ARM for arms in ((), ("rag", "ttt"), ("nearest", "direct"))),
 ]
 SETTINGS = RttcSettings(max_new_tokens=4, k=2, ttt_min_steps=2, ttt_rank=2, use_cache=False)
+PLAN: Plan = {
+    "first": "direct",
+    "edges": [0.01, 0.02],
+    "bins": [
+        {"arms": ["rag", "ttt"], "tau_r": 1.0},
+        {"arms": ["ttt"], "tau_r": 1.0},
+        {"arms": [], "tau_r": 0.0},
+    ],
+}
 QUESTIONS = [NewSample(question=f"double of {n}", answer="x", domain="sums") for n in (3, 11, 42)]
+
+
+class Planning(SelfConfidence):
+    """Confidence of the model, with a plan as calibration keeps one."""
+
+    plan: Plan = PLAN
+
+    async def chosen_plan(self) -> Plan:
+        return self.plan
 
 
 @pytest.fixture
@@ -45,7 +63,7 @@ async def graph(tiny_engine: LocalEngine) -> RttcGraph:
     await base.ingest(solved, vectors, tenant="default")
     return create_rttc_graph(
         policy_model=TransformersPolicyModel(tiny_engine),
-        reward_model=SelfConfidence(),
+        reward_model=Planning(),
         embedder=embedder,
         knowledge_base=base,
         trainer=LoraTrainer(tiny_engine),
@@ -85,9 +103,12 @@ def thresholds(questions: Sequence[EvaluatedQuestion]) -> list[float]:
 
 
 async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
-    graph: RttcGraph, tmp_path: Path
+    graph: RttcGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     questions, _ = await collected(graph, tmp_path)
+    plain = sorted(q.arms["direct"].reward or 0.0 for q in questions)
+    plan: Plan = {**PLAN, "edges": [(a + b) / 2 for a, b in pairwise(plain)]}  # a bin for each
+    monkeypatch.setattr(Planning, "plan", plan)
     assert len(thresholds(questions)) == 13
     ends = set[tuple[Arm, ...]]()
     for question, row in zip(questions, QUESTIONS, strict=True):
@@ -97,7 +118,7 @@ async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
                     update={"policy": policy, "arms": arms, "tau_r": tau_r}
                 )
                 real = await ask(graph, row.question, domain="sums", settings=chosen)
-                found = replay(question.arms, policy, Gate(tau_r=tau_r, arms=arms))
+                found = replay(question.arms, policy, Gate(tau_r=tau_r, arms=arms, plan=plan))
                 assert found.ran == tuple(c["arm"] for c in real["candidates"])
                 assert list(found.shares) == [real["arm"]]
                 # What is drafted changes a log-probability's last bits.
@@ -111,6 +132,7 @@ async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
                 ends.add(found.ran)
     assert {("direct",), ("direct", "rag"), ("direct", "rag", "ttt")} <= ends
     assert {("nearest",), ("nearest", "direct"), ("nearest", "rag", "ttt")} <= ends
+    assert ("direct", "ttt") in ends  # by the plan alone
 
 
 async def test_a_replay_knows_that_nothing_is_accepted_far_from_all_samples(
@@ -129,7 +151,7 @@ async def test_a_replay_knows_that_nothing_is_accepted_far_from_all_samples(
             for arms in ((), ("direct", "nearest", "rag")):
                 chosen = settings.model_copy(update={"policy": policy, "arms": arms, "tau_r": 0.0})
                 real = await ask(graph, row.question, domain="sums", settings=chosen)
-                found = replay(question.arms, policy, Gate(tau_r=0.0, arms=arms))
+                found = replay(question.arms, policy, Gate(tau_r=0.0, arms=arms, plan=PLAN))
                 assert found.ran == tuple(c["arm"] for c in real["candidates"])
                 assert found.answers == real["accepted"]
                 assert found.false_accept == real["accepted"]  # no answer is right here
