@@ -28,7 +28,11 @@ from rttc_graph.testing import MemoryKnowledgeBase
 
 RUNS: list[tuple[PolicyName, tuple[Arm, ...]]] = [
     *((policy, ("direct", "rag", "ttt")) for policy in (*MULTI_ARM, *cascade_arms())),
-    *((plan, arms) for plan in MULTI_ARM for arms in ((), ("rag", "ttt"), ("nearest", "direct"))),
+    *(
+        (policy, arms)
+        for policy in ("cascade", "compare")  # a plan has arms of its own
+        for arms in ((), ("rag", "ttt"), ("nearest", "direct"))
+    ),
 ]
 SETTINGS = RttcSettings(max_new_tokens=4, k=2, ttt_min_steps=2, ttt_rank=2, use_cache=False)
 PLAN: Plan = {

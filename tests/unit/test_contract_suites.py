@@ -13,7 +13,7 @@ from typing_extensions import get_protocol_members, is_protocol
 
 from rttc_graph import ConfigurationError, protocols, testing
 
-DEFAULTS = frozenset({"chosen_arms", "is_calibrated", "sees_evidence", "within"})
+DEFAULTS = frozenset({"chosen_arms", "chosen_plan", "is_calibrated", "sees_evidence", "within"})
 """Members that an implementation may inherit from its protocol."""
 
 ONLY_COMPLETED = {
