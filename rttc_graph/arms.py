@@ -449,16 +449,18 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in ARMS if name in wanted)
 
 
-def arms_of_policies(policies: Iterable[str], plan_arms: Iterable[str] = ()) -> tuple[str, ...]:
+def arms_of_policies(policies: Iterable[str], tried_arms: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the arms whose rows an evaluation needs, and no others.
 
     Args:
         policies: What is measured. One that is named after an arm needs that arm.
-        plan_arms: Arms that `cascade` and `compare` try; by default all that they may. The plain
+        tried_arms: Arms that policies of several arms try; by default all that they may. The plain
             model answers for them where there are no samples.
     """
     named = set(policies)
-    tried = {*(plan_arms or cascade_arms()), PLAIN} if named.intersection(PLANS) else set[str]()
+    tried = (
+        {*(tried_arms or cascade_arms()), PLAIN} if named.intersection(MULTI_ARM) else set[str]()
+    )
     return in_order({*named, *tried})
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rttc_graph.integrations.ray_serve.handle_calls import HandleCalls
 from rttc_graph.integrations.ray_serve.replicas import RewardFacts, Scope
 from rttc_graph.protocols import RewardModel, RewardRequest, Work, note_work
+from rttc_graph.state import Plan
 
 __all__ = ("RayRewardModel",)
 
@@ -44,6 +45,11 @@ class RayRewardModel(RewardModel):
     async def chosen_arms(self) -> tuple[str, ...]:
         """Return the arms that calibration has chosen to try."""
         found: tuple[str, ...] = await self.calls.call("chosen_arms", self.scope)
+        return found
+
+    async def chosen_plan(self) -> Plan | None:
+        """Return the plan that calibration has chosen; `None` where it has chosen none."""
+        found: Plan | None = await self.calls.call("chosen_plan", self.scope)
         return found
 
     async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:

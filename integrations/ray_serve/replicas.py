@@ -39,7 +39,7 @@ from rttc_graph.protocols import (
     parameters_of,
 )
 from rttc_graph.settings import TttSettings
-from rttc_graph.state import ChatTurn
+from rttc_graph.state import ChatTurn, Plan
 
 __all__ = (
     "AdapterStore",
@@ -325,6 +325,10 @@ class RewardReplica:
     async def chosen_arms(self, scope: Scope | None) -> tuple[str, ...]:
         """Return the arms that calibration has chosen to try."""
         return await self._for(scope).chosen_arms()
+
+    async def chosen_plan(self, scope: Scope | None) -> Plan | None:
+        """Return the plan that calibration has chosen; `None` where it has chosen none."""
+        return await self._for(scope).chosen_plan()
 
     async def score(
         self, scope: Scope | None, query: str, candidates: Sequence[RewardRequest]

@@ -193,7 +193,7 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
             samples=samples,
             models=wanted.models,
             domain=wanted.domain,
-            arms=arms_of_policies(wanted.policies, _plan_arms(config, wanted)),
+            arms=arms_of_policies(wanted.policies, _tried_arms(config, wanted)),
             panel_size=recorded_size(config, wanted.panels),
             draws=wanted.draws,
             scorer=wanted.scorer,
@@ -220,10 +220,10 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
     )
 
 
-def _plan_arms(config: InstallationConfig, wanted: EvaluationWanted) -> tuple[Arm, ...]:
-    """Return the arms that plans try, in any domain; empty where all are open to them."""
+def _tried_arms(config: InstallationConfig, wanted: EvaluationWanted) -> tuple[Arm, ...]:
+    """Return the arms that policies of several arms try; empty where all are open to them."""
     listed = [config.run_settings(domain).wanted_arms for domain in (None, *config.domains)]
-    if wanted.cross_fit or not all(listed):
+    if wanted.cross_fit or PLAN in wanted.policies or not all(listed):
         return ()  # a calibration chooses among all
     return in_order({arm for arms in listed for arm in arms})
 
