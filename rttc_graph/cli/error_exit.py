@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from typing import Any
 from typer.exceptions import Abort, TyperException
 
 from rttc_graph.errors import ConfigurationError, RttcError
+from rttc_graph.support.identity import meant_name
 from rttc_graph.support.others_words import without_keys
 
 EXIT_FAILED = 1
@@ -71,13 +73,28 @@ def _flag_of_the_root(error: TyperException) -> str | None:
     return str(flag) if flag in known else None
 
 
+def _with_suggestion(message: str) -> str:
+    """Return Typer's words about a flag; where it takes one of some names, with the likeliest."""
+    plain = message.replace(": Value error, ", ": ")
+    found = _CHOICE.search(plain)
+    if found is None or "did you mean" in plain:
+        return plain
+    meant = meant_name(found["given"], _NAME.findall(found["names"]))
+    return plain if meant is None else f"{plain.rstrip('.')}; did you mean {meant!r}?"
+
+
+_NAME = re.compile(r"'([^']*)'")
+_CHOICE = re.compile(r"'(?P<given>[^']*)' is not one of (?P<names>'[^']*'(?:, '[^']*')*)")
+"""Words of Typer for a flag that takes one of some names."""
+
+
 def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, TyperException):
         message = " ".join(error.format_message().split())
         if (flag := _flag_of_the_root(error)) is not None:
             command = " ".join(_command(error).split()[1:])
             return EXIT_MISUSE, f"{flag} goes before the command: rttc {flag} … {command} …"
-        return EXIT_MISUSE, f"{message} (see {_command(error)} --help)"
+        return EXIT_MISUSE, f"{_with_suggestion(message)} (see {_command(error)} --help)"
     if isinstance(error, ConfigurationError):
         return EXIT_MISUSE, " ".join(str(error).split())
     if isinstance(error, RttcError):

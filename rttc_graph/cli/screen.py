@@ -86,9 +86,19 @@ def write_json(value: object, json_out: str | None) -> bool:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask on stderr before something is lost; without a yes, also at the end of input, abort."""
-    if not yes:
-        typer.confirm(question, abort=True, err=True)
+    """Ask on stderr before something is lost; without a yes, also at the end of input, end."""
+    if yes or _says_yes(question):
+        return
+    err.print("nothing was done; --yes does it without asking")
+    raise typer.Exit(1)
+
+
+def _says_yes(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C, or the end of the input
+        err.print()
+        return False
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -535,6 +535,11 @@ def test_stats_add_up_what_was_asked(solved: Path, capsys: pytest.CaptureFixture
         pytest.param(
             ["ask", "q", "--policy", "nearst"], "did you mean 'nearest'", id="misspelt-policy"
         ),
+        pytest.param(
+            ["ask", "q", "--below", "declin"],
+            "'--below': 'declin' is not one of 'answer', 'decline'; did you mean 'decline'?",
+            id="misspelt-choice",
+        ),
         pytest.param(["ask", "q", "--arms", "rga"], "did you mean 'rag'", id="misspelt-arm"),
         pytest.param(
             ["eval", "q", "--policies", "nearst"], "did you mean 'nearest'", id="misspelt-policies"

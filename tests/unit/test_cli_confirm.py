@@ -29,3 +29,5 @@ def test_nothing_is_opened_without_a_yes(
     result = CliRunner().invoke(app, words, input=said)
     assert result.exit_code == 1
     assert "[y/N]" in result.output
+    assert "nothing was done; --yes does it without asking" in result.output
+    assert "interrupted" not in result.output
