@@ -38,6 +38,9 @@ mypy: $(VENV)/.dev
 pyright: $(VENV)/.dev
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+# Containers often set it; then every process that a test starts compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Four processes also on two cores: a third of the time goes into waiting for servers and children.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 

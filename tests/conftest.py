@@ -20,6 +20,7 @@ os.environ.update(
     LANGCHAIN_TRACING_V2="false",
     LANGSMITH_TRACING="false",
     TOKENIZERS_PARALLELISM="false",
+    TORCHDYNAMO_DISABLE="1",  # or bitsandbytes, which peft imports, imports the whole compiler
     TRANSFORMERS_OFFLINE="1",
 )
 # Read once, when torch is imported: sums in one order, and no more threads than the machine has.

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from installations import described_installation
 from langgraph_sdk.client import SyncLangGraphClient
-from langgraph_server import ServedGraphs
+from langgraph_server import RestartingServer, ServedGraphs
 from postgres_fixtures import cloned
 
 from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
@@ -55,9 +55,15 @@ def served(
 
 
 @pytest.fixture(scope="module")
-def client(served: ServedGraphs) -> Iterator[SyncLangGraphClient]:
-    with served.running() as found:
-        yield found
+def server(served: ServedGraphs) -> Iterator[RestartingServer]:
+    found = served.restarting()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def client(server: RestartingServer) -> SyncLangGraphClient:
+    return server.client
 
 
 def new_thread(client: SyncLangGraphClient) -> str:
@@ -220,11 +226,9 @@ def test_twenty_threads_at_once_keep_apart(client: SyncLangGraphClient) -> None:
         assert arms(state) == ["rag"]
 
 
-def test_threads_survive_a_restart(served: ServedGraphs, tmp_path: Path) -> None:
-    again = ServedGraphs(folder=tmp_path, env=served.env)
-    with again.running() as client:
-        thread = new_thread(client)
-        first = ask(client, thread, context={"policy": "direct"})
-    with again.running() as client:
-        assert state_of(client, thread)["answer"] == first["answer"]
-        assert arms(ask(client, thread, context={"policy": "rag"})) == ["rag"]
+def test_threads_survive_a_restart(server: RestartingServer) -> None:
+    thread = new_thread(server.client)
+    first = ask(server.client, thread, context={"policy": "direct"})
+    client = server.restart()
+    assert state_of(client, thread)["answer"] == first["answer"]
+    assert arms(ask(client, thread, context={"policy": "rag"})) == ["rag"]

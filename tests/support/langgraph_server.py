@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,10 @@ class ServedGraphs:
 
     folder: Path
     env: Mapping[str, str]
+
+    def restarting(self) -> RestartingServer:
+        """Return a server, started, that can be stopped and started again."""
+        return RestartingServer(self)
 
     @contextmanager
     def running(self) -> Generator[SyncLangGraphClient]:
@@ -53,6 +57,25 @@ class ServedGraphs:
                     yield client
             finally:
                 server.send_signal(signal.SIGINT)
+
+
+class RestartingServer:
+    """A server that tests share, and that one of them starts anew."""
+
+    def __init__(self, served: ServedGraphs) -> None:
+        self._served = served
+        self._running = ExitStack()
+        self.client = self._running.enter_context(served.running())
+
+    def restart(self) -> SyncLangGraphClient:
+        """Stop the server, start it from what it kept, and return the new client."""
+        self.stop()
+        self.client = self._running.enter_context(self._served.running())
+        return self.client
+
+    def stop(self) -> None:
+        """Stop the server and wait for its end."""
+        self._running.close()
 
 
 def _free_port() -> int:
