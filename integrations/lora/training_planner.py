@@ -96,4 +96,5 @@ class TrainingPlanner:
             free_bytes=free,
             recompute=self.recompute,
             device=model.device.type,
+            dtype=model.dtype,
         )

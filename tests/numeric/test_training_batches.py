@@ -74,6 +74,15 @@ def test_how_much_is_shared(rows: list[tuple[tuple[int, ...], int]], expected: i
     assert batch.prefix.shape == (1, expected)
 
 
+def test_a_pass_of_two_bytes_a_number_takes_less(model: AdaptedModel) -> None:
+    whole, half = (
+        StepLimits.from_layout(model.layout, vocabulary=300, max_bytes=1.0, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert 2 < whole.token_bytes / half.token_bytes < 4
+    assert whole.answer_bytes == half.answer_bytes  # logits are float32
+
+
 @pytest.mark.parametrize(
     ("recompute", "free", "expected"),
     [
