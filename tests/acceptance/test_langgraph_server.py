@@ -15,6 +15,7 @@ from langgraph_sdk.client import SyncLangGraphClient
 from langgraph_server import RestartingServer, ServedGraphs
 from postgres_fixtures import cloned
 
+from rttc_graph.cli.app import main
 from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
     CacheStats,
     PostgresQueryStateCache,
@@ -50,7 +51,10 @@ def served(
     env = described_installation(folder, dsn, tiny_model_path, tiny_embedder_path)
     solved = folder / "solved.jsonl"
     solved.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    env.run_rttc("kb", "ingest", str(solved))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.described.items():
+            patch.setenv(name, value)
+        assert main(["kb", "ingest", str(solved), "--json"]) == 0
     return ServedGraphs(folder=folder, env=env.variables)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,15 +29,6 @@ class Installation:
     def variables(self) -> dict[str, str]:
         """The whole environment of a process that uses the installation."""
         return {**os.environ, **self.described}
-
-    def run_rttc(self, *arguments: str) -> str:
-        """Run a command in a process of its own and return what it printed."""
-        command = [sys.executable, "-m", "rttc_graph", *arguments]
-        done = subprocess.run(
-            command, env=self.variables, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 def described_installation(folder: Path, dsn: str, model: Path, embedder: Path) -> Installation:
