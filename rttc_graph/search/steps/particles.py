@@ -25,7 +25,7 @@ class Particles:
             seed = f"particles {panel.seed}:{len(panel.tree)}"
             return resampled_widths(shares, panel.left, seed=seed, widest=panel.widest)
 
-        return shared_out(panel, widths, of="particles")
+        return shared_out(panel, widths)
 
     def choose(self, panel: Panel) -> Choice:
         """Return the best-judged answer whose votes have the most weight."""

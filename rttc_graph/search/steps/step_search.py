@@ -54,9 +54,7 @@ def widened(panel: Panel, places: Sequence[int], widths: Sequence[int], *, reaso
     )
 
 
-def shared_out(
-    panel: Panel, widths: Callable[[list[float | None]], list[int]], *, of: str = "steps"
-) -> Proposal:
+def shared_out(panel: Panel, widths: Callable[[list[float | None]], list[int]]) -> Proposal:
     """Return the next round of a search that goes on from all of its live steps at once.
 
     The first round has as many first steps as answers are wanted.
@@ -64,20 +62,19 @@ def shared_out(
     Args:
         panel: The panel.
         widths: How many steps follow each of the live ones, told by their probabilities.
-        of: What the steps are called in the reason.
     """
     if (end := ended(panel)) is not None:
         return end
     if not panel.tree:
         return Proposal(
-            expansions=first_steps(panel, panel.left), reason=f"the first {panel.left} {of}"
+            expansions=first_steps(panel, panel.left), reason=f"the first {panel.left} steps"
         )
     live = StepTree(panel.tree).frontier()
     if not live:
         return Proposal(reason="every answer has ended")
     found = widths([panel.tree[place]["p"] for place in live])
     kept = sum(width > 0 for width in found)
-    return widened(panel, live, found, reason=f"goes on from {kept} of {len(live)} {of}")
+    return widened(panel, live, found, reason=f"goes on from {kept} of {len(live)} steps")
 
 
 def vote_of_paths(panel: Panel) -> Choice:

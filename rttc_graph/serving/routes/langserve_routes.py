@@ -261,15 +261,20 @@ _TITLES = {
 }
 """Titles that are not the name in words; the playground writes them in capitals, so without τ."""
 
-_WORDS = {"ttt": "Training:", "search": "Panel:", "rag": "RAG", "flops": "operations"}
-"""Words of our settings' names, as people say them."""
+_WORDS = {
+    " ttt ": " Training: ",
+    " search ": " Panel: ",
+    " rag ": " RAG ",
+    " flops ": " operations ",
+}
+"""Words of our settings' names, as people say them, with the spaces around them."""
 
 
 def _title(name: str) -> str:
     """Return the title of a field of the playground's form: a setting's name in words."""
     words = f" {name.replace('_', ' ')} "
     for ours, theirs in _WORDS.items():
-        words = words.replace(f" {ours} ", f" {theirs} ")
+        words = words.replace(ours, theirs)
     words = words.strip()
     return _TITLES.get(name) or words[:1].upper() + words[1:]
 
