@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from rttc_graph.errors import RttcError
+from rttc_graph.errors import ConfigurationError, RttcError
 from rttc_graph.installation.calibration_in_force import told_calibrations
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import open_knowledge
@@ -139,7 +139,11 @@ def _disk(config: InstallationConfig) -> Iterator[Check]:
 
 def _device(config: InstallationConfig) -> Iterator[Check]:
     """Say what the local model may take of its device."""
-    if hosted_name(config.model, "model") is not None or importlib.util.find_spec("torch") is None:
+    try:
+        is_served = hosted_name(config.model, "model") is not None
+    except ConfigurationError:  # the check of served models tells it
+        return
+    if is_served or importlib.util.find_spec("torch") is None:
         return
     # torch takes seconds to import, and is an extra
     from rttc_graph.integrations.lora.together.training_plans import most_together
