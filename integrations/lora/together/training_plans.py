@@ -20,10 +20,10 @@ TENSORS_OF_A_WEIGHT = 4
 _MOST = {"cuda": 8}
 """Trainings in one pass by kind of device, else one.
 
-On a CPU the tokens of one training fill a core already: two, four and eight together took 1.0, 1.06
-and 1.12 times what they take one after the other (docs/experiments.md, "Several queries' trainings
-in one pass"). On a GPU a pass costs its launches and one reading of the weights, whoever's rows are
-in it.
+On a CPU the tokens of one training fill a core already: two, four and eight together took 1.14,
+1.09 and 1.12 times what they take one after the other (docs/experiments.md, "Several queries'
+trainings in one pass"). On a GPU a pass costs its launches and one reading of the weights,
+whoever's rows are in it.
 """
 
 _MOST_PADDING = 2.0
