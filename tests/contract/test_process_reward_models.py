@@ -28,11 +28,8 @@ from rttc_graph.integrations.process_rewards.chat_step_judge import ChatStepJudg
 from rttc_graph.integrations.process_rewards.probe_file import Probe, read_probe
 from rttc_graph.integrations.process_rewards.rollout_value import RolloutSettings, RolloutValue
 from rttc_graph.integrations.process_rewards.state_probe import StateProbe
-from rttc_graph.integrations.process_rewards.step_templates import (
-    QWEN_SYSTEM,
-    PrmKind,
-    encode_steps,
-)
+from rttc_graph.integrations.process_rewards.step_templates import PrmKind, encode_steps
+from rttc_graph.integrations.process_rewards.step_texts import QWEN_SYSTEM
 from rttc_graph.integrations.process_rewards.transformers_prm import PrmSettings, TransformersPrm
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
 from rttc_graph.integrations.transformers.local_engine import LocalEngine

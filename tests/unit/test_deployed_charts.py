@@ -112,7 +112,11 @@ def test_values_that_cannot_be_meant_are_refused(helm: Any, values: dict[str, An
 def metrics_text() -> str:
     """Return `/metrics` of a server with all that it can tell."""
     knowledge: Any = SimpleNamespace(database=SimpleNamespace(figures=lambda: {"idle": 1.0}))
-    readings = serve.readings_of(knowledge, lambda: {"adapters": 1.0, "bytes": 2.0})
+    policy: Any = SimpleNamespace(
+        resident=lambda: {"adapters": 1.0, "bytes": 2.0},
+        adapter_calls=None,
+    )
+    readings = serve.readings_of(knowledge, policy)
     queues: Any = {"runs": SimpleNamespace(inside=1, waiting=0)}
     metrics = Metrics(queues, readings)
     entries = [

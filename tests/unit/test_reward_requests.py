@@ -19,7 +19,7 @@ from rttc_graph.protocols import (
     as_reward_model,
     reward_requests,
 )
-from rttc_graph.state import Candidate
+from rttc_graph.state import Candidate, Plan
 
 
 def test_a_request_has_the_candidate_the_samples_and_all_others() -> None:
@@ -89,6 +89,9 @@ class FullJudge(OldJudge):
 
     async def chosen_arms(self) -> tuple[str, ...]:
         return ("rag",)
+
+    async def chosen_plan(self) -> Plan | None:
+        return None
 
     def within(self, *, tenant: str, domain: str | None) -> RewardModel:
         return self
