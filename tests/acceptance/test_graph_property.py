@@ -10,16 +10,27 @@ from scripted_parts import Parts, recalling, sample, trained_adapter
 
 from rttc_graph import BackendError, NoAnswerError, RttcSettings
 from rttc_graph.arms import ARMS, policy_names
+from rttc_graph.state import Plan
 
 CASES = 200
 CLOSED = {name for name, each in ARMS.attempts.items() if each.continues or each.weighs}
 """Arms that the scripted policy model cannot do."""
 POLICIES = [name for name in policy_names() if name not in CLOSED]
+PLAN: Plan = {
+    "first": "rag",
+    "edges": [0.3, 0.7],
+    "bins": [
+        {"arms": ["ttt"], "tau_r": 1.0},
+        {"arms": ["direct", "ttt"], "tau_r": 0.5},
+        {"arms": [], "tau_r": 0.0},
+    ],
+}
 
 
 def random_parts(rng: random.Random) -> Parts:
     """Return parts that reward and fail at random; of few values, so that ties are common."""
     parts = Parts().rewarding(**{arm: rng.randrange(6) / 5 for arm in ("direct", "rag", "ttt")})
+    parts.reward_model.plan = PLAN
     error = BackendError("broken")
     parts.policy_model.fails = {a: error for a in ("direct", "rag", "ttt") if rng.random() < 0.2}
     for part in (parts.reward_model, parts.embedder, parts.knowledge_base, parts.trainer):
