@@ -113,7 +113,7 @@ def cases(setup: Setup) -> Generator[Iterator[dict[str, Any]]]:
 
 
 def _rows(url: str, setup: Setup) -> Iterator[dict[str, Any]]:
-    questions, found = prompts(), list[tuple[float, float]]()
+    questions, found = _endless(), list[tuple[float, float]]()
     lost = exceeded = 0
     plain(url, questions, count=CLIENTS, tokens=setup.tokens)
     for number in range(1, 1 + setup.pairs):
@@ -136,6 +136,13 @@ def _rows(url: str, setup: Setup) -> Iterator[dict[str, Any]]:
             ),
             found,
         )
+
+
+def _endless() -> Iterator[str]:
+    """Yield questions, none of them twice: there are fewer than five rounds ask."""
+    for number in itertools.count():
+        for question in prompts():
+            yield f"{question} ({number})" if number else question
 
 
 @contextmanager
