@@ -142,7 +142,7 @@ def _endless() -> Iterator[str]:
     """Yield questions, none of them twice: there are fewer than five rounds ask."""
     for number in itertools.count():
         for question in prompts():
-            yield f"{question} ({number})" if number else question
+            yield f"In part {number}: {question}" if number else question
 
 
 @contextmanager
