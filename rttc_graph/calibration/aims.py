@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
+from typing import Protocol, TypeVar
 
 from rttc_graph.arms import ARMS, cascade_arms, first_arm_names
 from rttc_graph.errors import ConfigurationError
@@ -55,6 +56,28 @@ class Aim:
         if self.best:
             return "highest accuracy"
         return "cheapest within one standard error of the highest accuracy"
+
+
+class Outcome(Protocol):
+    """What a gate or a plan does with some questions."""
+
+    @property
+    def rights(self) -> tuple[float, ...]:
+        """1 for a right answer and 0 for a wrong one, in the order of the questions."""
+        ...
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Mean per question."""
+        ...
+
+
+OutcomeT = TypeVar("OutcomeT", bound=Outcome)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,16 +190,6 @@ def choose(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
 
 
 def _best(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
-    if aim.accuracy is not None:
-        reached = [point for point in points if point.accuracy >= aim.accuracy]
-        if not reached:
-            best = max(points, key=lambda p: (p.accuracy, -p.seconds))
-            raise ConfigurationError(
-                f"no τr reaches a target accuracy of {aim.accuracy:.1%}: the best is "
-                f"{best.accuracy:.1%} at τr={best.gate.tau_r:g}; lower the target, or use a better "
-                "model, reward model or knowledge base"
-            )
-        return min(reached, key=lambda p: (p.seconds, -p.accuracy))
     if aim.seconds is not None:
         within = [point for point in points if point.seconds <= aim.seconds]
         if not within:
@@ -185,18 +198,42 @@ def _best(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
                 f"no τr stays within {aim.seconds:g} s per question: the cheapest takes "
                 f"{least.seconds:.2f} s at τr={least.gate.tau_r:g}; raise the target"
             )
-        return min(within, key=lambda p: (-p.accuracy, p.seconds))
-    best = min(points, key=lambda p: (-p.accuracy, p.seconds))
+        return most_accurate(within)
+    found = called_for(points, aim)
+    if found is None:
+        best = most_accurate(points)
+        raise ConfigurationError(
+            f"no τr reaches a target accuracy of {aim.accuracy:.1%}: the best is "
+            f"{best.accuracy:.1%} at τr={best.gate.tau_r:g}; lower the target, or use a better "
+            "model, reward model or knowledge base"
+        )
+    return found
+
+
+def most_accurate(points: Sequence[OutcomeT]) -> OutcomeT:
+    """Return the most accurate of some gates or plans, of equals the cheapest."""
+    return min(points, key=lambda p: (-p.accuracy, p.seconds))
+
+
+def called_for(points: Sequence[OutcomeT], aim: Aim) -> OutcomeT | None:
+    """Return the gate or plan that an aim other than one of seconds calls for.
+
+    Returns:
+        `None` where the aim is an accuracy that none reaches. By default the cheapest whose
+        questions lost to the best are within one standard error.
+    """
+    best = most_accurate(points)
     if aim.best:
         return best
-    return min(
-        (point for point in points if not _is_worse(point, best)),
-        key=lambda p: (p.seconds, -p.accuracy),
-    )
+    if aim.accuracy is not None:
+        good = [point for point in points if point.accuracy >= aim.accuracy]
+    else:
+        good = [point for point in points if not _is_worse(point, best)]
+    return min(good, key=lambda p: (p.seconds, -p.accuracy), default=None)
 
 
-def _is_worse(point: GatePoint, best: GatePoint) -> bool:
-    """Tell whether the questions lost to the best gate are more than one standard error."""
+def _is_worse(point: Outcome, best: Outcome) -> bool:
+    """Tell whether the questions lost to the best one are more than one standard error."""
     return is_above_zero([b - p for b, p in zip(best.rights, point.rights, strict=True)])
 
 

@@ -13,10 +13,17 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from rttc_graph.arms import PLAN, first_arm_names
-from rttc_graph.calibration.aims import Aim, GatePoint, choose, only
+from rttc_graph.calibration.aims import (
+    Aim,
+    GatePoint,
+    called_for,
+    choose,
+    most_accurate,
+    only,
+)
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.comparison import DEFAULT_POLICY
-from rttc_graph.evaluation.intervals import is_above_zero, paired_difference, wilson_interval
+from rttc_graph.evaluation.intervals import paired_difference, wilson_interval
 from rttc_graph.evaluation.replay import Arms, JudgedArm, ReplayedRun, replay
 from rttc_graph.run.tau_r import is_unanswered
 from rttc_graph.state import Arm, Plan, PlanBin
@@ -130,19 +137,13 @@ class PlanFitting:
             ConfigurationError: No plan reaches it; says what the nearest one gives.
         """
         points = self.curve()
-        best = min(points, key=lambda p: (-p.accuracy, p.seconds))
-        if aim.best:
-            return best
-        if aim.accuracy is not None:
-            reached = [point for point in points if point.accuracy >= aim.accuracy]
-            if not reached:
-                raise ConfigurationError(
-                    f"no plan reaches a target accuracy of {aim.accuracy:.1%}: the best has "
-                    f"{best.accuracy:.1%}; lower the target"
-                )
-            return min(reached, key=lambda p: p.seconds)
-        good = [point for point in points if not _is_worse(point, best)]
-        return min(good, key=lambda p: (p.seconds, -p.accuracy))
+        found = called_for(points, aim)
+        if found is None:
+            raise ConfigurationError(
+                f"no plan reaches a target accuracy of {aim.accuracy:.1%}: the best has "
+                f"{most_accurate(points).accuracy:.1%}; lower the target"
+            )
+        return found
 
     def without(self, fold: int) -> PlanFitting:
         """Return the plans for the questions of all other folds.
@@ -162,7 +163,7 @@ class PlanFitting:
 
     def _choices_of(self, first: Arm, points: Sequence[GatePoint]) -> _Choices:
         known = [_difficulty(arms[first]) for arms in self.questions]
-        edges = _edges([one for one in known if one is not None], known, self.most_bins)
+        edges = _edges(known, self.most_bins)
         if all(len(point.gate.arms) == 1 for point in points):
             edges = ()  # there is nothing to choose between
         places = tuple(0 if one is None else bisect_right(edges, one) for one in known)
@@ -296,17 +297,14 @@ def _difficulty(judged: JudgedArm) -> float | None:
     return None if candidate is None or is_unanswered(candidate) else judged.reward
 
 
-def _edges(
-    values: Sequence[float], known: Sequence[float | None], most_bins: int
-) -> tuple[float, ...]:
+def _edges(known: Sequence[float | None], most_bins: int) -> tuple[float, ...]:
     """Return bounds of as many bins as hold `LEAST_IN_BIN` questions each, evenly filled.
 
     Args:
-        values: Difficulties.
         known: Difficulty of each question; those without one are in the lowest bin.
         most_bins: Most bins.
     """
-    rising = sorted(values)
+    rising = sorted(one for one in known if one is not None)
     for bins in range(most_bins, 1, -1):
         edges = tuple(rising[len(rising) * n // bins] for n in range(1, bins) if rising)
         if len(set(edges)) < bins - 1:
@@ -343,8 +341,3 @@ def _does(point: GatePoint) -> tuple[tuple[Arm, ...], float]:
 def _bin(point: GatePoint) -> PlanBin:
     arms, tau_r = _does(point)
     return {"arms": list(arms[1:]), "tau_r": tau_r}
-
-
-def _is_worse(point: PlanPoint, best: PlanPoint) -> bool:
-    """Tell whether the questions lost to the best plan are more than one standard error."""
-    return is_above_zero([b - p for b, p in zip(best.rights, point.rights, strict=True)])
