@@ -16,8 +16,8 @@ import time
 from typing import Any
 
 from benchmarks.tools.ray_nodes import nodes
+from rttc_graph.integrations.ray_serve.model_replica import announcing
 from rttc_graph.integrations.ray_serve.ray_library import serve_library
-from rttc_graph.integrations.ray_serve.replicas import announcing
 from rttc_graph.support.extras import require
 
 ASKS, CLIENTS, KEYS, REPLICAS = 300, 40, 40, 3

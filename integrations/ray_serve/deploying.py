@@ -19,21 +19,21 @@ from rttc_graph.errors import (
     RewardModelError,
 )
 from rttc_graph.integrations.concurrency.loop_thread import LoopThread
+from rttc_graph.integrations.ray_serve.embedder_replica import EmbedderReplica
 from rttc_graph.integrations.ray_serve.handle_calls import HandleCalls, run_apart
+from rttc_graph.integrations.ray_serve.model_replica import (
+    AdapterStore,
+    ModelFacts,
+    ModelReplica,
+    ReplicaModel,
+)
 from rttc_graph.integrations.ray_serve.ray_adapter_trainer import RayAdapterTrainer
 from rttc_graph.integrations.ray_serve.ray_embedder import RayEmbedder
 from rttc_graph.integrations.ray_serve.ray_library import ray_library, serve_library
 from rttc_graph.integrations.ray_serve.ray_policy_model import RayPolicyModel, ray_policy_model
 from rttc_graph.integrations.ray_serve.ray_reward_model import RayRewardModel
 from rttc_graph.integrations.ray_serve.ray_settings import RaySettings
-from rttc_graph.integrations.ray_serve.replicas import (
-    AdapterStore,
-    EmbedderReplica,
-    ModelFacts,
-    ModelReplica,
-    ReplicaModel,
-    RewardReplica,
-)
+from rttc_graph.integrations.ray_serve.reward_replica import RewardReplica
 from rttc_graph.protocols import MeasuringEmbedder, RewardModel
 
 __all__ = ("DeployedParts", "PartFactories", "deploy")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rttc_graph.errors import AdaptationError, QueryStateCacheError, RttcError
 from rttc_graph.integrations.ray_serve.handle_calls import HandleCalls
-from rttc_graph.integrations.ray_serve.replicas import AdapterStore
+from rttc_graph.integrations.ray_serve.model_replica import AdapterStore
 from rttc_graph.protocols import TrainedAdapter, TrainingExample, TrainStep
 from rttc_graph.settings import TttSettings
 

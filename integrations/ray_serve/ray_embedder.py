@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rttc_graph.integrations.ray_serve.embedder_replica import EmbedderFacts
 from rttc_graph.integrations.ray_serve.handle_calls import HandleCalls
-from rttc_graph.integrations.ray_serve.replicas import EmbedderFacts
 from rttc_graph.protocols import Embedded
 
 __all__ = ("RayEmbedder",)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from rttc_graph.errors import AdaptationError, PolicyModelError
 from rttc_graph.integrations.ray_serve.handle_calls import HandleCalls
-from rttc_graph.integrations.ray_serve.replicas import ModelFacts
+from rttc_graph.integrations.ray_serve.model_replica import ModelFacts
 from rttc_graph.protocols import (
     Generation,
     GenerationRequest,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rttc_graph.integrations.ray_serve.handle_calls import HandleCalls
-from rttc_graph.integrations.ray_serve.replicas import RewardFacts, Scope
+from rttc_graph.integrations.ray_serve.reward_replica import RewardFacts, Scope
 from rttc_graph.protocols import RewardModel, RewardRequest, Work, note_work
 from rttc_graph.state import Plan
 

@@ -23,7 +23,7 @@ from rttc_graph.installation.knowledge import open_knowledge
 from rttc_graph.integrations.langchain.hosted_models import hosted_name
 from rttc_graph.integrations.ray_serve.cluster import HERE, open_cluster
 from rttc_graph.integrations.ray_serve.deploying import DeployedParts, PartFactories, deploy
-from rttc_graph.integrations.ray_serve.replicas import AdapterStore, ReplicaModel
+from rttc_graph.integrations.ray_serve.model_replica import AdapterStore, ReplicaModel
 from rttc_graph.protocols import MeasuringEmbedder, RewardModel
 
 __all__ = ("PartsOnRay", "open_on_ray")

@@ -1,6 +1,6 @@
-"""What runs in a replica: a policy model with its adapters, a reward model, an embedder.
+"""What runs in a replica of the policy model or a trainer: the model with its adapters.
 
-Plain classes, which Ray Serve makes deployments of. A call brings seconds that are left, not a
+A plain class, which Ray Serve makes a deployment of. A call brings seconds that are left, not a
 deadline, since clocks of two machines are not the same. An adapter comes by its key: its bytes are
 read from the database where they are needed.
 """
@@ -19,43 +19,23 @@ from rttc_graph.integrations.ray_serve.handle_calls import run_apart
 from rttc_graph.integrations.ray_serve.ray_library import serve_library
 from rttc_graph.protocols import (
     AdapterTrainer,
-    Embedded,
     Generation,
     GenerationRequest,
-    MeasuringEmbedder,
     OptionProbabilities,
     OptionsRequest,
     PolicyModel,
-    RewardModel,
-    RewardRequest,
     TrainedAdapter,
     TrainingExample,
     TrainStep,
     WeighingPolicyModel,
-    Work,
     can_continue,
     can_weigh,
-    measured_work,
     parameters_of,
 )
 from rttc_graph.settings import TttSettings
-from rttc_graph.state import ChatTurn, Plan
+from rttc_graph.state import ChatTurn
 
-__all__ = (
-    "AdapterStore",
-    "EmbedderFacts",
-    "EmbedderReplica",
-    "ModelFacts",
-    "ModelReplica",
-    "ReplicaModel",
-    "RewardFacts",
-    "RewardReplica",
-    "Scope",
-    "announcing",
-)
-
-Scope = tuple[str, str | None]
-"""Tenant and domain that a judge judges for."""
+__all__ = ("AdapterStore", "ModelFacts", "ModelReplica", "ReplicaModel", "announcing")
 
 _TRIES = 3
 """Times that an adapter is loaded for one call, before its being thrown out again is an error."""
@@ -277,113 +257,6 @@ class ModelReplica:
             context_tokens=await model.context_tokens(),
             parameters=await parameters_of(model),
             base_fingerprint=await self._parts.trainer.base_fingerprint(),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewardFacts:
-    """What callers know of a reward model without asking each time."""
-
-    made_from: str
-    name: str
-    sees_evidence: bool
-
-
-class RewardReplica:
-    """A reward model in a replica.
-
-    Args:
-        open_reward: Opens it; called once.
-        made_from: Digest of the settings that the deployment is made from.
-    """
-
-    def __init__(
-        self, open_reward: Callable[[], AbstractContextManager[RewardModel]], made_from: str
-    ) -> None:
-        self._stack = ExitStack()
-        self._judge = self._stack.enter_context(open_reward())
-        self._facts = RewardFacts(
-            made_from=made_from, name=self._judge.name, sees_evidence=self._judge.sees_evidence
-        )
-        run_apart(self._judge.fingerprint())
-
-    def __del__(self) -> None:
-        self._stack.close()
-
-    async def describe(self) -> RewardFacts:
-        """Return what callers want to know of the reward model."""
-        return self._facts
-
-    async def fingerprint(self, scope: Scope | None) -> str:
-        """Return the reward model's digest."""
-        return await self._for(scope).fingerprint()
-
-    async def is_calibrated(self, scope: Scope | None) -> bool:
-        """Tell whether a score is the probability that the answer is right."""
-        return await self._for(scope).is_calibrated()
-
-    async def chosen_arms(self, scope: Scope | None) -> tuple[str, ...]:
-        """Return the arms that calibration has chosen to try."""
-        return await self._for(scope).chosen_arms()
-
-    async def chosen_plan(self, scope: Scope | None) -> Plan | None:
-        """Return the plan that calibration has chosen; `None` where it has chosen none."""
-        return await self._for(scope).chosen_plan()
-
-    async def score(
-        self, scope: Scope | None, query: str, candidates: Sequence[RewardRequest]
-    ) -> tuple[list[float], Work]:
-        """Return the rewards, and the work that they took."""
-        with measured_work() as work:
-            rewards = await self._for(scope).score(query, candidates)
-        return rewards, work
-
-    def _for(self, scope: Scope | None) -> RewardModel:
-        if scope is None:
-            return self._judge
-        return self._judge.within(tenant=scope[0], domain=scope[1])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedderFacts:
-    """What callers know of an embedder without asking each time."""
-
-    made_from: str
-    name: str
-    fingerprint: str
-    dimension: int
-
-
-class EmbedderReplica:
-    """An embedder in a replica.
-
-    Args:
-        open_embedder: Opens it; called once.
-        made_from: Digest of the settings that the deployment is made from.
-    """
-
-    def __init__(self, open_embedder: Callable[[], MeasuringEmbedder], made_from: str) -> None:
-        self._embedder = open_embedder()
-        self._facts = run_apart(self._described(made_from))
-
-    async def describe(self) -> EmbedderFacts:
-        """Return what callers want to know of the embedder."""
-        return self._facts
-
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return one unit vector for each text, in order."""
-        return await self._embedder.embed(texts)
-
-    async def embed_measured(self, texts: Sequence[str]) -> list[Embedded]:
-        """Return the vectors with what each leaves out."""
-        return await self._embedder.embed_measured(texts)
-
-    async def _described(self, made_from: str) -> EmbedderFacts:
-        return EmbedderFacts(
-            made_from=made_from,
-            name=self._embedder.name,
-            fingerprint=await self._embedder.fingerprint(),
-            dimension=await self._embedder.dimension(),
         )
 
 
