@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -25,6 +26,24 @@ __all__ = ("PublishingTrainer",)
 
 _LONGEST_ERROR = 300
 """Characters of a server's answer that go into an error."""
+
+_NO_ROUTE = "Not Found"
+"""What a server says that has no such route; one that lacks an adapter says more."""
+
+
+_WAY_OUT = (
+    ": it takes no adapters while it runs: start vLLM with --enable-lora and "
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+)
+
+
+class _RefusedError(AdaptationError):
+    """The server answered, and refused."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        is_busy = status == HTTPStatus.TOO_MANY_REQUESTS
+        super().__init__(message, retryable=is_busy or status >= HTTPStatus.INTERNAL_SERVER_ERROR)
+        self.status = status
 
 
 class PublishingTrainer(HandingTrainer):
@@ -39,8 +58,9 @@ class PublishingTrainer(HandingTrainer):
         folder: Where adapters are written, one folder each, named by the adapter's key.
         server_folder: Path of `folder` on the server; `folder` by default.
         api_key: Sent as a bearer token.
-        max_published: Adapters kept on the server; the least recently used are unloaded and their
-            folders deleted. No more than its `--max-cpu-loras`.
+        max_published: Adapters kept on the server, those of earlier processes with the same folder
+            among them; the least recently used are unloaded and their folders deleted. No more
+            than its `--max-cpu-loras`.
         timeout_seconds: Longest wait for an answer of the server; loading reads a file.
 
     Raises:
@@ -75,12 +95,32 @@ class PublishingTrainer(HandingTrainer):
         Raises:
             AdaptationError: The server does not answer.
         """
-        answer = await self._call("GET", "/v1/models")
-        names = {model.get("id") for model in answer.json().get("data", [])}
+        names = await self._served()
         if key in names:
             self._published[key] = None
             self._published.move_to_end(key)
         return key in names
+
+    async def _served(self) -> Collection[str]:
+        """Return the names that the server has, and take over what others have published there.
+
+        Those count as used longest ago: a process that was started anew would else leave what the
+        last one has published on the server, beside as many of its own.
+        """
+        answer = await self._call("GET", "/v1/models")
+        names = [str(model.get("id")) for model in answer.json().get("data", [])]
+        for key in list(self._published):
+            if key not in names:  # the server was started anew, or another process unloaded it
+                del self._published[key]
+        unknown = [name for name in names if name not in self._published]
+        for name in reversed(await asyncio.to_thread(self._written, unknown)):
+            self._published[name] = None
+            self._published.move_to_end(name, last=False)
+        return names
+
+    def _written(self, names: Collection[str]) -> list[str]:
+        """Return the names that are adapters of our folder, and no models of the server's own."""
+        return [name for name in names if name.isalnum() and (self._folder / name).is_dir()]
 
     async def load(self, adapter: TrainedAdapter) -> None:
         """Publish a stored adapter, unless the server has it.
@@ -121,7 +161,11 @@ class PublishingTrainer(HandingTrainer):
     async def _unload_oldest(self) -> None:
         while len(self._published) > self._max_published:
             oldest, _ = self._published.popitem(last=False)
-            await self._call("POST", "/v1/unload_lora_adapter", {"lora_name": oldest})
+            try:
+                await self._call("POST", "/v1/unload_lora_adapter", {"lora_name": oldest})
+            except _RefusedError as exc:
+                if exc.status != HTTPStatus.NOT_FOUND:  # else it is gone, which was the aim
+                    raise
             await asyncio.to_thread(shutil.rmtree, self._folder / oldest, ignore_errors=True)
 
     def close(self) -> None:
@@ -143,8 +187,22 @@ class PublishingTrainer(HandingTrainer):
                 retryable=True,
             ) from exc
         if not answer.is_success:
-            said = answer.text[:_LONGEST_ERROR]
-            raise AdaptationError(
-                f"{self._url} refused {method} {path} with {answer.status_code}: {said}"
+            said = _said(answer)
+            way_out = _WAY_OUT if (said, method) == (_NO_ROUTE, "POST") else ""
+            raise _RefusedError(
+                f"{self._url} refused {method} {path} with {answer.status_code}: {said}{way_out}",
+                status=answer.status_code,
             )
         return answer
+
+
+def _said(answer: httpx.Response) -> str:
+    """Return the message of an error; servers put it at one of three places."""
+    try:
+        found = answer.json()
+    except ValueError:
+        return answer.text[:_LONGEST_ERROR]
+    for name in ("error", "message", "detail"):
+        if isinstance(found, Mapping):
+            found = cast("Mapping[str, Any]", found).get(name, found)
+    return str(found)[:_LONGEST_ERROR]

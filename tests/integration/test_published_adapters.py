@@ -15,6 +15,7 @@ from lora_server import (
     HEN_SETTINGS,
     LoraServer,
     lora_server,
+    refusal,
     served_policy,
 )
 from postgres_fixtures import NumberEmbedder
@@ -33,7 +34,7 @@ from rttc_graph.integrations.lora.publishing_trainer import PublishingTrainer
 from rttc_graph.integrations.rewards.callable_reward import CallableReward
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
-from rttc_graph.protocols import GenerationRequest, NewSample, TrainedAdapter
+from rttc_graph.protocols import AdapterTrainer, GenerationRequest, NewSample, TrainedAdapter
 from rttc_graph.testing import MemoryKnowledgeBase
 
 
@@ -44,17 +45,28 @@ def server(tiny_model_path: Path) -> Iterator[tuple[str, LoraServer]]:
 
 
 @pytest.fixture
+def local(tiny_engine: LocalEngine) -> LoraTrainer:
+    return LoraTrainer(tiny_engine)
+
+
+@pytest.fixture
 def trainer(
-    tiny_engine: LocalEngine, server: tuple[str, LoraServer], tmp_path: Path
+    local: LoraTrainer, server: tuple[str, LoraServer], tmp_path: Path
 ) -> Iterator[PublishingTrainer]:
-    local = LoraTrainer(tiny_engine)
     found = PublishingTrainer(local, url=server[0], folder=tmp_path / "adapters", max_published=2)
     yield found
     found.close()
 
 
-async def trained(trainer: PublishingTrainer, key: str) -> TrainedAdapter:
+async def trained(trainer: AdapterTrainer, key: str) -> TrainedAdapter:
     return await trainer.train(key, HEN_EXAMPLES, HEN_SETTINGS, on_step=lambda step: None)
+
+
+@pytest.fixture
+async def some_adapter(local: LoraTrainer) -> TrainedAdapter:
+    """An adapter of one step, for tests that look at no answer."""
+    quick = replace(HEN_SETTINGS, epochs=1)
+    return await local.train("a0", HEN_EXAMPLES, quick, on_step=lambda step: None)
 
 
 @pytest.mark.parametrize("adapter", [None, "a1"])
@@ -140,6 +152,81 @@ async def test_one_that_another_process_published_meanwhile_is_there(
     served.load = loaded_by_another  # type: ignore[method-assign]
     await trainer.load(adapter)
     assert await trainer.is_resident("a1")
+
+
+async def test_the_bound_holds_after_a_start_anew_of_either_side(
+    server: tuple[str, LoraServer],
+    local: LoraTrainer,
+    trainer: PublishingTrainer,
+    some_adapter: TrainedAdapter,
+    tmp_path: Path,
+) -> None:
+    """What an earlier process has published counts, and what the server has forgotten does not."""
+    for key in ("a1", "a2"):
+        await trainer.load(replace(some_adapter, key=key))
+    served, folder = server[1], tmp_path / "adapters"
+    later = PublishingTrainer(local, url=server[0], folder=folder, max_published=2)
+    await later.load(replace(some_adapter, key="a3"))
+    assert sorted(served.models) == ["a2", "a3", "base"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a2", "a3"]
+
+    served.restart()
+    await later.load(replace(some_adapter, key="a4"))
+    await later.load(replace(some_adapter, key="a5"))
+    assert sorted(served.models) == ["a4", "a5", "base"]
+    later.close()
+
+
+async def test_one_that_another_process_unloaded_meanwhile_is_gone(
+    server: tuple[str, LoraServer], trainer: PublishingTrainer, some_adapter: TrainedAdapter
+) -> None:
+    for key in ("a1", "a2"):
+        await trainer.load(replace(some_adapter, key=key))
+    unload = server[1].unload
+
+    def unloaded_by_another(given: Mapping[str, str]) -> tuple[int, Any]:
+        unload(given)
+        return unload(given)
+
+    server[1].unload = unloaded_by_another  # type: ignore[method-assign]
+    await trainer.load(replace(some_adapter, key="a3"))
+    assert sorted(server[1].models) == ["a2", "a3", "base"]
+
+
+async def test_a_server_that_fails_to_unload_says_so(
+    server: tuple[str, LoraServer], trainer: PublishingTrainer, some_adapter: TrainedAdapter
+) -> None:
+    for key in ("a1", "a2"):
+        await trainer.load(replace(some_adapter, key=key))
+    server[1].unload = lambda given: refusal(500, "engine dead")  # type: ignore[method-assign]
+    with pytest.raises(AdaptationError, match="500: engine dead") as caught:
+        await trainer.load(replace(some_adapter, key="a3"))
+    assert caught.value.retryable
+
+
+async def test_what_a_server_lacks_is_named_with_the_way_out(
+    server: tuple[str, LoraServer], trainer: PublishingTrainer, some_adapter: TrainedAdapter
+) -> None:
+    server[1].max_rank = 2
+    with pytest.raises(AdaptationError, match="400: LoRA rank 4 is greater than max_lora_rank 2"):
+        await trainer.load(replace(some_adapter, key="a1"))
+    server[1].takes_adapters = False
+    with pytest.raises(AdaptationError, match=r"404: Not Found.*VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        await trainer.load(replace(some_adapter, key="a1"))
+    [answer] = await served_policy(server[0]).generate(
+        [GenerationRequest(messages=(HEN_QUESTION,), max_new_tokens=4)]
+    )
+    assert answer.completion_tokens > 0
+
+
+async def test_an_adapter_that_was_unloaded_before_its_answer_is_named(
+    server: tuple[str, LoraServer], trainer: PublishingTrainer, some_adapter: TrainedAdapter
+) -> None:
+    await trainer.load(replace(some_adapter, key="a1"))
+    server[1].restart()
+    request = GenerationRequest(messages=(HEN_QUESTION,), max_new_tokens=4, adapter="a1")
+    with pytest.raises(PolicyModelError, match=r"The model `a1` does not exist"):
+        await served_policy(server[0]).generate([request])
 
 
 @pytest.mark.parametrize("weights", [b"", b"weights", None], ids=["empty", "odd", "truncated"])

@@ -42,6 +42,12 @@ def served_policy(url: str) -> ChatPolicyModel:
     return ChatPolicyModel(client, adapter_option="model", context_tokens=512)
 
 
+def refusal(status: int, message: str) -> tuple[int, Any]:
+    """Return an error as vLLM 0.10 and later send it."""
+    kind = {400: "BadRequestError", 404: "NotFoundError"}.get(status, "InternalServerError")
+    return status, {"error": {"message": message, "type": kind, "param": None, "code": status}}
+
+
 class LoraServer:
     """Models by name: the base, and whatever was loaded."""
 
@@ -52,6 +58,13 @@ class LoraServer:
         self.lock = threading.Lock()
         self.is_down = False
         """Whether it breaks connections off, as a server that was stopped."""
+        self.max_rank = 64
+        self.takes_adapters = True
+        """Whether it was started with `VLLM_ALLOW_RUNTIME_LORA_UPDATING`."""
+
+    def restart(self) -> None:
+        """Forget all adapters."""
+        self.models = {"base": self.models["base"]}
 
     def _fresh(self) -> Any:
         with one_load_at_a_time():
@@ -60,9 +73,13 @@ class LoraServer:
     def load(self, given: Mapping[str, str]) -> tuple[int, Any]:
         name, path = given["lora_name"], given["lora_path"]
         if name in self.models:
-            return 400, {"message": f"The lora adapter '{name}' has already been loaded."}
-        if not (Path(path) / "adapter_config.json").is_file():
-            return 404, {"message": f"No adapter found for {path}"}
+            return refusal(400, f"The lora adapter '{name}' has already been loaded.")
+        config = Path(path) / "adapter_config.json"
+        if not config.is_file():
+            return refusal(404, f"Loading lora {name} failed: No adapter found for {path}")
+        rank = json.loads(config.read_text(encoding="utf-8"))["r"]
+        if rank > self.max_rank:
+            return refusal(400, f"LoRA rank {rank} is greater than max_lora_rank {self.max_rank}.")
         with warnings.catch_warnings(), one_load_at_a_time():
             warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
             self.models[name] = PeftModel.from_pretrained(self._fresh(), path).train(False)
@@ -71,12 +88,12 @@ class LoraServer:
     def unload(self, given: Mapping[str, str]) -> tuple[int, Any]:
         name = given["lora_name"]
         if self.models.pop(name, None) is None:
-            return 404, {"message": f"The lora adapter '{name}' cannot be found."}
+            return refusal(404, f"The lora adapter '{name}' cannot be found.")
         return 200, f"Success: LoRA adapter '{name}' removed successfully."
 
     def chat(self, given: Mapping[str, Any]) -> tuple[int, Any]:
         if (model := self.models.get(given["model"])) is None:
-            return 404, {"message": f"The model `{given['model']}` does not exist."}
+            return refusal(404, f"The model `{given['model']}` does not exist.")
         ids = self._tokenizer.apply_chat_template(
             given["messages"],
             add_generation_prompt=given.get("add_generation_prompt", True),
@@ -113,6 +130,9 @@ class _Handler(BaseHTTPRequestHandler):
             "/v1/unload_lora_adapter": self.served.unload,
             "/v1/chat/completions": self.served.chat,
         }
+        if not self.served.takes_adapters and self.path.endswith("_lora_adapter"):
+            self._send(404, {"detail": "Not Found"})  # of the framework: there is no such route
+            return
         with self.served.lock:
             status, said = routes[self.path](given)
         if self.path == "/v1/chat/completions" and status == 200:

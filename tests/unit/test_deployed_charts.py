@@ -114,7 +114,7 @@ def metrics_text() -> str:
     knowledge: Any = SimpleNamespace(database=SimpleNamespace(figures=lambda: {"idle": 1.0}))
     policy: Any = SimpleNamespace(
         resident=lambda: {"adapters": 1.0, "bytes": 2.0},
-        adapter_calls=None,
+        adapter_calls=lambda: {"recall_resident": 1.0},
     )
     readings = serve.readings_of(knowledge, policy)
     queues: Any = {"runs": SimpleNamespace(inside=1, waiting=0)}
