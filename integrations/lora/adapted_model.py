@@ -29,17 +29,21 @@ from rttc_graph.integrations.lora.adapter_layout import (
     adapter_layout,
     copy_sharing,
 )
-from rttc_graph.integrations.lora.row_terms import RowTerms, combine_adapters
+from rttc_graph.integrations.lora.row_terms import RowTerms, TermsOfRows, combine_adapters
 from rttc_graph.integrations.lora.together.joint_terms import AdapterStack, JointTerms
 from rttc_graph.integrations.lora.training_batches import Batch
 from rttc_graph.integrations.lora.training_terms import FrozenLinear, TrainingTerms, frozen_bytes
 from rttc_graph.integrations.transformers.decoding.running_batch import ROUNDING, has_plain_cache
+from rttc_graph.integrations.transformers.free_memory import free_bytes
 from rttc_graph.integrations.transformers.recomputing import recomputed
 
 __all__ = ("AdaptedModel", "Below")
 
 _PROBES = 33
 """Rows of noise, of which one is zero; on SmolLM2-135M the scale is then right to 1 %."""
+
+_STACKS_SHARE = 1 / 2
+"""Share of the free memory that a batch's stacked adapters may take."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,6 +92,7 @@ class AdaptedModel:
         self.dtype: torch.dtype = model.dtype
         self._twin = copy_sharing(model).train(False)
         self._mode = ForwardMode()
+        self._last_terms: tuple[tuple[Adapter | None, ...], TermsOfRows | None] | None = None
         for number, (name, _) in enumerate(self.layout.layers):
             layer = self._twin.get_submodule(name)
             layer.forward = self._layer(number, layer.forward)
@@ -108,13 +113,29 @@ class AdaptedModel:
         Args:
             adapters: Adapter of each row; rows of `None` get the base model's output, bit by bit.
         """
-        terms = combine_adapters(adapters)
+        terms = self._terms_of(tuple(adapters))
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             with self._in_mode(ForwardMode(terms=terms)):
                 return self._twin(*args, **kwargs)
 
         return forward
+
+    def _terms_of(self, adapters: tuple[Adapter | None, ...]) -> TermsOfRows | None:
+        """Return the terms of rows; the last ones are kept, as a batch's rows seldom change."""
+        last = self._last_terms
+        if last is None or last[0] != adapters:
+            last = self._last_terms = None  # frees their stacks before others are made
+            last = self._last_terms = adapters, combine_adapters(adapters, self._room_for_stacks)
+        return last[1]
+
+    def forget_rows(self) -> None:
+        """Let go of the adapters of the last rows; from any thread."""
+        self._last_terms = None
+
+    def _room_for_stacks(self) -> float:
+        """Return the memory that stacked adapters may take, beside the resident ones."""
+        return free_bytes(self.device) * _STACKS_SHARE
 
     def multiply_in(self, dtype: torch.dtype) -> None:
         """Set the type that trainings multiply by the weights in; the model's own at first.
@@ -231,6 +252,7 @@ class AdaptedModel:
         Returns:
             Logits, float32 [N, vocabulary].
         """
+        self._last_terms = None  # a training has a use for their memory
         rows = int(batch.input_ids.shape[0])
         terms: RowTerms = (
             JointTerms(adapter, self._frozen, check)

@@ -34,6 +34,8 @@ __all__ = (
     "copy_sharing",
     "flat_adapter",
     "pairs_in",
+    "stacked_pairs",
+    "stacked_views",
 )
 
 _KEY_PREFIX = "base_model.model."
@@ -48,7 +50,7 @@ class Adapter:
     alpha: float
     pairs: tuple[tuple[Tensor, Tensor], ...]
     """`A` [rank, in] and `B` [out, rank] of each target from `first` on, in the order of the
-    layout; float32."""
+    layout; float32 in training and in storage, resident in the type of the base."""
     first: int = 0
     """Index of the first target that has a pair: the layers below have no term."""
     flat: Tensor | None = None
@@ -69,6 +71,21 @@ class Adapter:
         moved = flat.to(device)
         shapes = [(a.shape, b.shape) for a, b in self.pairs]
         return replace(self, flat=moved, pairs=pairs_in(moved, shapes))
+
+    def in_type(self, dtype: torch.dtype) -> Adapter:
+        """Return the adapter in one buffer of a type: itself, if it is that already."""
+        whole = self.on(self.device)
+        flat = cast("Tensor", whole.flat)
+        if flat.dtype == dtype:
+            return whole
+        moved = flat.to(dtype)
+        shapes = [(a.shape, b.shape) for a, b in self.pairs]
+        return replace(self, flat=moved, pairs=pairs_in(moved, shapes))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.pairs[0][0].device
 
     def pair(self, index: int) -> tuple[Tensor, Tensor] | None:
         """Return `A` and `B` of target number `index`, if it has them."""
@@ -190,6 +207,27 @@ def pairs_in(
     sizes = [math.prod(shape) for pair in shapes for shape in pair]
     parts = iter(cast("Callable[[list[int]], Sequence[Tensor]]", flat.split)(sizes))
     return tuple((next(parts).view(*a), next(parts).view(*b[::-1]).t()) for a, b in shapes)
+
+
+def stacked_pairs(adapters: Sequence[Adapter]) -> list[tuple[Tensor, Tensor]]:
+    """Return copies of adapters side by side: `A` [R, rank, in] and `B` transposed [R, rank, out].
+
+    They are views of one buffer, which takes one copy for each adapter to fill.
+
+    Args:
+        adapters: R adapters of one rank, first target, type and device.
+    """
+    flats = [cast("Tensor", adapter.on(adapter.device).flat) for adapter in adapters]
+    numbers = torch.stack(flats)
+    shapes = [half.shape for a, b in adapters[0].pairs for half in (a, b.t())]
+    halves = stacked_views(numbers, shapes)
+    return list(zip(halves[::2], halves[1::2], strict=True))
+
+
+def stacked_views(numbers: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """Return views [R, ...] of a buffer [R, numbers], one after the other."""
+    parts = torch.split(numbers, [math.prod(shape) for shape in shapes], dim=1)
+    return [part.view(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def adapter_layout(model: PreTrainedModel) -> AdapterLayout:

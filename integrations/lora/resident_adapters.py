@@ -91,9 +91,12 @@ class ResidentAdapters:
     def put(self, key: str, adapter: Adapter) -> None:
         """Keep an adapter, dropping the least recently used ones that are not in use.
 
+        It is kept in the type of the base, so that a row's terms need no conversion.
+
         Raises:
             AdaptationError: It does not fit beside the adapters in use.
         """
+        adapter = adapter.in_type(self._model.dtype)
         with self._lock:
             self._evict(self._max_bytes - adapter.bytes, replaced=key)
             self._remove(key)
@@ -189,6 +192,8 @@ class ResidentAdapters:
         self._versions.pop(key, None)
         if adapter is not None:
             self._bytes -= adapter.bytes
+            if "adapted" in self.__dict__:  # it was used
+                self.adapted.forget_rows()
         return adapter is not None
 
 

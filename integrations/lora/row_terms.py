@@ -1,13 +1,15 @@
 """The LoRA forward pass of a batch in which each row has its own adapter, or none.
 
-Few adapters are applied one after the other to neighbouring rows. Many are stacked, so that a
-target takes two batched products whatever the number of rows: on SmolLM2-135M with eight rows and
-eight adapters of rank 8 a token's terms take 8 to 12 ms instead of 30 to 38 ms, and stacking them
-takes 8 ms (one thread; docs/experiments.md).
+Few adapters are applied one after the other to neighbouring rows. Many are stacked, those of one
+rank and one first target together, so that a target takes two batched products whatever the number
+of rows: on SmolLM2-135M with eight rows and eight adapters of rank 8 a token's terms take 8 to
+12 ms instead of 30 to 38 ms, and stacking them takes 8 ms (one thread; docs/experiments.md). On a
+GPU, where each product costs a launch, any two adapters are stacked.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,12 +18,9 @@ import torch
 from torch import Tensor
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.adapter_layout import Adapter
+from rttc_graph.integrations.lora.adapter_layout import Adapter, stacked_pairs
 
-__all__ = ("MOST_BYTES", "OneByOne", "RowTerms", "SideBySide", "add_product", "combine_adapters")
-
-MOST_BYTES = 256 * 2**20
-"""Most memory of stacked adapters, beside the resident ones, while a forward pass uses them."""
+__all__ = ("OneByOne", "RowTerms", "SideBySide", "TermsOfRows", "add_product", "combine_adapters")
 
 
 class RowTerms(Protocol):
@@ -44,22 +43,51 @@ class RowTerms(Protocol):
         ...
 
 
-def combine_adapters(adapters: Sequence[Adapter | None]) -> RowTerms | None:
-    """Return the terms for rows with these adapters; rows of `None` stay bit by bit as they are."""
+@dataclass(frozen=True, slots=True)
+class TermsOfRows:
+    """Terms of all rows of a batch, in parts; without gradients."""
+
+    parts: tuple[OneByOne | SideBySide, ...]
+
+    def output(
+        self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return the target's output with each row's term; see `RowTerms.output`."""
+        out = forward(x)
+        for part in self.parts:
+            part.add(index, name, x, out)
+        return out
+
+
+def combine_adapters(
+    adapters: Sequence[Adapter | None], room: Callable[[], float]
+) -> TermsOfRows | None:
+    """Return the terms for rows with these adapters; rows of `None` stay bit by bit as they are.
+
+    Args:
+        adapters: Adapter of each row.
+        room: Returns the memory that stacks may take, in bytes; asked only where there are some.
+    """
     spans = _spans_of(adapters)
     if not spans:
         return None
-    if len(spans) > 1 and _fit_side_by_side(spans):
-        return SideBySide(adapters)
-    return OneByOne(spans, len(adapters))
-
-
-def _fit_side_by_side(spans: Sequence[_Span]) -> bool:
-    """Tell whether most rows have their own adapter, all of one shape, and a stack of them fits."""
-    rows = sum(span.stop - span.start for span in spans)
-    if 2 * len(spans) <= rows or len({(s.adapter.rank, s.adapter.first) for s in spans}) > 1:
-        return False
-    return sum((s.stop - s.start) * s.adapter.bytes for s in spans) <= MOST_BYTES
+    parts: list[OneByOne | SideBySide] = []
+    left: list[_Span] = []
+    bytes_left: float | None = None
+    for group in _alike(spans):
+        if not _pays(group):
+            left += group
+            continue
+        needed = sum((span.stop - span.start) * span.adapter.bytes for span in group)
+        bytes_left = room() if bytes_left is None else bytes_left
+        if needed > bytes_left:
+            left += group
+            continue
+        bytes_left -= needed
+        parts.append(SideBySide(group, len(adapters)))
+    if left:
+        parts.append(OneByOne(tuple(left), len(adapters)))
+    return TermsOfRows(tuple(parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +111,34 @@ def _spans_of(adapters: Sequence[Adapter | None]) -> tuple[_Span, ...]:
     return tuple(spans)
 
 
+def _alike(spans: Sequence[_Span]) -> list[list[_Span]]:
+    """Return the spans in groups of one rank and one first target, in the order of the rows."""
+    groups: dict[tuple[int, int], list[_Span]] = {}
+    for span in spans:
+        groups.setdefault((span.adapter.rank, span.adapter.first), []).append(span)
+    return list(groups.values())
+
+
+def _pays(group: Sequence[_Span]) -> bool:
+    """Tell whether a stack of a group's adapters takes less time than one after the other.
+
+    Not on a CPU if most rows share theirs: a stack has a copy for each row.
+    """
+    if len(group) < 2:
+        return False
+    is_cpu = group[0].adapter.device.type == "cpu"
+    return not is_cpu or 2 * len(group) > sum(span.stop - span.start for span in group)
+
+
 @dataclass(frozen=True, slots=True)
 class OneByOne:
-    """One adapter after the other; without gradients."""
+    """Terms of one adapter after the other; without gradients."""
 
     spans: tuple[_Span, ...]
     rows: int
 
-    def output(
-        self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """Return the target's output with each row's term; see `RowTerms.output`."""
-        out = forward(x)
+    def add(self, index: int, name: str, x: Tensor, out: Tensor) -> None:
+        """Add the terms of target number `index` to its output, in place."""
         for span in self.spans:
             pair = span.adapter.pair(index)
             if pair is None:
@@ -106,49 +150,58 @@ class OneByOne:
                 _check_rows(name, x, self.rows)
                 part = slice(span.start, span.stop)
                 _add_term(out[part], x[part], a, b, span.adapter.scale)
-        return out
 
 
 class SideBySide:
-    """All adapters at once, all of one rank and on the same layers; without gradients."""
+    """Terms of several adapters at once, all of one rank and on the same layers; no gradients.
 
-    def __init__(self, adapters: Sequence[Adapter | None]) -> None:
-        present = [adapter for adapter in adapters if adapter is not None]
-        device = present[0].pairs[0][0].device
-        self._batch = len(adapters)
+    Args:
+        spans: Rows of the batch with their adapters.
+        batch: Rows of the batch, of which some may have no adapter here.
+    """
+
+    def __init__(self, spans: Sequence[_Span], batch: int) -> None:
+        rows = [row for span in spans for row in range(span.start, span.stop)]
+        present = [
+            each
+            for span in spans
+            for each in itertools.repeat(span.adapter, span.stop - span.start)
+        ]
+        device = present[0].device
+        self._batch = batch
         self._first = present[0].first
         self._rows: Tensor | None = None
-        if len(present) < len(adapters):
-            adapted = [row for row, adapter in enumerate(adapters) if adapter is not None]
-            self._rows = torch.tensor(adapted, device=device)  # [R], rows with an adapter
-        self._pairs = [
-            (torch.stack([a for a, _ in pairs]), torch.stack([b.t() for _, b in pairs]))
-            for pairs in zip(*(adapter.pairs for adapter in present), strict=True)
-        ]  # A [R, rank, in] and B transposed [R, rank, out]
+        if len(rows) < batch:
+            self._rows = torch.tensor(rows, device=device)  # [R], rows with an adapter
+        # A [R, rank, in] and B transposed [R, rank, out]
+        self._pairs = stacked_pairs(present)
         scales = [adapter.scale for adapter in present]
-        self._scale = torch.tensor(scales, device=device).view(-1, 1, 1)  # [R, 1, 1]
+        self._alpha = scales[0] if len(set(scales)) == 1 else 1.0
+        self._scale: Tensor | None = None
+        if len(set(scales)) > 1:
+            dtype = self._pairs[0][0].dtype
+            self._scale = torch.tensor(scales, device=device, dtype=dtype).view(-1, 1, 1)
 
-    def output(
-        self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """Return the target's output with each row's term; see `RowTerms.output`."""
-        out = forward(x)
+    def add(self, index: int, name: str, x: Tensor, out: Tensor) -> None:
+        """Add the terms of target number `index` to its output, in place."""
         if index < self._first:
-            return out
+            return
         _check_rows(name, x, self._batch)
         a, b = self._pairs[index - self._first]
         given = x.reshape(self._batch, -1, x.shape[-1])  # [B, T, in]
         into = out.view(self._batch, -1, out.shape[-1])  # [B, T, out]
         if self._rows is not None:
             given = given[self._rows]  # [R, T, in], the rows that have an adapter
-        low = torch.bmm(given.to(a.dtype), a.transpose(1, 2)).mul_(self._scale)  # [R, T, rank]
+        low = torch.bmm(given.to(a.dtype), a.transpose(1, 2))  # [R, T, rank]
+        if self._scale is not None:
+            low.mul_(self._scale)
         if self._rows is not None:
-            into.index_add_(0, self._rows, torch.bmm(low, b).to(out.dtype))
+            term = torch.bmm(low, b).to(out.dtype)
+            into.index_add_(0, self._rows, term, alpha=self._alpha)
         elif out.dtype == b.dtype:
-            into.baddbmm_(low, b)
+            into.baddbmm_(low, b, alpha=self._alpha)
         else:
-            into.add_(torch.bmm(low, b).to(out.dtype))
-        return out
+            into.add_(torch.bmm(low, b).to(out.dtype), alpha=self._alpha)
 
 
 def _add_term(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:

@@ -38,15 +38,20 @@ class DeviceSizes:
     """Most positions in the cache of one batch, padding included."""
     adapter_bytes: int
     """Memory for resident adapters."""
+    device: str = "cpu"
+    """Kind of device, as torch names it."""
+    item_bytes: int = 4
+    """Bytes of a number of the model, and so of a resident adapter."""
 
 
-def device_sizes(kind: str, *, free: float, position: int) -> DeviceSizes:
+def device_sizes(kind: str, *, free: float, position: int, item: int = 4) -> DeviceSizes:
     """Return the sizes for a device.
 
     Args:
         kind: Kind of device, as torch names it.
         free: Free memory beside the model, in bytes; may be infinite.
         position: Memory of keys and values of a position, in bytes, as of `position_bytes`.
+        item: Bytes of a number of the model.
     """
     is_gpu = kind == "cuda" and math.isfinite(free)
     positions = free * _POSITIONS_SHARE / max(1, position)
@@ -58,6 +63,8 @@ def device_sizes(kind: str, *, free: float, position: int) -> DeviceSizes:
         rows=_ROWS.get(kind, _CPU_ROWS),
         positions=int(max(positions, _LEAST_POSITIONS)),
         adapter_bytes=int(max(adapters, _LEAST_ADAPTERS)),
+        device=kind,
+        item_bytes=item,
     )
 
 

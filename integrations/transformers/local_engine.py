@@ -61,6 +61,7 @@ class LocalEngine:
         thinking: Whether a reasoning model is to think before it answers, which its chat template
             is told as `enable_thinking`; `None` leaves it to the template. It belongs to the
             model's fingerprint, so adapters of one are not used with the other.
+        on_sizes: Called in the lane with what fits the device, once the model is loaded.
 
     Raises:
         ConfigurationError: A number is below its least.
@@ -78,6 +79,7 @@ class LocalEngine:
         max_batch_tokens: int | None = None,
         prefix_cache_bytes: int = 0,
         thinking: bool | None = None,
+        on_sizes: Callable[[DeviceSizes], None] | None = None,
     ) -> None:
         counts = {"threads": threads, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
         for name, value in counts.items():
@@ -99,6 +101,7 @@ class LocalEngine:
         self._lane = ModelLane(self.name)
         self._given_sizes = max_batch, max_batch_tokens
         self._sizes: DeviceSizes | None = None
+        self._on_sizes = on_sizes
         self._decoder = Decoder(
             self._lane,
             max_rows=max_batch or 1,
@@ -216,6 +219,7 @@ class LocalEngine:
         sizes = device_sizes(
             loaded.device.type,
             free=free_bytes(loaded.device),
+            item=item,
             position=position_bytes(loaded.model.config.get_text_config(), item),
         )
         rows, positions = self._given_sizes
@@ -223,6 +227,8 @@ class LocalEngine:
             sizes, rows=rows or sizes.rows, positions=positions or sizes.positions
         )
         self._decoder.fit(rows=self._sizes.rows, positions=self._sizes.positions)
+        if self._on_sizes is not None:
+            self._on_sizes(self._sizes)
 
     def _set_threads(self) -> None:
         threads = self._threads or self._threads_by_load.now()

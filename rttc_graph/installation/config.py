@@ -283,6 +283,11 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         del dotenv_settings, file_secret_settings
         return (init_settings, env_settings, _TomlFile(settings_cls))
 
+    @property
+    def engine_sizes_file(self) -> Path:
+        """File with what fitted the local model's device when the model was last loaded."""
+        return self.home / "told" / "engine_sizes.json"
+
     def run_settings(self, domain: str | None = None) -> RttcSettings:
         """Return the defaults of a run.
 

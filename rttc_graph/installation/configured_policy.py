@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.closed_arms import closed_arms
@@ -19,10 +20,12 @@ from rttc_graph.integrations.langchain.hosted_models import (
 )
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.remote.several_servers import ServerOrder, SeveralPolicyModels
+from rttc_graph.integrations.transformers.free_memory import DeviceSizes
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import AdapterTrainer, PolicyModel
 from rttc_graph.state import Arm
+from rttc_graph.support.json_lines import keep_told
 
 __all__ = ("OpenPolicy", "open_engine", "open_policy")
 
@@ -105,11 +108,19 @@ def open_engine(
         max_batch=config.max_batch,
         prefix_cache_bytes=config.prefix_cache_bytes if keeps_prompts else 0,
         thinking=config.thinking,
+        on_sizes=partial(_tell_sizes, config),
     )
     try:
         yield engine
     finally:
         engine.close()
+
+
+def _tell_sizes(config: InstallationConfig, sizes: DeviceSizes) -> None:
+    """Keep what fits the device for `rttc status`, which is not to wait for torch."""
+    adapters = config.max_resident_bytes or sizes.adapter_bytes
+    found = {**asdict(sizes), "adapter_bytes": adapters, "model": config.model}
+    keep_told(config.engine_sizes_file, found)
 
 
 def _served(name: HostedName) -> PolicyModel:

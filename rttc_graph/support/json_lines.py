@@ -1,7 +1,8 @@
-"""Files of JSON lines that a killed process leaves whole; every call blocks."""
+"""Files of JSON that a killed process leaves whole: lines, or one object; every call blocks."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -86,6 +87,26 @@ def add_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         except OSError:  # a full disk: half a line would spoil what is added behind it
             file.truncate(end)
             raise
+
+
+def keep_told(path: Path, found: Mapping[str, Any]) -> None:
+    """Keep an object for later processes to show, in place of what was there.
+
+    A convenience: what cannot be written is as if nobody had told it.
+    """
+    mine = path.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text(json.dumps(dict(found)), encoding="utf-8")
+        mine.replace(path)
+
+
+def last_told(path: Path) -> dict[str, Any] | None:
+    """Return the object that was last kept; `None` if there is none that can be read."""
+    try:
+        return _fields(path.read_bytes())
+    except OSError:
+        return None
 
 
 def _fields(line: bytes) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from rttc_graph.cli.app import main
 from rttc_graph.evaluation.baselines import BASELINES
 from rttc_graph.evaluation.evaluation_rows import EvaluationRows, RowLog
 from rttc_graph.installation.config import load_config
+from rttc_graph.installation.configured_policy import open_engine
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.protocols import Rating
@@ -659,6 +660,25 @@ def test_status_speaks_of_models_and_database(capsys: pytest.CaptureFixture[str]
     assert status["database"] == "given by DSN"
     assert status["samples"] == 0
     assert status["packages"]["langgraph"][0].isdigit()
+
+
+def test_status_tells_what_fitted_the_device_when_the_model_was_last_loaded(
+    installation: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTTC_HOME", str(installation / "home"))
+    config = load_config()
+    assert "engine" not in call_json(capsys, "status", "--json")
+    with open_engine(config) as engine:
+        asyncio.run(engine.model())
+        sizes = engine.sizes
+    assert sizes is not None
+    engine_told = call_json(capsys, "status", "--json")["engine"]
+    assert engine_told["rows"] == sizes.rows
+    assert engine_told["positions"] == sizes.positions
+    assert engine_told["device"] == "cpu"
+    assert main(["status"]) == 0
+    assert f"up to {sizes.rows} rows at once" in capsys.readouterr().out
+    assert "engine" not in call_json(capsys, "--model", "another", "status", "--json")
 
 
 def commands() -> list[list[str]]:

@@ -78,7 +78,7 @@ POSITION_8B = 2 * 32 * 8 * 128 * 2
 def test_sizes_fit_the_device(
     kind: str, free: float, position: int, rows: int, positions: int, adapters: float
 ) -> None:
-    expected = DeviceSizes(rows=rows, positions=positions, adapter_bytes=int(adapters))
+    expected = DeviceSizes(rows=rows, positions=positions, adapter_bytes=int(adapters), device=kind)
     assert device_sizes(kind, free=free, position=position) == expected
 
 

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.support.json_lines import add_lines, load_lines
+from rttc_graph.support.json_lines import add_lines, keep_told, last_told, load_lines
 
 
 class Numbered(TypedDict):
@@ -80,3 +80,27 @@ def test_a_line_that_finds_no_room_leaves_the_file_whole(tmp_path: Path) -> None
         signal.signal(signal.SIGXFSZ, handler)
     add_lines(path, [{"n": 3}])
     assert load(path) == [1, 3]
+
+
+FILE = "told/sizes.json"
+
+
+def test_the_last_word_counts(tmp_path: Path) -> None:
+    assert last_told(tmp_path / FILE) is None
+    keep_told(tmp_path / FILE, {"rows": 16})
+    keep_told(tmp_path / FILE, {"rows": 64})
+    assert last_told(tmp_path / FILE) == {"rows": 64}
+    assert [file.name for file in (tmp_path / FILE).parent.iterdir()] == ["sizes.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00"])
+def test_what_cannot_be_read_was_not_told(tmp_path: Path, content: str) -> None:
+    keep_told(tmp_path / FILE, {"rows": 16})
+    (tmp_path / FILE).write_text(content, encoding="utf-8")
+    assert last_told(tmp_path / FILE) is None
+
+
+def test_a_home_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    keep_told(tmp_path / "file" / FILE, {"rows": 16})
+    assert last_told(tmp_path / "file" / FILE) is None

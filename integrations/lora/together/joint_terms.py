@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rttc_graph.integrations.lora.adapter_layout import Adapter
+from rttc_graph.integrations.lora.adapter_layout import Adapter, stacked_views
 from rttc_graph.integrations.lora.training_terms import FrozenLinear, TermInput
 from rttc_graph.integrations.lora.training_weights import TrainingWeights
 
@@ -36,9 +36,9 @@ class AdapterStack:
         self.scale = like.scale
         self.numbers = torch.zeros((members, sum(sizes)), dtype=dtype, device=device)
         self.gradient = torch.zeros_like(self.numbers)
-        self.halves = [half.requires_grad_(True) for half in _views(self.numbers, shapes)]
+        self.halves = [half.requires_grad_(True) for half in stacked_views(self.numbers, shapes)]
         """`A` and `B` of each target, one after the other; a pass's gradients are taken of them."""
-        self._gradients = _views(self.gradient, shapes)
+        self._gradients = stacked_views(self.gradient, shapes)
 
     def pair(self, index: int) -> tuple[Tensor, Tensor] | None:
         """Return `A` [M, rank, in] and `B` transposed [M, rank, out] of a target, if there are."""
@@ -61,12 +61,6 @@ class AdapterStack:
         """Add the gradients of a pass to those of the trainings."""
         for gradient, weights in zip(self.gradient, given, strict=False):
             weights.gradient.add_(gradient)
-
-
-def _views(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """Return views [M, ...] of a buffer [M, numbers], one after the other."""
-    parts = torch.split(flat, [math.prod(shape) for shape in shapes], dim=1)
-    return [part.view(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 @dataclass(slots=True, eq=False)

@@ -18,8 +18,12 @@ from rttc_graph.installation.calibration_in_force import told_calibrations
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, open_knowledge
 from rttc_graph.integrations.transformers.weight_files.resolve import entry_for, model_folder
+from rttc_graph.support.json_lines import last_told
 
 _PACKAGES = ("langgraph", "langchain-core", "torch", "transformers", "peft", "psycopg", "pgvector")
+
+_STORED_ITEM = 4
+"""Bytes of a number of a stored adapter."""
 
 
 def show_status(context: typer.Context, as_json: AsJson = False) -> None:
@@ -43,6 +47,8 @@ def show_status(context: typer.Context, as_json: AsJson = False) -> None:
             status |= asyncio.run(_stored(config, knowledge))
     except RttcError as exc:
         status["database_error"] = str(exc)
+    if (engine := _engine(config, status)) is not None:
+        status["engine"] = engine
     status["python"] = platform.python_version()
     status["packages"] = {name: _version(name) for name in _PACKAGES}
     if as_json:
@@ -52,6 +58,8 @@ def show_status(context: typer.Context, as_json: AsJson = False) -> None:
         shown = {**status, "packages": packages}
         if "calibration" in status:
             shown["calibration"] = _calibration(status["calibration"])
+        if "engine" in status:
+            shown["engine"] = _engine_line(status["engine"])
         if "adapter_bytes" in status:
             shown["adapter_bytes"] = size(status["adapter_bytes"])
         print_pairs(shown)
@@ -69,6 +77,32 @@ async def _stored(config: InstallationConfig, knowledge: Knowledge) -> dict[str,
         "adapters": cache.adapters,
         "adapter_bytes": cache.bytes,
     }
+
+
+def _engine(config: InstallationConfig, status: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what fitted the local model's device when it was last loaded here; `None` if never.
+
+    How many adapters are resident at most is told by the mean size of those that are stored.
+    """
+    found = last_told(config.engine_sizes_file)
+    if found is None or found.pop("model", None) != config.model:
+        return None
+    item, room = found.pop("item_bytes", None), found.get("adapter_bytes")
+    stored, count = status.get("adapter_bytes"), status.get("adapters")
+    if stored and count and item and room:
+        found["resident_adapters"] = int(room / (stored / count / _STORED_ITEM * item))
+    return found
+
+
+def _engine_line(engine: Mapping[str, Any]) -> str:
+    """Return in one line what fits the local model's device."""
+    adapters = size(engine.get("adapter_bytes", 0))
+    if (most := engine.get("resident_adapters")) is not None:
+        adapters += f", {most} like those stored"
+    return (
+        f"when last loaded, on {engine.get('device')}: up to {engine.get('rows')} rows at once, "
+        f"{engine.get('positions')} positions, resident adapters of {adapters}"
+    )
 
 
 def _calibration(found: Mapping[str, Any] | None) -> str:
