@@ -1,7 +1,8 @@
 """Adapters to bytes and back: peft's `adapter_model.safetensors`, and nothing beside it.
 
-The bytes depend on the tensors alone (safetensors writes several metadata entries in random
-order, so there is one), which is why `alpha` and the rest of peft's configuration are kept apart.
+The bytes depend on the tensors alone, which is why `alpha` and the rest of peft's configuration are
+kept apart. Between a GPU and the host an adapter goes in one copy each way, through memory that the
+driver need not copy once more (pinned): its tensors are brought into their order on the GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from rttc_graph.errors import UnusableAdapterError
@@ -30,14 +31,39 @@ __all__ = ("PEFT_CONFIG", "from_bytes", "to_bytes", "write_peft_folder")
 PEFT_CONFIG = "peft_config"
 """Key of an adapter's provenance that holds the content of peft's `adapter_config.json`."""
 
+_HEADER_UNIT = 8
+"""Bytes of the header's length, and the unit to which safetensors pads it."""
+
 
 def to_bytes(adapter: Adapter, layout: AdapterLayout) -> bytes:
     """Return the adapter as safetensors with peft's names; the same tensors give the same bytes."""
-    tensors: dict[str, Tensor] = {}
-    pairs = adapter.on(torch.device("cpu")).pairs  # by one copy instead of hundreds
-    for target, pair in zip(layout.targets[adapter.first :], pairs, strict=True):
-        tensors.update(zip(target.keys, (half.contiguous() for half in pair), strict=True))
-    return save(tensors, metadata={"format": "pt"})
+    halves = {
+        key: half
+        for target, pair in zip(layout.targets[adapter.first :], adapter.pairs, strict=True)
+        for key, half in zip(target.keys, pair, strict=True)
+    }
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    numbers = torch.empty(sum(half.numel() for half in halves.values()), device=adapter.device)
+    at = 0
+    for key, half in sorted(halves.items()):  # the order in which safetensors writes them
+        end = at + half.numel()
+        numbers[at:end].view(half.shape).copy_(half)
+        offsets = [at * numbers.itemsize, end * numbers.itemsize]
+        header[key] = {"dtype": "F32", "shape": list(half.shape), "data_offsets": offsets}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _HEADER_UNIT)
+    content = memoryview(cast("Any", _on_host(numbers)).numpy()).cast("B")
+    return b"".join((len(text).to_bytes(_HEADER_UNIT, "little"), text, content))
+
+
+def _on_host(numbers: Tensor) -> Tensor:
+    """Return a buffer in the host's memory, by one copy into pinned memory from a GPU."""
+    if numbers.device.type == "cpu":
+        return numbers
+    is_pinned = numbers.device.type == "cuda"
+    host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=is_pinned)
+    return host.copy_(numbers)
 
 
 def from_bytes(
@@ -66,11 +92,19 @@ def from_bytes(
     _check_names(tensors, wanted)
     for key, shape in wanted.items():
         _check_tensor(key, tensors[key], shape)
-    adapter = flat_adapter(layout, rank=rank, alpha=alpha, first=first, device=torch.device("cpu"))
-    for target, pair in zip(layout.targets[first:], adapter.pairs, strict=True):
-        for key, half in zip(target.keys, pair, strict=True):
-            half.copy_(tensors[key])
-    return adapter.on(device)
+    halves = [tensors[key].float().reshape(-1) for key in wanted]
+    numbers = sum(half.numel() for half in halves)
+    lying = torch.empty(numbers, pin_memory=device.type == "cuda")
+    torch.cat(halves, out=lying)
+    lying = lying.to(device, non_blocking=True)
+    if not bool(torch.isfinite(lying).all()):
+        _complain_of_numbers(tensors)
+    adapter = flat_adapter(layout, rank=rank, alpha=alpha, first=first, device=device)
+    parts = iter(torch.split(lying, [half.numel() for half in halves]))
+    for pair in adapter.pairs:
+        for half in pair:
+            half.copy_(next(parts).view(half.shape))
+    return adapter
 
 
 def write_peft_folder(adapter: TrainedAdapter, folder: Path) -> None:
@@ -81,8 +115,10 @@ def write_peft_folder(adapter: TrainedAdapter, folder: Path) -> None:
     """
     config = adapter.provenance.get(PEFT_CONFIG)
     _rank_and_alpha(config)
-    for key, tensor in _tensors(adapter.weights).items():
+    tensors = _tensors(adapter.weights)
+    for key, tensor in tensors.items():
         _check_tensor(key, tensor, tuple(tensor.shape))
+    _complain_of_numbers(tensors)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
@@ -137,7 +173,14 @@ def _check_tensor(key: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
             f"the adapter does not fit the base model: {key!r} has shape {tuple(tensor.shape)}, "
             f"the base needs {shape}"
         )
-    if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-        raise UnusableAdapterError(
-            f"the adapter is damaged: {key!r} has numbers that are not finite"
-        )
+    if not tensor.is_floating_point():
+        raise UnusableAdapterError(f"the adapter is damaged: {key!r} holds {tensor.dtype}")
+
+
+def _complain_of_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Raise, with the name of the first tensor that has a number that is not finite, if one has."""
+    for key, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UnusableAdapterError(
+                f"the adapter is damaged: {key!r} has numbers that are not finite"
+            )

@@ -25,6 +25,7 @@ from rttc_graph.integrations.lora.adapter_layout import (
     AdapterLayout,
     flat_adapter,
 )
+from rttc_graph.integrations.lora.seeded_noise import uniform
 from rttc_graph.integrations.lora.training_batches import (
     Batch,
     EncodedExample,
@@ -165,30 +166,30 @@ def run_alone(model: AdaptedModel, wanted: Pass) -> float:
         adapter, batch = wanted.weights.adapter, wanted.batch
         logits = model.logits_at(adapter, batch, wanted.below, wanted.watch.check)  # [N, V]
         part = functional.cross_entropy(logits, batch.targets, reduction="sum") / wanted.answers
-        value = part.item()
-        if math.isfinite(value):
-            torch.autograd.backward(part)
-    return value
+        # Read behind the backward pass, so that a GPU need not wait between the two. Where it is no
+        # number the gradient is none either, and the training ends.
+        torch.autograd.backward(part)
+        return part.item()
 
 
 def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch.device) -> Adapter:
     """Return an adapter that changes nothing yet: `A` random, `B` zero, as in peft.
 
-    `A` is uniform in ±1/√in (Kaiming with a = √5). It depends on the seed alone: the generator is
-    our own, and the numbers are drawn on the CPU whatever the device.
+    `A` is uniform in ±1/√in (Kaiming with a = √5). It depends on the seed alone, and is the same
+    bits on every device.
     """
-    random = torch.Generator().manual_seed(settings.seed)
     adapter = flat_adapter(
         layout,
         rank=settings.rank,
         alpha=settings.alpha,
         first=layout.first_adapted(settings.layers),
-        device=torch.device("cpu"),
+        device=device,
     )
-    for a, _ in adapter.pairs:
-        bound = 1 / math.sqrt(a.shape[1])
-        a.uniform_(-bound, bound, generator=random)
-    return adapter.on(device)
+    sizes = [a.numel() for a, _ in adapter.pairs]
+    noise = uniform(sum(sizes), seed=settings.seed, device=device)
+    for (a, _), part in zip(adapter.pairs, torch.split(noise, sizes), strict=True):
+        torch.mul(part.view_as(a), 1 / math.sqrt(a.shape[1]), out=a)
+    return adapter
 
 
 def learning_rate_for(model: AdaptedModel, settings: TttSettings) -> float:

@@ -36,6 +36,7 @@ from rttc_graph.integrations.transformers.precision import (
     NF4,
     choose_device,
     keep_gradients,
+    spare_plans,
     weight_options,
 )
 from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
@@ -162,6 +163,7 @@ def load_model(
         PolicyModelError: The folder holds no model that transformers can load.
     """
     where = choose_device(device)
+    spare_plans(where)
     options = weight_options(dtype, where)
     try:
         with one_load_at_a_time():

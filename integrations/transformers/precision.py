@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ __all__ = (
     "choose_dtype",
     "choose_training_dtype",
     "keep_gradients",
+    "spare_plans",
     "weight_options",
 )
 
@@ -123,3 +124,13 @@ def keep_gradients(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a plain flag
+
+
+def spare_plans(device: torch.device) -> None:
+    """Let attention on a GPU run by kernels that take any shape, for the whole process.
+
+    cuDNN's attention makes a plan for each shape that it has not seen, some 30 to 70 ms on an H100,
+    and a growing cache has a new shape at every token. torch's own kernels need none.
+    """
+    if device.type == "cuda":
+        cast("Any", torch.backends.cuda).enable_cudnn_sdp(False)  # torch has no types for it

@@ -103,7 +103,8 @@ async def company(
 
 def assert_alike(one: TrainedAdapter, other: TrainedAdapter) -> None:
     assert one.steps == other.steps
-    assert one.losses == pytest.approx(other.losses, rel=1e-5)
+    # Rounding of a loss shows in the weights and so in later losses, however small these are.
+    assert one.losses == pytest.approx(other.losses, rel=1e-5, abs=1e-5 * max(other.losses))
 
 
 async def test_trainings_join_at_the_next_step_and_leave_when_they_are_done(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from safetensors.torch import load, save
 from tiny_adapters import adapter_of, sized, trained
 
 from rttc_graph.errors import AdaptationError
@@ -25,6 +26,27 @@ def test_bytes_bring_back_the_same_adapter(layers: float, layout: AdapterLayout)
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
     assert to_bytes(again, layout) == stored.weights
+
+
+def test_bytes_are_those_that_safetensors_writes(layout: AdapterLayout) -> None:
+    adapter = adapter_of(layout, rank=3, alpha=5.0, seed=1)
+    tensors = {
+        key: half.contiguous()
+        for target, pair in zip(layout.targets, adapter.pairs, strict=True)
+        for key, half in zip(target.keys, pair, strict=True)
+    }
+    expected = save(tensors, metadata={"format": "pt"})
+    assert to_bytes(adapter, layout) == expected
+    assert to_bytes(adapter.in_type(torch.float32), layout) == expected  # as a training leaves it
+
+
+def test_an_adapter_in_half_precision_is_read(layout: AdapterLayout) -> None:
+    """As peft saves those of a model in bfloat16."""
+    stored = trained(layout, adapter_of(layout, rank=3, alpha=5.0, seed=1))
+    halved = {key: tensor.bfloat16() for key, tensor in load(stored.weights).items()}
+    again = from_bytes(save(halved), stored.provenance[PEFT_CONFIG], layout, device=CPU)
+    [ours, *_] = again.pairs
+    assert torch.equal(ours[0], halved[layout.targets[0].keys[0]].float())
 
 
 def _cut(weights: bytes) -> bytes:

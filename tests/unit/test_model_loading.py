@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from rttc_graph.errors import ConfigurationError, PolicyModelError
 from rttc_graph.integrations.transformers.loading import load_model, one_load_at_a_time
-from rttc_graph.integrations.transformers.precision import choose_dtype
+from rttc_graph.integrations.transformers.precision import choose_dtype, spare_plans
 from rttc_graph.integrations.transformers.tokens import encode_answer
 
 
@@ -124,3 +124,13 @@ def test_pickled_weights_run_no_code(tiny_model_path: Path, tmp_path: Path) -> N
     with pytest.raises(PolicyModelError, match="could not load"):
         load_model(folder, device="cpu", dtype="float32")
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(("device", "calls"), [("cuda:1", [False]), ("cpu", [])])
+def test_attention_on_a_gpu_needs_no_plan_for_each_shape(
+    device: str, calls: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", seen.append)
+    spare_plans(torch.device(device))
+    assert seen == calls
