@@ -2,6 +2,9 @@
 
 Runs of several processes wait for each other by asking for an advisory lock: a blocking wait would
 deadlock with `create index concurrently` in the process that holds it.
+
+Servers may go on answering meanwhile. Whoever comes after a statement that waits for a table's lock
+waits behind it, so a file waits for a moment, gives way, and is tried again.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from psycopg import Connection, sql
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import DeadlockDetected, InsufficientPrivilege, LockNotAvailable
 
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.connection_setup import (
@@ -39,6 +42,11 @@ _SILENCE_SECONDS = 60.0
 """Longest wait for the answer to a small statement."""
 _FILE_SECONDS = 6 * 3600.0
 """Longest wait for one file, which may build an index of a large table."""
+_LOCK_SECONDS = 1.0
+"""Longest wait for a table's lock in one try: a fifth of what a run's look-up waits at most, since
+look-ups wait behind it."""
+_PAUSE_SECONDS = 1.0
+"""Time between two tries, in which those that waited behind the last one go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,11 @@ class Migration:
     def in_transaction(self) -> bool:
         """Whether it runs in a transaction; a concurrent index build cannot."""
         return "-- no-transaction" not in self.text.splitlines()
+
+    @property
+    def waits_in_nobodys_way(self) -> bool:
+        """Whether it may wait for a lock for long: a concurrent build holds up nobody meanwhile."""
+        return _CONCURRENT_INDEX.search(self.text) is not None
 
     @property
     def checksum(self) -> str:
@@ -92,14 +105,16 @@ def migrate(
     Args:
         dsn: The database; not through a pooler in transaction mode, which cannot hold a lock.
         migrations: All files of the program, for tests.
-        timeout_seconds: Longest wait for another process that migrates, and for a table's lock.
+        timeout_seconds: Longest wait for another process that migrates, and for the tables of a
+            file to be free for a moment.
         private: The server is ours alone, so libpq's environment is not read.
 
     Raises:
         ConfigurationError: The address cannot be read, the database is not in UTF-8, pgvector is
             missing, old or out of the search path, a file was edited after it was applied, or the
             database is newer than this program.
-        BackendError: A statement failed; the files before it stay applied.
+        BackendError: A statement failed, or a table was in use for too long; the files before it
+            stay applied.
     """
     wanted = read_migrations() if migrations is None else migrations
     kind = connection_class(private=private)
@@ -108,7 +123,7 @@ def migrate(
         kind.connect(completed(dsn), autocommit=True, prepare_threshold=None) as connection,
     ):
         with cut_after(connection, _SILENCE_SECONDS):
-            _prepare(connection, timeout_seconds)
+            _prepare(connection)
         with _only_one(connection, timeout_seconds):
             with cut_after(connection, _SILENCE_SECONDS):
                 check_extension(connection)
@@ -116,22 +131,23 @@ def migrate(
             _check_history(wanted, applied)
             missing = [m for m in wanted if m.name not in applied]
             for migration in missing:
-                with (
-                    translated(f"apply {migration.name!r}"),
-                    cut_after(connection, _FILE_SECONDS),
-                ):
-                    _apply(connection, migration)
+                with translated(f"apply {migration.name!r}"):
+                    _apply_between_others(connection, migration, timeout_seconds)
     return [migration.name for migration in missing]
 
 
-def _prepare(connection: Connection[Any], timeout_seconds: float) -> None:
+def _prepare(connection: Connection[Any]) -> None:
     """Refuse a database of another encoding, and set what holds for the migrations."""
     fault = encoding_fault(connection)
     if fault is not None:
         raise ConfigurationError(fault)
-    milliseconds = f"{timeout_seconds * 1000:.0f}"
-    connection.execute("select set_config('lock_timeout', %s, false)", (milliseconds,))
+    _let_wait(connection, _LOCK_SECONDS)
     connection.execute("select set_config('client_min_messages', 'warning', false)")
+
+
+def _let_wait(connection: Connection[Any], seconds: float) -> None:
+    """Set how long a statement may wait for a lock."""
+    connection.execute("select set_config('lock_timeout', %s, false)", (f"{seconds * 1000:.0f}",))
 
 
 def check_extension(connection: Connection[Any]) -> None:
@@ -238,6 +254,30 @@ def _check_history(wanted: Sequence[Migration], applied: Mapping[str, str]) -> N
             raise ConfigurationError(
                 f"{name!r} was edited after it was applied; put it back and write a new migration"
             )
+
+
+def _apply_between_others(
+    connection: Connection[Any], migration: Migration, timeout_seconds: float
+) -> None:
+    """Apply a file while others use its tables: try, give way, and try again."""
+    with cut_after(connection, _SILENCE_SECONDS):
+        _let_wait(connection, timeout_seconds if migration.waits_in_nobodys_way else _LOCK_SECONDS)
+    end = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            with cut_after(connection, _FILE_SECONDS):
+                _apply(connection, migration)
+        except (LockNotAvailable, DeadlockDetected) as exc:
+            if time.monotonic() + _PAUSE_SECONDS > end:
+                raise BackendError(
+                    f"could not apply {migration.name!r}: for {timeout_seconds:.0f} s a table was "
+                    "in use by a transaction that does not end, such as a dump or a report: wait "
+                    "for it or end it (pg_stat_activity has it), then run `rttc db migrate` again",
+                    retryable=True,
+                ) from exc
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _apply(connection: Connection[Any], migration: Migration) -> None:

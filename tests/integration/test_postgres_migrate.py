@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, cast
 
 import psycopg
 import pytest
+from asking_children import ask_until_told, asked_by, fill, told_to_end
 from knowledge_children import migrate_slowly
 from postgres_children import Child
 from psycopg import Connection
@@ -190,6 +192,92 @@ def test_another_migration_is_not_waited_for_for_ever(empty_dsn: str) -> None:
         with pytest.raises(BackendError, match="another process") as caught:
             migrate(empty_dsn, timeout_seconds=0.2)
     assert caught.value.retryable
+
+
+@pytest.fixture
+def quick_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rttc_graph.integrations.postgres.migrate._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("rttc_graph.integrations.postgres.migrate._PAUSE_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("quick_tries")
+def test_asks_go_on_while_the_next_files_wait_for_a_table(postgres_dsn: str) -> None:
+    """A server asks, and a report reads for long what the migration wants to change."""
+    files = read_migrations()
+    tables = ("rttc_run", "rttc_adapter", "rttc_query_state", "rttc_sample", "rttc_domain")
+    number = len(files) + 1
+    columns = Migration(
+        f"{number:04}_columns.sql",
+        ";".join(f"alter table {table} add column next integer default 1" for table in tables),
+    )
+    index = Migration(
+        f"{number + 1:04}_index.sql",
+        "-- no-transaction\ncreate index concurrently if not exists next_runs on rttc_run (next)",
+    )
+    applied: list[str] = []
+    work = threading.Thread(
+        target=lambda: applied.extend(migrate(postgres_dsn, migrations=[*files, columns, index]))
+    )
+    fill(postgres_dsn, 20)
+    server = Child(ask_until_told, postgres_dsn)
+    asked_by(server, more=4)
+    with psycopg.connect(postgres_dsn) as report:
+        report.execute("select count(*) from rttc_domain, rttc_run")
+        work.start()
+        asked_by(server, more=10)
+        assert work.is_alive()
+    work.join(30)
+    assert applied == [columns.name, index.name]
+    asked_by(server, more=4)
+    asked = told_to_end(server)
+
+    assert [failed for _, _, failed in asked if failed] == []
+    assert {answer for _, answer, _ in asked} == {"ttt"}
+    assert max(seconds for seconds, _, _ in asked[1:]) < 2
+    assert value(postgres_dsn, "select count(*) from rttc_run where next = 1") == len(asked)
+
+
+@pytest.mark.usefixtures("quick_tries")
+def test_a_table_in_use_for_too_long_is_told(empty_dsn: str) -> None:
+    migrate(empty_dsn, migrations=[ONE])
+    change = Migration(
+        "0002_two.sql", "create table two (x integer); alter table one add y integer"
+    )
+    with psycopg.connect(empty_dsn) as report:
+        report.execute("select from one")
+        with pytest.raises(BackendError, match=r"'0002_two.sql': for 1 s .*pg_stat_") as caught:
+            migrate(empty_dsn, migrations=[ONE, change], timeout_seconds=1)
+    assert caught.value.retryable
+    assert value(empty_dsn, "select to_regclass('two')") is None
+    assert migrate(empty_dsn, migrations=[ONE, change]) == [change.name]
+
+
+def test_a_concurrent_build_waits_and_is_not_begun_anew(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rttc_graph.integrations.postgres.migrate._LOCK_SECONDS", 0.05)
+    migrate(empty_dsn, migrations=[ONE])
+    with psycopg.connect(empty_dsn) as writer:
+        writer.execute("insert into one values (1)")
+        work = threading.Thread(target=lambda: migrate(empty_dsn, migrations=[ONE, INDEX]))
+        work.start()
+        waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        while not value(empty_dsn, waiting):
+            time.sleep(0.01)
+        time.sleep(0.15)
+        assert value(empty_dsn, waiting) == 1
+    work.join(30)
+    assert value(empty_dsn, "select indisvalid from pg_index where indexrelid = 'one_x'::regclass")
+
+
+def test_indexes_of_tables_that_are_there_are_built_beside_the_work() -> None:
+    """From the first file on that large tables may already exist for."""
+    for migration in read_migrations()[10:]:
+        made = re.findall(r"create table (?:if not exists )?(\w+)", migration.text)
+        indexed = re.findall(
+            r"create (?:unique )?index (?!concurrently)\w+\s+on (\w+)", migration.text
+        )
+        assert set(indexed) <= set(made), migration.name
 
 
 def test_a_server_that_is_not_there_is_an_error_to_retry(tmp_path: Path) -> None:
