@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS, MULTI_ARM, PLAN, default_arms, in_order
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.protocols import PolicyModel, RewardModel, parameters_of
+from rttc_graph.protocols import PolicyModel, RewardModel, StandingAdapters, parameters_of
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT
 from rttc_graph.run.known_domains import KnownDomains
@@ -57,6 +57,7 @@ class PrepareUpdate(TypedDict):
     retrieved: bool
     revision: int | None
     adapted: Adapted | None
+    standing: str | None
     arms: list[Arm]
     plan: Plan | None
     difficulty: float | None
@@ -92,6 +93,8 @@ class Prepare:
     """Arms that this graph cannot have, each with the reason."""
     policy_model: PolicyModel | None = None
     """Asked how large it is where operations are bounded."""
+    standing_adapters: StandingAdapters | None = None
+    """Know which domains have an adapter of their own; `None` for a graph without any."""
 
     async def __call__(self, state: RttcState, scope: RunScope) -> PrepareUpdate:
         """Return a fresh state with the first decision in it.
@@ -123,6 +126,8 @@ class Prepare:
         notes = self._missing_arms(scope)
         notes += await self._check_domain(task, scope)
         notes += await self._check_threshold(task, scope)
+        standing, found = await self._standing(task, scope)
+        notes += found
         plan, more = await self._chosen_plan(task, scope)
         arms, chosen = await self._chosen_arms(task, scope) if plan is None else ([], [])
         more += chosen
@@ -136,6 +141,7 @@ class Prepare:
             "retrieved": False,
             "revision": None,
             "adapted": None,
+            "standing": standing,
             "arms": arms,
             "plan": plan,
             "difficulty": None,
@@ -212,6 +218,26 @@ class Prepare:
         if problem is not None:
             raise problem
         return []
+
+    async def _standing(self, task: Task, scope: RunScope) -> tuple[str | None, list[LedgerEntry]]:
+        """Return the adapter that answers in the place of the plain model, if the domain has one.
+
+        Where that cannot be looked up the plain model answers.
+        """
+        domain, since = task["domain"], scope.started
+        if domain is None or self.standing_adapters is None:
+            return None, []
+        key = await survive(
+            self.standing_adapters.standing_adapter(domain=domain, tenant=scope.settings.tenant),
+            deadline=since + scope.allowance.seconds * _LOOK_UP_SHARE,
+        )
+        if isinstance(key, Failure):
+            what = "look up the adapter of the domain, so the plain model answers"
+            return None, [entry("prepare", "failed", since=since, what=what, error=key.reason)]
+        if key is None:
+            return None, []
+        why = "the domain has an adapter of its own, which takes the place of the plain model"
+        return key, [entry("prepare", "noted", since=since, adapter_key=key, reason=why)]
 
     async def _check_threshold(self, task: Task, scope: RunScope) -> list[LedgerEntry]:
         """Refuse a τr that was chosen for another reward model.

@@ -224,8 +224,8 @@ class Retrieve:
         return await cache.recall(
             recall_request(
                 settings,
+                state,
                 vector=vector,
-                domain=state["task"]["domain"],
                 base_fingerprint=await self.trainer.base_fingerprint() if self.trainer else None,
                 adapter_similarity=settings.adapter_similarity,
             )

@@ -12,6 +12,7 @@ from rttc_graph.protocols import (
     AdapterTrainer,
     PolicyModel,
     QueryStateCache,
+    StandingAdapters,
     parameters_of,
     training_flops,
 )
@@ -51,6 +52,7 @@ class TttAdapt:
     policy_model: PolicyModel
     trainer: AdapterTrainer
     cache: QueryStateCache | None = None
+    standing_adapters: StandingAdapters | None = None
 
     async def __call__(self, state: RttcState, scope: RunScope) -> AdaptUpdate:
         """Leave the adapter in `adapted` for `generate`, or let `reward_judge` decide what next.
@@ -64,7 +66,10 @@ class TttAdapt:
             if choice != "train":
                 return _refused(choice, state, scope, notes)
         source = AdapterSource(
-            policy_model=self.policy_model, trainer=self.trainer, cache=self.cache
+            policy_model=self.policy_model,
+            trainer=self.trainer,
+            cache=self.cache,
+            standing_adapters=self.standing_adapters,
         )
         adapter = await survive(
             source.get(state, scope, notes), deadline=scope.deadline, grace_seconds=GRACE_SECONDS

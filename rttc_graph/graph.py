@@ -33,6 +33,7 @@ from rttc_graph.protocols import (
     ProcessRewardModel,
     QueryStateCache,
     RewardModel,
+    StandingAdapters,
     as_measuring_embedder,
     as_part,
     as_reward_model,
@@ -82,6 +83,9 @@ class RttcParts(TypedDict, total=False):
     """Trains adapters for `policy_model`; without it there is no arm `ttt`."""
     cache: QueryStateCache | None
     """Query-state cache; without it nothing is recalled or remembered."""
+    standing_adapters: StandingAdapters | None
+    """Know which domains have an adapter of their own, as `rttc improve` trains them; without it
+    none has. `policy_model` must find such an adapter by its key."""
     ledger_store: LedgerStore | None
     """Store that records finished runs; `None` records none."""
     settings: RttcSettings | None
@@ -276,6 +280,7 @@ def _nodes(
             domains=None if knowledge_base is None else KnownDomains(knowledge_base),
             closed_arms=parts.get("closed_arms", {}),
             policy_model=cast("PolicyModel", parts["policy_model"]),  # wrapped by now
+            standing_adapters=parts.get("standing_adapters"),
         ),
         JUDGE: RewardJudge(
             arms=arms,

@@ -81,6 +81,9 @@ class Candidate(TypedDict):
     """Tokens of `prompt_tokens` that were not computed, since they were known."""
     draws: NotRequired[int]
     """Answers that it was chosen from; missing for an arm that answers once."""
+    standing: NotRequired[str]
+    """Key of the domain's own adapter, where the model answered with it, or with an adapter that
+    was trained on top of it."""
     flops: NotRequired[float | None]
     """Floating-point operations of the model, a training among them, but not the judge's; `None`
     where the model does not say how large it is."""
@@ -327,6 +330,8 @@ class NodeInput(RttcInput, RunRecord, total=False):
     revision: int | None
     """Revision of the knowledge base's domain that `samples` belong to."""
     adapted: Adapted | None
+    standing: str | None
+    """Key of the adapter of the question's domain, which takes the place of the plain model."""
     arms: list[Arm]
     """Arms that calibration has chosen for the question's domain; empty where it has not."""
     plan: Plan | None

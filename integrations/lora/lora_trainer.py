@@ -37,6 +37,7 @@ from rttc_graph.integrations.lora.training_batches import EncodedExample, StepLi
 from rttc_graph.integrations.lora.training_loop import (
     Pass,
     Trained,
+    begin_with,
     fresh_adapter,
     learning_rate_for,
     training_passes,
@@ -175,6 +176,36 @@ class LoraTrainer:
                 finite, more memory than `max_training_bytes`, out of memory, or no room among the
                 resident adapters.
         """
+        return await self._trained(key, examples, settings, None, on_step, deadline)
+
+    async def train_on(
+        self,
+        start: TrainedAdapter,
+        key: str,
+        examples: Sequence[TrainingExample],
+        settings: TttSettings,
+        *,
+        on_step: Callable[[TrainStep], None],
+        deadline: float | None = None,
+    ) -> TrainedAdapter:
+        """Train an adapter from the weights of another one; all else is as in `train`.
+
+        Raises:
+            BudgetExceeded: As `train`.
+            AdaptationError: As `train`; or `start` was made for another base, is damaged, has a
+                higher rank, or adapts more layers than `settings` say.
+        """
+        return await self._trained(key, examples, settings, start, on_step, deadline)
+
+    async def _trained(
+        self,
+        key: str,
+        examples: Sequence[TrainingExample],
+        settings: TttSettings,
+        start: TrainedAdapter | None,
+        on_step: Callable[[TrainStep], None],
+        deadline: float | None,
+    ) -> TrainedAdapter:
         began = self._clock()
         over = threading.Event()
         watch = TrainingWatch(
@@ -193,7 +224,7 @@ class LoraTrainer:
         plan = await self._engine.in_lane(planned)
 
         def passes(loaded: LoadedModel) -> Generator[Pass, float, tuple[TrainedAdapter, Adapter]]:
-            return self._train(loaded, plan, watch, began)
+            return self._train(loaded, plan, watch, began, start)
 
         with self._in_hand(plan, watch):
             try:
@@ -329,13 +360,20 @@ class LoraTrainer:
                 self._plans.remove(plan)
 
     def _train(
-        self, loaded: LoadedModel, plan: TrainingPlan, watch: TrainingWatch, began: float
+        self,
+        loaded: LoadedModel,
+        plan: TrainingPlan,
+        watch: TrainingWatch,
+        began: float,
+        start: TrainedAdapter | None,
     ) -> Generator[Pass, float, tuple[TrainedAdapter, Adapter]]:
         model, settings = self._adapters().adapted, plan.settings
         with _translated(f"train adapter {plan.key!r} on {len(plan.examples)} samples"):
             self._check_waiting(plan)
             self._measure(model, plan, watch)
             adapter = fresh_adapter(model.layout, settings, device=model.device)
+            if start is not None:
+                begin_with(adapter, self._read(loaded, start))
             trained = yield from training_passes(
                 model, adapter, plan.epoch, settings, watch, plan.works
             )

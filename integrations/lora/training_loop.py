@@ -192,6 +192,32 @@ def fresh_adapter(layout: AdapterLayout, settings: TttSettings, *, device: torch
     return adapter
 
 
+def begin_with(fresh: Adapter, start: Adapter) -> None:
+    """Give a fresh adapter the term of another one; what it has beyond that adds nothing yet.
+
+    Args:
+        fresh: As of `fresh_adapter`, changed in place.
+        start: Adapter of the same base, of the same rank or a lower one.
+
+    Raises:
+        AdaptationError: It has a higher rank, or adapts layers that `fresh` does not.
+    """
+    if start.rank > fresh.rank or start.first < fresh.first:
+        raise AdaptationError(
+            f"the adapter to go on from has rank {start.rank} and adapts "
+            f"{len(start.pairs)} layers, this training has rank {fresh.rank} and "
+            f"{len(fresh.pairs)} layers: set ttt_rank and ttt_layers at least as high as "
+            "when it was trained, or take it away (rttc improve --undo DOMAIN)"
+        )
+    by = start.scale / fresh.scale
+    with torch.no_grad():
+        for place, (a, b) in enumerate(fresh.pairs, start=fresh.first):
+            known = start.pair(place)
+            if known is not None:
+                a[: start.rank].copy_(known[0])
+                b[:, : start.rank].copy_(known[1] * by)
+
+
 def learning_rate_for(model: AdaptedModel, settings: TttSettings) -> float:
     """Return the settings' learning rate or, if it is 0, one for this base, to two digits.
 

@@ -642,14 +642,17 @@ where held.state = 'training'
 select pg_notify('rttc_adapter', %(key)s);
 
 -- name: discard_adapter
--- Nothing; states that refer to the adapter lose it. Index: primary key.
+-- Nothing; states that refer to the adapter lose it. One that stands for a domain stays. Index:
+-- primary keys.
 delete from rttc_adapter
 where key = %(key)s
-    and state = 'ready';
+    and state = 'ready'
+    and not exists (select from rttc_standing_adapter where adapter_key = rttc_adapter.key);
 
 -- name: evict_old
 -- Nothing: removes what was not used for long, and leases whose owner died long ago. Index: used_at
--- for states; adapters are few. Here and below a row that is locked, because it is in use, stays.
+-- for states; adapters are few. Here and below a row that is locked, because it is in use, stays,
+-- and so does an adapter that stands for a domain.
 with old_states as (
     delete from rttc_query_state
     where id in (
@@ -663,8 +666,11 @@ delete from rttc_adapter
 where key in (
     select key
     from rttc_adapter
-    where state = 'ready' and used_at < now() - make_interval(secs => %(max_age_seconds)s)
+    where (
+        state = 'ready' and used_at < now() - make_interval(secs => %(max_age_seconds)s)
         or state = 'training' and lease_until < now() - interval '1 hour'
+    )
+        and not exists (select from rttc_standing_adapter where adapter_key = rttc_adapter.key)
     for update skip locked
 );
 
@@ -675,6 +681,7 @@ with things as (
     select key, null::bigint as id, bytes, used_at
     from rttc_adapter
     where state = 'ready'
+        and not exists (select from rttc_standing_adapter where adapter_key = rttc_adapter.key)
     union all
     select null, id, bytes, used_at
     from rttc_query_state
@@ -737,7 +744,8 @@ select
 from gone;
 
 -- name: purge_adapters
--- One row: how many adapters went that no state refers to; all of them where no keys are given.
+-- One row: how many adapters went that no state refers to and that stand for no domain; all of them
+-- where no keys are given.
 -- Index: primary key.
 with gone as (
     delete from rttc_adapter
@@ -746,10 +754,61 @@ with gone as (
         and not exists (
             select from rttc_query_state where rttc_query_state.adapter_key = rttc_adapter.key
         )
+        and not exists (select from rttc_standing_adapter where adapter_key = rttc_adapter.key)
     returning key
 )
 select count(*) as adapters
 from gone;
+
+-- name: standing_adapter
+-- One row or none: the adapter that stands for a domain. Index: rttc_standing_adapter_of_domain.
+select domain, base_fingerprint, adapter_key, card, created_at
+from rttc_standing_adapter
+where tenant = %(tenant)s
+    and domain = %(domain)s
+    and base_fingerprint = %(base_fingerprint)s
+order by id desc
+limit 1;
+
+-- name: standing_adapters
+-- A row for each domain and base model that has an adapter of its own, by domain. Index:
+-- rttc_standing_adapter_of_domain.
+select distinct on (domain, base_fingerprint)
+    domain, base_fingerprint, adapter_key, card, created_at
+from rttc_standing_adapter
+where tenant = %(tenant)s
+order by domain, base_fingerprint, id desc;
+
+-- name: put_standing_adapter
+-- Nothing. The adapter must be stored. Index: none.
+insert into rttc_standing_adapter (tenant, domain, base_fingerprint, adapter_key, card)
+values (%(tenant)s, %(domain)s, %(base_fingerprint)s, %(key)s, %(card)s);
+
+-- name: drop_standing_adapters
+-- Nothing; all but the newest ones are gone. Index: rttc_standing_adapter_of_domain.
+delete from rttc_standing_adapter
+where id in (
+    select id
+    from rttc_standing_adapter
+    where tenant = %(tenant)s
+        and domain = %(domain)s
+        and base_fingerprint = %(base_fingerprint)s
+    order by id desc
+    offset %(kept)s
+);
+
+-- name: take_standing_adapter
+-- The adapter that stood for a domain, which does no longer; no row if there was none. Index:
+-- rttc_standing_adapter_of_domain.
+delete from rttc_standing_adapter
+where id = (
+    select max(id)
+    from rttc_standing_adapter
+    where tenant = %(tenant)s
+        and domain = %(domain)s
+        and base_fingerprint = %(base_fingerprint)s
+)
+returning domain, base_fingerprint, adapter_key, card, created_at;
 
 -- name: append_run
 -- Nothing; a run that is stored already stays. Index: primary key.

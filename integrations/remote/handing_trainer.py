@@ -5,7 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from rttc_graph.protocols import AdapterTrainer, TrainedAdapter, TrainingExample, TrainStep
+from rttc_graph.errors import AdaptationError
+from rttc_graph.protocols import (
+    AdapterTrainer,
+    ContinuingTrainer,
+    TrainedAdapter,
+    TrainingExample,
+    TrainStep,
+)
 from rttc_graph.settings import TttSettings
 
 
@@ -40,6 +47,33 @@ class HandingTrainer(ABC):
         """
         adapter = await self._trainer.train(
             key, examples, settings, on_step=on_step, deadline=deadline
+        )
+        await self.load(adapter)
+        return adapter
+
+    async def train_on(
+        self,
+        start: TrainedAdapter,
+        key: str,
+        examples: Sequence[TrainingExample],
+        settings: TttSettings,
+        *,
+        on_step: Callable[[TrainStep], None],
+        deadline: float | None = None,
+    ) -> TrainedAdapter:
+        """Train an adapter from the weights of another one, and hand it over under `key`.
+
+        Raises:
+            BudgetExceeded: The deadline passed before the training ended.
+            AdaptationError: The training failed, the trainer cannot begin with an adapter, or
+                nobody took what came of it.
+        """
+        if not isinstance(self._trainer, ContinuingTrainer):
+            raise AdaptationError(
+                f"a {type(self._trainer).__name__} cannot go on from an adapter: give it train_on"
+            )
+        adapter = await self._trainer.train_on(
+            start, key, examples, settings, on_step=on_step, deadline=deadline
         )
         await self.load(adapter)
         return adapter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -36,10 +36,15 @@ class TransformersPolicyModel:
 
     Args:
         engine: Stays the caller's, who closes it.
+        load: Called with the key of each adapter that requests name, before they are answered:
+            makes it resident, if it is stored, and does nothing if it is resident.
     """
 
-    def __init__(self, engine: LocalEngine) -> None:
+    def __init__(
+        self, engine: LocalEngine, *, load: Callable[[str], Awaitable[object]] | None = None
+    ) -> None:
         self._engine = engine
+        self._load = load
         # In a thread of its own, so that a long prompt keeps nobody waiting for the lane.
         self._counting: BatchQueue[_Prompt, int] = BatchQueue(
             _counted, name="rttc-tokenizer", batch_size=1
@@ -78,6 +83,7 @@ class TransformersPolicyModel:
             PolicyModelError: The model failed, a prompt leaves no room in the context, or an
                 adapter is not resident; the other requests of the call are given up.
         """
+        await self._load_adapters(requests)
         rows = [DecodeRequest(generation=request, deadline=deadline) for request in requests]
         return [_generation(row) for row in await gathered(self._engine.decode(rows))]
 
@@ -94,7 +100,16 @@ class TransformersPolicyModel:
         """
         if deadline is not None and time.monotonic() >= deadline:
             raise BudgetExceeded("no time is left to weigh options: raise budget_seconds")
+        await self._load_adapters(requests)
         return await option_probabilities(self._engine, requests)
+
+    async def _load_adapters(
+        self, requests: Sequence[GenerationRequest] | Sequence[OptionsRequest]
+    ) -> None:
+        """Make the adapters resident that others have pushed out since they were loaded."""
+        if self._load is not None:
+            for key in dict.fromkeys(one.adapter for one in requests if one.adapter is not None):
+                await self._load(key)
 
 
 async def gathered(futures: Sequence[Future[Decoded]]) -> list[Decoded]:

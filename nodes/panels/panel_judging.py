@@ -79,7 +79,7 @@ def candidate_of(one: Drawn, state: RttcState) -> Candidate:
         "trained_tokens": 0,
         "mean_logprob": one["mean_logprob"],
         "finish_reason": one["finish_reason"],
-        "adapter": adapter_of(one["proposer"], state),
+        "adapter": adapted["key"] if adapted and by_adapter else None,
         "reused_tokens": one.get("reused_tokens", 0),
         "flops": one.get("flops"),
         "rests_on": [*(state["samples"][place]["id"] for place in one["shown"]), *learnt],
@@ -89,7 +89,8 @@ def candidate_of(one: Drawn, state: RttcState) -> Candidate:
 def adapter_of(proposer: Attempt, state: RttcState) -> str | None:
     """Return the key of the adapter that this proposer answers with; `None` for the base model."""
     adapted = state.get("adapted")
-    return adapted["key"] if adapted and ARMS.attempts[proposer].finds == "adapter" else None
+    by_adapter = ARMS.attempts[proposer].finds == "adapter"
+    return adapted["key"] if adapted and by_adapter else state.get("standing")
 
 
 async def _scores(

@@ -5,17 +5,12 @@ from __future__ import annotations
 from rttc_graph.nodes.panels.panel_continuing import own_prompt
 from rttc_graph.nodes.panels.panel_judging import adapter_of
 from rttc_graph.protocols import GenerationRequest
+from rttc_graph.run.prompts import REVISE
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.chains import text_in_hand
 from rttc_graph.search.panel import Panel
 from rttc_graph.search.sample_subsets import draw_seed
 from rttc_graph.state import ChatTurn, RttcState
-
-REVISE = (
-    "Look at your answer again. If something in it is wrong, give the right answer; if nothing is, "
-    "give the same answer once more. Answer as before, and say nothing else."
-)
-"""Turn of the user behind an answer that is to be revised."""
 
 
 def revision_request(

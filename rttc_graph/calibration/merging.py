@@ -10,6 +10,7 @@ from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     FEATURES_KEY,
     OTHERS_KEY,
     POOLED_KEY,
+    STANDING_KEY,
 )
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
 
@@ -51,6 +52,16 @@ def merged_maps(
             parameters={**_parameters(pooled), **chosen.get("", {})}, pairs=pooled.pairs
         )
     return kept
+
+
+def kept_standing(domain: str, standing: Mapping[str, str]) -> dict[str, str]:
+    """Return the parameter that says whose answers a domain's map is of; none for the plain model.
+
+    Args:
+        domain: The domain.
+        standing: Adapters that stood for domains when the answers were given.
+    """
+    return {STANDING_KEY: standing[domain]} if domain in standing else {}
 
 
 def _parameters(fitted: FittedMap) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rttc_graph.calibration.map_fitting import (
     calibrate,
     fold_number,
 )
-from rttc_graph.calibration.merging import merged_maps
+from rttc_graph.calibration.merging import kept_standing, merged_maps
 from rttc_graph.calibration.plans import (
     LEAST_IN_BIN,
     ExpectedPlans,
@@ -94,6 +94,7 @@ class Proposal:
         *,
         before: StoredCalibration | None = None,
         all_domains: bool = False,
+        standing: Mapping[str, str] | None = None,
     ) -> StoredCalibration:
         """Return what is kept of it for a reward model: see `merged_maps`.
 
@@ -102,9 +103,11 @@ class Proposal:
             fingerprint: Its fingerprint.
             before: The calibration in force.
             all_domains: Whether domains without a map of their own get the pooled one.
+            standing: Adapters that stood for domains when the rows were made.
         """
         chosen = {
             domain: {
+                **kept_standing(domain, standing or {}),
                 ARMS_KEY: list(self.arms.get(domain, self.arms[""])),
                 TAU_KEY: self.chosen.gate.tau_r,
                 CURVE_KEY: self.curve_of(domain),

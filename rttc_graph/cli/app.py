@@ -31,6 +31,7 @@ from rttc_graph.cli.commands import (
     status,
 )
 from rttc_graph.cli.error_exit import EXIT_INTERRUPTED, report
+from rttc_graph.cli.learning.improve import improve
 from rttc_graph.cli.setup.completion import answer_shells, print_completion
 from rttc_graph.cli.setup.doctor import show_checks
 from rttc_graph.cli.setup.init import write_settings
@@ -47,6 +48,7 @@ app.command("ask")(ask.ask_question)
 app.command("chat")(chat)
 app.command("eval")(evaluate.evaluate_file)
 app.command("calibrate")(calibrate.calibrate_file)
+app.command("improve")(improve)
 app.command("rate")(rate.rate_run)
 app.command("stats")(stats.show_stats)
 app.command("demo")(demo.show_demo)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from rttc_graph.errors import ConfigurationError
+from rttc_graph.improvement.domain_adapters import AdapterStore, adapter_loader
 from rttc_graph.installation.closed_arms import closed_arms
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
@@ -50,12 +51,18 @@ class OpenPolicy:
 
 
 @contextmanager
-def open_policy(config: InstallationConfig, *, keeps_prompts: bool = True) -> Generator[OpenPolicy]:
+def open_policy(
+    config: InstallationConfig,
+    *,
+    keeps_prompts: bool = True,
+    adapters: AdapterStore | None = None,
+) -> Generator[OpenPolicy]:
     """Open the policy model: in this process, or as a client of whoever serves it.
 
     Args:
         config: Names the model and how it is loaded.
         keeps_prompts: Whether a local one keeps what recent prompts computed.
+        adapters: Where a local one finds adapters that others have pushed out of memory.
 
     Raises:
         ConfigurationError: The name, a key or a package is wrong or missing.
@@ -73,7 +80,9 @@ def open_policy(config: InstallationConfig, *, keeps_prompts: bool = True) -> Ge
             together=config.trainings_together,
         )
         yield OpenPolicy(
-            model=TransformersPolicyModel(engine),
+            model=TransformersPolicyModel(
+                engine, load=None if adapters is None else adapter_loader(trainer, adapters)
+            ),
             fingerprint=trainer.base_fingerprint,
             trainer=trainer,
             engine=engine,

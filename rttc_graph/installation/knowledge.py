@@ -25,6 +25,7 @@ from rttc_graph.integrations.postgres.migrate import migrate
 from rttc_graph.integrations.postgres.rating_store import PostgresRatingStore
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.samples.read_replica import ReadReplica
+from rttc_graph.integrations.postgres.standing_store import PostgresStandingStore
 from rttc_graph.protocols import MeasuringEmbedder
 from rttc_graph.samples.corrections import Corrections
 
@@ -50,6 +51,7 @@ class Knowledge:
     ledger_store: PostgresLedgerStore
     calibrations: PostgresCalibrationStore
     ratings: PostgresRatingStore
+    standing: PostgresStandingStore
 
 
 @contextmanager
@@ -82,6 +84,7 @@ def open_knowledge(
             ledger_store=PostgresLedgerStore(database, max_age_days=config.runs_max_age_days),
             calibrations=PostgresCalibrationStore(database),
             ratings=PostgresRatingStore(database),
+            standing=PostgresStandingStore(database),
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from rttc_graph.arms import PLAIN
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.graph import RttcGraph, RttcParts, create_rttc_graph
+from rttc_graph.improvement.domain_adapters import DomainAdapters
 from rttc_graph.installation.ask_question import AskResult, ask
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.installation.configured_policy import OpenPolicy, open_policy
@@ -167,18 +168,22 @@ def open_local(
         )
         policy = None if away is None else away.policy(knowledge.cache)
         if policy is None:
-            policy = stack.enter_context(open_policy(config))
+            policy = stack.enter_context(open_policy(config, adapters=knowledge.cache))
         judge = None if away is None else away.reward
         if judge is None:
             judge = open_reward_model(config, policy.engine, policy.fingerprint)
+        standing = _standing_adapters(knowledge, policy)
         parts: RttcParts = {
             "policy_model": policy.model,
-            "reward_model": CalibratedReward(judge, knowledge.calibrations, tenant=config.tenant),
+            "reward_model": CalibratedReward(
+                judge, knowledge.calibrations, tenant=config.tenant, standing_adapters=standing
+            ),
             "process_reward_model": open_process_reward(config, policy.engine, policy.fingerprint),
             "embedder": knowledge.embedder,
             "knowledge_base": knowledge.knowledge_base,
             "cache": knowledge.cache,
             "trainer": policy.trainer,
+            "standing_adapters": standing,
             "closed_arms": policy.closed_arms,
             "ledger_store": knowledge.ledger_store,
             "settings": config.run_settings(),
@@ -193,3 +198,10 @@ def open_local(
             parts=parts,
             graph=create_rttc_graph(**parts),
         )
+
+
+def _standing_adapters(knowledge: Knowledge, policy: OpenPolicy) -> DomainAdapters | None:
+    """Return what knows the adapters of domains; `None` for a model that can have none."""
+    if policy.trainer is None:
+        return None
+    return DomainAdapters(knowledge.standing, knowledge.cache, policy.trainer.base_fingerprint)

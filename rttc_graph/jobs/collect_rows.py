@@ -6,7 +6,7 @@ The file of rows is read once; from then on its content is handed on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 
 QUESTIONS, SAMPLES = "questions.jsonl", "samples.jsonl"
 """Files in the folder of a data set."""
+
+STANDING = "standing"
+"""Name, among the settings that rows are kept under, of the adapters that stood for domains."""
 
 _NO_PART = {
     *("policy", "arms", "first_arm", "tau_r", "tau_r_of", "use_cache", "seed"),
@@ -217,6 +220,20 @@ class ModelRows:
     """Keys of the recorded panels of `model`."""
 
     @property
+    def standing(self) -> dict[str, str]:
+        """Adapter that stood for each domain when the rows were made; domains without are left out.
+
+        Where rows were made with several, the last one.
+        """
+        digests = dict.fromkeys(key.digest for key in (*self.keys, *self.panel_keys))
+        made_with = (self.rows.settings.get(digest, {}) for digest in digests)
+        return {
+            domain: key
+            for settings in made_with
+            for domain, key in settings.get(STANDING, {}).items()
+        }
+
+    @property
     def judge(self) -> str:
         """Fingerprint of the reward model with its calibration, if there is one."""
         return calibrated_fingerprint(self.calibration) if self.calibration else self.fingerprint
@@ -296,6 +313,7 @@ def _collect_rows(
         with open_local(chosen) as local:
             if collection is not None:
                 _fill(local, wanted, watcher)
+                collection = asyncio.run(with_standing(local, collection))
                 asyncio.run(_check_domains(local, collection, rows))
                 keys = collection.keys() if mine.arms else []
                 if mine.arms:
@@ -334,6 +352,33 @@ def _collect_rows(
         tell_abstentions([judged], wanted.scorer, watcher)
         found.append(judged)
     return found
+
+
+async def with_standing(local: LocalRttc, collection: Collection) -> Collection:
+    """Return a collection whose rows are kept apart by the adapters that stand for its domains.
+
+    Raises:
+        BackendError: They cannot be looked up.
+    """
+    asked = (collection.domain_of(row) for one in collection.data_sets for row in one.rows)
+    standing = await standing_of(local, asked)
+    if not standing:
+        return collection
+    return replace(collection, settings={**collection.settings, STANDING: standing})
+
+
+async def standing_of(local: LocalRttc, domains: Iterable[str | None]) -> dict[str, str]:
+    """Return the adapters that stand for domains; domains without one are left out.
+
+    Raises:
+        BackendError: They cannot be looked up.
+    """
+    known, tenant = local.parts.get("standing_adapters"), local.config.tenant
+    if known is None:
+        return {}
+    named = [domain for domain in dict.fromkeys(domains) if domain]
+    found = {each: await known.standing_adapter(domain=each, tenant=tenant) for each in named}
+    return {domain: key for domain, key in found.items() if key is not None}
 
 
 async def _check_domains(local: LocalRttc, collection: Collection, rows: EvaluationRows) -> None:

@@ -114,7 +114,11 @@ def fit_calibration(
 
     def merged(before: StoredCalibration | None) -> StoredCalibration:
         return proposal.stored(
-            rows.reward_model, rows.fingerprint, before=before, all_domains=wanted.all_domains
+            rows.reward_model,
+            rows.fingerprint,
+            before=before,
+            all_domains=wanted.all_domains,
+            standing=rows.standing,
         )
 
     stored = merged(rows.calibration)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rttc_graph.arms import ARMS
 from rttc_graph.calibration.map_fitting import MIN_OF_EACH, FittedCalibration, Labelled, calibrate
-from rttc_graph.calibration.merging import merged_maps
+from rttc_graph.calibration.merging import kept_standing, merged_maps
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.accuracy_plot import plot_reliability
 from rttc_graph.evaluation.reliability import ReliabilityBin, reliability
@@ -27,6 +27,7 @@ from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     arms_of,
     kept_plan,
 )
+from rttc_graph.jobs.collect_rows import standing_of
 from rttc_graph.jobs.output_files import check_outputs
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import (
@@ -109,14 +110,25 @@ class FoundMap:
     plot: Path
 
 
-def rated_answers(rated: Sequence[RatedRun]) -> RatedAnswers:
-    """Return the ratings that tell whether a judged answer was right."""
+def rated_answers(
+    rated: Sequence[RatedRun], standing: Mapping[str, str] | None = None
+) -> RatedAnswers:
+    """Return the ratings that tell whether a judged answer was right.
+
+    Args:
+        rated: Rated runs.
+        standing: Adapters that stand for domains now: what the model answered without them, or
+            with others, says nothing of its answers from now on.
+    """
+    standing = standing or {}
     runs: list[tuple[RatedRun, Candidate]] = []
     left_out: Counter[str] = Counter()
     for run in rated:
         candidate = run.candidate
         if candidate is None:
             left_out["stored by a release that did not keep the candidate"] += 1
+        elif _is_of_another_model(run, candidate, standing):
+            left_out["answered before the domain had its present adapter"] += 1
         elif run.declined:
             left_out["declined, so the answer was not seen"] += 1
         elif is_unanswered(candidate):
@@ -124,6 +136,11 @@ def rated_answers(rated: Sequence[RatedRun]) -> RatedAnswers:
         else:
             runs.append((run, candidate))
     return RatedAnswers(runs=runs, left_out=left_out)
+
+
+def _is_of_another_model(run: RatedRun, candidate: Candidate, standing: Mapping[str, str]) -> bool:
+    asks_model = candidate["arm"] in ARMS and ARMS[candidate["arm"]].own.asks_model
+    return asks_model and candidate.get("standing") != standing.get(run.domain or "")
 
 
 async def judge_anew(
@@ -233,11 +250,15 @@ class _Judged:
     pairs: Mapping[str, Sequence[Labelled]]
     before: StoredCalibration | None
     fingerprint: str
+    standing: Mapping[str, str]
+    """Adapters that stand for domains."""
 
 
 async def _judged(local: LocalRttc) -> _Judged:
     knowledge, tenant = local.knowledge, local.config.tenant
-    answers = rated_answers(await knowledge.ratings.rated_runs(tenant=tenant))
+    rated = await knowledge.ratings.rated_runs(tenant=tenant)
+    standing = await standing_of(local, (run.domain for run in rated))
+    answers = rated_answers(rated, standing)
     answers.check_enough()
     pairs = await judge_anew(
         answers,
@@ -248,7 +269,7 @@ async def _judged(local: LocalRttc) -> _Judged:
     )
     fingerprint = await local.judge.fingerprint()
     before = await knowledge.calibrations.load(local.judge.name, fingerprint, tenant=tenant)
-    return _Judged(answers, pairs, before, fingerprint)
+    return _Judged(answers, pairs, before, fingerprint, standing)
 
 
 def _merged(
@@ -259,7 +280,13 @@ def _merged(
     all_domains: bool,
 ) -> dict[str, DomainCalibration]:
     """Return the maps by domain; each domain keeps the arms and the plan that it has."""
-    chosen = {domain: kept_beside_the_map(before, domain) for domain in {"", *judged.pairs}}
+    chosen = {
+        domain: {
+            **kept_beside_the_map(before, domain),
+            **kept_standing(domain, judged.standing),
+        }
+        for domain in {"", *judged.pairs}
+    }
     return merged_maps(calibration, judged.pairs, chosen, before=before, all_domains=all_domains)
 
 

@@ -22,6 +22,7 @@ from rttc_graph.jobs.collect_rows import (
     tell_abstentions,
     warn_of_leaks,
     with_majority,
+    with_standing,
 )
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.settings import PolicyName
@@ -67,7 +68,7 @@ def run_policies(config: InstallationConfig, wanted: RealRuns, watcher: Watcher)
             await local.warm_up()
             await warn_of_leaks(local, wanted.data_set, watcher)
             found = await judged_rows(local, rows, [])
-            collection = _collection(config, wanted, found.judge)
+            collection = await with_standing(local, _collection(config, wanted, found.judge))
             ask = _asker(local, use_cache=wanted.use_cache)
             await collect(
                 collection,

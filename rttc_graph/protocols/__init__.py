@@ -9,6 +9,9 @@ and translate everything a vendor raises.
 
 from rttc_graph.protocols.adapter_trainer import (
     AdapterTrainer,
+    ContinuingTrainer,
+    StandingAdapter,
+    StandingAdapters,
     TrainedAdapter,
     TrainingExample,
     TrainStep,
@@ -99,6 +102,7 @@ __all__ = (
     "BegunAnswer",
     "CalibrationStore",
     "ContinuingPolicyModel",
+    "ContinuingTrainer",
     "Correction",
     "DomainCalibration",
     "DomainStats",
@@ -129,6 +133,8 @@ __all__ = (
     "RewardRequest",
     "RunRecord",
     "SearchResult",
+    "StandingAdapter",
+    "StandingAdapters",
     "StepCut",
     "StepScores",
     "StoredCalibration",

@@ -1,10 +1,11 @@
-"""The seam to the trainer of adapters, which also loads them."""
+"""The seams to the trainer of adapters, which also loads them, and to adapters of whole domains."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Protocol, runtime_checkable
 
 from rttc_graph.settings import TttSettings
 from rttc_graph.state import ChatTurn
@@ -97,5 +98,63 @@ class AdapterTrainer(Protocol):
         Raises:
             AdaptationError: It was made for another base, its bytes are damaged, or the model
                 failed.
+        """
+        ...
+
+
+@runtime_checkable
+class ContinuingTrainer(AdapterTrainer, Protocol):
+    """A trainer that can begin with an adapter that is trained already."""
+
+    async def train_on(
+        self,
+        start: TrainedAdapter,
+        key: str,
+        examples: Sequence[TrainingExample],
+        settings: TttSettings,
+        *,
+        on_step: Callable[[TrainStep], None],
+        deadline: float | None = None,
+    ) -> TrainedAdapter:
+        """Do what `train` does, from the weights of `start`, which stay as they are.
+
+        What comes of it is one adapter, that is used without `start`.
+
+        Raises:
+            BudgetExceeded: The deadline passed before the training ended.
+            AdaptationError: As `train`; or `start` was made for another base, or does not fit into
+                an adapter of these settings.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingAdapter:
+    """An adapter that answers all questions of a domain in the place of the plain model."""
+
+    domain: str
+    base_fingerprint: str
+    key: str
+    card: Mapping[str, Any]
+    """Figures of its training and its trial, as JSON."""
+    created_at: datetime | None = None
+
+
+class StandingAdapters(Protocol):
+    """Says which domains have an adapter of their own."""
+
+    async def standing_adapter(self, *, domain: str, tenant: str) -> str | None:
+        """Return the key of a domain's adapter for the policy model; `None` if it has none.
+
+        Raises:
+            BackendError: It cannot be looked up.
+        """
+        ...
+
+    async def stored(self, key: str) -> TrainedAdapter | None:
+        """Return a stored adapter for the policy model; `None` if it is gone.
+
+        Raises:
+            BackendError: It cannot be read.
         """
         ...

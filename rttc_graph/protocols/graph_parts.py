@@ -11,7 +11,7 @@ from typing import Any
 from typing_extensions import get_protocol_members
 
 from rttc_graph.errors import ConfigurationError
-from rttc_graph.protocols.adapter_trainer import AdapterTrainer
+from rttc_graph.protocols.adapter_trainer import AdapterTrainer, StandingAdapters
 from rttc_graph.protocols.embedder import Embedder
 from rttc_graph.protocols.knowledge_base import KnowledgeBase
 from rttc_graph.protocols.ledgers import LedgerStore
@@ -31,6 +31,7 @@ _PROTOCOLS: Mapping[str, type] = {
     "trainer": AdapterTrainer,
     "cache": QueryStateCache,
     "ledger_store": LedgerStore,
+    "standing_adapters": StandingAdapters,
 }
 """The least that the graph asks of a part, by the part's name."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+
+from typing_extensions import TypedDict
 
 from rttc_graph.errors import (
     AdaptationError,
@@ -17,10 +19,13 @@ from rttc_graph.errors import (
 from rttc_graph.protocols import (
     AdapterLookup,
     AdapterTrainer,
+    ContinuingTrainer,
     PolicyModel,
     QueryStateCache,
+    StandingAdapters,
     TrainedAdapter,
     TrainingExample,
+    TrainStep,
     parameters_of,
     training_flops,
 )
@@ -45,6 +50,13 @@ class WantedAdapter:
     """Fingerprint of the base model."""
     examples: Sequence[TrainingExample]
     """Samples to learn, at least one."""
+    start: TrainedAdapter | None = None
+    """Adapter of the domain, which the training begins with; `None` to begin with nothing."""
+
+
+class _Told(TypedDict):
+    on_step: Callable[[TrainStep], None]
+    deadline: float | None
 
 
 class OneTraining:
@@ -70,14 +82,19 @@ class OneTraining:
             AdaptationError: The training failed.
         """
         if self._trained is None:
-            self._trained = await self._trainer.train(
-                self._wanted.key,
-                self._wanted.examples,
-                self._scope.settings.ttt,
-                on_step=lambda step: self._scope.emit({"event": "ttt_step", **asdict(step)}),
-                deadline=self._scope.deadline,
-            )
+            self._trained = await self._train(self._wanted.start)
         return self._trained
+
+    async def _train(self, start: TrainedAdapter | None) -> TrainedAdapter:
+        trainer = self._trainer
+        given = self._wanted.key, self._wanted.examples, self._scope.settings.ttt
+        told: _Told = {
+            "on_step": lambda step: self._scope.emit({"event": "ttt_step", **asdict(step)}),
+            "deadline": self._scope.deadline,
+        }
+        if start is not None and isinstance(trainer, ContinuingTrainer):
+            return await trainer.train_on(start, *given, **told)
+        return await trainer.train(*given, **told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +104,7 @@ class AdapterSource:
     policy_model: PolicyModel
     trainer: AdapterTrainer
     cache: QueryStateCache | None = None
+    standing_adapters: StandingAdapters | None = None
 
     async def get(self, state: RttcState, scope: RunScope, notes: Notes) -> AdapterLookup:
         """Return an adapter for the samples in hand, resident.
@@ -121,12 +139,33 @@ class AdapterSource:
             what = "only passages of documents" if state["samples"] else "no samples"
             raise AdaptationError(f"there are {what}, and an adapter learns solved questions")
         base = await self.trainer.base_fingerprint()
-        key = adapter_key(base, examples, scope.settings.ttt, reuse_scope=scope.reuse_scope)
+        start = await self._standing(state)
+        whole = base if start is None else f"{base} {start.key}"
+        key = adapter_key(whole, examples, scope.settings.ttt, reuse_scope=scope.reuse_scope)
         if any(c["adapter"] == key for c in state["candidates"]):
             raise AdaptationError("the adapter of these samples was recalled and has answered")
         if state["candidates"] and key == state.get("rejected_adapter"):
             raise NoHelpError("the adapter for this query did not help before")
-        return WantedAdapter(key=key, base=base, examples=examples)
+        return WantedAdapter(key=key, base=base, examples=examples, start=start)
+
+    async def _standing(self, state: RttcState) -> TrainedAdapter | None:
+        """Return the adapter of the domain, which this one goes on from; `None` if it cannot.
+
+        Raises:
+            AdaptationError: It is gone, and the plain model's adapter would be of another model.
+            BackendError: It cannot be read.
+        """
+        key = state.get("standing")
+        if key is None or not isinstance(self.trainer, ContinuingTrainer):
+            return None
+        known = self.standing_adapters
+        start = None if known is None else await known.stored(key)
+        if start is None:
+            raise AdaptationError(
+                f"the adapter {key!r} of the domain {state['task']['domain']!r} is not stored, so "
+                "none can be trained on top of it: take it away (rttc improve --undo DOMAIN)"
+            )
+        return start
 
     async def _kept(
         self,
@@ -160,8 +199,8 @@ class AdapterSource:
             return None
         request = recall_request(
             settings,
+            state,
             vector=state["vector"],
-            domain=state["task"]["domain"],
             base_fingerprint=wanted.base,
             adapter_similarity=settings.reuse_similarity,
         )

@@ -62,7 +62,13 @@ async def answer(
         shown: Samples in the prompt.
     """
     generation = await survive(
-        _generate(policy_model, messages, state, scope, adapted["key"] if adapted else None),
+        _generate(
+            policy_model,
+            messages,
+            state,
+            scope,
+            adapted["key"] if adapted else state.get("standing"),
+        ),
         deadline=scope.deadline,
         grace_seconds=GRACE_SECONDS,
     )
@@ -120,6 +126,9 @@ def answered(
     if tokens is None:
         tokens = candidate["prompt_tokens"] + candidate["completion_tokens"]
     generated = 1 if ARMS.attempts[attempt].asks_model else 0
+    standing = state.get("standing")
+    if standing is not None and generated:
+        candidate, detail = {**candidate, "standing": standing}, {**detail, "standing": standing}
     return {
         "candidates": [*state["candidates"], candidate],
         "tried": [*state["tried"], attempt],

@@ -13,6 +13,7 @@ from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import added
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.outcome import Outcome, trace_metadata
+from rttc_graph.run.recalling import training_fingerprint
 from rttc_graph.run.scope import RunScope
 from rttc_graph.state import Candidate, RttcState
 
@@ -108,7 +109,7 @@ def _query_state(
         samples=state["samples"],
         revision=state["revision"] or 0,
         adapter=best["adapter"],
-        training_fingerprint=scope.settings.training_fingerprint,
+        training_fingerprint=training_fingerprint(scope.settings, state),
         reward=best["reward"],
         rejected_adapter=rejected or state.get("rejected_adapter"),
     )

@@ -32,6 +32,13 @@ PASSAGES_PROMPT = "Use these passages where they help to answer the question beh
 """Text before the passages of documents in a prompt."""
 
 
+REVISE = (
+    "Look at your answer again. If something in it is wrong, give the right answer; if nothing is, "
+    "give the same answer once more. Answer as before, and say nothing else."
+)
+"""Turn of the user behind an answer that is to be revised."""
+
+
 _STANDALONE_PROMPT = (
     "Rewrite the last question of the conversation as one question that can be understood without "
     "the conversation: put names and things in the place of words that stand for them. Reply with "

@@ -17,7 +17,14 @@ from rttc_graph.protocols import (
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import RttcState
 
-__all__ = ("LOAD_RECALLED", "CheckedAdapter", "checked_adapter", "not_loaded", "recall_request")
+__all__ = (
+    "LOAD_RECALLED",
+    "CheckedAdapter",
+    "checked_adapter",
+    "not_loaded",
+    "recall_request",
+    "training_fingerprint",
+)
 
 CHECKED_EXAMPLES = 2
 """The nearest ones, on which an adapter is tried: a tenth of the time of a training, and as telling
@@ -39,25 +46,35 @@ class CheckedAdapter:
     """On the nearest samples, nats per token of their answers."""
 
 
+def training_fingerprint(settings: RttcSettings, state: RttcState) -> str:
+    """Return the digest of how adapters are trained in a run, for the query-state cache.
+
+    Where the domain has an adapter of its own, others begin with it and fit nothing else.
+    """
+    standing = state.get("standing")
+    digest = settings.training_fingerprint
+    return f"{digest}-on-{standing[:16]}" if standing else digest
+
+
 def recall_request(
     settings: RttcSettings,
+    state: RttcState,
     *,
     vector: Vector,
-    domain: str | None,
     base_fingerprint: str | None,
     adapter_similarity: float,
 ) -> RecallRequest:
     """Return what a run asks the cache about a query."""
     return RecallRequest(
         vector=vector,
-        domain=domain,
+        domain=state["task"]["domain"],
         tenant=settings.tenant,
         k=settings.k,
         choice=settings.samples_choice,
         samples_similarity=settings.samples_similarity,
         adapter_similarity=adapter_similarity,
         base_fingerprint=base_fingerprint,
-        training_fingerprint=settings.training_fingerprint,
+        training_fingerprint=training_fingerprint(settings, state),
     )
 
 

@@ -10,7 +10,13 @@ from dataclasses import replace
 import pytest
 
 from rttc_graph.errors import AdaptationError, BudgetExceeded
-from rttc_graph.protocols import AdapterTrainer, TrainedAdapter, TrainingExample, TrainStep
+from rttc_graph.protocols import (
+    AdapterTrainer,
+    ContinuingTrainer,
+    TrainedAdapter,
+    TrainingExample,
+    TrainStep,
+)
 from rttc_graph.settings import TttSettings
 
 EXAMPLES = (
@@ -64,6 +70,21 @@ class AdapterTrainerContract:
         assert [step.step for step in steps] == list(range(1, len(steps) + 1))
         assert all(math.isfinite(loss) for loss in adapter.losses)
         assert adapter.losses[-1] < adapter.losses[0]
+
+    async def test_a_trainer_that_goes_on_begins_with_what_was_learnt(
+        self, trainer: AdapterTrainer
+    ) -> None:
+        """Its first loss is that of the adapter it begins with, which stays as it is."""
+        if not isinstance(trainer, ContinuingTrainer):
+            pytest.skip("it always begins with the base")
+        start, steps = await train(trainer, "a"), list[TrainStep]()
+        further = replace(SETTINGS, epochs=1, min_steps=1)
+        made = await trainer.train_on(start, "b", EXAMPLES, further, on_step=steps.append)
+        assert (made.key, made.base_fingerprint) == ("b", start.base_fingerprint)
+        assert await trainer.is_resident("b")
+        learnt = await trainer.loss(start, EXAMPLES)
+        assert math.isclose(steps[0].loss, learnt, abs_tol=0.2)
+        assert learnt < start.losses[0]
 
     async def test_what_was_trained_can_be_loaded_again(self, trainer: AdapterTrainer) -> None:
         """Its bytes are all there is of it; loading twice is no error."""

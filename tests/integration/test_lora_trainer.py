@@ -659,3 +659,37 @@ async def test_a_real_model_learns_labels_from_eight_samples(smollm2_path: Path)
     assert answers[0].finish_reason == "stop"
     assert "lost or stolen card" not in answers[1].text
     engine.close()
+
+
+async def test_a_training_goes_on_from_another_adapter(
+    trainer: LoraTrainer, policy: TransformersPolicyModel
+) -> None:
+    learnt = await train(trainer, "learnt")
+    # a higher rank, another scale, and a step that changes next to nothing
+    one_step = replace(SETTINGS, rank=6, epochs=1, learning_rate=1e-7)
+    steps: list[TrainStep] = []
+    await trainer.train_on(learnt, "on", EXAMPLES, one_step, on_step=steps.append)
+    # the first loss is that of the adapter it begins with, and not of the base
+    assert steps[0].loss == pytest.approx(await trainer.loss(learnt, EXAMPLES), abs=1e-3)
+    assert steps[0].loss < learnt.losses[0] / 2
+    assert (await ask(policy, "on")).text == (await ask(policy, "learnt")).text
+    with pytest.raises(AdaptationError, match=r"has rank 4 and adapts 14 layers, .* rank 2"):
+        await trainer.train_on(learnt, "low", EXAMPLES, replace(SETTINGS, rank=2), on_step=ignore)
+
+
+async def test_an_adapter_that_was_pushed_out_is_loaded_again(tiny_engine: LocalEngine) -> None:
+    trainer = LoraTrainer(tiny_engine)
+    learnt = await train(trainer, "learnt")
+    wanted: list[str] = []
+
+    async def load(key: str) -> None:
+        wanted.append(key)
+        await trainer.load(learnt)
+
+    policy = TransformersPolicyModel(tiny_engine, load=load)
+    before = await ask(policy, "learnt")
+    assert trainer._resident is not None
+    trainer._resident.drop("learnt")
+    assert (await ask(policy, "learnt")).text == before.text
+    await ask(policy)
+    assert wanted == ["learnt", "learnt"]

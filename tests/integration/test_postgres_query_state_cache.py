@@ -26,7 +26,14 @@ from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.database_session import DatabaseSession
 from rttc_graph.integrations.postgres.migrate import migrate, read_migrations
-from rttc_graph.protocols import AdapterLookup, QueryState, RecallRequest, TrainedAdapter
+from rttc_graph.integrations.postgres.standing_store import PostgresStandingStore
+from rttc_graph.protocols import (
+    AdapterLookup,
+    QueryState,
+    RecallRequest,
+    StandingAdapter,
+    TrainedAdapter,
+)
 from rttc_graph.testing import at_angle, trained_adapter
 
 pytestmark = pytest.mark.usefixtures("no_blocking_calls")
@@ -430,3 +437,34 @@ async def test_writers_at_the_same_time_do_not_get_in_each_others_way(
     stats = await cache.stats()
     assert stats.states <= 5
     assert stats.bytes <= 4000
+
+
+async def test_an_adapter_that_stands_for_a_domain_is_never_dropped(database: Database) -> None:
+    cache = PostgresQueryStateCache(database, max_bytes=8, max_age_seconds=1e-6)
+    standing = PostgresStandingStore(database)
+    place = {"domain": "math", "base_fingerprint": "base", "tenant": "tenant"}
+    for key in ("first", "second"):
+        await PostgresQueryStateCache(database).keep_adapter(trained_adapter(key))
+        own = StandingAdapter(domain="math", base_fingerprint="base", key=key, card={"n": key})
+        await standing.put(own, tenant="tenant")
+    await keep(cache, "other")
+    await cache.remember(state())
+    await cache.discard_adapter("second")
+    await cache.purge()
+    assert await cache.load_adapter("other", base_fingerprint="base") is None
+    assert await cache.load_adapter("first", base_fingerprint="base") is not None
+
+    found = await standing.find(**place)
+    assert found is not None
+    assert (found.key, found.card) == ("second", {"n": "second"})
+    assert await standing.find(**{**place, "tenant": "other"}) is None
+    assert await standing.find(**{**place, "base_fingerprint": "other"}) is None
+    assert [one.key for one in await standing.all_of(tenant="tenant")] == ["second"]
+    back = await standing.undo(**place)
+    assert back is not None
+    assert back.key == "first"
+    assert await standing.undo(**place) is None
+    with pytest.raises(ConfigurationError, match="'math' has no adapter of its own"):
+        await standing.undo(**place)
+    await cache.purge()
+    assert await cache.load_adapter("first", base_fingerprint="base") is None

@@ -16,6 +16,7 @@ from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     OTHERS_KEY,
     POOLED_KEY,
     REFRESH_SECONDS,
+    STANDING_KEY,
     CalibratedReward,
     calibrated_fingerprint,
 )
@@ -274,3 +275,32 @@ async def test_a_judge_that_cannot_say_who_it_is_costs_no_answer(face: Face) -> 
     output = await ask(parts.parts(), face, tau_r_of="scripted")
     assert output["answer"] == "direct"
     assert any(entry["event"] == "failed" for entry in output["ledger"])
+
+
+async def test_a_map_of_another_models_answers_is_not_used_for_its_domain(
+    raw: ScriptedRewardModel,
+) -> None:
+    class Standing:
+        key: str | None = "new"
+
+        async def standing_adapter(self, *, domain: str, tenant: str) -> str | None:
+            return self.key if (domain, tenant) == ("math", "default") else None
+
+        async def stored(self, key: str) -> None:
+            raise AssertionError(key)
+
+    store, standing = MemoryStore(), Standing()
+    kept = stored(all=0.7, math=0.9, law=0.8)
+    await store.save(kept, tenant="default")
+    model = CalibratedReward(raw, store, standing_adapters=standing)
+    math = model.within(tenant="default", domain="math")
+    assert await reward(model, domain="math") == 0.7  # as where the domain has none
+    assert not await math.is_calibrated()
+    assert await reward(model, domain="law") == 0.8
+    anew = dict(kept.domains["math"].parameters) | {STANDING_KEY: "new"}
+    domains = {**kept.domains, "math": DomainCalibration(parameters=anew, pairs=100)}
+    await store.save(replace(kept, domains=domains), tenant="default")
+    model = CalibratedReward(raw, store, standing_adapters=standing)
+    assert await reward(model, domain="math") == 0.9
+    standing.key = None  # and taken away again
+    assert await reward(model, domain="math") == 0.7

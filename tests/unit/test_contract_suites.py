@@ -19,6 +19,8 @@ DEFAULTS = frozenset({"chosen_arms", "chosen_plan", "is_calibrated", "sees_evide
 ONLY_COMPLETED = {
     "PlainRewardModel": "what `as_reward_model` completes, see test_reward_requests",
     "ContinuingPolicyModel": "what a policy model may say besides, tested by its suite",
+    "ContinuingTrainer": "what a trainer may do besides, tested by its suite",
+    "StandingAdapters": "a look-up over two stores, see test_improvement",
     "MeasuredModel": "what a model may say of its size, tested by the suite of policy models",
     "WeighingPolicyModel": "what a policy model may do besides, tested by its suite",
 }

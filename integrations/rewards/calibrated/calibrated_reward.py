@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rttc_graph.errors import BackendError, ConfigurationError, RewardModelError
@@ -23,6 +23,7 @@ from rttc_graph.protocols import (
     PlainRewardModel,
     RewardModel,
     RewardRequest,
+    StandingAdapters,
     StoredCalibration,
     as_reward_model,
 )
@@ -63,6 +64,11 @@ null where they keep their raw scores. Without the key, as in earlier releases, 
 empty domain itself."""
 
 
+STANDING_KEY = "standing"
+"""Key in a domain's parameters: the adapter that stood for the domain when its map was fitted; left
+out where none did. The map is of other answers where another one stands now, and is not used."""
+
+
 class ProbabilityMap(Protocol):
     """A stored calibration as a function."""
 
@@ -91,6 +97,8 @@ class _DomainMap:
     plan: object = None
     """Plan as it is kept; read when a run asks for it, so that one which this release cannot read
     is in the way of no other policy."""
+    standing: str | None = None
+    """Adapter that stood for the domain when the map was fitted."""
 
     def __call__(self, score: float, features: AnswerFeatures | None) -> float:
         """Return P(right)."""
@@ -118,6 +126,7 @@ class _DomainMap:
             parameters.get(POOLED_KEY) is True,
             None if features is None else FeatureMap.from_json(features),
             parameters.get(PLAN_KEY),
+            parameters.get(STANDING_KEY),
         )
 
 
@@ -130,6 +139,19 @@ class _Maps:
     """For domains without a map of their own."""
     fingerprint: str
     """Fingerprint of the reward model and its maps together."""
+
+    def for_answers_of(self, domain: str, standing: str | None) -> _Maps:
+        """Return the maps without that of a domain, if it is of another model's answers.
+
+        Args:
+            domain: The domain.
+            standing: Adapter that stands for it now.
+        """
+        found = self.by_domain.get(domain)
+        if found is None or found.standing == standing:
+            return self
+        kept = {name: one for name, one in self.by_domain.items() if name != domain}
+        return replace(self, by_domain=kept)
 
     def arms_of(self, domain: str | None) -> tuple[str, ...]:
         """Return the arms that were chosen for a domain; empty where none were."""
@@ -210,6 +232,8 @@ class CalibratedReward(RewardModel):
             fitted on, and is shown the evidence as it came.
         store: Where its calibrations are.
         tenant: Tenant whose calibration is used where a run names none.
+        standing_adapters: Know which domains have an adapter of their own: a map that was fitted
+            on the answers of another one is not used for the domain.
         clock: Seconds, monotonic.
     """
 
@@ -219,8 +243,10 @@ class CalibratedReward(RewardModel):
         store: CalibrationStore,
         *,
         tenant: str = "default",
+        standing_adapters: StandingAdapters | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._standing_adapters = standing_adapters
         self._raw = as_reward_model(raw)
         self._store = store
         self._tenant = tenant
@@ -287,6 +313,24 @@ class CalibratedReward(RewardModel):
         self._loaded[tenant] = (now, maps)
         return maps
 
+    async def maps_for(self, tenant: str, domain: str | None) -> _Maps | None:
+        """Return a tenant's maps for the answers of a domain; `None` if there are none.
+
+        Raises:
+            RewardModelError: They, or which adapter the domain has, could not be loaded.
+        """
+        maps = await self.maps(tenant)
+        if maps is None or not domain or self._standing_adapters is None:
+            return maps
+        try:
+            key = await self._standing_adapters.standing_adapter(domain=domain, tenant=tenant)
+        except BackendError as exc:
+            raise RewardModelError(
+                f"the adapter of the domain {domain!r} could not be looked up: {exc}",
+                retryable=exc.retryable,
+            ) from exc
+        return maps.for_answers_of(domain, key)
+
     async def say_raw(self) -> None:
         """Say once that raw scores hold."""
         if not self._has_said and not await self._raw.is_calibrated():
@@ -316,7 +360,7 @@ class _Within(RewardModel):
         return self._raw.sees_evidence
 
     async def fingerprint(self) -> str:
-        maps = await self._calibrated.maps(self._tenant)
+        maps = await self._calibrated.maps_for(self._tenant, self._domain)
         return await self._raw.fingerprint() if maps is None else maps.fingerprint
 
     async def is_calibrated(self) -> bool:
@@ -325,11 +369,11 @@ class _Within(RewardModel):
         A map of several domains together may change its scores too, and so does what the reward
         model learnt elsewhere: what that makes of them is no probability here.
         """
-        maps = await self._calibrated.maps(self._tenant)
+        maps = await self._calibrated.maps_for(self._tenant, self._domain)
         return maps is not None and maps.is_own(self._domain)
 
     async def score(self, query: str, candidates: Sequence[RewardRequest]) -> list[float]:
-        maps = await self._calibrated.maps(self._tenant)
+        maps = await self._calibrated.maps_for(self._tenant, self._domain)
         scores = await self._raw.score(query, candidates)
         if maps is None:
             await self._calibrated.say_raw()
@@ -340,11 +384,11 @@ class _Within(RewardModel):
         ]
 
     async def chosen_arms(self) -> tuple[str, ...]:
-        maps = await self._calibrated.maps(self._tenant)
+        maps = await self._calibrated.maps_for(self._tenant, self._domain)
         return () if maps is None else maps.arms_of(self._domain)
 
     async def chosen_plan(self) -> Plan | None:
-        maps = await self._calibrated.maps(self._tenant)
+        maps = await self._calibrated.maps_for(self._tenant, self._domain)
         return None if maps is None else read_plan(maps.kept_plan(self._domain))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -60,6 +60,8 @@ def show_status(context: typer.Context, as_json: AsJson = False) -> None:
             shown["calibration"] = _calibration(status["calibration"])
         if "engine" in status:
             shown["engine"] = _engine_line(status["engine"])
+        if "standing_adapters" in status:
+            shown["standing_adapters"] = _standing(status["standing_adapters"])
         if "adapter_bytes" in status:
             shown["adapter_bytes"] = size(status["adapter_bytes"])
         print_pairs(shown)
@@ -69,7 +71,18 @@ async def _stored(config: InstallationConfig, knowledge: Knowledge) -> dict[str,
     domains = await knowledge.knowledge_base.stats(tenant=config.tenant)
     calibrations = await told_calibrations(config, knowledge)
     cache = await knowledge.cache.stats()
+    standing = await knowledge.standing.all_of(tenant=config.tenant)
     return {
+        "standing_adapters": [
+            {
+                "domain": one.domain,
+                "base": one.card.get("base"),
+                "adapter": one.key,
+                "made_at": one.card.get("made_at"),
+                "trial": one.card.get("trial"),
+            }
+            for one in standing
+        ],
         "calibration": next((one for one in calibrations if one["in_force"]), None),
         "samples": sum(domain.samples for domain in domains),
         "domains": len(domains),
@@ -111,6 +124,17 @@ def _calibration(found: Mapping[str, Any] | None) -> str:
         return "none: rewards are raw scores"
     domains = [domain["domain"] for domain in found["domains"]]
     return f"{named(domains)}; saved {found['saved_at']}, tau_r_of {found['tau_r_of']}"
+
+
+def _standing(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return the adapters that stand for domains in one line."""
+    told = [
+        f"{one['domain']} ({one['base']}, {one['trial']['before']:.0%} right before, "
+        f"{one['trial']['after']:.0%} after)"
+        for one in found
+        if one["trial"]
+    ]
+    return "; ".join(told) or "none: the plain model answers everywhere (rttc improve trains one)"
 
 
 def _model(config: InstallationConfig, name: str) -> str:
