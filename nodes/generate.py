@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from rttc_graph.errors import BudgetExceeded
+from rttc_graph.nodes.view_answers import voted_in_views
 from rttc_graph.protocols import PolicyModel
 from rttc_graph.run.answering import AnswerUpdate, answer, fitting_prompt
 from rttc_graph.run.prompts import direct_messages, solved
@@ -30,7 +31,7 @@ class Generate:
             with suppress(BudgetExceeded):  # none of them fits: the question alone is asked
                 messages, used = await fitting_prompt(self.policy_model, shown, state, scope)
                 shown = shown[:used]
-        return await answer(
+        update = await answer(
             self.policy_model,
             messages,
             state,
@@ -40,3 +41,6 @@ class Generate:
             adapted=adapted,
             shown=shown,
         )
+        if adapted is None or not scope.settings.ttt_augment:
+            return update
+        return await voted_in_views(self.policy_model, update, state, scope)

@@ -32,6 +32,7 @@ from rttc_graph.support.others_words import problem_words
 SamplesChoice = Literal["nearest", "sift"]
 Below = Literal["answer", "decline"]
 BeamForm = Literal["soft", "hard"]
+ViewKind = Literal["order", "options", "labels", "names", "grids"]
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
 
 SYSTEM_PROMPT = "Answer the question."
@@ -490,6 +491,21 @@ class RttcSettings(BaseModel):
         "question alone, which trains on fewer tokens.",
         json_schema_extra=_on("generate", "ttt_adapt"),
     )
+    ttt_augment: tuple[ViewKind, ...] = Field(
+        default=(),
+        description="Transforms in which samples are learnt too, and the question is asked again, "
+        "to vote: order (of the samples shown), options (letters of a choice), labels (their "
+        "names), names (of persons), grids (turned, mirrored, coloured). What a transform does to "
+        "an answer is undone. Empty: none.",
+        json_schema_extra=_on("generate", "ttt_adapt"),
+    )
+    ttt_views: int = Field(
+        default=2,
+        ge=1,
+        le=16,
+        description="Most views of each transform in ttt_augment; a training grows by each.",
+        json_schema_extra=_on("generate", "ttt_adapt"),
+    )
     ttt_learning_rate: float = Field(
         default=0.0,
         ge=0,
@@ -535,7 +551,7 @@ class RttcSettings(BaseModel):
     def _is_none_or_kept(cls, domain: str) -> str:
         return checked_name("domain", domain) if domain.strip() else ""
 
-    @field_validator("arms", "search_from", mode="before")
+    @field_validator("arms", "search_from", "ttt_augment", mode="before")
     @classmethod
     def _read_names(cls, names: object) -> object:
         """Take a list written with commas, as an environment variable or a flag has it."""
@@ -543,10 +559,10 @@ class RttcSettings(BaseModel):
             return tuple(word.strip() for word in names.split(",") if word.strip())
         return names
 
-    @field_validator("search_from")
+    @field_validator("search_from", "ttt_augment")
     @classmethod
-    def _each_once(cls, proposers: tuple[Proposer, ...]) -> tuple[Proposer, ...]:
-        return tuple(dict.fromkeys(proposers))
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(names))
 
     @field_validator("rag_template")
     @classmethod
@@ -576,6 +592,17 @@ class RttcSettings(BaseModel):
             raise ValueError(
                 f"arms={','.join(self.arms)} and first_arm={self.first_arm!r} both say which arms "
                 "to try: leave out first_arm"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_are_shown(self) -> RttcSettings:
+        needing = [kind for kind in self.ttt_augment if kind in _TOLD_BY_SAMPLES]
+        if needing and not self.ttt_shown:
+            raise ValueError(
+                f"ttt_augment={','.join(self.ttt_augment)} has {needing[0]}, which only samples in "
+                f"the prompt can tell, and ttt_shown is 0: set ttt_shown, as 3, or leave out "
+                f"{' and '.join(needing)}"
             )
         return self
 
@@ -623,7 +650,8 @@ class RttcSettings(BaseModel):
     def training_fingerprint(self) -> str:
         """Digest of the training's settings and, unless they are the default, of more.
 
-        More is `samples_choice`, `system_prompt`, and `ttt_shown` with the template. An adapter of
+        More is `samples_choice`, `system_prompt`, `ttt_augment` with `ttt_views`, and `ttt_shown`
+        with the template. An adapter of
         the query-state cache is recalled only under its own fingerprint. With the defaults it is
         the digest alone, so fingerprints of earlier releases stay valid.
         """
@@ -633,6 +661,8 @@ class RttcSettings(BaseModel):
         if self.ttt_shown:
             form = f"{self.ttt_shown} {self.rag_template}"
             digest += f"-{hashlib.sha256(form.encode()).hexdigest()[:16]}"
+        if self.ttt_augment:
+            digest += f"-{self.ttt_views}-{'-'.join(self.ttt_augment)}"
         return digest if self.samples_choice == "nearest" else f"{digest}-{self.samples_choice}"
 
     @classmethod
@@ -749,6 +779,9 @@ def _first_problem(exc: ValidationError) -> str:
     words = problem_words(problem)
     return words if words.startswith(f"{name}=") else f"{name}={shown}: {words}"
 
+
+_TOLD_BY_SAMPLES = frozenset({"order", "labels"})
+"""Transforms that a prompt without samples cannot show."""
 
 _SAY_ARMS = frozenset({"arms", "first_arm"})
 """Fields that say which arms a plan tries."""

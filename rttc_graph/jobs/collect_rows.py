@@ -71,7 +71,7 @@ _NO_PART = {
     "stream_candidates",
 }
 _LATER = (
-    "ttt_shown",
+    *("ttt_shown", "ttt_augment", "ttt_views"),
     *("nearest_votes", "evidence_similarity", "top_p", "stop_strings"),
     *(name for name in RttcSettings.model_fields if name.startswith("search_")),
     *("system_prompt", "rag_template", "rewrite_follow_ups"),

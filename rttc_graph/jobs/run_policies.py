@@ -91,7 +91,10 @@ def _collection(config: InstallationConfig, wanted: RealRuns, judge: str) -> Col
     """Return what is collected; runs depend on everything that is set, and on who judges."""
     run = config.run_settings()
     # `nearest_votes` has always been among the settings of these rows.
-    newer = ("search_", "system_prompt", "rag_template", "rewrite_follow_ups", "ttt_shown")
+    newer = (
+        *("search_", "system_prompt", "rag_template", "rewrite_follow_ups"),
+        *("ttt_shown", "ttt_augment", "ttt_views"),
+    )
     searched = {name for name in later_defaults(run) if name.startswith(newer)}
     settings = {
         **run.model_dump(exclude={"policy", "seed", "use_cache"} | searched),

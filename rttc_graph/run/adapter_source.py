@@ -30,7 +30,7 @@ from rttc_graph.protocols import (
     training_flops,
 )
 from rttc_graph.run.ledger import Notes
-from rttc_graph.run.prompts import training_examples
+from rttc_graph.run.prompts import augmented_examples
 from rttc_graph.run.recalling import checked_adapter, not_loaded, recall_request
 from rttc_graph.run.scope import RunScope
 from rttc_graph.settings import TttSettings
@@ -134,7 +134,14 @@ class AdapterSource:
         return AdapterLookup(adapter=await training(), origin="trained")
 
     async def _wanted(self, state: RttcState, scope: RunScope) -> WantedAdapter:
-        examples = training_examples(state["samples"], scope.settings.prompts)
+        settings = scope.settings
+        examples = augmented_examples(
+            state["task"]["query"],
+            state["samples"],
+            settings.prompts,
+            kinds=settings.ttt_augment,
+            each=settings.ttt_views,
+        )
         if not examples:
             what = "only passages of documents" if state["samples"] else "no samples"
             raise AdaptationError(f"there are {what}, and an adapter learns solved questions")

@@ -21,12 +21,13 @@ from langchain_core.messages import (
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.protocols import TrainingExample
-from rttc_graph.settings import RAG_PLACEHOLDERS, PromptSettings
+from rttc_graph.settings import RAG_PLACEHOLDERS, PromptSettings, ViewKind
 from rttc_graph.settings import SYSTEM_PROMPT as SYSTEM_PROMPT
 from rttc_graph.state import ChatTurn, RttcInput, RttcState, Sample
 from rttc_graph.support.identity import clean
 from rttc_graph.support.passages import is_passage
 from rttc_graph.support.thinking import answer_behind
+from rttc_graph.views.view_votes import views_of
 
 PASSAGES_PROMPT = "Use these passages where they help to answer the question behind them."
 """Text before the passages of documents in a prompt."""
@@ -170,6 +171,37 @@ def training_examples(
         )
         for place, sample in enumerate(known)
     )
+
+
+MAX_EXAMPLES = 250
+"""Most examples of an augmented training, as in arXiv 2411.07279."""
+
+
+def augmented_examples(
+    query: str,
+    samples: Sequence[Sample],
+    prompts: PromptSettings = _DEFAULTS,
+    *,
+    kinds: Sequence[ViewKind] = (),
+    each: int = 1,
+) -> tuple[TrainingExample, ...]:
+    """Return what an adapter learns: the samples as they are, and as each view has them.
+
+    Nothing is there twice; beyond 250 examples the later views are left out.
+
+    Args:
+        query: The question, whose own grids, options or names decide which transforms apply.
+        samples: Samples, nearest first.
+        prompts: System prompt, template and number of samples shown.
+        kinds: Transforms; without any these are the examples of a plain training.
+        each: Most views of each.
+    """
+    plain = training_examples(samples, prompts)
+    examples = list(plain)
+    for view in views_of(query, solved(samples), kinds, each):
+        examples += training_examples(view.samples, prompts)
+    found = {(one.answer, *(turn["content"] for turn in one.messages)): one for one in examples}
+    return tuple(found.values())[:MAX_EXAMPLES] if kinds else plain
 
 
 def split_conversation(messages: Sequence[AnyMessage]) -> tuple[str, list[ChatTurn]]:

@@ -1,0 +1,1 @@
+"""Views: questions, samples and answers written otherwise, and answers read back from there."""
