@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ GRID = tuple(round(step / 50, 2) for step in range(51))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aim:
-    """Aim of choosing a gate; at most one of the three.
+    """Aim of choosing a gate; at most one of the four.
 
     With none, the cheapest gate that is not reliably worse than the most accurate one: the
     difference, question by question, is within one standard error. The very highest accuracy is
@@ -34,6 +35,9 @@ class Aim:
     """Most seconds per question; of the gates within, the most accurate is taken."""
     best: bool = False
     """The most accurate gate; of several, the cheapest."""
+    flops: float | None = None
+    """Most floating-point operations of the policy model per question, trainings among them; of
+    the gates within, the most accurate is taken. Then gates cost operations, and not seconds."""
 
     def __post_init__(self) -> None:
         """Refuse two aims, and values out of their bounds.
@@ -41,14 +45,32 @@ class Aim:
         Raises:
             ConfigurationError: Says which.
         """
-        if (self.accuracy is not None) + (self.seconds is not None) + self.best > 1:
-            raise ConfigurationError("give one aim: --target-accuracy, --target-cost or --best")
+        named = (self.accuracy, self.seconds, self.flops, self.best or None)
+        if sum(one is not None for one in named) > 1:
+            raise ConfigurationError(
+                "give one aim: --target-accuracy, --target-cost, --target-flops or --best"
+            )
+        if self.flops is not None and not 0 < self.flops < math.inf:
+            raise ConfigurationError(
+                f"target flops={self.flops!r} must be above 0 and finite, such as 1e12"
+            )
         if self.accuracy is not None and not 0 < self.accuracy <= 1:
             raise ConfigurationError(f"target accuracy={self.accuracy!r} must be above 0, up to 1")
         if self.seconds is not None and not self.seconds > 0:
             raise ConfigurationError(f"target cost={self.seconds!r} must be above 0 seconds")
 
+    @property
+    def most(self) -> float | None:
+        """Bound on the mean cost of a question, in the unit of `in_words`; `None` without one."""
+        return self.seconds if self.flops is None else self.flops
+
+    def in_words(self, cost: float) -> str:
+        """Return a mean cost in the unit that gates are compared in."""
+        return f"{cost:.2f} s" if self.flops is None else f"{cost:.3g} operations"
+
     def __str__(self) -> str:
+        if self.flops is not None:
+            return f"at most {self.flops:.3g} operations per question"
         if self.accuracy is not None:
             return f"accuracy of at least {self.accuracy:.1%}"
         if self.seconds is not None:
@@ -72,8 +94,8 @@ class Outcome(Protocol):
         ...
 
     @property
-    def seconds(self) -> float:
-        """Mean per question."""
+    def cost(self) -> float:
+        """Mean per question, in the unit of the aim."""
         ...
 
 
@@ -91,6 +113,8 @@ class GatePoint:
     """Mean per question."""
     costs: tuple[float, ...] = ()
     """Seconds of each question, in their order."""
+    flops: tuple[float, ...] = ()
+    """Operations of each question, where these are what a gate costs; else none."""
     shares: Mapping[Arm, float]
     false_accepts: float
     """Share of all questions whose answer is wrong and was accepted."""
@@ -103,6 +127,16 @@ class GatePoint:
     def accuracy(self) -> float:
         """Share of right answers."""
         return fmean(self.rights)
+
+    @property
+    def spent(self) -> tuple[float, ...]:
+        """Cost of each question, in the unit that gates are compared in."""
+        return self.flops or self.costs
+
+    @property
+    def cost(self) -> float:
+        """Mean cost per question, in that unit."""
+        return fmean(self.spent) if self.spent else self.seconds
 
 
 def arm_choices(known: Iterable[Arm]) -> list[tuple[Arm, ...]]:
@@ -125,6 +159,7 @@ def sweep(
     grid: Sequence[float] = GRID,
     *,
     choices: Sequence[tuple[Arm, ...]] | None = None,
+    in_flops: bool = False,
 ) -> list[GatePoint]:
     """Return the figures of cascade for each choice of arms at each threshold of a grid.
 
@@ -132,11 +167,15 @@ def sweep(
         questions: At least one; arms that not all of them have are left out.
         grid: Thresholds.
         choices: Lists of arms; `None` for all that there are.
+        in_flops: Whether gates are compared by operations, and not by seconds.
+
+    Raises:
+        ConfigurationError: They are, and the rows do not have them.
     """
     known = set(ARMS).intersection(*questions)
     replayed = [_Replayed(arms) for arms in questions]
     return [
-        _point(replayed, Gate(tau_r=tau_r, arms=arms))
+        _point(replayed, Gate(tau_r=tau_r, arms=arms), in_flops=in_flops)
         for arms in (arm_choices(known) if choices is None else choices)
         for tau_r in grid
     ]
@@ -154,6 +193,7 @@ def only(points: Sequence[GatePoint], places: Sequence[int]) -> list[GatePoint]:
             point,
             rights=tuple(point.rights[place] for place in places),
             costs=(costs := tuple(point.costs[place] for place in places)),
+            flops=tuple(point.flops[place] for place in places) if point.flops else (),
             seconds=fmean(costs),
         )
         for point in points
@@ -190,13 +230,13 @@ def choose(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
 
 
 def _best(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
-    if aim.seconds is not None:
-        within = [point for point in points if point.seconds <= aim.seconds]
+    if aim.most is not None:
+        within = [point for point in points if point.cost <= aim.most]
         if not within:
-            least = min(points, key=lambda p: p.seconds)
+            least = min(points, key=lambda p: p.cost)
             raise ConfigurationError(
-                f"no τr stays within {aim.seconds:g} s per question: the cheapest takes "
-                f"{least.seconds:.2f} s at τr={least.gate.tau_r:g}; raise the target"
+                f"no τr stays within {aim.in_words(aim.most)} per question: the cheapest takes "
+                f"{aim.in_words(least.cost)} at τr={least.gate.tau_r:g}; raise the target"
             )
         return most_accurate(within)
     found = called_for(points, aim)
@@ -212,11 +252,11 @@ def _best(points: Sequence[GatePoint], aim: Aim) -> GatePoint:
 
 def most_accurate(points: Sequence[OutcomeT]) -> OutcomeT:
     """Return the most accurate of some gates or plans, of equals the cheapest."""
-    return min(points, key=lambda p: (-p.accuracy, p.seconds))
+    return min(points, key=lambda p: (-p.accuracy, p.cost))
 
 
 def called_for(points: Sequence[OutcomeT], aim: Aim) -> OutcomeT | None:
-    """Return the gate or plan that an aim other than one of seconds calls for.
+    """Return the gate or plan that an aim other than a bound on the cost calls for.
 
     Returns:
         `None` where the aim is an accuracy that none reaches. By default the cheapest whose
@@ -229,7 +269,7 @@ def called_for(points: Sequence[OutcomeT], aim: Aim) -> OutcomeT | None:
         good = [point for point in points if point.accuracy >= aim.accuracy]
     else:
         good = [point for point in points if not _is_worse(point, best)]
-    return min(good, key=lambda p: (p.seconds, -p.accuracy), default=None)
+    return min(good, key=lambda p: (p.cost, -p.accuracy), default=None)
 
 
 def _is_worse(point: Outcome, best: Outcome) -> bool:
@@ -258,20 +298,32 @@ def overview(points: Sequence[GatePoint], chosen: GatePoint, aim: Aim) -> list[G
 
 
 def _same(one: GatePoint, other: GatePoint) -> bool:
-    return (one.gate.arms, one.accuracy, one.seconds) == (
+    return (one.gate.arms, one.accuracy, one.cost) == (
         other.gate.arms,
         other.accuracy,
-        other.seconds,
+        other.cost,
     )
 
 
-def _point(questions: Sequence[_Replayed], gate: Gate) -> GatePoint:
+def _operations(outcomes: Sequence[ReplayedRun]) -> tuple[float, ...]:
+    known = [outcome.flops for outcome in outcomes if outcome.flops is not None]
+    if len(known) < len(outcomes):
+        raise ConfigurationError(
+            "the rows do not say how many operations their answers took, as those of models that "
+            "are served elsewhere and of earlier releases: take --target-cost, or collect rows "
+            "with a local model"
+        )
+    return tuple(known)
+
+
+def _point(questions: Sequence[_Replayed], gate: Gate, *, in_flops: bool) -> GatePoint:
     outcomes = [replayed(gate) for replayed in questions]
     return GatePoint(
         gate=gate,
         rights=tuple(o.right for o in outcomes),
         seconds=fmean(o.seconds for o in outcomes),
         costs=tuple(o.seconds for o in outcomes),
+        flops=_operations(outcomes) if in_flops else (),
         shares=arm_shares(outcomes),
         false_accepts=fmean(o.false_accept for o in outcomes),
         false_rejects=fmean(o.false_reject for o in outcomes),

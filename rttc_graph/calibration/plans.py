@@ -1,4 +1,4 @@
-"""Plans by difficulty: fitted on judged answers, at a price for a second.
+"""Plans by difficulty: fitted on judged answers, at a price for a second or an operation.
 
 A plan is a first arm, bins of the P(right) of its answer, and for each bin a gate that begins with
 that arm. So what a plan does with a question is what one of the swept gates does with it, and
@@ -25,6 +25,7 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.comparison import DEFAULT_POLICY
 from rttc_graph.evaluation.intervals import paired_difference, wilson_interval
 from rttc_graph.evaluation.replay import Arms, JudgedArm, ReplayedRun, replay
+from rttc_graph.protocols import summed
 from rttc_graph.run.tau_r import is_unanswered
 from rttc_graph.state import Arm, Plan, PlanBin
 
@@ -48,13 +49,15 @@ class PlanPoint:
 
     plan: Plan
     price: float
-    """Accuracy that a second was worth when it was chosen."""
+    """Accuracy that a unit of the cost was worth when it was chosen."""
     counts: tuple[int, ...]
     """Questions in each bin."""
     rights: tuple[float, ...]
     """1 for a right answer and 0 for a wrong one, in the order of the questions."""
     costs: tuple[float, ...]
     """Seconds of each question."""
+    flops: tuple[float, ...] = ()
+    """Operations of each question, where these are what a plan costs; else none."""
 
     @property
     def accuracy(self) -> float:
@@ -66,6 +69,11 @@ class PlanPoint:
         """Mean per question."""
         return fmean(self.costs)
 
+    @property
+    def cost(self) -> float:
+        """Mean per question, in the unit that plans are compared in."""
+        return fmean(self.flops or self.costs)
+
 
 @dataclass(frozen=True, slots=True)
 class _Choices:
@@ -76,7 +84,7 @@ class _Choices:
     """Bin of each question."""
     points: Sequence[GatePoint]
     sums: Sequence[Sequence[tuple[float, float]]]
-    """Right answers and seconds by point and bin."""
+    """Right answers and cost by point and bin."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -110,14 +118,14 @@ class PlanFitting:
 
     @property
     def dearest(self) -> float:
-        """Mean seconds of the dearest gate, above 0."""
-        return max(1e-9, *(point.seconds for point in self.points))
+        """Mean cost of the dearest gate, above 0."""
+        return max(1e-9, *(point.cost for point in self.points))
 
     def at_price(self, price: float) -> PlanPoint:
-        """Return the plan that is worth most where a second costs `price` of accuracy."""
+        """Return the plan that is worth most where a unit of cost is `price` of accuracy."""
         return max(
             (self._plan(found, price) for found in self._choices.values()),
-            key=lambda p: (p.accuracy - price * p.seconds, -p.seconds),
+            key=lambda p: (p.accuracy - price * p.cost, -p.cost),
         )
 
     def curve(self) -> list[PlanPoint]:
@@ -128,10 +136,10 @@ class PlanFitting:
             for found in self._choices.values()
         ]
         each = {str(point.plan): point for point in points}
-        return sorted(each.values(), key=lambda p: (p.seconds, -p.accuracy))
+        return sorted(each.values(), key=lambda p: (p.cost, -p.accuracy))
 
     def chosen(self, aim: Aim) -> PlanPoint:
-        """Return the plan that an aim other than one of seconds calls for.
+        """Return the plan that an aim other than a bound on the cost calls for.
 
         Raises:
             ConfigurationError: No plan reaches it; says what the nearest one gives.
@@ -171,7 +179,7 @@ class PlanFitting:
         sums: list[list[tuple[float, float]]] = []
         for point in points:
             right, spent = [0.0 for _ in bins], [0.0 for _ in bins]
-            for place, is_right, cost in zip(places, point.rights, point.costs, strict=True):
+            for place, is_right, cost in zip(places, point.rights, point.spent, strict=True):
                 right[place] += is_right
                 spent[place] += cost
             sums.append(list(zip(right, spent, strict=True)))
@@ -192,25 +200,28 @@ class PlanFitting:
             counts=tuple(sum(counts[n:end]) for n, end in zip(kept, ends, strict=True)),
             rights=tuple(taken[place].rights[n] for n, place in enumerate(found.places)),
             costs=tuple(taken[place].costs[n] for n, place in enumerate(found.places)),
+            flops=tuple(
+                taken[place].flops[n] for n, place in enumerate(found.places) if taken[place].flops
+            ),
         )
 
 
 def plan_chooser(fittings: Sequence[PlanFitting], aim: Aim) -> Callable[[PlanFitting], PlanPoint]:
     """Return what chooses the plan of each domain for an aim.
 
-    A bound on the mean seconds is one for all questions, so there is one price for a second for all
-    of them: the lowest that stays within, found by bisection.
+    A bound on the mean cost is one for all questions, so there is one price for all of them: the
+    lowest that stays within, found by bisection.
 
     Args:
         fittings: Domains, each question in one of them.
         aim: What the plans are to reach.
 
     Raises:
-        ConfigurationError: No plans stay within the seconds.
+        ConfigurationError: No plans stay within the bound.
     """
-    if aim.seconds is None:
+    if aim.most is None:
         return lambda fitting: fitting.chosen(aim)
-    price = _price_within(fittings, aim.seconds)
+    price = _price_within(fittings, aim.most, aim)
     return lambda fitting: fitting.at_price(price)
 
 
@@ -224,6 +235,8 @@ class ExpectedPlans:
     """Ends of its 95 % Wilson score interval."""
     seconds: float
     """Mean per question."""
+    flops: float | None
+    """Mean operations per question; `None` where they are not known."""
     cascade_accuracy: float
     cascade_seconds: float
     difference: tuple[float, float, float]
@@ -261,34 +274,41 @@ def expected_plans(parts: Sequence[PlanFitting], aim: Aim) -> ExpectedPlans | No
         accuracy=fmean(rights),
         interval=wilson_interval(round(sum(rights)), len(rights)),
         seconds=fmean(run.seconds for run in plans),
+        flops=_mean_flops(plans),
         cascade_accuracy=fmean(run.right for run in gates),
         cascade_seconds=fmean(run.seconds for run in gates),
         difference=paired_difference(rights, [run.right for run in gates]),
     )
 
 
-def _price_within(fittings: Sequence[PlanFitting], seconds: float) -> float:
-    def spent(price: float) -> float:
-        return fmean(cost for fitting in fittings for cost in fitting.at_price(price).costs)
+def _mean_flops(runs: Sequence[ReplayedRun]) -> float | None:
+    total = summed(*(run.flops for run in runs))
+    return None if total is None else total / len(runs)
 
-    if spent(0.0) <= seconds:
+
+def _price_within(fittings: Sequence[PlanFitting], most: float, aim: Aim) -> float:
+    def spent(price: float) -> float:
+        plans = [fitting.at_price(price) for fitting in fittings]
+        return fmean(cost for plan in plans for cost in plan.flops or plan.costs)
+
+    if spent(0.0) <= most:
         return 0.0
-    low, high = 0.0, 1.0 / min(fitting.dearest for fitting in fittings)
-    while spent(high) > seconds:
+    first = low, high = 0.0, 1.0 / min(fitting.dearest for fitting in fittings)
+    while spent(high) > most:
         low, high = high, high * 10
-        if high > _HIGHEST_PRICE:
+        if high > first[1] * _HIGHEST_PRICE:
             raise ConfigurationError(
-                f"no plan stays within {seconds:g} s per question: the cheapest takes "
-                f"{spent(high):.2f} s; raise the target"
+                f"no plan stays within {aim.in_words(most)} per question: the cheapest takes "
+                f"{aim.in_words(spent(high))}; raise the target"
             )
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        low, high = (low, middle) if spent(middle) <= seconds else (middle, high)
+        low, high = (low, middle) if spent(middle) <= most else (middle, high)
     return high
 
 
 _HIGHEST_PRICE = 1e9
-"""Price of a second at which nothing but seconds counts."""
+"""Price, in accuracy for the cost of the dearest gate, at which nothing but the cost counts."""
 
 
 def _difficulty(judged: JudgedArm) -> float | None:

@@ -24,7 +24,7 @@ from rttc_graph.calibration.plans import (
 )
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion
-from rttc_graph.evaluation.replay import Gate, JudgedArm
+from rttc_graph.evaluation.replay import Arms, Gate, JudgedArm
 from rttc_graph.integrations.rewards.calibrated.answer_features import (
     AnswerFeatures,
     answer_features,
@@ -155,7 +155,7 @@ def propose(
         ConfigurationError: There are too few answers, or no gate reaches the aim.
     """
     calibration, seen = held_out_rewards(questions, by_features=by_features)
-    points = _gates(seen, calibration)
+    points = _gates(seen, calibration, aim)
     chosen = choose(points, aim)
     parts = _parts(seen, calibration, points)
     whole = PlanFitting(questions=[q.arms for q in seen], points=points)
@@ -227,7 +227,7 @@ def _arms_for(
     """Return the arms that a domain's own questions call for, at the τr that is chosen for all."""
     own = [question for question in seen if question.domain == domain]
     try:
-        return choose(_gates(own, calibration, grid=[chosen.gate.tau_r]), aim).gate.arms
+        return choose(_gates(own, calibration, aim, grid=[chosen.gate.tau_r]), aim).gate.arms
     except ConfigurationError:  # alone they do not reach the aim
         return chosen.gate.arms
 
@@ -357,7 +357,7 @@ def _gates_by_set(
 ) -> dict[str, Gate]:
     """Return the gate of each data set, from its own questions, or from all if it has none."""
     questions = {name: [q for q in seen if q.data_set == name] or list(seen) for name in names}
-    points = {name: _gates(some, calibration) for name, some in questions.items()}
+    points = {name: _gates(some, calibration, aim) for name, some in questions.items()}
     gates = {name: choose(found, aim).gate for name, found in points.items()}
     if not with_plans:
         return gates
@@ -372,6 +372,7 @@ def _gates_by_set(
 def _gates(
     questions: Sequence[EvaluatedQuestion],
     calibration: FittedCalibration,
+    aim: Aim,
     grid: Sequence[float] = GRID,
 ) -> list[GatePoint]:
     """Return what each gate does; where rewards tell nothing, those that accept any answer.
@@ -380,8 +381,13 @@ def _gates(
     """
     arms = [question.arms for question in questions]
     if all(calibration.map_for(question.domain).tells_nothing for question in questions):
-        return [point for point in sweep(arms, [0.0]) if len(point.gate.arms) == 1]
-    return sweep(arms, grid)
+        return [point for point in _sweep(arms, aim, [0.0]) if len(point.gate.arms) == 1]
+    return _sweep(arms, aim, grid)
+
+
+def _sweep(arms: Sequence[Arms], aim: Aim, grid: Sequence[float]) -> list[GatePoint]:
+    """Return the gates, compared in the unit of the aim."""
+    return sweep(arms, grid, in_flops=aim.flops is not None)
 
 
 def judged_by(question: EvaluatedQuestion, calibration: FittedCalibration) -> EvaluatedQuestion:

@@ -22,14 +22,17 @@ def print_plans(proposal: Proposal) -> None:
     columns = ["domain", "P(right) of the first", "questions", "arms", "enough"]
     print_table(columns, [row for name, one in proposal.plans.items() for row in _bins(name, one)])
     out.print()
+    in_flops = proposal.aim.flops is not None
+    unit, priced = ("operations", 1e12) if in_flops else ("seconds", 1.0)
+    worth = "10¹² are worth" if in_flops else "a second is worth"
     print_table(
-        ["", "accuracy", "seconds", "a second is worth", "arms by difficulty"],
+        ["", "accuracy", unit, worth, "arms by difficulty"],
         [
             (
                 "→" if point.plan == proposal.plans[""].plan else "",
                 f"{point.accuracy:.1%}",
-                f"{point.seconds:.2f}",
-                f"{100 * point.price:.3g} points",
+                f"{point.cost:.3g}" if in_flops else f"{point.seconds:.2f}",
+                f"{100 * priced * point.price:.3g} points",
                 in_words(point.plan),
             )
             for point in worth_showing(proposal)
@@ -67,6 +70,7 @@ def _flat(point: PlanPoint) -> dict[str, Any]:
         "plan": point.plan,
         "accuracy": point.accuracy,
         "seconds": point.seconds,
+        **({"flops": point.cost} if point.flops else {}),
         "price": point.price,
         "questions": list(point.counts),
     }
@@ -86,6 +90,10 @@ def _bins(domain: str, point: PlanPoint) -> list[tuple[object, ...]]:
     ]
 
 
+def _operations(expected: ExpectedPlans) -> str:
+    return "" if expected.flops is None else f" and {expected.flops:.3g} operations"
+
+
 def _expectation(expected: ExpectedPlans | None) -> str:
     if expected is None:
         return (
@@ -98,7 +106,8 @@ def _expectation(expected: ExpectedPlans | None) -> str:
     )
     return (
         f"expected of plans, fitted on other questions: {expected.accuracy:.1%} ({low:.1%} to "
-        f"{high:.1%}) at {expected.seconds:.2f} s; cascade, chosen in the same way: "
+        f"{high:.1%}) at {expected.seconds:.2f} s{_operations(expected)}; "
+        "cascade, chosen in the same way: "
         f"{expected.cascade_accuracy:.1%} at {expected.cascade_seconds:.2f} s; difference "
         f"{difference}"
     )

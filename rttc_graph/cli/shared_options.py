@@ -184,6 +184,13 @@ TargetCost = Annotated[
     float | None,
     typer.Option(help="Aim: the most accurate τr and first arm within these seconds a question."),
 ]
+TargetFlops = Annotated[
+    float | None,
+    typer.Option(
+        help="Aim: the most accurate τr and first arm within these floating-point operations of "
+        "the policy model a question, such as 1e12. Needs a local model."
+    ),
+]
 Best = Annotated[
     bool,
     typer.Option("--best", help="Aim: the most accurate τr and first arm, whatever they cost."),

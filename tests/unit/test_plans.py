@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ import pytest
 from graph_runs import TAU_R, ask, failures
 from scripted_parts import Parts, candidate, sample
 
-from rttc_graph.calibration.aims import Aim, sweep
+from rttc_graph.calibration.aims import Aim, choose, sweep
 from rttc_graph.calibration.plans import PlanFitting, expected_plans, plan_chooser
 from rttc_graph.calibration.proposal import propose
 from rttc_graph.errors import ConfigurationError, RewardModelError
@@ -114,6 +116,58 @@ def test_an_aim_chooses_a_plan(aim: Aim, accuracy: float, seconds: float) -> Non
     one = fitting()
     found = plan_chooser([one], aim)(one)
     assert (found.accuracy, found.seconds) == pytest.approx((accuracy, seconds))
+
+
+FLOPS: Mapping[Arm, float] = {"nearest": 0.0, "rag": 2e11, "ttt": 5e11}
+
+
+def counted(arms: Mapping[Arm, JudgedArm]) -> Mapping[Arm, JudgedArm]:
+    """Return rows that say how many operations their answers took."""
+    return {
+        arm: replace(
+            one,
+            row={**one.row, "candidates": [{**one.row["candidates"][0], "flops": FLOPS[arm]}]},
+        )
+        for arm, one in arms.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("most", "accuracy", "flops"),
+    [(2.4e11, 1.0, 7e11 / 3), (2.3e11, 2 / 3, 2e11 / 3), (1e10, 1 / 3, 0.0)],
+)
+def test_a_plan_may_be_held_to_a_mean_of_operations(
+    most: float, accuracy: float, flops: float
+) -> None:
+    """Rag costs two fifths of a training here, where it is a fifth in seconds."""
+    questions = [counted(arms) for arms in (EASY, MEDIUM, HARD) for _ in range(30)]
+    numbers = [n % 5 for n in range(len(questions))]
+    one = PlanFitting(questions=questions, points=sweep(questions, in_flops=True), folds=numbers)
+    aim = Aim(flops=most)
+    found = plan_chooser([one], aim)(one)
+    assert (found.accuracy, found.cost) == pytest.approx((accuracy, flops))
+    assert found.seconds >= 1.0  # still told
+    assert choose(one.points, aim).cost <= most
+    expected = expected_plans([one], aim)
+    assert expected is not None
+    assert expected.flops == pytest.approx(flops, abs=most)
+
+
+def test_operations_out_of_reach_or_unknown_are_refused() -> None:
+    costly = [{arm: one for arm, one in counted(EASY).items() if arm != "nearest"}] * 30
+    gates = sweep(costly, in_flops=True)
+    one = PlanFitting(questions=costly, points=gates)
+    with pytest.raises(ConfigurationError, match=r"within 1e\+09 operations .* takes 2e\+11 op"):
+        plan_chooser([one], Aim(flops=1e9))(one)
+    with pytest.raises(ConfigurationError, match=r"no τr stays within 1e\+09 operations"):
+        choose(gates, Aim(flops=1e9))
+    with pytest.raises(ConfigurationError, match="rows do not say how many operations"):
+        sweep([EASY], in_flops=True)
+    for bad in (0.0, -1.0, math.inf):
+        with pytest.raises(ConfigurationError, match="target flops="):
+            Aim(flops=bad)
+    with pytest.raises(ConfigurationError, match="give one aim"):
+        Aim(flops=1e12, seconds=1.0)
 
 
 def test_one_price_holds_the_mean_of_all_domains() -> None:

@@ -40,6 +40,7 @@ from rttc_graph.cli.shared_options import (
     ScorerModel,
     TargetAccuracy,
     TargetCost,
+    TargetFlops,
     grader_settings,
     with_default,
 )
@@ -109,6 +110,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
     paths: Paths = None,
     target_accuracy: TargetAccuracy = None,
     target_cost: TargetCost = None,
+    target_flops: TargetFlops = None,
     best: Best = False,
     save: Save = False,
     all_domains: AllDomains = False,
@@ -159,7 +161,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         undo(config, yes=yes, as_json=as_json)
         return
     if from_ledger:
-        _check_alone(paths, records, target_accuracy, target_cost, best)
+        _check_alone(paths, records, target_accuracy, target_cost, target_flops, best)
         ratings = RatingsWanted(
             save=save, all_domains=all_domains, by_features=by_features, plot=plot
         )
@@ -176,7 +178,7 @@ def calibrate_file(  # noqa: PLR0913 - one parameter for each flag
         scorer=scorer,
         grader=grader_settings(scorer_model, rubric),
         domain=domain,
-        aim=Aim(accuracy=target_accuracy, seconds=target_cost, best=best),
+        aim=Aim(accuracy=target_accuracy, seconds=target_cost, flops=target_flops, best=best),
         save=save,
         all_domains=all_domains,
         by_features=by_features,
@@ -247,8 +249,9 @@ def _check_alone(paths: list[str] | None, *others: object) -> None:
     """Refuse what a calibration from ratings has no use for."""
     if paths or any(others):
         raise ConfigurationError(
-            "--from-ledger takes no files, --records, --target-accuracy, --target-cost or --best: "
-            "ratings are of one answer a run, so that neither τr nor arms can be chosen by them"
+            "--from-ledger takes no files, --records and no aim (--target-accuracy, --target-cost, "
+            "--target-flops or --best): ratings are of one answer a run, so that neither τr nor "
+            "arms can be chosen by them"
         )
 
 
@@ -358,7 +361,9 @@ def _as_json(proposal: Proposal, stored: StoredCalibration, *, saved: bool) -> d
 
 def _flat(point: GatePoint) -> dict[str, Any]:
     values: dict[str, Any] = {**asdict(point), "accuracy": point.accuracy}
-    for name in ("rights", "costs"):
+    for name in ("rights", "costs", "flops"):
         del values[name]
+    if point.flops:
+        values["flops"] = point.cost
     del values["gate"]["plan"]
     return {**values.pop("gate"), **values}
