@@ -18,8 +18,16 @@ from rttc_graph.nodes.panels.panel_closing import (
 )
 from rttc_graph.nodes.panels.panel_drawing import PanelDrawing
 from rttc_graph.nodes.panels.panel_judging import judged_draws
+from rttc_graph.nodes.panels.panel_lookups import PanelLookUps
 from rttc_graph.nodes.panels.panel_steps import PanelSteps, with_partial_answer
-from rttc_graph.protocols import KnowledgeBase, PolicyModel, ProcessRewardModel, RewardModel
+from rttc_graph.nodes.panels.panel_watching import PanelWatching
+from rttc_graph.protocols import (
+    Embedder,
+    KnowledgeBase,
+    PolicyModel,
+    ProcessRewardModel,
+    RewardModel,
+)
 from rttc_graph.run.answering import stream_candidate
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import tokens_left
@@ -40,6 +48,8 @@ class PanelRound:
     reward_model: RewardModel
     knowledge_base: KnowledgeBase | None = None
     """Where samples come from; `None` for a graph that retrieves none."""
+    embedder: Embedder | None = None
+    """Turns queries of look-ups into vectors; there is one where there is a knowledge base."""
     process_reward_model: ProcessRewardModel | None = None
     """Judges steps; without it a tree of steps is grown by lot."""
 
@@ -95,6 +105,9 @@ class PanelRound:
         _check(proposal, panel, state["attempt"])
         if proposal.grades or proposal.pairs:
             return await checked_panel(self.policy_model, panel, proposal, state, scope, notes)
+        if proposal.watches or proposal.looks_up_at is not None:
+            found = await self._looked_up(panel, proposal, state, scope, notes)
+            return found or await self._no_room(scope)
         draws = any(n > 0 for n in proposal.draws.values())
         more = (proposal.continuations, proposal.revisions, proposal.expansions)
         wants_more = draws or any(more)
@@ -115,6 +128,44 @@ class PanelRound:
         drawn = await drawing.draw(rows, state, scope, notes, reason=proposal.reason)
         for number, one in enumerate(drawn, len(panel.drawn)):
             stream_candidate(one["text"], state, scope, attempt=state["attempt"], number=number)
+        drawn = await judged_draws(self.reward_model, drawn, panel, state, scope, notes)
+        return replace(panel, drawn=(*panel.drawn, *drawn))
+
+    async def _looked_up(
+        self,
+        panel: Panel,
+        proposal: Proposal,
+        state: RttcState,
+        scope: RunScope,
+        notes: Notes,
+    ) -> Panel | None:
+        """Return the panel with an answer that is watched, or with a look-up in one.
+
+        Raises:
+            ConfigurationError: The strategy may not.
+        """
+        allowed = ARMS.attempts[state["attempt"]].looks_up
+        if not allowed or self.knowledge_base is None or self.embedder is None:
+            raise ConfigurationError(
+                f"strategy {state['attempt']!r} looks something up: register it with "
+                "looks_up=True, so that only a graph with a knowledge base has it"
+            )
+        if proposal.looks_up_at is not None:
+            lookups = PanelLookUps(
+                policy_model=self.policy_model,
+                reward_model=self.reward_model,
+                knowledge_base=self.knowledge_base,
+                embedder=self.embedder,
+            )
+            at, reason = proposal.looks_up_at, proposal.reason
+            return await lookups.tried(panel, at, state, scope, notes, reason=reason)
+        watching = PanelWatching(
+            policy_model=self.policy_model,
+            step_judge=await self._step_judge(panel, state, scope, notes),
+        )
+        drawn = await watching.watched(proposal, panel, state, scope, notes)
+        if not drawn:
+            return None
         drawn = await judged_draws(self.reward_model, drawn, panel, state, scope, notes)
         return replace(panel, drawn=(*panel.drawn, *drawn))
 
@@ -184,6 +235,8 @@ class PanelRound:
             checking_tokens=before.get("checking_tokens", 0),
             checking_flops=before.get("checking_flops", 0.0),
             tree=tuple(before.get("tree", ())),
+            lookups=tuple(before.get("lookups", ())),
+            found=tuple(state.get("looked_up", ())),
             widest=await self._widest(state, scope),
             seed=scope.settings.seed,
             rounds_left=MAX_ROUNDS - before["rounds"],

@@ -54,6 +54,7 @@ class PrepareUpdate(TypedDict):
     searched_with: str
     vector: list[float]
     samples: list[Sample]
+    looked_up: list[Sample]
     retrieved: bool
     revision: int | None
     adapted: Adapted | None
@@ -138,6 +139,7 @@ class Prepare:
             "searched_with": "",
             "vector": [],
             "samples": [],
+            "looked_up": [],
             "retrieved": False,
             "revision": None,
             "adapted": None,

@@ -20,7 +20,7 @@ from rttc_graph.run.closing import Closing, no_answer
 from rttc_graph.run.ledger import Notes, judging_flops, record
 from rttc_graph.run.outcome import Outcome, run_outcome, told_in_ledger
 from rttc_graph.run.policies import decide, first_difficulty
-from rttc_graph.run.prompts import standalone_query
+from rttc_graph.run.prompts import samples_in_hand, standalone_query
 from rttc_graph.run.scope import RunScope
 from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.state import (
@@ -136,7 +136,7 @@ class RewardJudge:
             rewards=scored,
             tokens=work.tokens,
             flops=work.flops,
-            samples=len(state["samples"]),
+            samples=len(samples_in_hand(state)),
             tau_r=scope.settings.tau_r,
         )
         rewards = dict(zip(places, scored, strict=True))
@@ -156,7 +156,9 @@ class RewardJudge:
     ) -> list[float]:
         task = state["task"]
         judge = self.reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
-        requests = reward_requests(waiting, of_run=state["candidates"], samples=state["samples"])
+        requests = reward_requests(
+            waiting, of_run=state["candidates"], samples=samples_in_hand(state)
+        )
         return await checked_scores(judge, standalone_query(state), requests)
 
 

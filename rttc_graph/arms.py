@@ -69,6 +69,8 @@ class AttemptRecord:
     """Whether the policy model must be able to go on from the beginning of an answer."""
     weighs: bool = False
     """Whether the policy model must be able to tell how likely it finds given answers."""
+    looks_up: bool = False
+    """Whether the knowledge base is asked in mid-answer."""
     strategy: object = None
     """Strategy that decides over the panel that the attempt draws, or `module:Class` of one; `None`
     for an attempt that answers once."""
@@ -238,6 +240,7 @@ def panel_arm(
     continues: bool = False,
     weighs: bool = False,
     steers: bool = False,
+    looks_up: bool = False,
 ) -> ArmRecord:
     """Return the arm of a strategy: it draws a panel of answers in rounds and keeps one of them.
 
@@ -248,6 +251,8 @@ def panel_arm(
         continues: Whether it goes on from the beginnings of answers.
         weighs: Whether it has the policy model grade or compare answers.
         steers: Whether what it draws rests on the texts of earlier draws.
+        looks_up: Whether it asks the knowledge base in mid-answer; then it goes on from the
+            beginnings of answers too.
     """
     node = ArmNode(
         name=_PANEL_ROUND,
@@ -259,11 +264,12 @@ def panel_arm(
         cost=cost,
         node=node,
         reason=f"a panel of answers is drawn for {name}",
-        parts=_ANSWERS,
-        continues=continues,
+        parts=_ANSWERS | _RETRIEVES if looks_up else _ANSWERS,
+        continues=continues or looks_up,
         weighs=weighs,
+        looks_up=looks_up,
         strategy=strategy,
-        steers=steers or continues,
+        steers=steers or continues or looks_up,
     )
     return ArmRecord(name=name, attempts=(attempt,), seconds={"generation": ("drawn",)})
 
@@ -330,6 +336,9 @@ ARMS = ArmTable(
         panel_arm("majority", "rttc_graph.search.majority:Majority", cost=34),
         panel_arm("weighted", "rttc_graph.search.weighted:Weighted", cost=35),
         panel_arm("best_of_n", "rttc_graph.search.best_of_n:BestOfN", cost=36),
+        panel_arm(
+            "search_o1", "rttc_graph.search.thinking.search_o1:SearchO1", cost=41, looks_up=True
+        ),
         panel_arm("refine", "rttc_graph.search.refine:Refine", cost=42, steers=True),
         panel_arm("revise", "rttc_graph.search.revise:Revise", cost=44, steers=True),
         panel_arm(

@@ -33,6 +33,8 @@ SamplesChoice = Literal["nearest", "sift"]
 Below = Literal["answer", "decline"]
 BeamForm = Literal["soft", "hard"]
 ViewKind = Literal["order", "options", "labels", "names", "grids"]
+Trigger = Literal["tag", "confidence", "reward"]
+"""Reason to stop an answer for a look-up: see `rttc_graph.state.Halt`."""
 TrainingDtype = Literal["auto", "float32", "bfloat16"]
 
 SYSTEM_PROMPT = "Answer the question."
@@ -124,6 +126,20 @@ class SearchSettings:
     """Tokens of a step below which no mark ends it."""
     step_most: int = 48
     """Tokens of a step at which it ends without a mark."""
+    lookups: int = 3
+    """Most look-ups in mid-answer of a run."""
+    lookup_on: tuple[Trigger, ...] = ("tag", "confidence", "reward")
+    """Reasons to stop an answer for a look-up."""
+    lookup_logprob: float = -0.7
+    """Mean log-probability of a window in nats below which the model is unsure."""
+    lookup_window: int = 4
+    """Tokens of such a window."""
+    lookup_fall: float = 0.2
+    """Fall of the probability of a step, against the one before, at which it is looked up."""
+    lookup_same: float = 0.95
+    """Cosine similarity of two queries from which on they are the same one."""
+    lookup_tokens: int = 96
+    """Most tokens that one look-up inserts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,8 +403,8 @@ class RttcSettings(BaseModel):
         ge=1,
         le=64,
         description="Most answers that a panel draws, revisions among them (policies adaptive, "
-        "majority, weighted, best_of_n, budget_forcing, refine, revise, self_verify, beam, dvts, "
-        "particles, lookahead and mcts).",
+        "majority, weighted, best_of_n, budget_forcing, search_o1, refine, revise, self_verify, "
+        "beam, dvts, particles, lookahead and mcts).",
         json_schema_extra=_on("panel_round"),
     )
     search_from: tuple[Proposer, ...] = Field(
@@ -467,6 +483,60 @@ class RttcSettings(BaseModel):
         ge=1,
         le=4096,
         description="Tokens of a step at which it ends without a mark.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_lookups: int = Field(
+        default=3,
+        ge=1,
+        le=8,
+        description="Most look-ups of the policy search_o1 in mid-answer; each draws two answers "
+        "of search_n. The samples of its prompt and of all look-ups together are at most k.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_lookup_on: tuple[Trigger, ...] = Field(
+        default=("tag", "confidence", "reward"),
+        min_length=1,
+        description="What stops an answer of search_o1 for a look-up: tag (the model writes what "
+        "it looks for between <search> and </search>), confidence (unlikely tokens in a row), "
+        "reward (a step is judged worse than the one before; needs a process reward model).",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_lookup_logprob: float = Field(
+        default=-0.7,
+        ge=-20,
+        le=0,
+        description="Mean log-probability in nats of search_lookup_window tokens in a row below "
+        "which search_o1 looks something up; 0: at the first window.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_lookup_window: int = Field(
+        default=4,
+        ge=1,
+        le=256,
+        description="Tokens in a row whose mean log-probability search_o1 goes by.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_lookup_fall: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="How much lower than the step before a step must be judged, as a probability, "
+        "for search_o1 to look something up.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_lookup_same: float = Field(
+        default=0.95,
+        gt=0,
+        le=1,
+        description="Cosine similarity to an earlier query of search_o1 from which on a query "
+        "counts as asked already.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_lookup_tokens: int = Field(
+        default=96,
+        ge=8,
+        le=4096,
+        description="Most tokens that a look-up of search_o1 inserts into an answer.",
         json_schema_extra=_on("panel_round"),
     )
     ttt_rank: int = Field(
@@ -551,7 +621,7 @@ class RttcSettings(BaseModel):
     def _is_none_or_kept(cls, domain: str) -> str:
         return checked_name("domain", domain) if domain.strip() else ""
 
-    @field_validator("arms", "search_from", "ttt_augment", mode="before")
+    @field_validator("arms", "search_from", "search_lookup_on", "ttt_augment", mode="before")
     @classmethod
     def _read_names(cls, names: object) -> object:
         """Take a list written with commas, as an environment variable or a flag has it."""

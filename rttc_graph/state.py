@@ -118,6 +118,44 @@ class Drawn(TypedDict):
     """Place in the panel of the draw that it is a revision of."""
     grade: NotRequired[float | None]
     """Grade in [0, 1] that the policy model gave it: its expected value."""
+    halt: NotRequired[Halt]
+    """Place in it at which something is to be looked up."""
+    inserted: NotRequired[list[int]]
+    """Places in `looked_up` of the samples that were inserted into it."""
+
+
+class Halt(TypedDict):
+    """Place in an answer at which something is to be looked up."""
+
+    trigger: Literal["tag", "confidence", "reward"]
+    """The model asks by a tag of its own, is unsure of what it writes, or the judge of steps finds
+    a step worse than the one before."""
+    at: int
+    """Number of characters of `Drawn.whole` that are gone on from."""
+    query: str
+    """Text to look up: what the model wrote, or else the step that it is unsure of."""
+    is_whole: bool
+    """Whether the answer is whole; one that stops at a tag is not."""
+
+
+class LookUp(TypedDict):
+    """A look-up in mid-answer, and what became of it."""
+
+    place: int
+    """Place in `drawn` of the answer that was stopped."""
+    trigger: Literal["tag", "confidence", "reward"]
+    query: str
+    """Text that the knowledge base was asked."""
+    samples: list[str]
+    """Ids of the samples that were inserted; empty where none were found, or none were asked."""
+    without: int | None
+    """Place of the answer that goes on without them; `None` where there was no room for it."""
+    behind: int | None
+    """Place of the answer that goes on behind them; `None` where nothing was inserted."""
+    kept: bool | None
+    """Whether the answer behind them is judged better; `None` while it is not whole."""
+    reason: str
+    """Why nothing was inserted, or why it was kept or not."""
 
 
 class StepNode(TypedDict):
@@ -177,6 +215,8 @@ class PanelState(TypedDict):
     """Floating-point operations of that; `None` where the model does not say how large it is."""
     tree: NotRequired[list[StepNode]]
     """Steps, of a strategy that writes answers step by step."""
+    lookups: NotRequired[list[LookUp]]
+    """Look-ups in mid-answer, in order."""
 
 
 class Source(Sample):
@@ -325,6 +365,8 @@ class NodeInput(RttcInput, RunRecord, total=False):
     vector: list[float]
     """Embedding of what was searched with, unit length; empty until `retrieve` has run."""
     samples: list[Sample]
+    looked_up: list[Sample]
+    """Samples that were found in mid-answer, beside `samples`, in the order of the look-ups."""
     retrieved: bool
     """Whether `retrieve` has run, with or without success."""
     revision: int | None

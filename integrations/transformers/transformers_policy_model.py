@@ -135,4 +135,5 @@ def _generation(row: Decoded) -> Generation:
         finish_reason=row.finish_reason,
         reused_tokens=row.reused_tokens,
         state=row.state,
+        doubt_at=row.doubt_at,
     )

@@ -38,6 +38,7 @@ from rttc_graph.state import (
     LedgerEntry,
     PanelState,
     RttcState,
+    Sample,
     Spent,
     StepNode,
 )
@@ -59,6 +60,7 @@ class PanelUpdate(TypedDict, total=False):
     """State update of `panel_round`."""
 
     panel: PanelState
+    looked_up: list[Sample]
     candidates: list[Candidate]
     tried: list[Attempt]
     decision: Decision
@@ -88,6 +90,7 @@ async def go_on(
         "checking_tokens": panel.checking_tokens,
         "checking_flops": panel.checking_flops,
         "tree": list(panel.tree),
+        "lookups": list(panel.lookups),
     }
     checked = panel.checking_tokens - before.get("checking_tokens", 0)
     checked_flops = (panel.checking_flops or 0.0) - (before.get("checking_flops") or 0.0)
@@ -115,6 +118,7 @@ async def go_on(
     )
     return {
         "panel": after,
+        "looked_up": list(panel.found),
         "decision": NODE,
         "spent": added(
             state["spent"],
@@ -161,6 +165,7 @@ async def finish(
         tokens=_tokens(paid) + panel.checking_tokens,
         flops=_flops(panel),
         **({"steps": shown_steps(panel)} if panel.tree else {}),
+        **({"lookups": shown_lookups(panel, kept)} if panel.lookups else {}),
     )
     candidate: Candidate = {
         **candidate_of(kept, state),
@@ -183,7 +188,8 @@ async def finish(
         drawn=len(panel.drawn),
         proposer=kept["proposer"],
     )
-    return {**update, "panel": {**before, "seconds": seconds}, "decision": JUDGE}
+    closed: PanelState = {**before, "seconds": seconds}
+    return cast("PanelUpdate", {**update, "panel": closed, "decision": JUDGE})
 
 
 def no_answer(failure: Failure, state: RttcState, scope: RunScope, notes: Notes) -> PanelUpdate:
@@ -244,6 +250,20 @@ def shown_steps(panel: Panel, *, first: int = 0) -> list[dict[str, Any]]:
         }
         for place, node in enumerate(panel.tree)
         if place >= first
+    ]
+
+
+def shown_lookups(panel: Panel, kept: Drawn) -> list[dict[str, Any]]:
+    """Return the look-ups of a panel, each with whether the answer rests on what it found."""
+    rests_on = {panel.found[place]["id"] for place in kept.get("inserted", ())}
+    return [
+        {
+            "trigger": one["trigger"],
+            "query": one["query"][:SHOWN_CHARACTERS],
+            "samples": one["samples"],
+            "kept": bool(one["samples"]) and rests_on.issuperset(one["samples"]),
+        }
+        for one in panel.lookups
     ]
 
 

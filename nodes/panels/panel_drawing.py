@@ -30,6 +30,7 @@ from rttc_graph.search.answer_votes import read_vote, wants_number
 from rttc_graph.search.panel import Panel, draws_in_order
 from rttc_graph.search.sample_subsets import draw_seed, sample_subset
 from rttc_graph.search.strategy import Continuation, Proposal
+from rttc_graph.search.thinking.lookup_text import without_lookups
 from rttc_graph.state import Attempt, ChatTurn, Drawn, RttcState
 from rttc_graph.support.thinking import spoken
 
@@ -184,6 +185,28 @@ class PanelDrawing:
         made = await generated(
             self.policy_model, [row.request for row in rows], deadline=scope.deadline
         )
+        return await self.drawn(rows, made, state, notes, since=since, reason=reason)
+
+    async def drawn(
+        self,
+        rows: Sequence[DrawRow],
+        made: Sequence[Generation],
+        state: RttcState,
+        notes: Notes,
+        *,
+        since: float,
+        reason: str,
+    ) -> list[Drawn]:
+        """Return what was generated for rows as draws, and note them in the ledger.
+
+        Args:
+            rows: What was asked for.
+            made: What came, in order.
+            state: State of the run.
+            notes: Get an entry.
+            since: Reading of `time.monotonic()` when it began.
+            reason: Why it was drawn.
+        """
         revisions = sum(row.revises is not None for row in rows)
         numeric = wants_number(sample["answer"] for sample in solved(state["samples"]))
         keeps_whole = ARMS.attempts[state["attempt"]].continues
@@ -248,7 +271,7 @@ def _drawn(
     row: DrawRow, made: Generation, numeric: bool, parameters: int | None, *, keeps_whole: bool
 ) -> Drawn:
     computed = made.prompt_tokens - made.reused_tokens + made.completion_tokens
-    text = spoken(made.text).answer
+    text = spoken(without_lookups(made.text) if keeps_whole else made.text).answer
     drawn: Drawn = {
         "proposer": row.proposer,
         "text": text,

@@ -17,7 +17,7 @@ from rttc_graph.protocols import (
 )
 from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.ledger import Notes
-from rttc_graph.run.prompts import standalone_query
+from rttc_graph.run.prompts import samples_in_hand, standalone_query
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.panel import Panel
 from rttc_graph.state import Attempt, Candidate, Drawn, RttcState
@@ -41,7 +41,7 @@ async def judged_draws(
     requests = reward_requests(
         list(waiting.values()),
         of_run=[*state["candidates"], *earlier, *waiting.values()],
-        samples=state["samples"],
+        samples=samples_in_hand(state),
     )
     query = standalone_query(state)
     with measured_work() as work:
@@ -57,7 +57,7 @@ async def judged_draws(
         rewards=rewards,
         tokens=work.tokens,
         flops=work.flops,
-        samples=len(state["samples"]),
+        samples=len(samples_in_hand(state)),
         tau_r=scope.settings.tau_r,
     )
     given = dict(zip(waiting, rewards, strict=True))
@@ -82,7 +82,11 @@ def candidate_of(one: Drawn, state: RttcState) -> Candidate:
         "adapter": adapted["key"] if adapted and by_adapter else None,
         "reused_tokens": one.get("reused_tokens", 0),
         "flops": one.get("flops"),
-        "rests_on": [*(state["samples"][place]["id"] for place in one["shown"]), *learnt],
+        "rests_on": [
+            *(state["samples"][place]["id"] for place in one["shown"]),
+            *(state["looked_up"][place]["id"] for place in one.get("inserted", ())),
+            *learnt,
+        ],
     }
 
 

@@ -56,6 +56,7 @@ from rttc_graph.protocols.ledgers import (
 )
 from rttc_graph.protocols.policy_model import (
     ContinuingPolicyModel,
+    Doubt,
     Generation,
     GenerationRequest,
     OptionProbabilities,
@@ -106,6 +107,7 @@ __all__ = (
     "Correction",
     "DomainCalibration",
     "DomainStats",
+    "Doubt",
     "Embedded",
     "Embedder",
     "Generation",

@@ -41,6 +41,30 @@ class StepCut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """Where a model is unsure of what it writes: tokens in a row that it found unlikely.
+
+    Raises:
+        ConfigurationError: There is no such window, or no such log-probability.
+    """
+
+    window: int = 8
+    """Number of tokens in a row, at least 1. An answer that ends with fewer is one such window."""
+    least_logprob: float = -1.0
+    """Mean log-probability of them in nats, at most 0, below which the model is unsure."""
+    halts: bool = False
+    """Whether the answer is stopped there, with `finish_reason="step"`; else it goes on, and the
+    place is only told."""
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or not self.least_logprob <= 0:  # NaN is caught as well
+            raise ConfigurationError(
+                f"a doubt of window={self.window!r} and least_logprob={self.least_logprob!r} "
+                "cannot be: take at least 1 token, and a log-probability of at most 0"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One prompt for the policy model.
 
@@ -76,6 +100,9 @@ class GenerationRequest:
     cut goes on to its end. `None` for a whole answer."""
     tells_state: bool = False
     """Whether `Generation.state` is wanted, of a model that has one."""
+    doubt: Doubt | None = None
+    """Bound below which the model counts as unsure, where `Generation.doubt_at` is wanted; `None`
+    where it is not."""
 
     def __post_init__(self) -> None:
         for stop in self.stop:
@@ -108,6 +135,9 @@ class Generation:
     """Hidden state from which the last token was chosen, where it was asked for and the model runs
     in this process: the outputs of a layer at two thirds of its depth and of the last one. It comes
     with the decoding pass. `None` for an answer of one token."""
+    doubt_at: int | None = None
+    """Number of characters of `text` before the first tokens that the model was unsure of, by the
+    request's `doubt`; `None` where there are none, or the model does not tell."""
 
 
 class PolicyModel(Protocol):

@@ -7,6 +7,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from rttc_graph.run.prompts import samples_in_hand
 from rttc_graph.run.tau_r import is_answer_accepted
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Arm, Candidate, RttcState, Sample, Source
@@ -49,7 +50,7 @@ def run_outcome(
         "accepted": accepted,
         "tau_r": settings.tau_r,
         "calibrated": calibrated,
-        "sources": answer_sources(best, state["candidates"], state["samples"]),
+        "sources": answer_sources(best, state["candidates"], samples_in_hand(state)),
         "run_id": state["run_id"],
     }
 

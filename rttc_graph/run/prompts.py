@@ -112,6 +112,15 @@ def _as_text(sample: Sample) -> str:
     return f"Question: {sample['question']}\nAnswer: {answer_behind(sample['answer'])}"
 
 
+def samples_in_hand(state: RttcState) -> list[Sample]:
+    """Return what was retrieved and what was looked up in mid-answer, each once, nearest first."""
+    retrieved, more = state.get("samples", []), state.get("looked_up", [])
+    if not more:
+        return retrieved
+    each = {sample["id"]: sample for sample in [*more, *retrieved]}
+    return sorted(each.values(), key=lambda sample: -sample["similarity"])
+
+
 def standalone_query(state: RttcState) -> str:
     """Return the question as everybody is asked it who is not shown the conversation before it."""
     return state.get("searched_with") or state["task"]["query"]

@@ -8,7 +8,7 @@ from typing import cast
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.settings import SearchSettings
-from rttc_graph.state import Drawn, StepNode
+from rttc_graph.state import Drawn, LookUp, Sample, StepNode
 
 MAX_ROUNDS = 16
 """Most rounds of a panel: each is a step of the graph, and hosts limit the steps of a run."""
@@ -47,6 +47,10 @@ class Panel:
     """Floating-point operations of that; `None` where they are not known."""
     tree: tuple[StepNode, ...] = ()
     """Steps so far, of a strategy that writes answers step by step."""
+    lookups: tuple[LookUp, ...] = ()
+    """Look-ups in mid-answer so far."""
+    found: tuple[Sample, ...] = ()
+    """Samples that they found, in order."""
     widest: int | None = None
     """Most steps behind one that the judge of steps is exact enough for; `None` if unknown."""
     seed: int = 0

@@ -35,6 +35,7 @@ def register_strategy(
     continues: bool = False,
     weighs: bool = False,
     steers: bool = False,
+    looks_up: bool = False,
 ) -> None:
     """Add a policy that draws panels; graphs that are built afterwards have it.
 
@@ -49,10 +50,20 @@ def register_strategy(
         weighs: Whether it has the policy model grade or compare answers; likewise.
         steers: Whether what it draws rests on the texts of earlier draws, so that it cannot be
             replayed on recorded panels.
+        looks_up: Whether it asks the knowledge base in mid-answer; a graph without one is without
+            the arm.
 
     Raises:
         ConfigurationError: The name or the place is taken.
     """
     register_arm(
-        panel_arm(name, strategy, cost=cost, continues=continues, weighs=weighs, steers=steers)
+        panel_arm(
+            name,
+            strategy,
+            cost=cost,
+            continues=continues,
+            weighs=weighs,
+            steers=steers,
+            looks_up=looks_up,
+        )
     )

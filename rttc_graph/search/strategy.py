@@ -61,6 +61,12 @@ class Proposal:
     """Places of draws that the policy model is to grade; nothing is drawn in such a round."""
     pairs: tuple[tuple[int, int], ...] = ()
     """Places of two draws each, the earlier one first, that it is to compare; likewise."""
+    watches: bool = False
+    """Whether the one answer of `draws` is stopped where something is to be looked up; only a
+    strategy that is registered with `looks_up` may ask for that."""
+    looks_up_at: int | None = None
+    """Place of a draw that has a halt: it is looked up, and the answer goes on from there with what
+    is found and without it; nothing else is drawn in such a round."""
     reason: str
     """Why, as the ledger says it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from rttc_graph.integrations.transformers.decoding.hidden_states import DEPTH
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.tokens import encode_prompt
-from rttc_graph.protocols import StepCut
+from rttc_graph.protocols import Doubt, StepCut
 
 CUT = StepCut(marks=("e", "st"), least_tokens=3, most_tokens=6)
 
@@ -42,6 +43,48 @@ def test_a_step_ends_at_a_mark_not_before_its_least_nor_behind_its_most(
             assert ended or len(step.tokens) == 6
         else:
             assert step.finish_reason == whole.finish_reason
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_a_doubt_is_the_first_window_of_unlikely_tokens(
+    tiny_engine: LocalEngine, window: int
+) -> None:
+    for question in QUESTIONS[:2]:
+        [whole] = decode(tiny_engine, request(question, answer_prefix="So "))
+        size = min(window, len(whole.logprobs))
+        means = [
+            sum(whole.logprobs[at : at + size]) / size
+            for at in range(len(whole.logprobs) - size + 1)
+        ]
+        least = sorted(means)[len(means) // 3] + 1e-4  # a third of the windows are below it
+        first = next(at for at, mean in enumerate(means) if mean < least)
+        doubt = Doubt(window=window, least_logprob=least)
+        [told] = decode(tiny_engine, request(question, answer_prefix="So ", doubt=doubt))
+        assert (told.text, told.finish_reason) == (whole.text, whole.finish_reason)
+        before = "So "
+        if first:
+            [part] = decode(
+                tiny_engine, request(question, answer_prefix="So ", max_new_tokens=first)
+            )
+            before = part.text
+        assert told.doubt_at is not None
+        assert before[: told.doubt_at] == whole.text[: told.doubt_at]
+        assert before[told.doubt_at :].strip("\N{REPLACEMENT CHARACTER}") == ""  # half a letter
+        halting = replace(doubt, halts=True)
+        [halted] = decode(tiny_engine, request(question, answer_prefix="So ", doubt=halting))
+        assert halted.doubt_at == told.doubt_at
+        if size == window:
+            assert halted.tokens == whole.tokens[: first + window]
+            assert halted.finish_reason in {"step", whole.finish_reason}
+        sure = Doubt(window=window, least_logprob=min(means) - 0.1)
+        asked = request(question, answer_prefix="So ", doubt=sure)
+        assert decode(tiny_engine, asked)[0].doubt_at is None
+
+
+@pytest.mark.parametrize("given", [{"window": 0}, {"least_logprob": 0.1}])
+def test_a_doubt_that_cannot_be_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be: take at least 1 token"):
+        Doubt(**given)
 
 
 def test_what_goes_on_from_a_step_computes_none_of_it(keeping_engine: LocalEngine) -> None:

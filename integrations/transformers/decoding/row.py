@@ -21,7 +21,7 @@ from rttc_graph.integrations.transformers.literal import encode_begun
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.tokens import encode_answer, encode_prompt
 from rttc_graph.integrations.transformers.torch_errors import translated
-from rttc_graph.protocols import GenerationRequest
+from rttc_graph.protocols import Doubt, GenerationRequest
 from rttc_graph.state import FinishReason
 from rttc_graph.support.identity import clean
 
@@ -57,6 +57,8 @@ class Decoded:
     finish_reason: FinishReason
     state: tuple[float, ...] | None = None
     """Hidden state that the last token was chosen from, where it was asked for."""
+    doubt_at: int | None = None
+    """Characters of the text before the first tokens that the model was unsure of."""
 
     @property
     def mean_logprob(self) -> float | None:
@@ -108,6 +110,10 @@ class Row:
         self._begun = len(opening) + len(begun)
         self._is_at_mark = False
         """Whether the last token completed a mark that ends a step."""
+        self._doubt = asked.doubt
+        self._lengths: list[int] = []
+        """Length of the text before each chosen token, where doubts are looked for."""
+        self._doubt_at: int | None = None
         self.tells_state = asked.tells_state
         self._state: Tensor | None = None
         """Hidden state [F] that the last token was chosen from; `None` where it was not read."""
@@ -187,6 +193,8 @@ class Row:
         return None
 
     def _is_at_step_end(self) -> bool:
+        if self._doubt is not None and self._doubt.halts and self._doubt_at is not None:
+            return True
         if self._step is None or len(self.tokens) < self._step.least_tokens:
             return False
         return self._is_at_mark or len(self.tokens) >= self._step.most_tokens
@@ -208,6 +216,7 @@ class Row:
             self.fail(exc)
         else:
             self._look_for_mark(seen)
+            self._look_for_doubt(seen)
             self._tell(piece)
 
     def _look_for_mark(self, seen: int) -> None:
@@ -217,8 +226,25 @@ class Row:
         new = self._stream.text[max(self._begun, seen + 1 - self._longest_mark) :]
         self._is_at_mark = any(mark in new for mark in self._step.marks)
 
+    def _look_for_doubt(self, seen: int) -> None:
+        """Note whether the model is unsure of the last tokens, the last one behind `seen`."""
+        doubt = self._doubt
+        if doubt is None or self._doubt_at is not None:
+            return
+        self._lengths.append(seen)
+        if len(self.tokens) >= doubt.window:
+            self._doubt_at = self._place_of_doubt(doubt)
+
+    def _place_of_doubt(self, doubt: Doubt) -> int | None:
+        last = self.logprobs[-doubt.window :]
+        if not last or math.fsum(last) / len(last) >= doubt.least_logprob:
+            return None
+        return max(self._begun, self._lengths[-len(last)])
+
     def finish(self, reason: FinishReason) -> None:
         """Set the answer as the future's result."""
+        if self._doubt is not None and len(self.tokens) < self._doubt.window:
+            self._doubt_at = self._place_of_doubt(self._doubt)
         self._tell(self._stream.finish())
         answer = Decoded(
             text=self._stream.text,
@@ -229,6 +255,7 @@ class Row:
             logprobs=tuple(self.logprobs),
             finish_reason=reason,
             state=None if self._state is None else tuple(map(float, self._state)),
+            doubt_at=self._doubt_at,
         )
         try:
             self.future.set_result(answer)

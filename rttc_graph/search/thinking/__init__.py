@@ -1,0 +1,1 @@
+"""Strategies that think with the knowledge base: look-ups in mid-answer."""
