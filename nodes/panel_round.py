@@ -20,7 +20,7 @@ from rttc_graph.nodes.panels.panel_drawing import PanelDrawing
 from rttc_graph.nodes.panels.panel_judging import judged_draws
 from rttc_graph.nodes.panels.panel_lookups import PanelLookUps
 from rttc_graph.nodes.panels.panel_steps import PanelSteps, with_partial_answer
-from rttc_graph.nodes.panels.panel_watching import PanelWatching
+from rttc_graph.nodes.panels.panel_watching import PanelWatching, with_doubted_whole
 from rttc_graph.protocols import (
     Embedder,
     KnowledgeBase,
@@ -167,6 +167,8 @@ class PanelRound:
         if not drawn:
             return None
         drawn = await judged_draws(self.reward_model, drawn, panel, state, scope, notes)
+        if proposal.watches:
+            drawn = [with_doubted_whole(one, scope) for one in drawn]
         return replace(panel, drawn=(*panel.drawn, *drawn))
 
     async def _no_room(self, scope: RunScope) -> str:

@@ -498,7 +498,8 @@ class RttcSettings(BaseModel):
         min_length=1,
         description="What stops an answer of search_o1 for a look-up: tag (the model writes what "
         "it looks for between <search> and </search>), confidence (unlikely tokens in a row), "
-        "reward (a step is judged worse than the one before; needs a process reward model).",
+        "reward (a whole answer is judged below τr or, with a process reward model, a step worse "
+        "than the one before).",
         json_schema_extra=_on("panel_round"),
     )
     search_lookup_logprob: float = Field(

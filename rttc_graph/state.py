@@ -128,8 +128,8 @@ class Halt(TypedDict):
     """Place in an answer at which something is to be looked up."""
 
     trigger: Literal["tag", "confidence", "reward"]
-    """The model asks by a tag of its own, is unsure of what it writes, or the judge of steps finds
-    a step worse than the one before."""
+    """The model asks by a tag of its own, is unsure of what it writes, or a step is judged worse
+    than the one before, or the whole answer below τr."""
     at: int
     """Number of characters of `Drawn.whole` that are gone on from."""
     query: str

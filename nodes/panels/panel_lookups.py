@@ -15,6 +15,7 @@ from rttc_graph.nodes.panels.panel_watching import (
     asked_with_stops,
     halt_of,
     told_to_look_up,
+    with_doubted_whole,
     with_halt,
     with_part_of_samples,
 )
@@ -103,6 +104,10 @@ class PanelLookUps:
         drawn = _with_inserted(drawn, one, [*range(len(panel.found), len(grown.found))])
         seen: RttcState = {**state, "looked_up": list(grown.found)}
         drawn = await judged_draws(self.reward_model, drawn, panel, seen, scope, notes)
+        drawn = [
+            with_doubted_whole(draw, scope, begun=len(row.request.answer_prefix))
+            for draw, row in zip(drawn, rows, strict=True)
+        ]
         grown = replace(grown, drawn=(*panel.drawn, *drawn))
         lookup = _looked_up(place, halt, found, grown, behind=len(rows) > 1)
         notes.add(

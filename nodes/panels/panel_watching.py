@@ -85,6 +85,23 @@ def halt_of(one: Generation, request: GenerationRequest) -> Halt | None:
     return {"trigger": "tag", "at": at, "query": query, "is_whole": False}
 
 
+def with_doubted_whole(one: Drawn, scope: RunScope, *, begun: int = 0) -> Drawn:
+    """Return a draw that is looked up as a whole, where it is judged below τr and nothing else is.
+
+    Args:
+        one: A draw with its reward.
+        scope: Scope of this step.
+        begun: Number of characters that it began with: what is found goes behind them.
+    """
+    settings, reward = scope.settings, one["reward"]
+    wanted = "reward" in settings.search.lookup_on
+    is_whole = one["finish_reason"] in ("stop", "length") and "halt" not in one
+    if not wanted or not is_whole or reward is None or reward >= settings.tau_r:
+        return one
+    query = last_step(one["text"])
+    return {**one, "halt": {"trigger": "reward", "at": begun, "query": query, "is_whole": True}}
+
+
 def _word_border(text: str, at: int, first: int) -> int:
     """Return the place behind the last whole word before a place, and not before the first one."""
     while at > first and at < len(text) and not text[at].isspace() and not text[at - 1].isspace():

@@ -279,3 +279,20 @@ async def test_on_a_real_engine_the_same_question_is_answered_the_same(
     assert entries[0]["trigger"] == "confidence"
     assert entries[0]["samples"]
     assert failures(found[0]["ledger"]) == []
+
+
+async def test_a_whole_answer_below_tau_r_is_the_query_of_a_look_up() -> None:
+    def guesses(request: GenerationRequest) -> str:
+        return "Basel." if "answer 2" in request.answer_prefix else "Bern."
+
+    parts = parts_that(guesses, {"Basel.": 0.95, "Bern.": 0.6})
+    output = await ask(parts, **but(search_lookup_on=("reward",)))
+    _, without, behind = parts.policy_model.requests
+    assert without.answer_prefix == ""
+    assert behind.answer_prefix == "\n<result>\nquestion 2 answer 2\n</result>\n"
+    [entry] = looked_up(output["ledger"])
+    assert (entry["trigger"], entry["kept"]) == ("reward", True)
+    assert entry["query"].endswith("\nBern.")
+    accepted = parts_that(guesses, {"Bern.": 0.95})
+    output = await ask(accepted, **but(search_lookup_on=("reward",)))
+    assert looked_up(output["ledger"]) == []

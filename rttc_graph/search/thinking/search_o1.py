@@ -79,7 +79,7 @@ def _why(panel: Panel, place: int) -> str:
     words = {
         "tag": "the model looks something up",
         "confidence": "the model is unsure",
-        "reward": "a step is judged worse than the one before",
+        "reward": "it is judged below τr, or a step worse than the one before",
     }
     halt = panel.drawn[place].get("halt")
     return words[halt["trigger"]] if halt else "it was stopped"
