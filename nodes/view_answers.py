@@ -21,7 +21,7 @@ from rttc_graph.run.ledger import Notes, record
 from rttc_graph.run.prompts import adapted_messages, solved
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.answer_votes import read_vote, wants_number
-from rttc_graph.state import Candidate, RttcState
+from rttc_graph.state import Candidate, FinishReason, RttcState
 from rttc_graph.support.thinking import spoken
 from rttc_graph.views.view import View
 from rttc_graph.views.view_votes import PLAIN_VIEW, Ballot, elected, views_of
@@ -133,8 +133,11 @@ class _Asking:
     ) -> AnswerUpdate:
         """Return the update with the answer that wins, its cost, and the votes in the ledger."""
         numeric = wants_number(one["answer"] for one in solved(self.state.get("samples", ())))
-        texts = [(PLAIN_VIEW, plain["answer"], plain["finish_reason"])]
-        texts += [(one.view.kind, one.text or "", one.made.finish_reason) for one in seen]
+        texts: list[tuple[str, str, FinishReason]] = [
+            (PLAIN_VIEW, plain["answer"], plain["finish_reason"])
+        ]
+        for one in seen:
+            texts.append((one.view.kind, one.text or "", one.made.finish_reason))
         ballots = [
             Ballot(transform=kind, vote=read_vote(text, finish_reason=reason, numeric=numeric))
             for kind, text, reason in texts

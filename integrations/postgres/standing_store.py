@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from rttc_graph.errors import BackendError, ConfigurationError
 from rttc_graph.integrations.postgres.database import BRIEF_SECONDS, Database
@@ -13,6 +13,8 @@ from rttc_graph.protocols import StandingAdapter
 from rttc_graph.support.identity import checked_name
 
 __all__ = ("PostgresStandingStore",)
+
+T = TypeVar("T")
 
 MAX_KEPT = 5
 """Adapters that are kept of a domain, the one in force among them: some 10 MB each."""
@@ -48,7 +50,7 @@ class PostgresStandingStore:
         Raises:
             BackendError: They cannot be read.
         """
-        rows: list[dict[str, Any]] = await self._briefly(
+        rows = await self._briefly(
             "list the adapters of domains",
             lambda s: s.rows("standing_adapters", tenant=checked_name("tenant", tenant)),
         )
@@ -95,7 +97,7 @@ class PostgresStandingStore:
         row = await self._briefly("take away the adapter of a domain", work)
         return None if row is None else _standing(row)
 
-    async def _briefly(self, action: str, work: Any) -> Any:
+    async def _briefly(self, action: str, work: Callable[[DatabaseSession], T]) -> T:
         return await self._database.execute_work(
             action, work, error=BackendError, within_seconds=BRIEF_SECONDS
         )

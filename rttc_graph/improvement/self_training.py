@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from rttc_graph.arms import PLAIN
@@ -353,7 +353,9 @@ class SelfTraining:
         return is_right(made["answer"], one.row, self._settings.scorer)
 
 
-def training_settings(run: TttSettings, **changed: Any) -> TttSettings:
+def training_settings(
+    run: TttSettings, *, epochs: int = 2, samples_per_step: int = 8, learning_rate: float = 0.0
+) -> TttSettings:
     """Return the settings of a standing adapter's training.
 
     Shape and seed are those of a run's trainings, which go on from it. It goes through all lessons
@@ -361,9 +363,18 @@ def training_settings(run: TttSettings, **changed: Any) -> TttSettings:
 
     Args:
         run: Settings of a run's trainings.
-        changed: Fields that are set otherwise.
+        epochs: Passes over the lessons.
+        samples_per_step: Lessons of one step.
+        learning_rate: Rate of AdamW; 0 takes the one that suits the base.
     """
-    return TttSettings(**{**asdict(run), "stop_loss": 0.0, "min_steps": 1, **changed})
+    return replace(
+        run,
+        epochs=epochs,
+        samples_per_step=samples_per_step,
+        learning_rate=learning_rate,
+        stop_loss=0.0,
+        min_steps=1,
+    )
 
 
 def _majority(answers: Sequence[DrawnAnswer], numeric: bool) -> list[DrawnAnswer]:

@@ -298,7 +298,7 @@ async def test_unrated_answers_need_a_majority_and_a_trusted_judge(tmp_path: Pat
 
 
 async def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "log.jsonl", Sums(lambda *_: False))
+    bench = Bench(tmp_path / "log.jsonl", Sums(lambda n, drawn, adapter: False))
     with pytest.raises(ConfigurationError, match="of 12 questions the model answered none rightly"):
         await bench.run()
 
