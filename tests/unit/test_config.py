@@ -13,6 +13,7 @@ from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation import configured_policy, local
 from rttc_graph.installation.config import load_config
 from rttc_graph.integrations.rewards.reward_settings import ClassifierSettings, ServedSettings
+from rttc_graph.settings import RttcSettings
 
 
 @pytest.fixture(autouse=True)
@@ -244,3 +245,29 @@ def test_the_environment_and_the_file_list_arms(
     monkeypatch.setenv("RTTC_ARMS", "nearest, ttt")
     assert load_config(file).run_settings().arms == ("nearest", "ttt")
     assert load_config(file, arms="rag").arms == ("rag",)
+
+
+LISTS = {
+    "arms": ("nearest, rag", ("nearest", "rag")),
+    "search_from": ("rag,direct", ("rag", "direct")),
+    "ttt_augment": ("grids, names", ("grids", "names")),
+    "stop_strings": ("a, b", ("a, b",)),
+    "search_step_marks": ("a, b", ("a, b",)),
+}
+"""Settings that are lists, as the environment has them, and what is meant: words with commas, or
+one string that may hold commas."""
+
+
+def test_no_list_is_missing() -> None:
+    fields = RttcSettings.model_fields.items()
+    assert LISTS.keys() == {name for name, field in fields if isinstance(field.default, tuple)}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_the_environment_has_every_list_in_words(
+    name: str, monkeypatch: pytest.MonkeyPatch, empty_folder: Path
+) -> None:
+    del empty_folder
+    written, meant = LISTS[name]
+    monkeypatch.setenv(f"RTTC_{name.upper()}", written)
+    assert getattr(load_config().run_settings(), name) == meant
