@@ -136,8 +136,7 @@ class _Asking:
         texts: list[tuple[str, str, FinishReason]] = [
             (PLAIN_VIEW, plain["answer"], plain["finish_reason"])
         ]
-        for one in seen:
-            texts.append((one.view.kind, one.text or "", one.made.finish_reason))
+        texts.extend((one.view.kind, one.text or "", one.made.finish_reason) for one in seen)
         ballots = [
             Ballot(transform=kind, vote=read_vote(text, finish_reason=reason, numeric=numeric))
             for kind, text, reason in texts

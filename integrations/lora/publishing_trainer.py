@@ -28,7 +28,7 @@ _LONGEST_ERROR = 300
 """Characters of a server's answer that go into an error."""
 
 _NO_ROUTE = "Not Found"
-"""What a server says that has no such route; one that lacks an adapter says more."""
+"""Words of a server that has no such route; one that lacks an adapter says more."""
 
 
 _WAY_OUT = (

@@ -59,19 +59,20 @@ class Ballot:
 def elected(ballots: Sequence[Ballot]) -> int:
     """Return the place of the answer that wins: the first with the winning vote.
 
-    Each transform elects one vote of its views; then the transforms elect one of these, the
-    question as it is among them. What comes earlier wins a tie, so that the plain answer stays
-    unless more transforms agree on another one.
+    Each transform elects one vote of its views, which counts for as many as gave it; what its other
+    views say is dropped. Then the transforms, the question as it is among them, elect one of these.
+    What comes earlier wins a tie, so that the plain answer stays unless two views agree on another.
 
     Args:
         ballots: Answers, the plain one first.
     """
-    winners: dict[str, str] = {}
+    counts: Counter[str] = Counter()
     for transform in dict.fromkeys(one.transform for one in ballots):
         votes = [b.vote for b in ballots if b.transform == transform and b.vote is not None]
         if votes:
-            winners[transform] = Counter(votes).most_common(1)[0][0]  # the earlier one of a tie
-    if not winners:
+            [(vote, count)] = Counter(votes).most_common(1)  # the earlier one of a tie
+            counts[vote] += count
+    if not counts:
         return 0
-    [(vote, _)] = Counter(winners.values()).most_common(1)
+    [(vote, _)] = counts.most_common(1)
     return next(place for place, ballot in enumerate(ballots) if ballot.vote == vote)

@@ -138,7 +138,9 @@ def test_views_that_are_alike_are_one() -> None:
     ("ballots", "winner"),
     [
         ("plain:a", 0),
-        ("plain:a grids:b grids:b names:c", 0),  # each transform has one vote
+        ("plain:a grids:b grids:c", 0),  # no two agree
+        ("plain:a grids:b grids:b names:c", 1),
+        ("plain:a grids:b grids:b grids:c names:c names:a", 1),  # what loses within is dropped
         ("plain:a grids:c grids:b grids:b names:b", 2),
         ("plain:- grids:b", 1),
         ("plain:- grids:-", 0),
