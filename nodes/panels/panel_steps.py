@@ -87,6 +87,7 @@ class PanelSteps:
         if not rows:
             return None
         made = await self._drawn(rows, state, scope, notes, reason=proposal.reason)
+        _tell_recomputed(rows, made, panel, scope, notes)
         nodes = await self._nodes(rows, made, panel)
         nodes = await self._judged(rows, made, nodes, panel, state, scope, notes)
         numeric = wants_number(sample["answer"] for sample in solved(state["samples"]))
@@ -268,7 +269,8 @@ class PanelSteps:
             parent = row.expansion.parent
             if not node["text"].strip() and parent is not None:
                 continue
-            before = tuple(panel.tree[place]["text"] for place in tree.path(parent))
+            earlier = [panel.tree[place] for place in tree.path(parent)]
+            before = tuple(step["text"] for step in earlier)
             waiting.append(n)
             answers.append(
                 BegunAnswer(
@@ -278,6 +280,7 @@ class PanelSteps:
                     messages=row.request.messages,
                     adapter=row.request.adapter,
                     state=one.state,
+                    logprobs=(*(step["mean_logprob"] for step in earlier), one.mean_logprob),
                 )
             )
         query = standalone_query(state)
@@ -303,6 +306,40 @@ class PanelSteps:
             flops=work.flops,
         )
         return judged
+
+
+SLACK_TOKENS = 32
+"""Known tokens of a step's prompt that may be computed again all the same: rows that are computed
+together are made of equal length."""
+
+
+def _tell_recomputed(
+    rows: Sequence[StepRow],
+    made: Sequence[Generation],
+    panel: Panel,
+    scope: RunScope,
+    notes: Notes,
+) -> None:
+    """Note that earlier steps were computed again, as where the tree does not fit the memory.
+
+    A model that never reuses anything tells nothing.
+    """
+    if not any(node["reused_tokens"] for node in panel.tree):
+        return
+    again = [
+        one.prompt_tokens - one.reused_tokens
+        for row, one in zip(rows, made, strict=True)
+        if row.expansion.parent is not None
+    ]
+    lost = sum(tokens for tokens in again if tokens > SLACK_TOKENS)
+    if lost:
+        notes.add(
+            "skipped",
+            since=scope.started,
+            what="reuse earlier steps",
+            reason=f"{lost} tokens of prompts and earlier steps were computed again: the tree "
+            "does not fit prefix_cache_bytes, so raise it, or lower search_nodes or search_n",
+        )
 
 
 def step_cut(scope: RunScope) -> StepCut:

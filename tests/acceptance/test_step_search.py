@@ -7,6 +7,7 @@ import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from rttc_graph import RttcSettings
 from rttc_graph.cli.step_tree_view import step_trees
 from rttc_graph.errors import RewardModelError
 from rttc_graph.graph import RttcParts, create_rttc_graph
+from rttc_graph.integrations.transformers.local_engine import LocalEngine
+from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import (
     BegunAnswer,
     Generation,
@@ -185,6 +188,35 @@ async def test_only_the_new_step_is_judged_with_the_prompt_and_all_before_it() -
     assert all(one.scored == 1 and one.messages for one in judge.asked)
     assert {len(one.steps) for one in judge.asked} == {1, 2, 3, 4}
     assert {one.is_finished for one in judge.asked if len(one.steps) == 4} == {True}
+
+
+@pytest.mark.parametrize(("memory", "fits"), [(2**24, True), (2**16, False)])
+async def test_a_tree_that_does_not_fit_the_memory_says_so(
+    tiny_model_path: Path, memory: int, fits: bool
+) -> None:
+    engine = LocalEngine(tiny_model_path, device="cpu", threads=1, prefix_cache_bytes=memory)
+    _, whole = parts(ExactSteps())
+    whole["policy_model"] = TransformersPolicyModel(engine)
+    whole["process_reward_model"] = None
+    try:
+        output = await ask(
+            whole,
+            policy="beam",
+            search_n=6,
+            search_from="direct",
+            search_step_least=1,
+            search_step_most=12,
+            max_new_tokens=72,
+        )
+    finally:
+        engine.close()
+    told = [
+        e["detail"]["reason"]
+        for e in output["ledger"]
+        if e["event"] == "skipped" and e["detail"]["what"] == "reuse earlier steps"
+    ]
+    assert bool(told) is not fits
+    assert all("raise it, or lower search_nodes" in reason for reason in told)
 
 
 async def test_one_answer_is_the_plain_models_own() -> None:

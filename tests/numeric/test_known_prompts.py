@@ -98,16 +98,75 @@ def test_a_prompt_is_computed_anew_for_another_adapter_of_the_same_key(
     assert len(set(kept)) == 2  # the two adapters answer differently
 
 
+def zeros(tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of one layer, head and number, eight bytes a token."""
+    return [(torch.zeros(1, tokens, 1), torch.zeros(1, tokens, 1))]
+
+
+def last_of(prompt: Sequence[int]) -> Callable[[int], list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Keys and values whose numbers are the tokens themselves."""
+
+    def read(tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        numbers = torch.tensor(prompt[len(prompt) - tokens :], dtype=torch.float32)[None, :, None]
+        return [(numbers, -numbers)]
+
+    return read
+
+
+def test_steps_of_a_tree_cost_their_own_tokens_alone() -> None:
+    cache = PromptCache(max_bytes=8 * (300 + 64 * 10))
+    begun, leaves = list(range(300)), list[list[int]]()
+    cache.add(BASE, begun, last_of(begun))
+    for child in range(8):
+        path = begun
+        for depth in range(8):
+            path = [*path, *(1000 * child + 10 * depth + 400 + n for n in range(10))]
+            cache.add(BASE, path, last_of(path))
+        leaves.append(path)
+    assert cache.bytes == 8 * (300 + 64 * 10)
+    for path in leaves:
+        known = cache.longest(BASE, [*path, 1])
+        assert known is not None
+        assert known.tokens == len(path) == cache.known_tokens(BASE, [*path, 1])
+        ((keys, values),) = known.layers
+        assert keys.flatten().tolist() == path
+        assert values.flatten().tolist() == [-one for one in path]
+
+
+def test_a_path_that_leaves_another_in_mid_step_shares_what_is_before() -> None:
+    cache = PromptCache(max_bytes=10_000)
+    for path in ([1, 2, 3], [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 9, 8], [1, 2, 7, 7]):
+        cache.add(BASE, path, last_of(path))
+    assert cache.bytes == 8 * (3 + 3 + 2 + 2)
+    for path in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 9, 8], [1, 2, 7, 7]):
+        known = cache.longest(BASE, [*path, 0])
+        assert known is not None
+        ((keys, _),) = known.layers
+        assert keys.flatten().tolist()[: known.tokens] == path
+
+
+def test_what_others_go_on_from_is_dropped_after_them() -> None:
+    cache = PromptCache(max_bytes=8 * 30)
+    root, first, second = [1] * 10, [1] * 10 + [2] * 10, [1] * 10 + [3] * 10
+    for path in (root, first, second):
+        cache.add(BASE, path, last_of(path))
+    other = [9] * 15
+    cache.add(BASE, other, last_of(other))  # both steps go, and the root stays
+    assert cache.known_tokens(BASE, [*first, 0]) == 10
+    assert cache.known_tokens(BASE, [*other, 0]) == 15
+    cache.add(BASE, [8] * 30, last_of([8] * 30))
+    assert cache.bytes == 8 * 30
+    assert cache.known_tokens(BASE, [*root, 0]) == 0
+
+
 def test_no_more_bytes_of_prompts_are_kept_than_allowed() -> None:
     cache = PromptCache(max_bytes=3 * 2 * 4 * 10)  # three prompts of ten tokens
     prompts = [[n, *range(1, 10)] for n in range(5)]
     for prompt in prompts[:3]:
-        cache.add(BASE, prompt, [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
+        cache.add(BASE, prompt, zeros)
     assert cache.longest(BASE, [*prompts[0], 11]) is not None  # now the second is the oldest
-    cache.add(BASE, prompts[3], [(torch.zeros(1, 10, 1), torch.zeros(1, 10, 1))])
-    cache.add(
-        BASE, [9] * 99, [(torch.zeros(1, 99, 1), torch.zeros(1, 99, 1))]
-    )  # more than fits at all
+    cache.add(BASE, prompts[3], zeros)
+    cache.add(BASE, [9] * 99, zeros)  # more than fits at all
     assert cache.bytes == 3 * 2 * 4 * 10
     assert [cache.longest(BASE, prompt) is not None for prompt in prompts] == [
         True,
@@ -133,8 +192,7 @@ def test_what_an_adapter_computed_is_no_other_s() -> None:
         ("x", "a", 0),
     )
     for length, owner in enumerate(owners, start=3):
-        layers = [(torch.zeros(1, length, 1), torch.zeros(1, length, 1))]
-        cache.add(owner, range(length), layers)
+        cache.add(owner, range(length), zeros)
     for length, owner in enumerate(owners, start=3):
         known = cache.longest(owner, range(99))
         assert known is not None

@@ -19,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -191,8 +192,7 @@ class Decoder:
         """
         if not (self._prefixes.is_on and self._has_company) or len(row.tokens) < 2:
             return
-        ids = row.ids[:-1]
-        self._prefixes.add(row.owner, ids, self._batch.read(at, len(ids)))
+        self._prefixes.add(row.owner, row.ids[:-1], partial(self._batch.read, at))
 
     def _next_group(self) -> list[Row]:
         """Take the waiting row whose turn it is, and others of similar length as far as they fit.
@@ -277,14 +277,15 @@ class Decoder:
     def _known(self, row: Row) -> Known | None:
         if not self._has_company:
             return None
-        if row.parked and row.parked[0] == row.owner:  # else its adapter is another one now
-            return row.parked[1]
-        return self._prefixes.longest(row.owner, row.ids)
+        return _parked(row) or self._prefixes.longest(row.owner, row.ids)
 
     def _rest(self, row: Row) -> int:
         """Return how many tokens of a row must be computed."""
-        known = self._known(row)
-        return len(row.ids) - (known.tokens if known else 0)
+        if not self._has_company:
+            return len(row.ids)
+        parked = _parked(row)
+        known = parked.tokens if parked else self._prefixes.known_tokens(row.owner, row.ids)
+        return len(row.ids) - known
 
     def _awaits(self, row: Row, group: Sequence[Row]) -> bool:
         """Tell whether a row of the group computes a part of the row's prompt, to be kept.
@@ -353,8 +354,8 @@ class Decoder:
         for at, row in enumerate(owners):
             if same[at] and not row.tokens:
                 at_row = first + places.index(at)
-                layers = self._batch.read(at_row, len(row.prompt), before=before)
-                self._prefixes.add(row.owner, row.prompt, layers)
+                read = partial(self._batch.read, at_row, before=before)
+                self._prefixes.add(row.owner, row.prompt, read)
 
     def _burst(self, loaded: LoadedModel) -> None:
         """Compute tokens until a row is over or the lane is needed; adapters are set up once."""
@@ -461,6 +462,11 @@ def _distinct(rows: Sequence[Row]) -> tuple[list[int], list[Row]]:
     numbers: dict[tuple[Owner, tuple[int, ...]], int] = {}
     places = [numbers.setdefault((row.owner, tuple(row.ids)), len(numbers)) for row in rows]
     return places, [rows[places.index(number)] for number in range(len(numbers))]
+
+
+def _parked(row: Row) -> Known | None:
+    """Return what a row took along when it left the batch; its adapter may be another one now."""
+    return row.parked[1] if row.parked and row.parked[0] == row.owner else None
 
 
 def _note_computed(owners: Sequence[Row], known: Sequence[Known | None]) -> None:
