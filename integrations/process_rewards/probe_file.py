@@ -27,7 +27,9 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """A head over hidden states: F numbers of a state, K directions of it, one probability.
+    """A head over F numbers, K directions of them, and one probability.
+
+    The numbers are a hidden state's, and behind them those of `step_confidences`.
 
     With z = directions · (state - mean) / scale, the raw score is sigmoid(slopes · z + offset).
     """
@@ -44,7 +46,7 @@ class Probe:
     scale: torch.Tensor = field(repr=False)
     """Standard deviation [F] of each number, above 0."""
     directions: torch.Tensor = field(repr=False)
-    """Principal directions [K, F]."""
+    """[K, F]: principal directions of the states, and one of each number behind them."""
     spread: torch.Tensor = field(repr=False)
     """Standard deviation [K] along each direction, above 0."""
     slopes: torch.Tensor = field(repr=False)

@@ -13,6 +13,7 @@ except ImportError as exc:
 
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.process_rewards.probe_file import Probe
+from rttc_graph.integrations.process_rewards.step_confidence import step_confidences
 from rttc_graph.protocols import BegunAnswer, ProcessRewardModel, StepScores, note_work
 
 State = tuple[float, ...]
@@ -21,8 +22,9 @@ State = tuple[float, ...]
 class StateProbe(ProcessRewardModel):
     """Scores the last step of an answer by the hidden state at its end (`BegunAnswer.state`).
 
-    It takes no forward pass. It abstains where there is no state, from answers of another policy
-    model or adapter, and from states unlike those it was trained on; earlier steps, whose states
+    With it go the probabilities that the model gave its own steps (`step_confidences`). It takes no
+    forward pass. It abstains where there is no state, from answers of another policy model or
+    adapter, and from states unlike those it was trained on; earlier steps, whose states
     are gone, have no probability either.
 
     Args:
@@ -59,10 +61,10 @@ class StateProbe(ProcessRewardModel):
     async def score_steps(self, query: str, answers: Sequence[BegunAnswer]) -> list[StepScores]:
         """Return the probability of each answer's last step, `None` for those before it."""
         del query
-        known = [at for at, one in enumerate(answers) if self._can_read(one)]
+        known = [at for at, one in enumerate(answers) if self._read(one) is not None]
         if known and await self._policy() != self._probe.policy_fingerprint:
             known = []
-        states = [state for at in known if (state := answers[at].state) is not None]
+        states = [state for at in known if (state := self._read(answers[at])) is not None]
         found = dict(zip(known, await self._queue.submit(states), strict=True))
         note_work(tokens=0, flops=2.0 * self._probe.directions.numel() * len(known))
         return [
@@ -90,9 +92,14 @@ class StateProbe(ProcessRewardModel):
         del tenant
         return StateProbe(self._probe, self._policy, domain=domain or "", queue=self._queue)
 
-    def _can_read(self, one: BegunAnswer) -> bool:
-        has_state = one.state is not None and len(one.state) == len(self._probe.mean)
-        return has_state and one.adapter == self._probe.adapter
+    def _read(self, one: BegunAnswer) -> State | None:
+        """Return the numbers that the head takes; `None` where it cannot read them."""
+        if one.state is None or one.adapter != self._probe.adapter:
+            return None
+        if len(one.state) == len(self._probe.mean):  # a probe of states alone
+            return one.state
+        found = (*one.state, *(step_confidences(one.logprobs) or ()))
+        return found if len(found) == len(self._probe.mean) else None
 
     def _share(self, score: float, far: float) -> float | None:
         """Return the probability of a raw score; `None` for a state that is too far off."""

@@ -236,6 +236,9 @@ class BegunAnswer:
     state: tuple[float, ...] | None = field(default=None, repr=False)
     """Hidden state of the policy model at the end of the last step (`Generation.state`); `None`
     where the model does not tell."""
+    logprobs: tuple[float | None, ...] = ()
+    """Mean log-probability in nats of each step's tokens, in order (`Generation.mean_logprob`);
+    empty, or `None` for a step, where the model does not tell."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.known < len(self.steps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -213,6 +214,30 @@ async def test_a_probe_reads_states_and_abstains_out_of_its_domain() -> None:
     [(first, last)] = await probe.score_steps("2+2?", [whole])
     assert first is None
     assert last == pytest.approx(0.881, abs=1e-3)
+
+
+async def test_a_probe_reads_the_probabilities_of_the_steps_and_abstains_without_them() -> None:
+    """One number of a state, then the last, the mean and the lowest of the steps."""
+    probe = StateProbe(
+        tiny_probe(
+            mean=torch.zeros(4),
+            scale=torch.ones(4),
+            directions=torch.eye(4)[1:],
+            spread=torch.ones(3),
+            slopes=torch.tensor([1.0, 2.0, 4.0]),
+            farthest=99.0,
+        ),
+        policy,
+    )
+
+    def said(*logprobs: float | None) -> BegunAnswer:
+        return BegunAnswer(steps=("a\n", "b\n"), known=1, state=(0.0,), logprobs=logprobs)
+
+    asked = [said(-2.0, -1.0), said(-1.0, -2.0), said(None, -1.0), said(None, None), said()]
+    found = [share for (share,) in await probe.score_steps("2+2?", asked)]
+    raw = [-1 + 2 * -1.5 + 4 * -2, -2 + 2 * -1.5 + 4 * -2, -1 + 2 * -1 + 4 * -1]
+    assert found[:3] == pytest.approx([1 / (1 + math.exp(-one)) for one in raw], rel=1e-4)
+    assert found[3:] == [None, None]
 
 
 async def test_a_probe_of_another_model_says_nothing_and_is_closed() -> None:

@@ -27,11 +27,14 @@ from rttc_graph.state import ChatTurn
 SETTINGS = ProbeSettings(name="p", policy_model="m", policy_fingerprint="f", directions=6)
 
 
-def rows(count: int, *, signal: float, domain: str = "", seed: int = 0) -> list[QuestionSteps]:
+def rows(
+    count: int, *, signal: float, surer: float = 0.0, domain: str = "", seed: int = 0
+) -> list[QuestionSteps]:
     """Return questions with eight answers of three steps, a third of them right.
 
-    The first of six numbers of a state is higher by `signal` for a step of a right answer. Wrong
-    answers agree with each other more often than the right ones are many, so that a vote is wrong.
+    The first of six numbers of a state is higher by `signal` for a step of a right answer, and the
+    model's log-probability by `surer`. Wrong answers agree with each other more often than the
+    right ones are many, so that a vote is wrong.
     """
     dice = random.Random(seed)
     made: list[QuestionSteps] = []
@@ -48,6 +51,7 @@ def rows(count: int, *, signal: float, domain: str = "", seed: int = 0) -> list[
                     "state": encoded_state(
                         [dice.gauss(signal * right, 1.0), *(dice.gauss(0, 3) for _ in range(5))]
                     ),
+                    "logprob": dice.gauss(-1.0 + surer * right, 0.1),
                 }
                 for _ in range(3)
             ]
@@ -87,6 +91,25 @@ def test_a_probe_finds_what_the_states_tell() -> None:
     assert probe.widest > 4
     assert "It is closed for no domain." in card_lines(probe)
     assert fit_probe(rows(80, signal=3.0), SETTINGS).fingerprint() == probe.fingerprint()
+
+
+def test_a_probe_reads_how_sure_the_model_was_of_its_steps() -> None:
+    """The states are noise, and a right step is likelier by four standard deviations."""
+    probe = fit_probe(rows(80, signal=0.0, surer=0.4), SETTINGS)
+    assert probe.figures["auc"] > 0.95
+    assert probe.closed == {}
+
+
+def test_steps_whose_log_probability_is_not_known_are_left_out() -> None:
+    some = rows(80, signal=3.0)
+    for row in some[:40]:
+        for answer in row["answers"]:
+            for step in answer["steps"]:
+                step["logprob"] = None
+    assert (
+        fit_probe(some, SETTINGS).figures["steps"]
+        < fit_probe(rows(80, signal=3.0), SETTINGS).figures["steps"]
+    )
 
 
 def test_a_probe_of_noise_is_closed_and_chooses_nothing() -> None:
@@ -196,7 +219,7 @@ async def test_a_killed_drawing_goes_on_and_other_settings_draw_anew(tmp_path: P
     )
     asked = {request.messages[-1]["content"] for call in model.calls for request in call}
     assert asked == {"1+3?"}
-    assert told == [(0, 2), (1, 2), (2, 2)]
+    assert told == [(1, 2), (2, 2)]  # the one that is there counts from the beginning
     await StepSampler(Countdown(), "another model", settings).draw([QUESTION], file)
     assert len(await asyncio.to_thread(read_step_rows, file)) == 3
 

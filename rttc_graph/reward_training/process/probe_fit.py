@@ -14,6 +14,7 @@ from rttc_graph.calibration.map_fitting import Labelled, fit_map, fold_number, l
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.intervals import paired_difference
 from rttc_graph.integrations.process_rewards.probe_file import Probe
+from rttc_graph.integrations.process_rewards.step_confidence import CONFIDENCES, step_confidences
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
 from rttc_graph.reward_training.process.step_rows import (
     DrawnAnswer,
@@ -29,8 +30,12 @@ HELD_OUT, CALIBRATION = 0, 1
 """Folds of questions: neither the fit nor the maps see those held out; the ridge is chosen, and the
 maps are fitted, on the second one."""
 
-RIDGES = (1.0, 10.0, 100.0, 1000.0)
+RIDGES = (1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0)
 """Strengths of the penalty that are tried; the best by log-loss on the second fold is kept."""
+
+CONFIDENCE_SCALE = 30.0
+"""Factor of the numbers of `step_confidences`, so that the penalty is meant for states: these are a
+thousand, and often know less than those three."""
 
 LEAST_QUESTIONS = 20
 """Questions with right and wrong answers below which a probe would be made of chance."""
@@ -167,10 +172,7 @@ def _head(train: Sequence[_Point], tuned: Sequence[_Point], settings: ProbeSetti
     states = torch.tensor([point.state for point in train], dtype=torch.float64)  # [N, F]
     mean, scale = states.mean(dim=0), states.std(dim=0).clamp(min=1e-6)
     wide = (states - mean) / scale
-    count = min(settings.directions, *wide.shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        directions = torch.pca_lowrank(wide, q=count, center=False)[2].T  # [K, F]
+    directions = _directions(wide, settings)
     along = wide @ directions.T  # [N, K]
     spread = along.std(dim=0).clamp(min=1e-6)
     far = (along / spread).square().mean(dim=1)
@@ -195,6 +197,19 @@ def _head(train: Sequence[_Point], tuned: Sequence[_Point], settings: ProbeSetti
         farthest=float(far.quantile(FAR_SHARE)) * 1.5,
         fit=best[1],
     )
+
+
+def _directions(wide: torch.Tensor, settings: ProbeSettings) -> torch.Tensor:
+    """Return principal directions of the states, and one of each of the confidences [K, F]."""
+    of_states = wide[:, :-CONFIDENCES]
+    count = min(settings.directions, *of_states.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        found = torch.pca_lowrank(of_states, q=count, center=False)[2].T
+    directions = wide.new_zeros(count + CONFIDENCES, wide.shape[1])
+    directions[:count, :-CONFIDENCES] = found
+    directions[count:, -CONFIDENCES:] = CONFIDENCE_SCALE * torch.eye(CONFIDENCES)
+    return directions
 
 
 def _maps(probe: Probe, points: Sequence[_Point]) -> dict[str, CalibrationMap]:
@@ -236,7 +251,7 @@ def _points(rows: Iterable[QuestionSteps]) -> list[_Point]:
             count = len(answer["steps"])
             points += [
                 _Point(
-                    decoded_state(step["state"]),
+                    read,
                     step["label"],
                     _is_right(answer, number),
                     row["question"],
@@ -244,11 +259,11 @@ def _points(rows: Iterable[QuestionSteps]) -> list[_Point]:
                     (number + 1) / count,
                 )
                 for number, step in enumerate(answer["steps"])
-                if step["state"] is not None
+                if (read := _read_step(answer, number)) is not None
             ]
         points += [
             _Point(
-                decoded_state(one["state"]),
+                read,
                 float(one["right"]),
                 one["right"],
                 row["question"],
@@ -256,8 +271,22 @@ def _points(rows: Iterable[QuestionSteps]) -> list[_Point]:
                 1.0,
             )
             for one in row["completions"]
+            if (read := _numbers(one["state"], one.get("logprobs", ()))) is not None
         ]
     return points
+
+
+def _read_step(answer: DrawnAnswer, number: int) -> tuple[float, ...] | None:
+    """Return the numbers of a step that a probe reads; `None` where they are not known."""
+    steps = answer["steps"][: number + 1]
+    return _numbers(steps[-1]["state"], [step.get("logprob") for step in steps])
+
+
+def _numbers(state: str | None, logprobs: Sequence[float | None]) -> tuple[float, ...] | None:
+    confidences = step_confidences(logprobs)
+    if state is None or confidences is None:
+        return None
+    return (*decoded_state(state), *confidences)
 
 
 def _is_right(answer: DrawnAnswer, number: int) -> bool:
@@ -289,14 +318,12 @@ def _mapped(probe: Probe, score: float, domain: str) -> float:
 
 def _of_steps(probe: Probe, answer: DrawnAnswer, domain: str) -> list[float | None]:
     """Return the probability of each step of an answer; `None` where it has no state."""
-    states = [decoded_state(step["state"]) for step in answer["steps"] if step["state"] is not None]
-    if not states:
-        return [None] * len(answer["steps"])
-    scores = iter([float(score) for score in probe.scores(torch.tensor(states))[0]])
-    return [
-        None if step["state"] is None else _mapped(probe, next(scores), domain)
-        for step in answer["steps"]
-    ]
+    found = [_read_step(answer, number) for number in range(len(answer["steps"]))]
+    known = [one for one in found if one is not None]
+    if not known:
+        return [None] * len(found)
+    scores = iter([float(score) for score in probe.scores(torch.tensor(known))[0]])
+    return [None if one is None else _mapped(probe, next(scores), domain) for one in found]
 
 
 def _first_error_f1(probe: Probe, rows: Sequence[QuestionSteps]) -> float | None:

@@ -34,6 +34,12 @@ from rttc_graph.settings import PromptSettings
 from rttc_graph.state import ChatTurn, FinishReason
 from rttc_graph.support.progress import Advance, show_nothing
 
+AT_ONCE = 4
+"""Questions that are drawn at once: where a pass reads weights, more rows of it are nearly free."""
+
+_ROWS = 2
+"""Form of the rows: those of 1 have no log-probabilities, and are drawn anew."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDrawing:
@@ -73,6 +79,7 @@ class _Answer:
     texts: list[str] = field(default_factory=list[str])
     tokens: list[int] = field(default_factory=list[int])
     states: list[str | None] = field(default_factory=list["str | None"])
+    logprobs: list[float | None] = field(default_factory=list["float | None"])
     reason: FinishReason = "step"
 
     @property
@@ -119,21 +126,34 @@ class StepSampler:
             PolicyModelError: The model failed.
         """
         known = {row["key"]: row for row in await asyncio.to_thread(read_step_rows, file)}
-        rows: list[QuestionSteps] = []
+        keys = [self._key(question) for question in questions]
+        missing = {key: one for key, one in zip(keys, questions, strict=True) if key not in known}
         numeric = wants_number(question.answer for question in questions)
-        for done, question in enumerate(questions):
-            on_progress(done, len(questions))
-            key = self._key(question)
-            if key not in known:
-                known[key] = await self._question(question, key, numeric=numeric)
-                await asyncio.to_thread(add_step_row, file, known[key])
-            rows.append(known[key])
-        on_progress(len(questions), len(questions))
-        return rows
+        done = len(questions) - len(missing)
+        on_progress(done, len(questions))
+        room, writing = asyncio.Semaphore(AT_ONCE), asyncio.Lock()
+
+        async def add(key: str, question: NewSample) -> None:
+            nonlocal done
+            async with room:
+                row = await self._question(question, key, numeric=numeric)
+                known[key] = row
+                async with writing:
+                    await asyncio.to_thread(add_step_row, file, row)
+                done += 1
+                on_progress(done, len(questions))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key, question in missing.items():
+                    group.create_task(add(key, question))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None  # the others were cancelled for it
+        return [known[key] for key in keys]
 
     def _key(self, question: NewSample) -> str:
         asked = [question.question, question.answer, question.domain, self._fingerprint]
-        text = json.dumps([*asked, asdict(self._settings)], sort_keys=True)
+        text = json.dumps([*asked, asdict(self._settings), _ROWS], sort_keys=True)
         return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:32]
 
     async def _question(self, question: NewSample, key: str, *, numeric: bool) -> QuestionSteps:
@@ -259,7 +279,9 @@ class StepSampler:
             ok = is_right(made.text, question, self._settings.scorer)
             right += ok
             if (state := encoded_state(made.state)) is not None:
-                outcome: OutcomeState = {"state": state, "right": ok}
+                before = [step.get("logprob") for step in steps[: last + 1]]
+                logprobs = [*before, made.mean_logprob]
+                outcome: OutcomeState = {"state": state, "right": ok, "logprobs": logprobs}
                 row["completions"].append(outcome)
         return right / len(requests)
 
@@ -268,6 +290,7 @@ def _add_step(answer: _Answer, request: GenerationRequest, made: Generation, mos
     answer.texts.append(made.text[len(request.answer_prefix) :])
     answer.tokens.append(made.completion_tokens)
     answer.states.append(encoded_state(made.state))
+    answer.logprobs.append(made.mean_logprob)
     is_full = made.finish_reason == "step" and sum(answer.tokens) >= most
     answer.reason = "length" if is_full else made.finish_reason
 
@@ -288,9 +311,10 @@ def _drawn(
             "label": rate + (outcome - rate) * decay ** (last - number),
             "rollouts": 0,
             "state": state,
+            "logprob": logprob,
         }
-        for number, (text, tokens, state) in enumerate(
-            zip(answer.texts, answer.tokens, answer.states, strict=True)
+        for number, (text, tokens, state, logprob) in enumerate(
+            zip(answer.texts, answer.tokens, answer.states, answer.logprobs, strict=True)
         )
     ]
     return {

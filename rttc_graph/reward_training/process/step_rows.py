@@ -7,7 +7,7 @@ import math
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
@@ -29,6 +29,8 @@ class DrawnStep(TypedDict):
     """Completions that the label comes from; 0 for one that comes from the outcome."""
     state: str | None
     """Hidden state at its end, as `encoded_state` writes it; `None` where there is none."""
+    logprob: NotRequired[float | None]
+    """Mean log-probability of its tokens in nats; rows of earlier releases have none."""
 
 
 class DrawnAnswer(TypedDict):
@@ -48,6 +50,8 @@ class OutcomeState(TypedDict):
 
     state: str
     right: bool
+    logprobs: NotRequired[list[float | None]]
+    """Those of the steps before it, and of the rest in one."""
 
 
 class QuestionSteps(TypedDict):
