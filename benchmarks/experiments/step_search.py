@@ -1,0 +1,320 @@
+"""Searches over steps against votes over plain answers, on the same questions, model and judge.
+
+Every question is answered by each search, by as many plain draws (for the cost of a decoded token),
+and once by many answers that are written step by step without any choice between them. The first
+1, 2, 4, … of these are what a majority, a vote weighted by the judge of steps and its best answer
+would have been, so that each search has a vote of at least as many operations beside it. Records
+are kept, and a run that was broken off goes on.
+
+    python -m benchmarks.experiments.step_search ask build/steps/asked-sums.jsonl \
+        --model build/steps/smollm2 --probe build/steps/probe --records sums.jsonl --limit 200
+    python -m benchmarks.experiments.step_search report sums.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from benchmarks.peers.step_peers import StepPeers
+from benchmarks.tools.benchmark_options import tell
+from rttc_graph.evaluation.intervals import paired_difference
+from rttc_graph.evaluation.scorers import is_right
+from rttc_graph.installation.config import load_config
+from rttc_graph.installation.local import LocalRttc, open_local
+from rttc_graph.integrations.process_rewards.probe_file import read_probe
+from rttc_graph.protocols import NewSample, StepCut
+from rttc_graph.samples.source import read_samples
+from rttc_graph.search.panel import Panel
+from rttc_graph.search.steps.step_search import shared_out, vote_of_paths
+from rttc_graph.search.steps.step_tree import StepTree
+from rttc_graph.search.strategies import register_strategy
+from rttc_graph.search.strategy import Choice, Proposal
+from rttc_graph.search.weighted import log_odds_of
+
+APART, PLAIN = "apart", "best_of_n"
+PEER = "its-hub-"
+SEARCHES = ("beam", "beam-hard", "particles", "dvts", "lookahead", "mcts")
+MOST_TOKENS = 96
+PEERS = (f"{PEER}beam", f"{PEER}particles")
+
+Row = dict[str, Any]
+"""One policy on one question."""
+
+
+class Apart:
+    """A strategy that writes answers step by step and never chooses between them."""
+
+    def __init__(self) -> None:
+        self.last: Panel | None = None
+
+    def propose(self, panel: Panel) -> Proposal:
+        """Return one more step behind each step."""
+        return shared_out(panel, lambda shares: [1] * len(shares))
+
+    def choose(self, panel: Panel) -> Choice:
+        """Return a choice that nobody uses; the panel is kept."""
+        self.last = panel
+        return vote_of_paths(panel)
+
+
+def asked(local: LocalRttc, apart: Apart, question: NewSample, policy: str, size: int) -> Row:
+    """Return what a policy makes of a question."""
+    name, _, form = policy.partition("-")
+    changed: Row = {
+        "max_new_tokens": MOST_TOKENS,
+        "policy": name,
+        "use_cache": False,
+        "search_n": size,
+        "search_from": ("direct",),
+    }
+    if form:
+        changed["search_beam"] = form
+    if policy == APART:
+        changed["search_nodes"] = 16 * size  # nothing is left out
+    settings = local.config.run_settings(None).model_copy(update=changed)
+    began, cpu = time.monotonic(), time.process_time()
+    result = asyncio.run(local.ask(question.question, settings=settings))
+    row = {
+        "question": question.question,
+        "policy": policy,
+        "n": size,
+        "right": is_right(result["answer"], question, "auto"),
+        "seconds": time.monotonic() - began,
+        "cpu": time.process_time() - cpu,
+        **_paid(result["ledger"]),
+    }
+    if policy == APART and apart.last is not None:
+        row["answers"] = _answers(apart.last, question)
+    return row
+
+
+def asked_peer(peers: StepPeers, question: NewSample, policy: str, size: int) -> Row:
+    """Return what a search of its-hub makes of a question."""
+    began, cpu = time.monotonic(), time.process_time()
+    answer, paid = peers.ask(policy.removeprefix(PEER), question.question, size, seed=0)
+    return {
+        "question": question.question,
+        "policy": policy,
+        "n": size,
+        "right": is_right(answer, question, "auto"),
+        "seconds": time.monotonic() - began,
+        "cpu": time.process_time() - cpu,
+        "flops": paid.flops,
+        "judging_flops": 0.0,
+        "decoded": paid.decoded,
+        "reused": paid.reused,
+        "abstained": paid.abstained,
+        "steps": paid.steps,
+    }
+
+
+def _paid(ledger: Sequence[Mapping[str, Any]]) -> Row:
+    """Return what the rounds of a panel cost together."""
+    drawn = [entry["detail"] for entry in ledger if entry["event"] == "drawn"]
+    judged = [entry["detail"] for entry in ledger if entry["event"] == "judged_steps"]
+    return {
+        "flops": sum(one["flops"] or 0.0 for one in drawn),
+        "judging_flops": sum(one["flops"] for one in judged),
+        "decoded": sum(one["completion_tokens"] for one in drawn),
+        "reused": sum(one["reused_tokens"] for one in drawn),
+        "abstained": sum(one["abstained"] for one in judged),
+        "steps": sum(one["steps"] for one in judged),
+    }
+
+
+def _answers(panel: Panel, question: NewSample) -> list[Row]:
+    """Return the answers of a tree without forks, each with what its steps cost."""
+    tree = StepTree(panel.tree)
+    found: list[Row] = []
+    for place, node in enumerate(panel.tree):
+        if node["answer"] is None:
+            continue
+        path = [panel.tree[one] for one in tree.path(place)]
+        found.append(
+            {
+                "vote": panel.drawn[node["answer"]]["vote"],
+                "right": is_right(tree.text(place), question, "auto"),
+                "p": node["p"],
+                "steps": [one["p"] for one in path],
+                "flops": sum(one["flops"] or 0.0 for one in path),
+                "decoded": sum(one["completion_tokens"] for one in path),
+            }
+        )
+    return found
+
+
+def ask(given: argparse.Namespace) -> None:
+    """Answer the questions by every policy, as far as the records lack them."""
+    apart = Apart()
+    register_strategy(APART, apart, cost=49, continues=True)
+    questions = list(read_samples(given.questions))[: given.limit]
+    policies = [APART, *given.policies.split(",")]
+    rows = read_rows(given.records)
+    had = {(row["question"], row["policy"], row["n"]) for row in rows}
+    probe = _open_probe(given.probe, given.records.with_suffix(".probe"), given.widest)
+    config = load_config(
+        model=str(given.model),
+        dtype=given.dtype,
+        threads=1,
+        reward="self-confidence",
+        process_reward=str(probe),
+    )
+    with open_local(config) as local, given.records.open("a", encoding="utf-8") as file:
+        asyncio.run(local.warm_up())
+        peers = _peers(local)
+        for at, question in enumerate(questions):
+            # In turns, so that no policy has the quiet hours of the machine.
+            for policy in [*policies[at % len(policies) :], *policies[: at % len(policies)]]:
+                size = given.most if policy == APART else given.n
+                if (question.question, policy, size) not in had:
+                    row = (
+                        asked_peer(peers, question, policy, size)
+                        if policy.startswith(PEER)
+                        else asked(local, apart, question, policy, size)
+                    )
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+            tell(f"{at + 1}/{len(questions)}")
+
+
+def _open_probe(folder: Path, out: Path, widest: int | None) -> Path:
+    """Write a probe that is not closed, so that it can be measured what it is good for."""
+    probe = read_probe(folder)
+    replace(probe, closed={}, widest=widest or probe.widest).write(out)
+    return out
+
+
+def _peers(local: LocalRttc) -> StepPeers:
+    settings = local.config.run_settings(None)
+    search = settings.search
+    judge = local.parts["process_reward_model"]
+    assert judge is not None, "the probe is in the settings"
+    return StepPeers(
+        policy=local.policy.model,
+        judge=judge,
+        cut=StepCut(
+            marks=search.step_marks, least_tokens=search.step_least, most_tokens=search.step_most
+        ),
+        temperature=search.temperature,
+        most_tokens=MOST_TOKENS,
+    )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a file of records; none where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def report(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield lines: the votes by number of answers, then each search beside the votes it costs."""
+    by_policy: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        by_policy.setdefault(row["policy"], {})[row["question"]] = row
+    apart = by_policy.pop(APART)
+    yield f"{len(apart)} questions; answers: right of one, of any, majority, weighted, best; GFLOP"
+    most = max(len(row["answers"]) for row in apart.values())
+    for count in (1, 2, 4, 8, 16, 32):
+        if count <= most:
+            yield _votes_line(list(apart.values()), count)
+    for policy, found in by_policy.items():
+        asked_both = [question for question in apart if question in found]
+        pairs = [(found[question], apart[question]) for question in asked_both]
+        yield _search_line(policy, pairs, most)
+
+
+KEPT = ("majority", "weighted", "best")
+
+
+def _votes_line(rows: Sequence[Row], count: int) -> str:
+    kept = {how: fmean(kept_right(row, count, how) for row in rows) for how in KEPT}
+    one = fmean(row["answers"][0]["right"] for row in rows)
+    some = fmean(any(a["right"] for a in row["answers"][:count]) for row in rows)
+    figures = " ".join(f"{how} {100 * share:.1f}" for how, share in kept.items())
+    cost = fmean(vote_flops(row, count) for row in rows)
+    return (
+        f"  {count:2} answers: one {100 * one:.1f} any {100 * some:.1f} {figures}; {cost / 1e9:.1f}"
+    )
+
+
+def _search_line(policy: str, pairs: Sequence[tuple[Row, Row]], most: int) -> str:
+    ours = [float(row["right"]) for row, _ in pairs]
+    cost = fmean(row["flops"] + row["judging_flops"] for row, _ in pairs)
+    count = next(
+        (
+            number
+            for number in range(1, most + 1)
+            if fmean(vote_flops(apart, number) for _, apart in pairs) >= cost
+        ),
+        most,
+    )
+    beside: list[str] = []
+    for how in KEPT:
+        theirs = [float(kept_right(apart, count, how)) for _, apart in pairs]
+        mean, low, high = paired_difference(ours, theirs)
+        beside.append(f"{how} {100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
+    cpu = median(1000 * row["cpu"] / max(1, row["decoded"]) for row, _ in pairs)
+    return (
+        f"  {policy} of {pairs[0][0]['n']}: {100 * fmean(ours):.1f} at {cost / 1e9:.1f} GFLOP, "
+        f"{fmean(row['decoded'] for row, _ in pairs):.0f} tokens, {cpu:.1f} ms of CPU a token; "
+        f"beside {count} answers: {', '.join(beside)}"
+    )
+
+
+def vote_flops(row: Row, count: int) -> float:
+    """Return what the first answers cost."""
+    return float(sum(answer["flops"] for answer in row["answers"][:count]))
+
+
+def kept_right(row: Row, count: int, how: str) -> bool:
+    """Tell whether the answer that is kept of the first ones is right."""
+    answers = [answer for answer in row["answers"][:count] if answer["vote"] is not None]
+    if not answers:
+        return False
+    if how == "best":
+        return bool(max(answers, key=lambda answer: answer["p"] or 0.0)["right"])
+    weights: dict[str, float] = {}
+    for answer in answers:
+        weight = 1.0 if how == "majority" else log_odds_of(answer["p"])
+        weights[answer["vote"]] = weights.get(answer["vote"], 0.0) + weight
+    kept = max(weights, key=weights.__getitem__)
+    return bool(next(answer for answer in answers if answer["vote"] == kept)["right"])
+
+
+def main() -> None:
+    """Ask, or report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="what", required=True)
+    asking = commands.add_parser("ask")
+    asking.add_argument("questions", type=Path)
+    asking.add_argument("--model", type=Path, required=True, help="folder or name of the model")
+    asking.add_argument("--dtype", default="float32")
+    asking.add_argument("--probe", type=Path, required=True)
+    asking.add_argument("--widest", type=int, help="in the place of the probe's own")
+    asking.add_argument("--policies", default=",".join((PLAIN, *SEARCHES, *PEERS)))
+    asking.add_argument("--n", type=int, default=8, help="answers of a search (default: 8)")
+    asking.add_argument("--most", type=int, default=24, help="answers of a vote (default: 24)")
+    asking.add_argument("--limit", type=int, default=200)
+    asking.add_argument("--records", type=Path, required=True)
+    reporting = commands.add_parser("report")
+    reporting.add_argument("records", type=Path, nargs="+")
+    given = parser.parse_args()
+    if given.what == "ask":
+        ask(given)
+        return
+    for path in given.records:
+        print(path.stem)
+        print("\n".join(report(read_rows(path))))
+
+
+if __name__ == "__main__":
+    main()
