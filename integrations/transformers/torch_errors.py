@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 import torch
 
 from rttc_graph.errors import PolicyModelError, RttcError
+from rttc_graph.integrations.concurrency.settled_futures import clear_frames
 
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 """Words of torch's allocators in a plain `RuntimeError` for memory that ran out."""
@@ -50,7 +50,7 @@ def let_go(exc: BaseException) -> None:
     """Free what the frames of a failed pass hold, for as long as somebody keeps its error."""
     held: BaseException | None = exc
     while held is not None:
-        traceback.clear_frames(held.__traceback__)
+        clear_frames(held)
         held = held.__cause__
     if cast(
         "Any", torch.cuda
