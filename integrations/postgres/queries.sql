@@ -729,7 +729,9 @@ select
         where state = 'training' and lease_until >= now()
     ) as training,
     (select coalesce(sum(bytes), 0)::bigint from rttc_query_state) as state_bytes,
-    (select coalesce(sum(bytes), 0)::bigint from rttc_adapter) as adapter_bytes;
+    (select coalesce(sum(bytes), 0)::bigint from rttc_adapter) as adapter_bytes,
+    pg_total_relation_size('rttc_query_state') + pg_total_relation_size('rttc_adapter')
+        as disk_bytes;
 
 -- name: purge_states
 -- One row: how many states went, and the adapters that they referred to. Index: the unique one.

@@ -422,6 +422,22 @@ async def test_stats_and_purges_count(cache: PostgresQueryStateCache) -> None:
     assert await cache.stats() == CacheStats(states=0, adapters=0, training=0, bytes=0)
 
 
+async def test_what_the_cache_takes_on_disk_is_told(
+    cache: PostgresQueryStateCache, postgres_dsn: str
+) -> None:
+    """Space of dropped adapters stays with the tables until a vacuum."""
+    empty = (await cache.stats()).disk_bytes
+    for number in range(4):
+        await keep(cache, f"a{number}", size=200_000)
+    kept = await cache.stats()
+    assert kept.disk_bytes - empty > kept.bytes >= 800_000
+    await cache.purge()
+    await asyncio.to_thread(changed, postgres_dsn, "vacuum full rttc_adapter")
+    left = await cache.stats()
+    assert left.bytes == 0
+    assert left.disk_bytes < kept.disk_bytes - 800_000
+
+
 async def test_writers_at_the_same_time_do_not_get_in_each_others_way(
     database: Database,
 ) -> None:

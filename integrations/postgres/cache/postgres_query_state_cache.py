@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -68,6 +68,9 @@ class CacheStats:
     """Adapters that are being trained now."""
     bytes: int
     """Size of states and adapters, as eviction counts it."""
+    disk_bytes: int = field(default=0, compare=False)
+    """Size of their tables and indexes on disk. What it is above `bytes` is free space for later
+    adapters, or waits for a vacuum to become that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +254,7 @@ class PostgresQueryStateCache:
             adapters=row["adapters"],
             training=row["training"],
             bytes=row["state_bytes"] + row["adapter_bytes"],
+            disk_bytes=row["disk_bytes"],
         )
 
     async def purge(self, *, tenant: str | None = None) -> Purged:

@@ -21,6 +21,8 @@ app = command_group(help="The query-state cache of retrieved samples and trained
 def show_stats(context: typer.Context, as_json: AsJson = False) -> None:
     """Show how many query states and adapters are kept, and how large they are.
 
+    `bytes` is what they have, `disk_bytes` what their tables take, free space included.
+
     Example: rttc cache stats
     """
     with open_knowledge(command_context(context).config()) as knowledge:
@@ -28,7 +30,8 @@ def show_stats(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json(asdict(stats))
     else:
-        print_pairs({**asdict(stats), "bytes": size(stats.bytes)})
+        sizes = {"bytes": size(stats.bytes), "disk_bytes": size(stats.disk_bytes)}
+        print_pairs({**asdict(stats), **sizes})
 
 
 @app.command("purge")
