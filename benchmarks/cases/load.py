@@ -108,12 +108,12 @@ def is_within_budget(one: Asked) -> bool:
 @contextmanager
 def cases(setup: Setup) -> Generator[Iterator[dict[str, Any]]]:
     """Yield the rows."""
-    with _server(setup) as url:
+    with server(setup) as url:
         yield _rows(url, setup)
 
 
 def _rows(url: str, setup: Setup) -> Iterator[dict[str, Any]]:
-    questions, found = _endless(), list[tuple[float, float]]()
+    questions, found = endless(), list[tuple[float, float]]()
     lost = exceeded = 0
     plain(url, questions, count=CLIENTS, tokens=setup.tokens)
     for number in range(1, 1 + setup.pairs):
@@ -138,7 +138,7 @@ def _rows(url: str, setup: Setup) -> Iterator[dict[str, Any]]:
         )
 
 
-def _endless() -> Iterator[str]:
+def endless() -> Iterator[str]:
     """Yield questions, none of them twice: there are fewer than five rounds ask."""
     for number in itertools.count():
         for question in prompts():
@@ -146,7 +146,8 @@ def _endless() -> Iterator[str]:
 
 
 @contextmanager
-def _server(setup: Setup) -> Generator[str]:
+def server(setup: Setup) -> Generator[str]:
+    """Start `rttc serve` in a process of its own, on one torch thread, and yield its address."""
     command = [sys.executable, "-m", "rttc_graph", "serve", "--port", "0"]
     limits = ["--queue", str(PANELS + CLIENTS), "--run-seconds", "600"]
     env = {

@@ -67,6 +67,9 @@ class Plan:
     routing: Routing = "key"
     trainers: int = 0
     """Machines that train for all; with 0 a replica trains between its own tokens."""
+    arrivals: tuple[float, ...] = ()
+    """Times at which questions come, in seconds, ascending; empty for random ones of `rate`. All of
+    them are counted, and the clock stops when the last one is answered."""
     trained: float = 0.0
     """Share of the topics whose adapters are there at the beginning, the most asked ones first."""
     database_cores: int = 2
@@ -88,6 +91,8 @@ class Outcome:
     """Share of the replicas' time at work."""
     database_busy: float = 0.0
     """Share of the database's cores at work."""
+    ended: float = 0.0
+    """Reading of the clock at the end, in seconds."""
 
     @property
     def hit_rate(self) -> float:
@@ -213,13 +218,18 @@ class _World:
         self._database_busy = 0.0
         self._stored = {*range(int(plan.trained * plan.topics))}
         self._training: dict[int, simpy.Event] = {}
-        self._measures_from = plan.seconds / 5
+        self._measures_from = 0.0 if plan.arrivals else plan.seconds / 5
 
     def run(self) -> Outcome:
         """Let the time pass, and return what came of it."""
-        self.env.process(self._arrivals())
-        self.env.run(until=self.plan.seconds)
-        whole = self.plan.seconds
+        if self.plan.arrivals:
+            self.env.run(until=self.env.process(self._given_arrivals()))
+            whole = self.env.now
+        else:
+            self.env.process(self._arrivals())
+            self.env.run(until=self.plan.seconds)
+            whole = self.plan.seconds
+        self.outcome.ended = whole
         self.outcome.busy = sum(r.busy for r in self._replicas) / whole / len(self._replicas)
         self.outcome.database_busy = self._database_busy / whole / self.plan.database_cores
         return self.outcome
@@ -227,8 +237,19 @@ class _World:
     def _arrivals(self) -> Generator[simpy.Event, Any]:
         while True:
             yield self.env.timeout(self._random.expovariate(self.plan.rate))
-            topic = bisect.bisect_left(self._bounds, self._random.random())
-            self.env.process(self._question(min(topic, self.plan.topics - 1)))
+            self.env.process(self._question(self._topic()))
+
+    def _given_arrivals(self) -> Generator[simpy.Event, Any]:
+        asked: list[simpy.Event] = []
+        for at in self.plan.arrivals:
+            yield self.env.timeout(at - self.env.now)
+            asked.append(self.env.process(self._question(self._topic())))
+        yield self.env.all_of(asked)
+
+    def _topic(self) -> int:
+        """Return the topic of the next question."""
+        topic = bisect.bisect_left(self._bounds, self._random.random())
+        return min(topic, self.plan.topics - 1)
 
     def _question(self, topic: int) -> Generator[Any, Any]:
         began, times = self.env.now, self.plan.times

@@ -34,3 +34,9 @@ def test_each_topic_is_trained_once_wherever_it_is_asked() -> None:
     assert found.trainings <= 30
     assert simulate(replace(plan, seconds=20.0)) == found  # the same seed, the same outcome
     assert simulate(replace(plan, seconds=20.0, trained=1.0)).trainings == 0
+
+
+def test_given_questions_come_at_their_times_and_all_are_answered() -> None:
+    times = Measured(tokens=2, first_row_seconds=1.0, load_seconds=0.0, recall_seconds=0.0)
+    found = simulate(Plan(topics=1, trained=1, times=times, arrivals=(1.0, 100.0)))
+    assert (found.waits, found.ended) == ([2.0, 2.0], 102.0)

@@ -1,0 +1,194 @@
+"""The simulation of replicas against a real server: predicted and measured seconds side by side.
+
+A round measures what a question takes alone, and when all places of the server are taken at once;
+then it asks at random times, as fast as a share of what the server can do, and lets the simulation
+answer questions of the very same times. It knows nothing of the load but those two figures. Rounds
+follow each other, so that a busy machine slows both sides; medians of the rounds count.
+
+    python -m benchmarks.experiments.scale_check --shares 0.4 0.7 --json result.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from benchmarks.cases.load import Asked, ask, endless, server
+from benchmarks.tools.benchmark_options import EXAMPLE, Setup, add_options, read, tell
+from benchmarks.tools.random_models import make_model
+from benchmarks.tools.scale_model import Measured, Plan, simulate
+from rttc_graph.serving.serve_options import ServeOptions
+
+PLACES = ServeOptions().concurrency
+"""Questions that the server answers at once; more of them wait."""
+
+AIM = 0.2
+"""Largest relative difference of prediction and measurement."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One load: what was measured, and what was predicted."""
+
+    share: float
+    """Of the questions a second that the server answers with all places taken."""
+    alone: float
+    full: float
+    """Seconds of a question alone, and of one of as many as there are places."""
+    rate: float
+    throughput: float
+    predicted_throughput: float
+    p50: float
+    predicted_p50: float
+    p95: float
+    predicted_p95: float
+
+
+def main() -> None:
+    """Print the rounds and the medians; exit with 1 where the aim is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.experiments.scale_check",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.4, 0.7])
+    parser.add_argument("--asks", type=int, default=60, help="of a load")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds")
+    parser.add_argument("--random-model", action="store_true", help="one of ten thousand weights")
+    parser.add_argument("--json", type=Path, help="also write the rounds here")
+    add_options(parser)
+    options = parser.parse_args()
+    setup, found = read(options), list[Compared]()
+    with ExitStack() as stack:
+        if options.random_model:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            model = make_model(Path(folder) / "tiny", "tiny", device="cpu")
+            setup = replace(setup, model=model)
+        url = stack.enter_context(server(setup))
+        for one in _rounds(url, setup, options):
+            found.append(one)
+            print(_told(f"share {one.share:g}", [one]), flush=True)
+            if options.json:
+                rows = [asdict(row) for row in found]
+                options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    for share in options.shares:
+        print(_told(f"median, {share:g}", [one for one in found if one.share == share]))
+    sys.exit(0 if all(_is_met(found, share) for share in options.shares) else 1)
+
+
+def _rounds(url: str, setup: Setup, options: argparse.Namespace) -> Iterator[Compared]:
+    questions = endless()
+    asked = partial(ask, url, tokens=setup.tokens, policy="direct")
+    _at(itertools.repeat(0.0, 2 * PLACES), questions, asked)  # a warm-up
+    for number, share in itertools.product(range(options.pairs), options.shares):
+        tell(f"round {number + 1} of {options.pairs}, share {share:g}")
+        alone = statistics.median(asked(next(questions)).seconds for _ in range(8))
+        bursts = [_at(itertools.repeat(0.0, PLACES), questions, asked) for _ in range(4)]
+        full = statistics.median(one.seconds for burst in bursts for one in burst)
+        rate = share * PLACES / full
+        dice = random.Random(number)
+        times = tuple(itertools.accumulate(dice.expovariate(rate) for _ in range(options.asks)))
+        began = time.perf_counter()
+        measured = [one.seconds for one in _at(times, questions, asked)]
+        throughput = options.asks / (time.perf_counter() - began)
+        predicted, ended = _predicted(times, alone, full, setup.tokens)
+        yield Compared(
+            share=share,
+            alone=alone,
+            full=full,
+            rate=rate,
+            throughput=throughput,
+            predicted_throughput=options.asks / ended,
+            p50=statistics.median(measured),
+            predicted_p50=statistics.median(predicted),
+            p95=_p95(measured),
+            predicted_p95=_p95(predicted),
+        )
+
+
+def _predicted(
+    times: tuple[float, ...], alone: float, full: float, tokens: int
+) -> tuple[Sequence[float], float]:
+    """Return the simulation's seconds of each question, and when the last one was answered."""
+    first = alone / tokens
+    service = Measured(
+        tokens=tokens,
+        first_row_seconds=first,
+        further_row_seconds=max(0.0, full / tokens - first) / (PLACES - 1),
+        most_rows=PLACES,
+        load_seconds=0.0,
+        recall_seconds=0.0,
+    )
+    outcome = simulate(Plan(arrivals=times, topics=1, trained=1.0, times=service))
+    return outcome.waits, outcome.ended
+
+
+def _at(
+    times: Iterator[float] | Sequence[float],
+    questions: Iterator[str],
+    asked: partial[Asked],
+) -> list[Asked]:
+    """Ask a question at each of the times, whether or not those before it are answered."""
+    waits, began = [*times], time.perf_counter()
+
+    def one(at: float, question: str) -> Asked:
+        time.sleep(max(0.0, began + at - time.perf_counter()))
+        late = time.perf_counter() - began - at
+        found = asked(question)
+        return replace(found, seconds=found.seconds + late)
+
+    with ThreadPoolExecutor(len(waits)) as clients:
+        found = list(clients.map(one, waits, [next(questions) for _ in waits]))
+    assert all(answer.status == 200 for answer in found)
+    return found
+
+
+def _p95(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[int(0.95 * len(seconds))]
+
+
+_PAIRS = ("throughput", "p50", "p95")
+
+
+def _medians(found: Sequence[Compared], name: str) -> tuple[float, float]:
+    """Return the medians of what was predicted and what was measured."""
+    return (
+        statistics.median(getattr(one, f"predicted_{name}") for one in found),
+        statistics.median(getattr(one, name) for one in found),
+    )
+
+
+def _is_met(found: Sequence[Compared], share: float) -> bool:
+    rows = [one for one in found if one.share == share]
+    pairs = [_medians(rows, name) for name in ("throughput", "p95")]
+    return all(abs(predicted / measured - 1) <= AIM for predicted, measured in pairs)
+
+
+def _told(name: str, found: Sequence[Compared]) -> str:
+    alone = statistics.median(one.alone for one in found)
+    full = statistics.median(one.full for one in found)
+    parts = [f"{name:<12} alone {alone:.3f} s, full {full:.3f} s"]
+    for pair in _PAIRS:
+        predicted, measured = _medians(found, pair)
+        parts.append(
+            f"{pair} predicted {predicted:.3g} measured {measured:.3g} "
+            f"({predicted / measured - 1:+.0%})"
+        )
+    return " | ".join(parts)
+
+
+if __name__ == "__main__":
+    main()
