@@ -31,7 +31,7 @@ from rttc_graph.integrations.rewards.reward_settings import (
     ServedSettings,
 )
 from rttc_graph.samples.corrections import CorrectionsPolicy
-from rttc_graph.settings import RttcSettings, TrainingDtype, ViewKind, domain_settings
+from rttc_graph.settings import RttcSettings, TrainingDtype, Trigger, ViewKind, domain_settings
 from rttc_graph.support.encodings import open_text, undecodable
 from rttc_graph.support.identity import known_names
 from rttc_graph.support.others_words import problem_words
@@ -85,6 +85,11 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     )
     search_from: Annotated[tuple[Proposer, ...], NoDecode] = Field(
         default=(), description=RttcSettings.model_fields["search_from"].description
+    )
+    search_lookup_on: Annotated[tuple[Trigger, ...], NoDecode] = Field(
+        default=RttcSettings.model_fields["search_lookup_on"].default,
+        min_length=1,
+        description=RttcSettings.model_fields["search_lookup_on"].description,
     )
     ttt_augment: Annotated[tuple[ViewKind, ...], NoDecode] = Field(
         default=(), description=RttcSettings.model_fields["ttt_augment"].description

@@ -267,7 +267,7 @@ def test_each_row_has_its_own_adapter(engine: LocalEngine) -> None:
 # --- training ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("products", "near"), [("float32", 1e-3), ("bfloat16", 0.1)])
+@pytest.mark.parametrize(("products", "near"), [("float32", 2e-3), ("bfloat16", 0.1)])
 def test_training_is_that_of_the_dequantised_weights(
     tiny_model_path: Path, dequantised_path: Path, products: TrainingDtype, near: float
 ) -> None:

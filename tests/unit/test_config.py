@@ -251,6 +251,7 @@ LISTS = {
     "arms": ("nearest, rag", ("nearest", "rag")),
     "search_from": ("rag,direct", ("rag", "direct")),
     "ttt_augment": ("grids, names", ("grids", "names")),
+    "search_lookup_on": ("tag, reward", ("tag", "reward")),
     "stop_strings": ("a, b", ("a, b",)),
     "search_step_marks": ("a, b", ("a, b",)),
 }

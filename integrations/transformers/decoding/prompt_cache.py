@@ -40,7 +40,7 @@ class _Entry:
 
     key: tuple[Owner, tuple[int, ...]]
     layers: Layers
-    """Of the tokens from `first` on."""
+    """Keys and values of the tokens from `first` on."""
     first: int = 0
     before: _Entry | None = None
     """Entry that has the tokens before `first`."""
@@ -88,7 +88,7 @@ class PromptCache:
         """Keep a prompt, unless it alone exceeds the memory.
 
         Args:
-            owner: Whose it is.
+            owner: Scope and adapter that it was computed for.
             prompt: Its tokens.
             read: Returns keys and values of as many of its last tokens.
         """
