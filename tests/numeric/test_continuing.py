@@ -103,11 +103,12 @@ def test_continuations_are_drawn_in_one_batch_with_plain_rows_and_adapters(
 
 
 def test_draws_of_a_prompt_are_one_prefill(tiny_engine: LocalEngine) -> None:
-    with computed(tiny_engine) as shapes, held(tiny_engine):
-        futures = tiny_engine.decode(
-            [request("the rain in Spain", temperature=1.0, seed=n) for n in range(8)]
-        )
-    rows = [future.result(60) for future in futures]
+    with computed(tiny_engine) as shapes:
+        with held(tiny_engine):
+            futures = tiny_engine.decode(
+                [request("the rain in Spain", temperature=1.0, seed=n) for n in range(8)]
+            )
+        rows = [future.result(60) for future in futures]
     prompt = rows[0].prompt_tokens
     assert shapes[0] == (1, prompt)
     assert [row.reused_tokens for row in rows] == [0] + [prompt] * 7

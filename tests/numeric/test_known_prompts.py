@@ -25,9 +25,10 @@ def test_the_beginning_of_a_known_prompt_is_not_computed_again(
 ) -> None:
     questions = ["the rain in Spain", "the rain in Spain falls", "the rain", "x" * 70]
     (first,) = decode(keeping_engine, request(questions[0]))
-    with computed(keeping_engine) as shapes, held(keeping_engine):
-        futures = keeping_engine.decode([request(question) for question in questions])
-    rows = [future.result(60) for future in futures]
+    with computed(keeping_engine) as shapes:
+        with held(keeping_engine):
+            futures = keeping_engine.decode([request(question) for question in questions])
+        rows = [future.result(60) for future in futures]
     for question, row in zip(questions, rows, strict=True):
         assert list(row.tokens) == generated(keeping_engine, question, 24)
     assert rows[0].tokens == first.tokens
