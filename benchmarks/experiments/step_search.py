@@ -17,7 +17,7 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
@@ -80,17 +80,12 @@ def asked(local: LocalRttc, apart: Apart, question: NewSample, policy: str, size
     if policy == APART:
         changed["search_nodes"] = 16 * size  # nothing is left out
     settings = local.config.run_settings(None).model_copy(update=changed)
-    began, cpu = time.monotonic(), time.process_time()
-    result = asyncio.run(local.ask(question.question, settings=settings))
-    row = {
-        "question": question.question,
-        "policy": policy,
-        "n": size,
-        "right": is_right(result["answer"], question, "auto"),
-        "seconds": time.monotonic() - began,
-        "cpu": time.process_time() - cpu,
-        **_paid(result["ledger"]),
-    }
+
+    def work() -> tuple[str, Row]:
+        result = asyncio.run(local.ask(question.question, settings=settings))
+        return result["answer"], _paid(result["ledger"])
+
+    row = _timed(question, policy, size, work)
     if policy == APART and apart.last is not None:
         row["answers"] = _answers(apart.last, question)
     return row
@@ -98,8 +93,25 @@ def asked(local: LocalRttc, apart: Apart, question: NewSample, policy: str, size
 
 def asked_peer(peers: StepPeers, question: NewSample, policy: str, size: int) -> Row:
     """Return what a search of its-hub makes of a question."""
+
+    def work() -> tuple[str, Row]:
+        answer, paid = peers.ask(policy.removeprefix(PEER), question.question, size, seed=0)
+        return answer, {
+            "flops": paid.flops,
+            "judging_flops": 0.0,
+            "decoded": paid.decoded,
+            "reused": paid.reused,
+            "abstained": paid.abstained,
+            "steps": paid.steps,
+        }
+
+    return _timed(question, policy, size, work)
+
+
+def _timed(question: NewSample, policy: str, size: int, work: Callable[[], tuple[str, Row]]) -> Row:
+    """Return the row of an answer, with the seconds that it took and what else it cost."""
     began, cpu = time.monotonic(), time.process_time()
-    answer, paid = peers.ask(policy.removeprefix(PEER), question.question, size, seed=0)
+    answer, paid = work()
     return {
         "question": question.question,
         "policy": policy,
@@ -107,12 +119,7 @@ def asked_peer(peers: StepPeers, question: NewSample, policy: str, size: int) ->
         "right": is_right(answer, question, "auto"),
         "seconds": time.monotonic() - began,
         "cpu": time.process_time() - cpu,
-        "flops": paid.flops,
-        "judging_flops": 0.0,
-        "decoded": paid.decoded,
-        "reused": paid.reused,
-        "abstained": paid.abstained,
-        "steps": paid.steps,
+        **paid,
     }
 
 
