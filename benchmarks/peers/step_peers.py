@@ -39,6 +39,10 @@ class Paid:
     abstained: int = 0
     states: dict[str, Generation] = field(default_factory=dict[str, Generation])
     """Last step of each text, whose state the judge reads."""
+    logprobs: dict[str, tuple[float | None, ...]] = field(
+        default_factory=dict[str, tuple[float | None, ...]]
+    )
+    """Mean log-probability of each step of each text, which it reads too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +156,7 @@ class StepPeers:
             paid.decoded += one.completion_tokens
             paid.reused += one.reused_tokens
             paid.states[one.text] = one
+            paid.logprobs[one.text] = (*paid.logprobs.get(text, ()), one.mean_logprob)
             end = "" if one.finish_reason == "step" else _END
             answers.append({"role": "assistant", "content": one.text[len(text) :] + end})
         return answers
@@ -164,6 +169,7 @@ class StepPeers:
             is_finished=False,
             messages=direct_messages(question),
             state=state,
+            logprobs=paid.logprobs[text],
         )
         (shares,) = await self.judge.score_steps(question, [answer])
         paid.steps += 1
