@@ -179,7 +179,7 @@ class PanelWatching:
             if not goes_on:
                 return _joined(made), halt
             steps.append(one.text[len(begun) :])
-            shares.append(await self._judged(judge, steps, asked, one, state, scope, notes))
+            shares.append(await self._judged(judge, steps, asked, made, state, scope, notes))
             if _falls(shares, scope.settings.search.lookup_fall):
                 query = " ".join(steps[-1].split())
                 at = len(begun)
@@ -192,7 +192,7 @@ class PanelWatching:
         judge: ProcessRewardModel,
         steps: Sequence[str],
         asked: GenerationRequest,
-        one: Generation,
+        made: Sequence[Generation],
         state: RttcState,
         scope: RunScope,
         notes: Notes,
@@ -203,7 +203,8 @@ class PanelWatching:
             known=len(steps) - 1,
             messages=asked.messages,
             adapter=asked.adapter,
-            state=one.state,
+            state=made[-1].state,
+            logprobs=tuple(one.mean_logprob for one in made),
         )
         with measured_work() as work:
             found = await survive(

@@ -193,6 +193,8 @@ class FallingJudge(ProcessRewardModel):
     async def score_steps(
         self, query: str, answers: Sequence[BegunAnswer]
     ) -> list[tuple[float | None, ...]]:
+        # A judge that reads how sure the model was of its steps needs a number for each.
+        assert all(len(one.logprobs) == len(one.steps) for one in answers)
         return [(0.9 if len(one.steps) == 1 else 0.4,) for one in answers]
 
 
