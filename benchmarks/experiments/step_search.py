@@ -17,7 +17,8 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
@@ -53,7 +54,8 @@ class Apart:
     """A strategy that writes answers step by step and never chooses between them."""
 
     def __init__(self) -> None:
-        self.last: Panel | None = None
+        self.last: ContextVar[list[Panel]] = ContextVar("last")
+        """Panel of the question that is being asked, in the list that its asker has put there."""
 
     def propose(self, panel: Panel) -> Proposal:
         """Return one more step behind each step."""
@@ -61,11 +63,11 @@ class Apart:
 
     def choose(self, panel: Panel) -> Choice:
         """Return a choice that nobody uses; the panel is kept."""
-        self.last = panel
+        self.last.get()[:] = [panel]
         return vote_of_paths(panel)
 
 
-def asked(local: LocalRttc, apart: Apart, question: NewSample, policy: str, size: int) -> Row:
+async def asked(local: LocalRttc, apart: Apart, question: NewSample, policy: str, size: int) -> Row:
     """Return what a policy makes of a question."""
     name, _, form = policy.partition("-")
     changed: Row = {
@@ -80,47 +82,50 @@ def asked(local: LocalRttc, apart: Apart, question: NewSample, policy: str, size
     if policy == APART:
         changed["search_nodes"] = 16 * size  # nothing is left out
     settings = local.config.run_settings(None).model_copy(update=changed)
-
-    def work() -> tuple[str, Row]:
-        result = asyncio.run(local.ask(question.question, settings=settings))
-        return result["answer"], _paid(result["ledger"])
-
-    row = _timed(question, policy, size, work)
-    if policy == APART and apart.last is not None:
-        row["answers"] = _answers(apart.last, question)
+    last: list[Panel] = []
+    apart.last.set(last)
+    result = await local.ask(question.question, settings=settings)
+    row = _row(question, policy, size, result["answer"]) | _paid(result["ledger"])
+    if policy == APART:
+        row["answers"] = _answers(last[0], question)
     return row
 
 
-def asked_peer(peers: StepPeers, question: NewSample, policy: str, size: int) -> Row:
+async def asked_peer(peers: StepPeers, question: NewSample, policy: str, size: int) -> Row:
     """Return what a search of its-hub makes of a question."""
-
-    def work() -> tuple[str, Row]:
-        answer, paid = peers.ask(policy.removeprefix(PEER), question.question, size, seed=0)
-        return answer, {
-            "flops": paid.flops,
-            "judging_flops": 0.0,
-            "decoded": paid.decoded,
-            "reused": paid.reused,
-            "abstained": paid.abstained,
-            "steps": paid.steps,
-        }
-
-    return _timed(question, policy, size, work)
+    answer, paid = await peers.ask(policy.removeprefix(PEER), question.question, size, seed=0)
+    return _row(question, policy, size, answer) | {
+        "flops": paid.flops,
+        "judging_flops": 0.0,
+        "decoded": paid.decoded,
+        "reused": paid.reused,
+        "abstained": paid.abstained,
+        "steps": paid.steps,
+    }
 
 
-def _timed(question: NewSample, policy: str, size: int, work: Callable[[], tuple[str, Row]]) -> Row:
-    """Return the row of an answer, with the seconds that it took and what else it cost."""
-    began, cpu = time.monotonic(), time.process_time()
-    answer, paid = work()
+def _row(question: NewSample, policy: str, size: int, answer: str) -> Row:
     return {
         "question": question.question,
         "policy": policy,
         "n": size,
         "right": is_right(answer, question, "auto"),
-        "seconds": time.monotonic() - began,
-        "cpu": time.process_time() - cpu,
-        **paid,
     }
+
+
+async def _together(asking: Sequence[Coroutine[Any, Any, Row]]) -> list[Row]:
+    """Return the rows of questions that are asked at once, each with its share of the time.
+
+    Seconds and CPU seconds are shared out by the tokens that each has decoded.
+    """
+    began, cpu = time.monotonic(), time.process_time()
+    rows = await asyncio.gather(*asking)
+    seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+    decoded = sum(row["decoded"] for row in rows)
+    for row in rows:
+        share = row["decoded"] / max(1, decoded)
+        row |= {"at_once": len(rows), "seconds": share * seconds, "cpu": share * cpu}
+    return rows
 
 
 def _paid(ledger: Sequence[Mapping[str, Any]]) -> Row:
@@ -177,19 +182,23 @@ def ask(given: argparse.Namespace) -> None:
     with open_local(config) as local, given.records.open("a", encoding="utf-8") as file:
         asyncio.run(local.warm_up())
         peers = _peers(local)
-        for at, question in enumerate(questions):
+
+        def asking(question: NewSample, policy: str, size: int) -> Coroutine[Any, Any, Row]:
+            if policy.startswith(PEER):
+                return asked_peer(peers, question, policy, size)
+            return asked(local, apart, question, policy, size)
+
+        for turn, at in enumerate(range(0, len(questions), given.at_once)):
+            group = questions[at : at + given.at_once]
             # In turns, so that no policy has the quiet hours of the machine.
-            for policy in [*policies[at % len(policies) :], *policies[: at % len(policies)]]:
+            first = turn % len(policies)
+            for policy in [*policies[first:], *policies[:first]]:
                 size = given.most if policy == APART else given.n
-                if (question.question, policy, size) not in had:
-                    row = (
-                        asked_peer(peers, question, policy, size)
-                        if policy.startswith(PEER)
-                        else asked(local, apart, question, policy, size)
-                    )
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
-            tell(f"{at + 1}/{len(questions)}")
+                missing = [one for one in group if (one.question, policy, size) not in had]
+                rows = asyncio.run(_together([asking(one, policy, size) for one in missing]))
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+                file.flush()
+            tell(f"{at + len(group)}/{len(questions)}")
 
 
 def _open_probe(folder: Path, out: Path, widest: int | None) -> Path:
@@ -311,6 +320,7 @@ def main() -> None:
     asking.add_argument("--n", type=int, default=8, help="answers of a search (default: 8)")
     asking.add_argument("--most", type=int, default=24, help="answers of a vote (default: 24)")
     asking.add_argument("--limit", type=int, default=200)
+    asking.add_argument("--at-once", type=int, default=4, help="questions together (default: 4)")
     asking.add_argument("--records", type=Path, required=True)
     reporting = commands.add_parser("report")
     reporting.add_argument("records", type=Path, nargs="+")

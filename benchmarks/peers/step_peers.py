@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +62,7 @@ class StepPeers:
     temperature: float
     most_tokens: int
 
-    def ask(self, name: str, question: str, count: int, *, seed: int) -> tuple[str, Paid]:
+    async def ask(self, name: str, question: str, count: int, *, seed: int) -> tuple[str, Paid]:
         """Return the answer of a search, and what it cost.
 
         Args:
@@ -88,7 +87,7 @@ class StepPeers:
             else algorithms.ParticleFiltering(steps, judge)
         )
         model = self._model(question, paid, seed)
-        kept = asyncio.run(algorithm.ainfer(model, question, count))
+        kept = await algorithm.ainfer(model, question, count)
         return str(kept["content"]), paid
 
     def _model(self, question: str, paid: Paid, seed: int) -> Any:
