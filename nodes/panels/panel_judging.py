@@ -1,4 +1,7 @@
-"""Rewards of a panel's draws, each draw judged as its proposer's arm would have answered."""
+"""Rewards of a panel's draws and of its steps.
+
+Each draw is judged as its proposer's arm would have answered.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,12 @@ from typing import cast
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import BackendError, BudgetExceeded
 from rttc_graph.protocols import (
+    BegunAnswer,
+    ProcessRewardModel,
     RewardModel,
     RewardRequest,
     checked_scores,
+    checked_step_scores,
     measured_work,
     reward_requests,
 )
@@ -62,6 +68,35 @@ async def judged_draws(
     )
     given = dict(zip(waiting, rewards, strict=True))
     return [cast("Drawn", {**one, "reward": given.get(n)}) for n, one in enumerate(drawn)]
+
+
+async def judged_steps(
+    judge: ProcessRewardModel,
+    answers: Sequence[BegunAnswer],
+    state: RttcState,
+    scope: RunScope,
+    notes: Notes,
+) -> list[float | None]:
+    """Return the probability of the last step of each answer; `None` where the judge gives none."""
+    since = time.monotonic()
+    with measured_work() as work:
+        found = await survive(
+            checked_step_scores(judge, standalone_query(state), answers), deadline=scope.deadline
+        )
+    if isinstance(found, Failure):
+        notes.add_failure(found, since=since, what="judge steps", draws=len(answers))
+        found = [(None,)] * len(answers)
+    shares = [one[-1] for one in found]
+    notes.add(
+        "judged_steps",
+        since=since,
+        reward_model=judge.name,
+        steps=len(answers),
+        abstained=shares.count(None),
+        tokens=work.tokens,
+        flops=work.flops,
+    )
+    return shares
 
 
 def candidate_of(one: Drawn, state: RttcState) -> Candidate:

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.nodes.panels.panel_continuing import prompt_tokens
-from rttc_graph.nodes.panels.panel_judging import adapter_of, judged_draws
+from rttc_graph.nodes.panels.panel_judging import adapter_of, judged_draws, judged_steps
 from rttc_graph.protocols import (
     BegunAnswer,
     Generation,
@@ -19,14 +19,11 @@ from rttc_graph.protocols import (
     ProcessRewardModel,
     RewardModel,
     StepCut,
-    checked_step_scores,
     forward_flops,
-    measured_work,
     parameters_of,
     summed,
 )
 from rttc_graph.run.answering import fitting_prompt, generated
-from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.prompts import (
@@ -34,7 +31,6 @@ from rttc_graph.run.prompts import (
     direct_messages,
     rag_messages,
     solved,
-    standalone_query,
 )
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.answer_votes import read_vote, wants_number
@@ -260,8 +256,7 @@ class PanelSteps:
 
         A step that adds nothing but the end is worth what the step before it is.
         """
-        judge, since = self.step_judge, time.monotonic()
-        if judge is None:
+        if self.step_judge is None:
             return list(nodes)
         tree, waiting = StepTree(panel.tree), list[int]()
         answers: list[BegunAnswer] = []
@@ -283,29 +278,12 @@ class PanelSteps:
                     logprobs=(*(step["mean_logprob"] for step in earlier), one.mean_logprob),
                 )
             )
-        query = standalone_query(state)
-        with measured_work() as work:
-            found = await survive(
-                checked_step_scores(judge, query, answers), deadline=scope.deadline
-            )
-        if isinstance(found, Failure):
-            notes.add_failure(found, since=since, what="judge steps", draws=len(answers))
-            found = [(None,)] * len(answers)
-        shares = dict(zip(waiting, (one[0] for one in found), strict=True))
-        judged = [
+        found = await judged_steps(self.step_judge, answers, state, scope, notes)
+        shares = dict(zip(waiting, found, strict=True))
+        return [
             cast("StepNode", {**node, "p": shares[n] if n in shares else _inherited(node, panel)})
             for n, node in enumerate(nodes)
         ]
-        notes.add(
-            "judged_steps",
-            since=since,
-            reward_model=judge.name,
-            steps=len(answers),
-            abstained=sum(node["p"] is None for node in judged),
-            tokens=work.tokens,
-            flops=work.flops,
-        )
-        return judged
 
 
 SLACK_TOKENS = 32

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from rttc_graph.nodes.panels.panel_drawing import PanelDrawing
+from rttc_graph.nodes.panels.panel_judging import judged_steps
 from rttc_graph.nodes.panels.panel_steps import step_cut
 from rttc_graph.protocols import (
     BegunAnswer,
@@ -16,13 +17,9 @@ from rttc_graph.protocols import (
     GenerationRequest,
     PolicyModel,
     ProcessRewardModel,
-    checked_step_scores,
-    measured_work,
 )
 from rttc_graph.run.answering import generated
-from rttc_graph.run.backend_failures import Failure, survive
 from rttc_graph.run.ledger import Notes
-from rttc_graph.run.prompts import standalone_query
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.panel import Panel
 from rttc_graph.search.strategy import Proposal
@@ -197,7 +194,6 @@ class PanelWatching:
         scope: RunScope,
         notes: Notes,
     ) -> float | None:
-        since = time.monotonic()
         answer = BegunAnswer(
             steps=tuple(steps),
             known=len(steps) - 1,
@@ -206,24 +202,8 @@ class PanelWatching:
             state=made[-1].state,
             logprobs=tuple(one.mean_logprob for one in made),
         )
-        with measured_work() as work:
-            found = await survive(
-                checked_step_scores(judge, standalone_query(state), [answer]),
-                deadline=scope.deadline,
-            )
-        if isinstance(found, Failure):
-            notes.add_failure(found, since=since, what="judge steps", draws=1)
-            return None
-        notes.add(
-            "judged_steps",
-            since=since,
-            reward_model=judge.name,
-            steps=1,
-            abstained=int(found[0][0] is None),
-            tokens=work.tokens,
-            flops=work.flops,
-        )
-        return found[0][0]
+        (share,) = await judged_steps(judge, [answer], state, scope, notes)
+        return share
 
 
 def with_halt(one: Drawn, halt: Halt | None) -> Drawn:
