@@ -134,7 +134,7 @@ def _paid(ledger: Sequence[Mapping[str, Any]]) -> Row:
     judged = [entry["detail"] for entry in ledger if entry["event"] == "judged_steps"]
     return {
         "flops": sum(one["flops"] or 0.0 for one in drawn),
-        "judging_flops": sum(one["flops"] for one in judged),
+        "judging_flops": sum(one["flops"] or 0.0 for one in judged),
         "decoded": sum(one["completion_tokens"] for one in drawn),
         "reused": sum(one["reused_tokens"] for one in drawn),
         "abstained": sum(one["abstained"] for one in judged),

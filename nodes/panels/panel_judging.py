@@ -78,6 +78,8 @@ async def judged_steps(
     notes: Notes,
 ) -> list[float | None]:
     """Return the probability of the last step of each answer; `None` where the judge gives none."""
+    if not answers:
+        return []
     since = time.monotonic()
     with measured_work() as work:
         found = await survive(
