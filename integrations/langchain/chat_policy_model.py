@@ -6,6 +6,7 @@ model's own constructor knows their names, and counts that it does not report ar
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -48,7 +49,9 @@ _LENGTH_REASONS: Final = ("length", "max_tokens", "max_output_tokens")
 
 _LOGPROBS: Final = "logprobs"
 
-_OPTIONAL: Final = (_LOGPROBS, "seed", "top_p", "temperature")
+_SCHEMA: Final = "response_format"
+
+_OPTIONAL: Final = (_LOGPROBS, _SCHEMA, "seed", "top_p", "temperature")
 """Options without which an answer is still one; the first that a refusal names is left out."""
 
 _LOG = logging.getLogger(__name__)
@@ -76,9 +79,10 @@ class ChatPolicyModel:
         continues_answers: Whether the server goes on from a last turn that is the assistant's when
             it is told `continue_final_message`, as vLLM and SGLang do, behind a client that takes
             `extra_body`, as `ChatOpenAI` does. Others would begin the answer anew.
+        follows_schemas: Whether the model takes OpenAI's `response_format` with a JSON schema.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one parameter for each thing that nothing else tells
         self,
         chat_model: BaseChatModel,
         *,
@@ -89,6 +93,7 @@ class ChatPolicyModel:
         adapter_option: str | None = None,
         asks_logprobs: bool = False,
         continues_answers: bool = False,
+        follows_schemas: bool = False,
     ) -> None:
         if context_tokens is not None and context_tokens < 1:
             raise ConfigurationError(f"context_tokens must be at least 1, got {context_tokens!r}")
@@ -99,6 +104,7 @@ class ChatPolicyModel:
         self._asks_logprobs = asks_logprobs and _LOGPROBS in accepted_fields(chat_model)
         self._refused: frozenset[str] = frozenset()
         self._continues_answers = continues_answers
+        self._follows_schemas = follows_schemas
         self._counts_pieces = call_options is None and _limit_name(chat_model) is None
         # LangGraph's stream of messages is to show the answer that was taken, which the graph
         # adds, once; not every arm's, nor the same one under two ids.
@@ -113,6 +119,11 @@ class ChatPolicyModel:
     def continues_answers(self) -> bool:
         """Whether it was told that the server can."""
         return self._continues_answers
+
+    @property
+    def follows_schemas(self) -> bool:
+        """Whether it was told that the model can, and no server has refused it since."""
+        return self._follows_schemas and _SCHEMA not in self._refused
 
     async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
         """Return an estimate: a token for four characters, and three for each message."""
@@ -166,6 +177,7 @@ class ChatPolicyModel:
             **self._call_options(request),
             **({_LOGPROBS: True} if self._asks_logprobs else {}),
             **self._adapter_choice(request),
+            **(_response_format(request) if self.follows_schemas else {}),
         }
         return ChatCall(
             turns=_begun_turns(request),
@@ -229,6 +241,13 @@ def _refused_option(error: BaseException, given: Collection[str]) -> str | None:
     named = (name for name in _OPTIONAL if re.search(rf"\b{name}\b", said))
     candidates = [*named, _LOGPROBS]
     return next((name for name in candidates if name in given), None)
+
+
+def _response_format(request: GenerationRequest) -> dict[str, Any]:
+    if not request.answer_schema:
+        return {}
+    form = {"name": "answer", "schema": json.loads(request.answer_schema), "strict": True}
+    return {_SCHEMA: {"type": "json_schema", "json_schema": form}}
 
 
 _CONTINUE: Final = {"continue_final_message": True, "add_generation_prompt": False}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rttc_graph.errors import BudgetExceeded
 from rttc_graph.integrations.concurrency.batch_queue import BatchQueue
 from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeRequest
+from rttc_graph.integrations.transformers.decoding.schema_mask import can_follow_schemas
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.scoring import option_probabilities
@@ -59,6 +60,11 @@ class TransformersPolicyModel:
     def continues_answers(self) -> bool:
         """True: the prompt is written here, so an answer may begin with any text."""
         return True
+
+    @property
+    def follows_schemas(self) -> bool:
+        """Whether answers can be held to a JSON schema: whether the library is installed."""
+        return can_follow_schemas()
 
     async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
         """Return the length of the prompt in tokens, chat template included."""

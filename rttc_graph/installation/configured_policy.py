@@ -134,7 +134,9 @@ def _tell_sizes(config: InstallationConfig, sizes: DeviceSizes) -> None:
 
 def _served(name: HostedName) -> PolicyModel:
     servers = {
-        one.text: ChatPolicyModel(open_chat_model(one), name=name.text, asks_logprobs=True)
+        one.text: ChatPolicyModel(
+            open_chat_model(one), name=name.text, asks_logprobs=True, follows_schemas=True
+        )
         for one in name.servers()
     }
     if len(servers) == 1:

@@ -65,6 +65,7 @@ from rttc_graph.protocols.policy_model import (
     StepCut,
     WeighingPolicyModel,
     can_continue,
+    can_follow_schema,
     can_weigh,
     reuse_scope,
 )
@@ -150,6 +151,7 @@ __all__ = (
     "as_part",
     "as_reward_model",
     "can_continue",
+    "can_follow_schema",
     "can_weigh",
     "check_part",
     "checked_scores",

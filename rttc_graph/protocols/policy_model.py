@@ -104,6 +104,10 @@ class GenerationRequest:
     """Bound below which the model counts as unsure, where `Generation.doubt_at` is wanted; `None`
     where it is not."""
 
+    answer_schema: str = ""
+    """JSON schema, as text, that the answer is held to, of a model that `can_follow_schema`; its
+    log-probabilities are then those among the tokens that may come. Empty for any text."""
+
     def __post_init__(self) -> None:
         for stop in self.stop:
             if stop and (at := self.answer_prefix.find(stop)) >= 0:
@@ -185,6 +189,21 @@ def can_continue(model: object) -> bool:
     One that does not say so cannot: chat servers begin an answer anew.
     """
     return isinstance(model, ContinuingPolicyModel) and model.continues_answers
+
+
+@runtime_checkable
+class SchemaPolicyModel(PolicyModel, Protocol):
+    """A policy model that says whether it can hold an answer to a JSON schema."""
+
+    @property
+    def follows_schemas(self) -> bool:
+        """Whether it takes requests with an `answer_schema`."""
+        ...
+
+
+def can_follow_schema(model: object) -> bool:
+    """Tell whether a policy model takes an `answer_schema`; one that does not say so cannot."""
+    return isinstance(model, SchemaPolicyModel) and model.follows_schemas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

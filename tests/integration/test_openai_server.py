@@ -187,3 +187,15 @@ def test_kept_connections_survive_the_callers_event_loops(url: str) -> None:
     assert [ask(number) for number in range(3)] == ["one two three"] * 3
     with ThreadPoolExecutor(3) as pool:
         assert set(pool.map(ask, range(6))) == {"one two three"}
+
+
+async def test_a_schema_is_asked_for_where_the_server_is_known_to_take_one(
+    url: str, script: Script
+) -> None:
+    chat = langchain_openai.ChatOpenAI(model="m", base_url=url, api_key=SecretStr("none"))
+    schema = '{"type": "object"}'
+    await ChatPolicyModel(chat, follows_schemas=True).generate([request(answer_schema=schema)])
+    await ChatPolicyModel(chat).generate([request(answer_schema=schema)])
+    told, untold = script.bodies
+    assert told["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert "response_format" not in untold

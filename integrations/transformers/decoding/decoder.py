@@ -40,6 +40,7 @@ from rttc_graph.integrations.transformers.decoding.row import (
     fail_future,
 )
 from rttc_graph.integrations.transformers.decoding.running_batch import Batch, LoneRow, RunningBatch
+from rttc_graph.integrations.transformers.decoding.schema_mask import masked
 from rttc_graph.integrations.transformers.decoding.token_sampling import choose
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.model_lane import ModelLane
@@ -381,6 +382,8 @@ class Decoder:
         if not self._has_company or len(rows) > 1 or not rows[0].draw.is_greedy:
             return ()
         row = rows[0]
+        if row.mask is not None:
+            return ()  # a mask is known for the next token alone
         # One more token is chosen after the draft.
         return row.drafts.after(row.tokens, room=row.room - len(row.tokens) - 1)
 
@@ -401,7 +404,8 @@ class Decoder:
         """
         if not draft:
             last = None if states is None else states[:, -1]
-            _push(rows, choose(logits[:, -1], [row.draw for row in rows]), last)
+            next_logits = masked(logits[:, -1], [row.mask for row in rows])
+            _push(rows, choose(next_logits, [row.draw for row in rows]), last)
             return
         (row,) = rows
         right = 0  # draft tokens accepted

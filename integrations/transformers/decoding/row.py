@@ -16,6 +16,7 @@ from rttc_graph.integrations.transformers.decoding.detokenise import TextStream,
 from rttc_graph.integrations.transformers.decoding.drafts import Drafts
 from rttc_graph.integrations.transformers.decoding.loops import is_looping
 from rttc_graph.integrations.transformers.decoding.prompt_cache import Known, Owner
+from rttc_graph.integrations.transformers.decoding.schema_mask import SchemaMask
 from rttc_graph.integrations.transformers.decoding.token_sampling import Draw
 from rttc_graph.integrations.transformers.literal import encode_begun
 from rttc_graph.integrations.transformers.loading import LoadedModel
@@ -110,6 +111,8 @@ class Row:
         self._begun = len(opening) + len(begun)
         self._is_at_mark = False
         """Whether the last token completed a mark that ends a step."""
+        self.mask = SchemaMask(asked.answer_schema, loaded) if asked.answer_schema else None
+        """Tokens that may come next; `None` for all."""
         self._doubt = asked.doubt
         self._lengths: list[int] = []
         """Length of the text before each chosen token, where doubts are looked for."""
@@ -205,6 +208,12 @@ class Row:
             on = f" with the adapter {self.adapter!r}" if self.adapter else ""
             self.fail(PolicyModelError(f"the model{on} gave logits that are not numbers"))
             return
+        if self.mask is not None:
+            try:
+                self.mask.take(token)
+            except PolicyModelError as exc:
+                self.fail(exc)
+                return
         self.tokens.append(token)
         self.logprobs.append(logprob)
         self._state = state if self.tells_state else None
