@@ -79,7 +79,8 @@ class ChatPolicyModel:
         continues_answers: Whether the server goes on from a last turn that is the assistant's when
             it is told `continue_final_message`, as vLLM and SGLang do, behind a client that takes
             `extra_body`, as `ChatOpenAI` does. Others would begin the answer anew.
-        follows_schemas: Whether the model takes OpenAI's `response_format` with a JSON schema.
+        follows_schemas: Whether the model takes OpenAI's `response_format` with a JSON schema. One
+            that refuses it is not asked again.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter for each thing that nothing else tells
@@ -233,13 +234,14 @@ def _without(call: ChatCall, refused: frozenset[str]) -> ChatCall:
 def _refused_option(error: BaseException, given: Collection[str]) -> str | None:
     """Return the option to leave out next; `None` if the refusal has another reason.
 
-    A refusal that names no option may be about the log-probabilities, which nobody asked for.
+    A refusal that names no option may be about a schema, which servers call by many names, or about
+    the log-probabilities, which nobody asked for.
     """
     if not is_refused_request(error):
         return None
     said = str(error)
     named = (name for name in _OPTIONAL if re.search(rf"\b{name}\b", said))
-    candidates = [*named, _LOGPROBS]
+    candidates = [*named, _SCHEMA, _LOGPROBS]
     return next((name for name in candidates if name in given), None)
 
 

@@ -29,6 +29,7 @@ from rttc_graph.protocols import (
     TrainStep,
     WeighingPolicyModel,
     can_continue,
+    can_follow_schema,
     can_weigh,
     parameters_of,
 )
@@ -78,6 +79,7 @@ class ModelFacts:
     """Digest of the settings that the deployment was made from."""
     name: str
     continues_answers: bool
+    follows_schemas: bool
     weighs: bool
     context_tokens: int | None
     parameters: int | None
@@ -253,6 +255,7 @@ class ModelReplica:
             made_from=made_from,
             name=model.name,
             continues_answers=can_continue(model),
+            follows_schemas=can_follow_schema(model),
             weighs=can_weigh(model),
             context_tokens=await model.context_tokens(),
             parameters=await parameters_of(model),

@@ -58,6 +58,11 @@ class RayPolicyModel:
         """Whether it takes requests with an `answer_prefix`."""
         return self._facts.continues_answers
 
+    @property
+    def follows_schemas(self) -> bool:
+        """Whether it takes requests with an `answer_schema`."""
+        return self._facts.follows_schemas
+
     async def parameters(self) -> int | None:
         """Return how many weights each token is multiplied with; `None` if that is not known."""
         return self._facts.parameters

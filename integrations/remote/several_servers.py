@@ -25,6 +25,7 @@ from rttc_graph.protocols import (
     PolicyModel,
     TrainedAdapter,
     can_continue,
+    can_follow_schema,
 )
 from rttc_graph.state import ChatTurn
 
@@ -152,6 +153,11 @@ class SeveralPolicyModels:
     def continues_answers(self) -> bool:
         """Whether every server goes on from text that an answer begins with."""
         return all(map(can_continue, self._models.values()))
+
+    @property
+    def follows_schemas(self) -> bool:
+        """Whether every server takes requests with an `answer_schema`."""
+        return all(map(can_follow_schema, self._models.values()))
 
     async def count_tokens(self, messages: Sequence[ChatTurn]) -> int:
         """Return the length of the prompt in tokens, as the first server's model tells."""

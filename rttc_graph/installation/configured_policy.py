@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
+from langchain_core.language_models import BaseChatModel
+
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.improvement.domain_adapters import AdapterStore, adapter_loader
 from rttc_graph.installation.closed_arms import closed_arms
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.integrations.langchain.chat_calls import accepted_fields
 from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.integrations.langchain.hosted_models import (
     HostedName,
@@ -133,15 +136,20 @@ def _tell_sizes(config: InstallationConfig, sizes: DeviceSizes) -> None:
 
 
 def _served(name: HostedName) -> PolicyModel:
-    servers = {
-        one.text: ChatPolicyModel(
-            open_chat_model(one), name=name.text, asks_logprobs=True, follows_schemas=True
-        )
-        for one in name.servers()
-    }
+    servers = {one.text: _client(open_chat_model(one), name) for one in name.servers()}
     if len(servers) == 1:
         return servers[name.text]
     return SeveralPolicyModels(servers, ServerOrder(list(servers)))
+
+
+def _client(chat_model: BaseChatModel, name: HostedName) -> ChatPolicyModel:
+    return ChatPolicyModel(
+        chat_model,
+        name=name.text,
+        asks_logprobs=True,
+        # Clients that take OpenAI's extra fields take `response_format` too.
+        follows_schemas="extra_body" in accepted_fields(chat_model),
+    )
 
 
 def _hosted(name: HostedName) -> OpenPolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ from rttc_graph.protocols import (
     PolicyModel,
     WeighingPolicyModel,
     can_continue,
+    can_follow_schema,
     parameters_of,
 )
 from rttc_graph.state import ChatTurn
@@ -96,6 +98,21 @@ class PolicyModelContract:
         assert found.text.startswith("It is th")
         assert found.completion_tokens <= 3
         assert found.prompt_tokens > plain.prompt_tokens
+
+    async def test_an_answer_follows_its_schema(self, policy_model: PolicyModel) -> None:
+        """Whoever says that it holds answers to a schema does so, whatever the prompt asks for."""
+        if not can_follow_schema(policy_model):
+            pytest.skip("this model does not hold answers to a schema")
+        schema = {
+            "type": "object",
+            "properties": {"kind": {"enum": ["hen", "fox"]}},
+            "required": ["kind"],
+            "additionalProperties": False,
+        }
+        asked = replace(request_for("a b c", max_new_tokens=40), answer_schema=json.dumps(schema))
+        plain, held = await policy_model.generate([request_for("a b c", max_new_tokens=3), asked])
+        assert json.loads(held.text)["kind"] in {"hen", "fox"}
+        assert plain.text != held.text
 
     async def test_a_size_is_known_or_not(self, policy_model: PolicyModel) -> None:
         """A model that says how large it is has weights; one that is silent is of unknown size."""

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from lora_server import (
     HEN_EXAMPLES,
     HEN_QUESTION,
@@ -20,6 +21,7 @@ from openai_server import openai_server
 from rttc_graph.errors import BackendError, ConfigurationError, PolicyModelError
 from rttc_graph.installation.config import load_config
 from rttc_graph.installation.configured_policy import open_policy
+from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.integrations.langchain.hosted_models import hosted_name
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.publishing_trainer import PublishingTrainer
@@ -29,7 +31,7 @@ from rttc_graph.integrations.remote.several_servers import (
     SeveralTrainers,
 )
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
-from rttc_graph.protocols import GenerationRequest
+from rttc_graph.protocols import GenerationRequest, can_follow_schema
 
 KEYS = [f"key{number}" for number in range(300)]
 
@@ -117,6 +119,16 @@ async def test_a_recalled_adapter_is_used_though_its_server_fails(
             publisher.close()
 
 
+@pytest.mark.parametrize("all_can", [True, False])
+def test_a_schema_is_for_servers_that_all_take_one(all_can: bool) -> None:
+    chat = FakeListChatModel(responses=["x"])
+    models = {
+        name: ChatPolicyModel(chat, follows_schemas=can)
+        for name, can in (("a", True), ("b", all_can))
+    }
+    assert can_follow_schema(SeveralPolicyModels(models, ServerOrder(["a", "b"]))) is all_can
+
+
 def test_a_setting_names_several_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Equal prompts go together, others apart; a server that is gone is not missed."""
     monkeypatch.chdir(tmp_path)
@@ -124,6 +136,7 @@ def test_a_setting_names_several_servers(monkeypatch: pytest.MonkeyPatch, tmp_pa
         here = first.enter_context(openai_server())
         config = load_config(model=f"{here.url}/v1,{there.url}/v1", home=tmp_path)
         with open_policy(config) as policy:
+            assert can_follow_schema(policy.model)
             requests = [
                 GenerationRequest(messages=({"role": "user", "content": text},), max_new_tokens=4)
                 for text in ("a", "b", "a")

@@ -27,7 +27,7 @@ from rttc_graph.integrations.langchain.hosted_models import (
 )
 from rttc_graph.integrations.langchain.vendor_errors import describe
 from rttc_graph.integrations.transformers.weight_files import resolve as weights
-from rttc_graph.protocols import GenerationRequest
+from rttc_graph.protocols import GenerationRequest, can_follow_schema
 from rttc_graph.support.others_words import HIDDEN_KEY, without_keys
 
 pytest.importorskip("langchain_openai")
@@ -227,6 +227,17 @@ async def test_what_a_server_refuses_is_left_out_from_then_on(
     await policy.generate([request(temperature=0.5, seed=3)])
     assert len(server.bodies) == sent + 1
     assert "left out from now on" in caplog.text
+
+
+async def test_a_schema_that_a_server_refuses_is_not_asked_for_again(server: OpenAIServer) -> None:
+    name = hosted_name(f"{server.url}#m", "model")
+    assert name is not None
+    policy = ChatPolicyModel(open_chat_model(name), name="m", follows_schemas=True)
+    server.refused = frozenset({"response_format"})
+    assert can_follow_schema(policy)
+    [answer] = await policy.generate([request(answer_schema='{"type": "object"}')])
+    assert answer.text == "42"
+    assert not can_follow_schema(policy)
 
 
 async def test_another_refusal_is_an_error_and_changes_nothing(
