@@ -53,7 +53,7 @@ def hello(**ours: Any) -> dict[str, Any]:
     return {"model": "rttc", "messages": talk, "rttc": ours}
 
 
-def test_a_real_server_answers_by_every_protocol_and_drains(
+def test_a_real_server_answers_by_every_protocol_stops_for_who_leaves_and_drains(
     env: dict[str, str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call_json(capsys, "kb", "ingest", str(here / "solved.jsonl"), "--json")
@@ -74,13 +74,20 @@ def test_a_real_server_answers_by_every_protocol_and_drains(
         figures = get(server.url, "/metrics").text
         assert 'rttc_cache_total{result="hit",what="adapter"} 1.0' in figures
 
+        training = hello(policy="ttt", domain="sums", ttt_epochs=100, ttt_stop_loss=0, k=16)
+        inside = 'rttc_inside{lane="runs"}'
+        with Impatient(server.url, CHAT, {**training, "stream": True}):
+            until(lambda: f"{inside} 1.0" in get(server.url, "/metrics").text)
+        until(lambda: "rttc_hung_up_total 1.0" in get(server.url, "/metrics").text)
+        until(lambda: f"{inside} 0.0" in get(server.url, "/metrics").text)
+
         answered: list[int] = []
         slow = hello(policy="direct", max_new_tokens=480, seed=1, temperature=1.0)
         asking = threading.Thread(
             target=lambda: answered.append(post(server.url, CHAT, slow).status_code)
         )
         asking.start()
-        until(lambda: 'rttc_inside{lane="runs"} 1.0' in get(server.url, "/metrics").text)
+        until(lambda: f"{inside} 1.0" in get(server.url, "/metrics").text)
         server.stop()
         asking.join(PATIENCE_SECONDS)
         assert (answered, server.wait()) == ([200], 0)
@@ -162,22 +169,6 @@ def test_misuse_is_one_clear_line(
     [line] = [line for line in printed.err.splitlines() if line.startswith("rttc: ")]
     assert words in line
     assert printed.err.endswith(f"{line}\n")
-
-
-def test_a_client_that_leaves_a_real_training_stops_it(
-    env: dict[str, str], here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    call_json(capsys, "kb", "ingest", str(here / "solved.jsonl"), "--json")
-    training = hello(policy="ttt", domain="sums", ttt_epochs=100, ttt_stop_loss=0, k=16)
-    with ServeProcess(env) as server:
-        with Impatient(server.url, CHAT, {**training, "stream": True}):
-            inside = 'rttc_inside{lane="runs"} 1.0'
-            until(lambda: inside in get(server.url, "/metrics").text)
-        until(lambda: "rttc_hung_up_total 1.0" in get(server.url, "/metrics").text)
-        until(lambda: 'rttc_inside{lane="runs"} 0.0' in get(server.url, "/metrics").text)
-        assert post(server.url, CHAT, hello(policy="direct")).status_code == 200
-        server.stop()
-        assert server.wait() == 0
 
 
 @pytest.mark.parametrize("has_browser", [True, False])

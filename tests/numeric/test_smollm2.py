@@ -33,7 +33,7 @@ def turns(question: str) -> tuple[ChatTurn, ...]:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine(smollm2_path: Path) -> Iterator[LocalEngine]:
     engine = LocalEngine(smollm2_path, device="cpu", threads=1)
     yield engine

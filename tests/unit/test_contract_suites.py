@@ -43,6 +43,16 @@ def classes() -> tuple[ast.ClassDef, ...]:
     return tuple(node for node in nodes if isinstance(node, ast.ClassDef))
 
 
+@cache
+def named() -> dict[str, list[ast.ClassDef]]:
+    """Return our classes by name."""
+    found: dict[str, list[ast.ClassDef]] = {}
+    for node in classes():
+        found.setdefault(node.name, []).append(node)
+    return found
+
+
+@cache
 def base_names(node: ast.ClassDef) -> set[str]:
     return {base.id for base in node.bases if isinstance(base, ast.Name)}
 
@@ -51,7 +61,9 @@ def base_names(node: ast.ClassDef) -> set[str]:
 def methods(node: ast.ClassDef) -> set[str]:
     """Return a class's methods, with those of the abstract classes that it is made from."""
     own = {f.name for f in node.body if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef))}
-    bases = (one for one in classes() if one.name in base_names(node) and "ABC" in base_names(one))
+    bases = (
+        one for name in base_names(node) for one in named().get(name, ()) if "ABC" in base_names(one)
+    )
     return own.union(*map(methods, bases))
 
 
