@@ -79,7 +79,7 @@ def rows(
 
 def test_a_probe_finds_what_the_states_tell() -> None:
     """With a difference of three standard deviations the AUC is .98, and a vote is beaten."""
-    probe = fit_probe(rows(80, signal=3.0), SETTINGS)
+    probe = fit_probe(rows(40, signal=3.0), SETTINGS)
     figures = probe.figures
     assert figures["auc"] > 0.95
     assert all(one > 0.9 for one in figures["auc_by_depth"])
@@ -90,37 +90,34 @@ def test_a_probe_finds_what_the_states_tell() -> None:
     assert probe.widest is not None
     assert probe.widest > 4
     assert "It is closed for no domain." in card_lines(probe)
-    assert fit_probe(rows(80, signal=3.0), SETTINGS).fingerprint() == probe.fingerprint()
+    assert fit_probe(rows(40, signal=3.0), SETTINGS).fingerprint() == probe.fingerprint()
 
 
 def test_a_probe_reads_how_sure_the_model_was_of_its_steps() -> None:
     """The states are noise, and a right step is likelier by four standard deviations."""
-    probe = fit_probe(rows(80, signal=0.0, surer=0.4), SETTINGS)
+    probe = fit_probe(rows(40, signal=0.0, surer=0.4), SETTINGS)
     assert probe.figures["auc"] > 0.95
     assert probe.closed == {}
 
 
 def test_steps_whose_log_probability_is_not_known_are_left_out() -> None:
-    some = rows(80, signal=3.0)
-    for row in some[:40]:
+    some = rows(40, signal=3.0)
+    for row in some[:20]:
         for answer in row["answers"]:
             for step in answer["steps"]:
                 step["logprob"] = None
-    assert (
-        fit_probe(some, SETTINGS).figures["steps"]
-        < fit_probe(rows(80, signal=3.0), SETTINGS).figures["steps"]
-    )
+    assert fit_probe(some, SETTINGS).figures["steps"] == 20 * 8 * 3
 
 
 def test_a_probe_of_noise_is_closed_and_chooses_nothing() -> None:
-    probe = fit_probe(rows(60, signal=0.0), SETTINGS)
+    probe = fit_probe(rows(40, signal=0.0), SETTINGS)
     assert probe.widest == 1
     assert "over a plain vote" in probe.closed[""]
     assert any(line.startswith("- all other domains:") for line in card_lines(probe))
 
 
 def test_domains_are_closed_one_by_one_and_have_maps_of_their_own() -> None:
-    both = [*rows(60, signal=3.0, domain="sums"), *rows(60, signal=0.0, domain="law", seed=1)]
+    both = [*rows(40, signal=3.0, domain="sums"), *rows(40, signal=0.0, domain="law", seed=1)]
     probe = fit_probe(both, SETTINGS)
     assert set(probe.maps) == {"", "sums", "law"}
     assert "law" in probe.closed

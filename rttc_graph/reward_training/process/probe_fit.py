@@ -1,10 +1,15 @@
-"""Fitting a probe to drawn steps: principal directions, a logistic head, maps, and figures."""
+"""Fitting a probe to drawn steps: principal directions, a logistic head, maps, and figures.
+
+A few hundred questions are too few to be set aside: the penalty is chosen, the maps are fitted and
+the figures are measured by cross-fitting, each on folds of questions that the fit has not seen.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 from statistics import fmean
 from typing import Any, NamedTuple, cast
 
@@ -24,14 +29,10 @@ from rttc_graph.reward_training.process.step_rows import (
 from rttc_graph.reward_training.reward_metrics import auc
 from rttc_graph.search.steps.step_widths import widest_useful
 from rttc_graph.search.weighted import log_odds_of
-from rttc_graph.support.logistic import fit_logistic
+from rttc_graph.support.logistic import LogisticFit, fit_logistic
 
-HELD_OUT, CALIBRATION = 0, 1
-"""Folds of questions: neither the fit nor the maps see those held out; the ridge is chosen, and the
-maps are fitted, on the second one."""
-
-RIDGES = (1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0)
-"""Strengths of the penalty that are tried; the best by log-loss on the second fold is kept."""
+RIDGES = (10.0, 1000.0, 10_000.0, 100_000.0)
+"""Strengths of the penalty that are tried; the best by cross-fitted log-loss is kept."""
 
 CONFIDENCE_SCALE = 30.0
 """Factor of the numbers of `step_confidences`, so that the penalty is meant for states: these are a
@@ -40,8 +41,11 @@ thousand, and often know less than those three."""
 LEAST_QUESTIONS = 20
 """Questions with right and wrong answers below which a probe would be made of chance."""
 
+LEAST_FOLDS = 3
+"""Folds among which these must lie, so that what is fitted on some can be chosen on others."""
+
 LEAST_OF_DOMAIN = 60
-"""Steps of a domain in the second fold before it gets a map of its own."""
+"""Steps of a domain before it gets a map of its own."""
 
 FAR_SHARE = 0.995
 """Share of the training steps that are as near as the farthest that is judged."""
@@ -69,9 +73,10 @@ class ProbeSettings:
 
 
 class _Point(NamedTuple):
-    """One state with its label."""
+    """End of a step, with its label."""
 
-    state: tuple[float, ...]
+    read: tuple[float, ...]
+    """State, and `step_confidences`."""
     label: float
     right: bool
     group: str
@@ -81,17 +86,27 @@ class _Point(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
-    mean: torch.Tensor
-    scale: torch.Tensor
-    directions: torch.Tensor
-    spread: torch.Tensor
-    farthest: float
-    fit: Any = field(repr=False)
+class _CrossFitted:
+    """Probes by fold, each made of all other folds, so that none has seen what it judges."""
+
+    by_fold: Mapping[int, Probe]
+    otherwise: Probe
+    """Judges the questions of a fold that no probe was made of."""
+
+    def shares(self, question: str, domain: str, read: Sequence[tuple[float, ...]]) -> list[float]:
+        """Return the probability of each step of a question, by the numbers that are read there."""
+        if not read:
+            return []
+        probe = self.by_fold.get(fold_number(question), self.otherwise)
+        scores, _ = probe.scores(torch.tensor(read))
+        scale = probe.maps.get(domain, probe.maps[""])
+        return [scale(float(score)) for score in scores]
 
 
 def fit_probe(rows: Sequence[QuestionSteps], settings: ProbeSettings) -> Probe:
-    """Return a probe with its figures, fitted on some of the questions and measured on others.
+    """Return a probe fitted on all questions, with figures of probes made in the same way.
+
+    For each fold of questions a probe is made of the others, and measured on the fold.
 
     Args:
         rows: Drawn steps of many questions; those whose answers are all right or all wrong count
@@ -102,43 +117,34 @@ def fit_probe(rows: Sequence[QuestionSteps], settings: ProbeSettings) -> Probe:
         ConfigurationError: There are too few questions, or a package is missing.
     """
     telling = [row for row in rows if 0 < row["rate"] < 1]
-    folds = {row["key"]: fold_number(row["question"]) for row in rows}
-    train = _points(row for row in telling if folds[row["key"]] not in (HELD_OUT, CALIBRATION))
-    tuned = _points(row for row in telling if folds[row["key"]] == CALIBRATION)
-    if len(telling) < LEAST_QUESTIONS or not _has_both(train) or not _has_both(tuned):
+    points = _points(telling)
+    folds = sorted({fold_number(point.group) for point in points})
+    without = {fold: [p for p in points if fold_number(p.group) != fold] for fold in folds}
+    if (
+        len(telling) < LEAST_QUESTIONS
+        or len(folds) < LEAST_FOLDS
+        or not all(map(_has_both, without.values()))
+    ):
         raise ConfigurationError(
             f"{len(telling)} of {len(rows)} questions have right answers and wrong ones with "
             f"hidden states, and at least {LEAST_QUESTIONS} are needed: give more questions, or "
             "ones of which the model gets some right"
         )
-    head = _head(train, tuned, settings)
-    raw = Probe(
-        name=settings.name,
-        policy_model=settings.policy_model,
-        policy_fingerprint=settings.policy_fingerprint,
-        adapter=settings.adapter,
-        mean=head.mean,
-        scale=head.scale,
-        directions=head.directions,
-        spread=head.spread,
-        slopes=torch.tensor(head.fit.slopes),
-        offset=head.fit.offset,
-        farthest=head.farthest,
+    probe = _fitted(points, settings)
+    judge = _CrossFitted(
+        {fold: _fitted(others, settings) for fold, others in without.items()}, probe
     )
-    mapped = replace(raw, maps=_maps(raw, tuned))
-    held_out = [row for row in rows if folds[row["key"]] == HELD_OUT]
-    figures = probe_figures(mapped, held_out)
-    counts = {"questions": len(rows), "telling": len(telling), "held_out": len(held_out)}
+    figures = _figures(judge, rows)
+    counts = {"questions": len(rows), "telling": len(telling), "steps": len(points)}
     return replace(
-        mapped,
+        probe,
         widest=None if figures["auc"] is None else widest_useful(figures["auc"]),
-        closed=_closed(mapped, held_out),
-        figures={**counts, "steps": len(train), "base_rate": fmean(p.right for p in train)}
-        | figures,
+        closed=_closed(judge, rows, settings.name),
+        figures=counts | {"base_rate": fmean(p.right for p in points)} | figures,
     )
 
 
-def probe_figures(probe: Probe, rows: Sequence[QuestionSteps]) -> dict[str, Any]:
+def _figures(judge: _CrossFitted, rows: Sequence[QuestionSteps]) -> dict[str, Any]:
     """Return what a probe is worth on questions that it was not fitted on.
 
     `auc` and `log_loss` are over step ends, beside `base_log_loss` of always saying the share of
@@ -149,7 +155,11 @@ def probe_figures(probe: Probe, rows: Sequence[QuestionSteps]) -> dict[str, Any]
     the same tokens, with its 95 % interval by question.
     """
     points = _points(row for row in rows if 0 < row["rate"] < 1)
-    shares = _shares(probe, points)
+    shares = [
+        share
+        for (question, domain), own in groupby(points, key=lambda p: (p.group, p.domain))
+        for share in judge.shares(question, domain, [point.read for point in own])
+    ]
     right = [point.right for point in points]
     rate = fmean(right) if right else 0.5
     thirds = [
@@ -163,40 +173,59 @@ def probe_figures(probe: Probe, rows: Sequence[QuestionSteps]) -> dict[str, Any]
         ],
         "log_loss": _mean_loss(shares, right),
         "base_log_loss": _mean_loss([rate] * len(right), right),
-        "first_error_f1": _first_error_f1(probe, rows),
-        "gain_over_majority": _gain(probe, rows),
+        "first_error_f1": _first_error_f1(judge, rows),
+        "gain_over_majority": _gain(judge, rows),
     }
 
 
-def _head(train: Sequence[_Point], tuned: Sequence[_Point], settings: ProbeSettings) -> _Head:
-    states = torch.tensor([point.state for point in train], dtype=torch.float64)  # [N, F]
-    mean, scale = states.mean(dim=0), states.std(dim=0).clamp(min=1e-6)
-    wide = (states - mean) / scale
+def _fitted(points: Sequence[_Point], settings: ProbeSettings) -> Probe:
+    """Return a probe of these points; its penalty and its maps are chosen by cross-fitting."""
+    read = torch.tensor([point.read for point in points], dtype=torch.float64)  # [N, F]
+    mean, scale = read.mean(dim=0), read.std(dim=0).clamp(min=1e-6)
+    wide = (read - mean) / scale
     directions = _directions(wide, settings)
     along = wide @ directions.T  # [N, K]
     spread = along.std(dim=0).clamp(min=1e-6)
     far = (along / spread).square().mean(dim=1)
-    labels = [point.label for point in train]
-    features = cast("list[list[float]]", along.tolist())  # pyright: ignore[reportUnknownMemberType]
-    best: tuple[float, Any] | None = None
-    tuned_along = (
-        (torch.tensor([p.state for p in tuned], dtype=torch.float64) - mean) / scale
-    ) @ directions.T
-    for ridge in RIDGES:
-        fit = fit_logistic(features, labels, ridge=ridge, extra="local")
-        said = (tuned_along @ torch.tensor(fit.slopes, dtype=torch.float64) + fit.offset).sigmoid()
-        loss = _mean_loss([float(p) for p in said], [point.right for point in tuned]) or math.inf
-        if best is None or loss < best[0]:
-            best = (loss, fit)
-    assert best is not None  # there are ridges
-    return _Head(
+    tried = {ridge: _unseen_scores(points, along, ridge) for ridge in RIDGES}
+    right = [point.right for point in points]
+    ridge = min(RIDGES, key=lambda one: _mean_loss(tried[one], right) or math.inf)
+    fit = _logistic(points, along, range(len(points)), ridge)
+    return Probe(
+        name=settings.name,
+        policy_model=settings.policy_model,
+        policy_fingerprint=settings.policy_fingerprint,
+        adapter=settings.adapter,
         mean=mean.float(),
         scale=scale.float(),
         directions=directions.float(),
         spread=spread.float(),
+        slopes=torch.tensor(fit.slopes),
+        offset=fit.offset,
         farthest=float(far.quantile(FAR_SHARE)) * 1.5,
-        fit=best[1],
+        maps=_maps(tried[ridge], points),
     )
+
+
+def _unseen_scores(points: Sequence[_Point], along: torch.Tensor, ridge: float) -> list[float]:
+    """Return the score of each point by a fit on the folds of questions that it is not in."""
+    folds = [fold_number(point.group) for point in points]
+    scores = [0.0] * len(points)
+    for fold in set(folds):
+        others = [n for n, one in enumerate(folds) if one != fold]
+        own = [n for n, one in enumerate(folds) if one == fold]
+        fit = _logistic(points, along, others, ridge)
+        found = (along[own] @ torch.tensor(fit.slopes, dtype=along.dtype) + fit.offset).sigmoid()
+        for n, score in zip(own, found, strict=True):
+            scores[n] = float(score)
+    return scores
+
+
+def _logistic(
+    points: Sequence[_Point], along: torch.Tensor, places: Sequence[int], ridge: float
+) -> LogisticFit:
+    features = cast("list[list[float]]", along[list(places)].tolist())  # pyright: ignore[reportUnknownMemberType]
+    return fit_logistic(features, [points[n].label for n in places], ridge=ridge, extra="local")
 
 
 def _directions(wide: torch.Tensor, settings: ProbeSettings) -> torch.Tensor:
@@ -212,11 +241,11 @@ def _directions(wide: torch.Tensor, settings: ProbeSettings) -> torch.Tensor:
     return directions
 
 
-def _maps(probe: Probe, points: Sequence[_Point]) -> dict[str, CalibrationMap]:
+def _maps(scores: Sequence[float], points: Sequence[_Point]) -> dict[str, CalibrationMap]:
     """Return the map of all domains, and those of domains with enough steps."""
-    raw = _raw(probe, points)
     pairs = [
-        Labelled(score, point.right, point.group) for score, point in zip(raw, points, strict=True)
+        Labelled(score, point.right, point.group)
+        for score, point in zip(scores, points, strict=True)
     ]
     found = {"": fit_map("platt", pairs)}
     for domain in sorted({point.domain for point in points}):
@@ -227,19 +256,17 @@ def _maps(probe: Probe, points: Sequence[_Point]) -> dict[str, CalibrationMap]:
     return found
 
 
-def _closed(probe: Probe, rows: Sequence[QuestionSteps]) -> dict[str, str]:
+def _closed(judge: _CrossFitted, rows: Sequence[QuestionSteps], name: str) -> dict[str, str]:
     """Return the domains in which votes weighted by the probe are not above a plain vote."""
     found: dict[str, str] = {}
     for domain in ["", *sorted({row["domain"] for row in rows if row["domain"]})]:
         own = [row for row in rows if not domain or row["domain"] == domain]
-        gain = _gain(probe, own)
-        if gain is None:
-            found[domain] = f"the probe {probe.name!r} was not measured: no question was held out"
-        elif gain[1] <= 0:
+        mean, low, high = _gain(judge, own)
+        if low <= 0:
             found[domain] = (
-                f"on {len(own)} questions that the probe {probe.name!r} has not seen, its votes "
-                f"gain {100 * gain[0]:+.1f} points ({100 * gain[1]:+.1f} to "
-                f"{100 * gain[2]:+.1f}) over a plain vote of the same answers"
+                f"on {len(own)} questions that the probe {name!r} had not seen, its votes gain "
+                f"{100 * mean:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}) over a plain "
+                "vote of the same answers"
             )
     return found
 
@@ -297,43 +324,22 @@ def _is_right(answer: DrawnAnswer, number: int) -> bool:
     return answer["right"]
 
 
-def _raw(probe: Probe, points: Sequence[_Point]) -> list[float]:
-    if not points:
-        return []
-    scores, _ = probe.scores(torch.tensor([point.state for point in points]))
-    return [float(score) for score in scores]
-
-
-def _shares(probe: Probe, points: Sequence[_Point]) -> list[float]:
-    return [
-        _mapped(probe, score, point.domain)
-        for score, point in zip(_raw(probe, points), points, strict=True)
-    ]
-
-
-def _mapped(probe: Probe, score: float, domain: str) -> float:
-    found = probe.maps.get(domain, probe.maps.get(""))
-    return score if found is None else found(score)
-
-
-def _of_steps(probe: Probe, answer: DrawnAnswer, domain: str) -> list[float | None]:
+def _of_steps(judge: _CrossFitted, answer: DrawnAnswer, row: QuestionSteps) -> list[float | None]:
     """Return the probability of each step of an answer; `None` where it has no state."""
     found = [_read_step(answer, number) for number in range(len(answer["steps"]))]
     known = [one for one in found if one is not None]
-    if not known:
-        return [None] * len(found)
-    scores = iter([float(score) for score in probe.scores(torch.tensor(known))[0]])
-    return [None if one is None else _mapped(probe, next(scores), domain) for one in found]
+    shares = iter(judge.shares(row["question"], row["domain"], known))
+    return [None if one is None else next(shares) for one in found]
 
 
-def _first_error_f1(probe: Probe, rows: Sequence[QuestionSteps]) -> float | None:
+def _first_error_f1(judge: _CrossFitted, rows: Sequence[QuestionSteps]) -> float | None:
     found: list[bool] = []
     clean: list[bool] = []
     for row in rows:
         for answer in row["answers"]:
             if not answer["was_probed"]:
                 continue
-            shares = _of_steps(probe, answer, row["domain"])
+            shares = _of_steps(judge, answer, row)
             below = [n for n, share in enumerate(shares) if share is not None and share < 0.5]
             if answer["first_wrong"] is None:
                 clean.append(not below)
@@ -345,15 +351,15 @@ def _first_error_f1(probe: Probe, rows: Sequence[QuestionSteps]) -> float | None
     return 2 * both[0] * both[1] / sum(both) if sum(both) else 0.0
 
 
-def _gain(probe: Probe, rows: Sequence[QuestionSteps]) -> tuple[float, float, float] | None:
+def _gain(judge: _CrossFitted, rows: Sequence[QuestionSteps]) -> tuple[float, float, float]:
     """Return the gain in accuracy of votes weighted by the last step, with its interval."""
     ours: list[float] = []
     theirs: list[float] = []
     for row in rows:
-        shares = [_of_steps(probe, one, row["domain"])[-1] for one in row["answers"]]
+        shares = [_of_steps(judge, one, row)[-1] for one in row["answers"]]
         ours.append(_voted_right(row, [log_odds_of(share) for share in shares]))
         theirs.append(_voted_right(row, [1.0] * len(shares)))
-    return paired_difference(ours, theirs) if ours else None
+    return paired_difference(ours, theirs)
 
 
 def _voted_right(row: QuestionSteps, weights: Sequence[float]) -> float:
@@ -392,7 +398,8 @@ def card_lines(probe: Probe) -> list[str]:
         f"(digest `{probe.policy_fingerprint}`). It says how likely an answer that goes on from "
         "the end of a step is right, and takes no forward pass.",
         "",
-        "Figures are of questions that neither the fit nor the maps have seen.",
+        "Figures are cross-fitted: each question was judged by a probe of the same making that had "
+        "seen none of its fold.",
         "",
         "| figure | value |",
         "| --- | --- |",
