@@ -11,18 +11,18 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
-from rttc_graph.arms import Arm, Proposer
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.ray_serve.ray_settings import RaySettings
 from rttc_graph.integrations.rewards.reward_settings import (
@@ -31,7 +31,7 @@ from rttc_graph.integrations.rewards.reward_settings import (
     ServedSettings,
 )
 from rttc_graph.samples.corrections import CorrectionsPolicy
-from rttc_graph.settings import RttcSettings, TrainingDtype, Trigger, ViewKind, domain_settings
+from rttc_graph.settings import RttcSettings, TrainingDtype, domain_settings
 from rttc_graph.support.encodings import open_text, undecodable
 from rttc_graph.support.identity import known_names
 from rttc_graph.support.others_words import problem_words
@@ -68,6 +68,18 @@ class _TomlFile(TomlConfigSettingsSource):
         return tomllib.loads(text)
 
 
+class _Environment(EnvSettingsSource):
+    """Variables of the environment; a list is words with commas or its one string, not JSON."""
+
+    def prepare_field_value(
+        self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool
+    ) -> Any:
+        """Return the value of a field as its validators take it."""
+        if isinstance(field.default, tuple):
+            return value
+        return super().prepare_field_value(field_name, field, value, value_is_complex)
+
+
 class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportIncompatibleVariableOverride]  # a superset
     """Settings of an installation: folders, database, models, and the defaults of a run."""
 
@@ -79,33 +91,6 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         frozen=True,
     )
 
-    # The environment has a list as words with commas, or as its one string, not as JSON.
-    arms: Annotated[tuple[Arm, ...], NoDecode] = Field(
-        default=(), description=RttcSettings.model_fields["arms"].description
-    )
-    search_from: Annotated[tuple[Proposer, ...], NoDecode] = Field(
-        default=(), description=RttcSettings.model_fields["search_from"].description
-    )
-    search_lookup_on: Annotated[tuple[Trigger, ...], NoDecode] = Field(
-        default=RttcSettings.model_fields["search_lookup_on"].default,
-        min_length=1,
-        description=RttcSettings.model_fields["search_lookup_on"].description,
-    )
-    ttt_augment: Annotated[tuple[ViewKind, ...], NoDecode] = Field(
-        default=(), description=RttcSettings.model_fields["ttt_augment"].description
-    )
-    stop_strings: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], NoDecode
-    ] = Field(
-        default=(), max_length=16, description=RttcSettings.model_fields["stop_strings"].description
-    )
-    search_step_marks: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=20)], ...], NoDecode
-    ] = Field(
-        default=("\n",),
-        max_length=8,
-        description=RttcSettings.model_fields["search_step_marks"].description,
-    )
     home: Path = Field(
         default=Path("~/.rttc"),
         description="Folder of models, data and the embedded Postgres.",
@@ -288,8 +273,8 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put flags before the environment and the environment before the file."""
-        del dotenv_settings, file_secret_settings
-        return (init_settings, env_settings, _TomlFile(settings_cls))
+        del env_settings, dotenv_settings, file_secret_settings
+        return (init_settings, _Environment(settings_cls), _TomlFile(settings_cls))
 
     @property
     def engine_sizes_file(self) -> Path:
