@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,13 +30,19 @@ from rttc_graph.integrations.lora.adapter_layout import (
     adapter_layout,
     copy_sharing,
 )
-from rttc_graph.integrations.lora.row_terms import RowTerms, TermsOfRows, combine_adapters
+from rttc_graph.integrations.lora.row_terms import (
+    RowTerms,
+    StayingTerms,
+    TermsOfRows,
+    combine_adapters,
+)
 from rttc_graph.integrations.lora.together.joint_terms import AdapterStack, JointTerms
 from rttc_graph.integrations.lora.training_batches import Batch
 from rttc_graph.integrations.lora.training_terms import FrozenLinear, TrainingTerms, frozen_bytes
 from rttc_graph.integrations.transformers.decoding.running_batch import ROUNDING, has_plain_cache
 from rttc_graph.integrations.transformers.free_memory import free_bytes
 from rttc_graph.integrations.transformers.recomputing import recomputed
+from rttc_graph.integrations.transformers.recorded.fixed_batch import StayingForward
 
 __all__ = ("AdaptedModel", "Below")
 
@@ -44,6 +51,9 @@ _PROBES = 33
 
 _STACKS_SHARE = 1 / 2
 """Share of the free memory that a batch's stacked adapters may take."""
+
+_KEPT_STACKS = 4
+"""Stacks of adapters that stay for recorded passes, of different numbers of rows or ranks."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +102,8 @@ class AdaptedModel:
         self.dtype: torch.dtype = model.dtype
         self._twin = copy_sharing(model).train(False)
         self._mode = ForwardMode()
+        self._staying: OrderedDict[tuple[int, int, int], StayingTerms] = OrderedDict()
+        self._stacks_made = 0
         self._last_terms: tuple[tuple[Adapter | None, ...], TermsOfRows | None] | None = None
         for number, (name, _) in enumerate(self.layout.layers):
             layer = self._twin.get_submodule(name)
@@ -121,6 +133,34 @@ class AdaptedModel:
 
         return forward
 
+    def staying_rows(self, adapters: Sequence[Adapter | None]) -> StayingForward | None:
+        """Return a forward pass over adapters in memory that stays; `None` if they differ in shape.
+
+        Its kind is that of the memory: passes of another one are other passes.
+        """
+        present = [adapter for adapter in adapters if adapter is not None]
+        if len({(adapter.rank, adapter.first) for adapter in present}) != 1:
+            return None
+        key = (len(adapters), present[0].rank, present[0].first)
+        terms = self._staying.get(key)
+        if terms is None:
+            while len(self._staying) >= _KEPT_STACKS:
+                self._staying.popitem(last=False)
+            if present[0].bytes * len(adapters) > self._room_for_stacks():
+                return None
+            self._stacks_made += 1
+            terms = self._staying[key] = StayingTerms(
+                present[0], len(adapters), serial=self._stacks_made
+            )
+        self._staying.move_to_end(key)
+        terms.load(adapters)
+
+        def forward(**kwargs: Any) -> Any:
+            with self._in_mode(ForwardMode(terms=terms)):
+                return self._twin(**kwargs)
+
+        return StayingForward(forward, ("rows", terms.serial))
+
     def _terms_of(self, adapters: tuple[Adapter | None, ...]) -> TermsOfRows | None:
         """Return the terms of rows; the last ones are kept, as a batch's rows seldom change."""
         last = self._last_terms
@@ -132,6 +172,8 @@ class AdaptedModel:
     def forget_rows(self) -> None:
         """Let go of the adapters of the last rows; from any thread."""
         self._last_terms = None
+        for terms in list(self._staying.values()):
+            terms.forget()
 
     def _room_for_stacks(self) -> float:
         """Return the memory that stacked adapters may take, beside the resident ones."""

@@ -75,12 +75,17 @@ class Adapter:
     def in_type(self, dtype: torch.dtype) -> Adapter:
         """Return the adapter in one buffer of a type: itself, if it is that already."""
         whole = self.on(self.device)
-        flat = cast("Tensor", whole.flat)
+        flat = whole.numbers
         if flat.dtype == dtype:
             return whole
         moved = flat.to(dtype)
         shapes = [(a.shape, b.shape) for a, b in self.pairs]
         return replace(self, flat=moved, pairs=pairs_in(moved, shapes))
+
+    @property
+    def numbers(self) -> Tensor:
+        """All numbers in one buffer, of which the tensors are views if it was `flat`."""
+        return cast("Tensor", self.on(self.device).flat)
 
     @property
     def device(self) -> torch.device:
@@ -217,8 +222,7 @@ def stacked_pairs(adapters: Sequence[Adapter]) -> list[tuple[Tensor, Tensor]]:
     Args:
         adapters: R adapters of one rank, first target, type and device.
     """
-    flats = [cast("Tensor", adapter.on(adapter.device).flat) for adapter in adapters]
-    numbers = torch.stack(flats)
+    numbers = torch.stack([adapter.numbers for adapter in adapters])
     shapes = [half.shape for a, b in adapters[0].pairs for half in (a, b.t())]
     halves = stacked_views(numbers, shapes)
     return list(zip(halves[::2], halves[1::2], strict=True))

@@ -125,13 +125,30 @@ class ResidentAdapters:
         Raises:
             AdaptationError: A key is not resident.
         """
+        with self._pinned(keys) as adapters:
+            if any(adapters):
+                yield self.adapted.forward_rows(adapters)
+            else:
+                yield self._model.forward
+
+    @contextmanager
+    def staying_rows(self, keys: Sequence[str | None]) -> Generator[Callable[..., Any]]:
+        """Yield what `rows` does, over memory that stays, where the adapters are of one shape.
+
+        Raises:
+            AdaptationError: A key is not resident.
+        """
+        with self._pinned(keys) as adapters:
+            staying = self.adapted.staying_rows(adapters)
+            yield staying or self.adapted.forward_rows(adapters)
+
+    @contextmanager
+    def _pinned(self, keys: Sequence[str | None]) -> Generator[list[Adapter | None]]:
+        """Yield the adapters of rows, which stay resident until the context is left."""
         named = {key for key in keys if key is not None}
-        if not named:
-            yield self._model.forward
-            return
         held = self._pin(named)
         try:
-            yield self.adapted.forward_rows([None if key is None else held[key] for key in keys])
+            yield [None if key is None else held[key] for key in keys]
         finally:
             self._release(named)
 

@@ -18,9 +18,17 @@ import torch
 from torch import Tensor
 
 from rttc_graph.errors import AdaptationError
-from rttc_graph.integrations.lora.adapter_layout import Adapter, stacked_pairs
+from rttc_graph.integrations.lora.adapter_layout import Adapter, stacked_pairs, stacked_views
 
-__all__ = ("OneByOne", "RowTerms", "SideBySide", "TermsOfRows", "add_product", "combine_adapters")
+__all__ = (
+    "OneByOne",
+    "RowTerms",
+    "SideBySide",
+    "StayingTerms",
+    "TermsOfRows",
+    "add_product",
+    "combine_adapters",
+)
 
 
 class RowTerms(Protocol):
@@ -202,6 +210,67 @@ class SideBySide:
             into.baddbmm_(low, b, alpha=self._alpha)
         else:
             into.add_(torch.bmm(low, b).to(out.dtype), alpha=self._alpha)
+
+
+class StayingTerms:
+    """Terms of all rows over one stack that stays where it is; rows without one have zeros there.
+
+    A recorded pass reads the stack as it is when it is replayed. No gradients.
+
+    Args:
+        like: Adapter whose rank and first target all have.
+        rows: Rows of the batch.
+        serial: Number that no other stack of the model has.
+    """
+
+    def __init__(self, like: Adapter, rows: int, *, serial: int) -> None:
+        flat = like.numbers
+        shapes = [half.shape for a, b in like.pairs for half in (a, b.t())]
+        self.serial = serial
+        self._first = like.first
+        self._numbers = flat.new_zeros((rows, flat.numel()))
+        self._scale = flat.new_zeros((rows, 1, 1))
+        halves = stacked_views(self._numbers, shapes)
+        self._pairs = list(zip(halves[::2], halves[1::2], strict=True))
+        self._held: list[Adapter | None] = [None] * rows
+
+    def load(self, adapters: Sequence[Adapter | None]) -> None:
+        """Take the rows' adapters in, those that are there already excepted."""
+        for row, adapter in enumerate(adapters):
+            if adapter is self._held[row]:
+                continue
+            if adapter is None:
+                self._numbers[row].zero_()
+            else:
+                self._numbers[row].copy_(adapter.numbers)
+                self._scale[row] = adapter.scale
+            self._held[row] = adapter
+
+    def forget(self) -> None:
+        """Hold no adapter any more; the copies stay until others are loaded."""
+        self._held = [_FORGOTTEN] * len(self._held)
+
+    def output(
+        self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return the target's output with each row's term; see `RowTerms.output`."""
+        out = forward(x)
+        if index < self._first:
+            return out
+        _check_rows(name, x, len(self._held))
+        a, b = self._pairs[index - self._first]
+        given = x.reshape(len(self._held), -1, x.shape[-1])  # [B, T, in]
+        into = out.view(len(self._held), -1, out.shape[-1])  # [B, T, out]
+        low = torch.bmm(given.to(a.dtype), a.transpose(1, 2)).mul_(self._scale)  # [B, T, rank]
+        if out.dtype == b.dtype:
+            into.baddbmm_(low, b)
+        else:
+            into.add_(torch.bmm(low, b).to(out.dtype))
+        return out
+
+
+_FORGOTTEN = Adapter(rank=1, alpha=1.0, pairs=())
+"""Stands for an adapter that was let go of."""
 
 
 def _add_term(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:

@@ -63,7 +63,7 @@ class ChatTransformers(BaseChatModel):
     """0 is greedy."""
     top_p: float = 1.0
     seed: int | None = None
-    """Makes sampling repeatable, whatever a call is batched with."""
+    """Makes sampling repeatable, whatever a call is batched with, up to the rounding of logits."""
     adapter: str | None = None
     """Key of a resident adapter; `None` is the base model."""
     logprobs: bool = False

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from transformers import (
@@ -39,6 +39,7 @@ from rttc_graph.integrations.transformers.precision import (
     spare_plans,
     weight_options,
 )
+from rttc_graph.integrations.transformers.recorded.fixed_batch import StayingForward
 from rttc_graph.integrations.transformers.weight_files.trusted_folders import NO_CODE
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
@@ -69,6 +70,17 @@ class RowAdapters(Protocol):
 
         `None` is the base model. Outside the context the model is as if there were no adapters.
         """
+        ...
+
+
+@runtime_checkable
+class StayingRows(Protocol):
+    """Adapters whose forward passes may be recorded."""
+
+    def staying_rows(
+        self, keys: Sequence[str | None]
+    ) -> AbstractContextManager[Callable[..., Any]]:
+        """Yield what `RowAdapters.rows` does, a `StayingForward` where one is possible."""
         ...
 
 
@@ -107,8 +119,14 @@ class LoadedModel:
         return int(self.model.config.get_text_config().vocab_size)
 
     @contextmanager
-    def forward_rows(self, keys: Sequence[str | None]) -> Generator[Callable[..., Any]]:
+    def forward_rows(
+        self, keys: Sequence[str | None], *, stays: bool = False
+    ) -> Generator[Callable[..., Any]]:
         """Yield a forward pass that gives batch row i the adapter `keys[i]`; `None` is the base.
+
+        Args:
+            keys: Adapter of each row.
+            stays: Whether the pass is to use the same memory each time, so that it may be recorded.
 
         Raises:
             PolicyModelError: An adapter is not resident.
@@ -116,10 +134,17 @@ class LoadedModel:
         for key in keys:
             if key is not None:
                 self.require_adapter(key)
+        if stays and not any(keys):
+            yield StayingForward(self.model.forward, "base")
+            return
         if self.adapters is None:
             yield self.model.forward
             return
-        with self.adapters.rows(keys) as forward:
+        if stays and isinstance(self.adapters, StayingRows):
+            rows = self.adapters.staying_rows(keys)
+        else:
+            rows = self.adapters.rows(keys)
+        with rows as forward:
             yield forward
 
     def owner(self, key: str | None, reuse_scope: str = "") -> Owner:

@@ -78,7 +78,8 @@ class GenerationRequest:
     """Sampling temperature; 0 is greedy decoding."""
     top_p: float = 1.0
     seed: int | None = None
-    """Seed that makes sampling repeatable for this request, whatever else is in the batch."""
+    """Seed that makes sampling repeatable for this request, whatever else is in the batch;
+    up to the rounding of its logits, which shows in 16 bits."""
     stop: tuple[str, ...] = ()
     """Strings before the first of which generation ends; they are not part of the text."""
     adapter: str | None = None

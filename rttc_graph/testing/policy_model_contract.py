@@ -60,7 +60,7 @@ class PolicyModelContract:
             assert found.mean_logprob <= 0
 
     async def test_a_seed_makes_sampling_repeatable(self, policy_model: PolicyModel) -> None:
-        """A seed gives the same answer, whatever else is in the batch."""
+        """A seed gives the same answer, whatever else is in the batch, at least in float32."""
         drawn = replace(request_for("a b c"), temperature=1.0, seed=7)
         [alone] = await policy_model.generate([drawn])
         _, together = await policy_model.generate([request_for("d e"), drawn])

@@ -26,7 +26,6 @@ from rttc_graph.errors import AdaptationError, BudgetExceeded
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.adapter_layout import Adapter
 from rttc_graph.integrations.lora.together.joint_batches import PassShape
-from rttc_graph.integrations.lora.together.joint_pass import Capture
 from rttc_graph.integrations.lora.together.joint_terms import AdapterStack
 from rttc_graph.integrations.lora.together.pass_runner import PassRunner
 from rttc_graph.integrations.lora.training_batches import (
@@ -44,6 +43,7 @@ from rttc_graph.integrations.lora.training_loop import (
 )
 from rttc_graph.integrations.lora.training_watch import TrainingWatch
 from rttc_graph.integrations.transformers.loading import load_model
+from rttc_graph.integrations.transformers.recorded.capture import Capture
 from rttc_graph.settings import TttSettings
 
 

@@ -6,9 +6,8 @@ a GPU a recording of it is replayed, which takes one launch instead of some thou
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import cast
 
 import torch
 from torch.nn import functional
@@ -18,21 +17,9 @@ from rttc_graph.integrations.lora.together.joint_batches import JointRows, PassS
 from rttc_graph.integrations.lora.together.joint_terms import AdapterStack
 from rttc_graph.integrations.lora.training_batches import Batch
 from rttc_graph.integrations.lora.training_loop import Pass
+from rttc_graph.integrations.transformers.recorded.capture import Capture, recorded
 
-__all__ = ("Capture", "CudaGraphs", "JointPass", "capture_for")
-
-
-_MOST_OFF = 0.05
-"""Largest difference of a replay from the plain pass, as a share: in bfloat16 with sums in any
-order a gradient is off by some thousandths."""
-
-
-class Capture(Protocol):
-    """Records work on tensors that stay where they are."""
-
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Return what does the work again; the work may have been done by then."""
-        ...
+__all__ = ("JointPass",)
 
 
 class JointPass:
@@ -85,32 +72,14 @@ class JointPass:
             self._work(below, check)
         else:
             if self._replay is None:
-                self._replay = self._recorded(self._capture)
+                self._replay = recorded(
+                    self._capture, self._work, (self._losses, self._stack.gradient)
+                )
             else:
                 self._replay()
         losses = cast("list[float]", self._losses.tolist())[: len(wanted)]
         self._stack.hand_out(weights)
         return losses
-
-    def _recorded(self, capture: Capture) -> Callable[[], None]:
-        """Return the replay of a recording that does what the plain pass does, and did it now.
-
-        Raises:
-            RuntimeError: It does something else.
-        """
-        self._work()
-        plain = [tensor.clone().float() for tensor in (self._losses, self._stack.gradient)]
-        replay = capture(self._work)
-        for tensor in (self._losses, self._stack.gradient):
-            tensor.fill_(math.nan)
-        replay()
-        for tensor, right in zip((self._losses, self._stack.gradient), plain, strict=True):
-            off = float((tensor - right).square().sum().sqrt())
-            size = float(right.square().sum().sqrt())
-            # Numbers that are none have no difference: such a pass tells nothing.
-            if math.isfinite(size) and not off <= _MOST_OFF * size:
-                raise RuntimeError(f"the replay is off by {off:.2g}, from numbers of {size:.2g}")
-        return replay
 
     def _take(self, rows: JointRows) -> None:
         """Put the rows where the pass reads them."""
@@ -149,36 +118,3 @@ class JointPass:
             found = torch.autograd.grad(losses.sum(), self._stack.halves, allow_unused=True)
         self._stack.keep(found)
         self._losses.copy_(losses.detach())
-
-
-class CudaGraphs:
-    """Records work on a GPU as CUDA graphs, which share one pool of memory.
-
-    They may, as one is replayed after the other and nothing of one is read later but what lies
-    outside of the pool. Recording takes some 0.6 s for a model of 8 billion parameters.
-    """
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record work, and return its replay.
-
-        The work is done three times before, as torch asks for, so that what is allocated and
-        chosen at first use is there.
-        """
-        stream = cast("Any", torch.cuda).Stream()  # torch has no types for it
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                work()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            work()
-        return graph.replay
-
-
-def capture_for(device: torch.device) -> Capture | None:
-    """Return what records passes on a device; `None` where there is nothing to record with."""
-    return CudaGraphs() if device.type == "cuda" and torch.cuda.is_available() else None

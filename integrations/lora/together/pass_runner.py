@@ -10,9 +10,10 @@ from rttc_graph.errors import RttcError
 from rttc_graph.integrations.concurrency.worker_threads import shortest_turns
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel, Below
 from rttc_graph.integrations.lora.together.joint_batches import PassShape
-from rttc_graph.integrations.lora.together.joint_pass import Capture, JointPass
+from rttc_graph.integrations.lora.together.joint_pass import JointPass
 from rttc_graph.integrations.lora.together.joint_terms import AdapterStack
 from rttc_graph.integrations.lora.training_loop import Pass, run_alone
+from rttc_graph.integrations.transformers.recorded.capture import Capture
 from rttc_graph.integrations.transformers.torch_errors import let_go
 
 __all__ = ("PassRunner",)

@@ -1,7 +1,9 @@
 """Generation: requests of all callers in one running batch, which they join and leave at any token.
 
 Everything but `Decoder.queue` runs in the lane. Each row has its own settings, adapter, random
-numbers, deadline and stop strings, and gives the same answer alone and in a batch.
+numbers, deadline and stop strings. In float32 it gives the same tokens alone and in a batch, up to
+logits that differ by rounding alone. In 16 bits products of other sizes round otherwise, so that an
+answer may part from that of the row alone where two tokens are nearly as likely.
 
     queue -> waiting rows -> _admit: compute prompts, first tokens -> running batch
                                       _burst: one token a row and pass, until a row is over
@@ -44,6 +46,8 @@ from rttc_graph.integrations.transformers.decoding.schema_mask import masked
 from rttc_graph.integrations.transformers.decoding.token_sampling import choose
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.model_lane import ModelLane
+from rttc_graph.integrations.transformers.recorded.capture import capture_for
+from rttc_graph.integrations.transformers.recorded.fixed_batch import FixedBatch, can_stay
 from rttc_graph.integrations.transformers.torch_errors import is_out_of_memory, let_go, translated
 
 LENGTH_SLACK_TOKENS = 32
@@ -57,6 +61,10 @@ SHARED_TOKENS = 32
 
 A further pass costs as much as some 16 tokens of a prompt (docs/experiments.md, "Drafts").
 """
+
+_CHECKED_TOKENS = 128
+"""Most tokens of a pass that checks drafts of several rows: an H100 multiplies some 250 tokens by
+weights of 16 bits in the time in which it reads these."""
 
 
 class Decoder:
@@ -81,6 +89,8 @@ class Decoder:
         self._rows: list[Row] = []
         self._prefixes = PromptCache(max_bytes=max_prefix_bytes)
         self._batch: Batch = RunningBatch(torch.device("cpu"))
+        self._fixed: FixedBatch | None = None
+        """Batch of a device that records passes; it and its recordings outlive a run."""
         self._has_company = True
         """Whether the model's rows may share a pass, a prefix, and have drafts checked."""
         self._is_running = False
@@ -140,7 +150,7 @@ class Decoder:
     def _decode(self, loaded: LoadedModel) -> Generator[None, None, None]:
         """Compute prompts and tokens until no row is left."""
         self._has_company = loaded.can_batch
-        self._batch = RunningBatch(loaded.device) if loaded.can_batch else LoneRow(loaded.device)
+        self._batch = self._new_batch(loaded)
         while True:
             self._settle(loaded)
             newcomers = self._next_group()
@@ -151,6 +161,22 @@ class Decoder:
             else:
                 return
             yield
+
+    def _new_batch(self, loaded: LoadedModel) -> Batch:
+        """Return an empty batch, of the kind that the device and the model are best served by."""
+        if not loaded.can_batch:
+            return LoneRow(loaded.device)
+        if self._fixed is None:
+            capture = capture_for(loaded.device)
+            if capture is None or not can_stay(loaded.model, loaded.context_tokens):
+                return RunningBatch(loaded.device)
+            self._fixed = FixedBatch(
+                loaded.device,
+                context_tokens=loaded.context_tokens,
+                most_positions=self._max_tokens,
+                capture=capture,
+            )
+        return self._fixed
 
     def _settle(self, loaded: LoadedModel) -> None:
         """Remove rows that are over: answered, cancelled, late, or without their adapter."""
@@ -310,7 +336,7 @@ class Decoder:
             return False
         return (
             len(rows) <= self._max_rows
-            and len(rows) * max(row.size for row in rows) <= self._max_tokens
+            and self._batch.positions(len(rows), max(row.size for row in rows)) <= self._max_tokens
         )
 
     def _admit(self, newcomers: list[Row], loaded: LoadedModel) -> None:
@@ -343,7 +369,7 @@ class Decoder:
             for row in newcomers:
                 row.parked = None
             self._remember(owners, places, same, before=len(draft))
-            self._take(newcomers, logits, draft)
+            self._take(newcomers, logits, [draft] * len(newcomers))
 
     def _remember(
         self, owners: Sequence[Row], places: Sequence[int], same: Sequence[bool], *, before: int
@@ -361,22 +387,44 @@ class Decoder:
     def _burst(self, loaded: LoadedModel) -> None:
         """Compute tokens until a row is over or the lane is needed; adapters are set up once."""
         rows = self._rows
-        with self._blaming(rows), loaded.forward_rows([row.adapter for row in rows]) as forward:
+        keys = [row.adapter for row in rows] + [None] * (self._batch.width - len(rows))
+        stays = self._batch.is_fixed
+        with self._blaming(rows), loaded.forward_rows(keys, stays=stays) as forward:
             reader = StateReader(forward) if any(row.tells_state for row in rows) else None
             while True:
-                draft = self._draft()
-                new = [[row.tokens[-1], *draft] for row in rows]
+                drafts = self._drafts()
+                wide = max(map(len, drafts))
+                new = [
+                    [row.tokens[-1], *draft, *([0] * (wide - len(draft)))]
+                    for row, draft in zip(rows, drafts, strict=True)
+                ]
                 logits = self._batch.step(new, reader or forward)
-                states = reader.last(1 + len(draft)) if reader else None
-                self._take(rows, logits, draft, states)
+                states = reader.last(1 + wide) if reader else None
+                self._take(rows, logits, drafts, states)
                 if self._lane.is_wanted() or any(row.is_over for row in rows):
                     return
+
+    def _drafts(self) -> list[tuple[int, ...]]:
+        """Return each running row's draft, which its next pass checks.
+
+        On a GPU a pass costs its launches and one reading of the weights, so several rows may have
+        drafts, as long as their tokens are few beside what the weights' reading takes.
+        """
+        if len(self._rows) < 2 or not self._batch.is_fixed:
+            return [self._draft()] if len(self._rows) == 1 else [()] * len(self._rows)
+        most = _CHECKED_TOKENS // len(self._rows) - 1
+        return [
+            row.drafts.after(row.tokens, room=min(most, row.room - len(row.tokens) - 1))
+            if row.draw.is_greedy
+            else ()
+            for row in self._rows
+        ]
 
     def _draft(self, newcomers: Sequence[Row] = ()) -> tuple[int, ...]:
         """Return a draft of the next tokens of a row that is alone; its next pass checks them.
 
         A lone row's pass spends its time reading weights, so more tokens are nearly free. With more
-        rows each further token costs its full time.
+        rows each further token costs its full time on a CPU.
         """
         rows = [*self._rows, *newcomers]
         if not self._has_company or len(rows) > 1 or not rows[0].draw.is_greedy:
@@ -391,34 +439,42 @@ class Decoder:
         self,
         rows: Sequence[Row],
         logits: Tensor,
-        draft: Sequence[int],
+        drafts: Sequence[Sequence[int]],
         states: Tensor | None = None,
     ) -> None:
-        """Give each row its next token, and a lone row also the draft tokens that are right.
+        """Give each row its next token, and the tokens of its draft that are right.
 
         Args:
             rows: Rows of the pass.
-            logits: Logits after the last token and after each token of the draft [B, 1 + D, V].
-            draft: D drafted tokens, which are in the cache already.
+            logits: Logits after the last token and after each token of the drafts [B, 1 + D, V].
+            drafts: Drafted tokens of each row, D at most, which are in the cache already.
             states: Hidden states behind these logits [B, 1 + D, F], where they were read.
         """
-        if not draft:
+        wide = logits.shape[1] - 1
+        if not wide:
             last = None if states is None else states[:, -1]
             next_logits = masked(logits[:, -1], [row.mask for row in rows])
             _push(rows, choose(next_logits, [row.draw for row in rows]), last)
             return
-        (row,) = rows
-        right = 0  # draft tokens accepted
-        # logits[0] is [1 + D, V]: place i holds the model's own choice where the draft has token i.
-        chosen = choose(logits[0], [row.draw] * logits.shape[1])
-        pairs = zip(*chosen, (*draft, None), strict=True)
-        for place, (token, logprob, drafted) in enumerate(pairs):
-            row.push(token, logprob, None if states is None else states[0, place])
-            if token != drafted or row.is_over:
-                break
-            right += 1
-        row.drafts.note(right=right)
-        self._batch.cut(len(draft) - right)  # rejected tokens leave the cache
+        # Of each row the places behind its last token and behind each token of its draft.
+        places = [(at, place) for at, draft in enumerate(drafts) for place in range(1 + len(draft))]
+        index = torch.tensor(places, device=logits.device).t()
+        draws = [rows[at].draw for at, _ in places]
+        chosen = zip(places, *choose(logits[index[0], index[1]], draws), strict=True)
+        # A place's choice is the row's own; it goes on while its draft had the same.
+        right = [0] * len(rows)
+        goes_on = [True] * len(rows)
+        for (at, place), token, logprob in chosen:
+            if not goes_on[at]:
+                continue
+            row, draft = rows[at], drafts[at]
+            row.push(token, logprob, None if states is None else states[at, place])
+            goes_on[at] = place < len(draft) and token == draft[place] and not row.is_over
+            right[at] += goes_on[at]
+        for row, draft, count in zip(rows, drafts, right, strict=True):
+            if draft:
+                row.drafts.note(right=count)
+        self._batch.cut_each([wide - count for count in right])  # rejected tokens leave the cache
 
     @contextmanager
     def _blaming(self, rows: Sequence[Row]) -> Generator[None]:
@@ -445,10 +501,10 @@ class Decoder:
         self._entering = []
         everybody = list(dict.fromkeys([*running, *failed]))
         was_running = failed == running
+        lacks_memory = is_out_of_memory(exc)
         if was_running or self._batch.rows != len(running):
             failed, self._rows = everybody, []  # the cache may be half written
-            self._batch.keep([])
-        lacks_memory = is_out_of_memory(exc)
+            self._batch.let_go() if lacks_memory else self._batch.keep([])
         if len(everybody) == 1 or (len(failed) == 1 and not lacks_memory):
             failed[0].fail(exc)
             return

@@ -67,8 +67,26 @@ class Batch(Protocol):
         """Copy the keys and values of a row's last tokens; see `RunningBatch.read`."""
         ...
 
-    def cut(self, tokens: int) -> None:
-        """Remove the last tokens of every row."""
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its memory stays, so that passes may be recorded, and rows are cut apart."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Number of rows that a pass computes; those beyond `rows` are nobody's."""
+        ...
+
+    def positions(self, rows: int, longest: int) -> int:
+        """Return the positions that so many rows of a length take."""
+        ...
+
+    def cut_each(self, counts: Sequence[int]) -> None:
+        """Remove the last tokens of each row, of each its own number; all alike if not fixed."""
+        ...
+
+    def let_go(self) -> None:
+        """Drop all rows and the memory that is kept for later ones."""
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -83,6 +101,8 @@ class RunningBatch:
         device: Device of the model.
     """
 
+    is_fixed = False
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._cache = DynamicCache()
@@ -94,6 +114,34 @@ class RunningBatch:
     def rows(self) -> int:
         """Number of rows."""
         return self._mask.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Number of rows that a pass computes."""
+        return self.rows
+
+    def positions(self, rows: int, longest: int) -> int:
+        """Return the positions that so many rows of a length take, padding included."""
+        return rows * longest
+
+    def cut_each(self, counts: Sequence[int]) -> None:
+        """Remove as many last tokens of every row.
+
+        Raises:
+            ValueError: The numbers differ: rows are cut together.
+        """
+        if len(set(counts)) > 1:
+            raise ValueError(f"rows are cut together, got {list(counts)}")
+        self.cut(counts[0])
+
+    def let_go(self) -> None:
+        """Drop all rows; nothing is kept for later ones."""
+        self.keep([])
+
+    @property
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [B, H, P, D] of each layer, padded on the left."""
+        return [(_present(layer.keys), _present(layer.values)) for layer in _layers(self._cache)]
 
     def join(
         self,
@@ -123,7 +171,7 @@ class RunningBatch:
             position_ids=positions(mask)[:, -ids.shape[1] :],  # [N, S] of [N, P + S]
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=last,
+            logits_to_keep=_last_places(last, ids.shape[1], self._device),
         )
         logits = cast("Tensor", out.logits)  # [N, last, V]
         if rows is not None and list(rows) != [*range(len(prompts))]:
@@ -259,6 +307,8 @@ class LoneRow:
         device: Device of the model.
     """
 
+    is_fixed = False
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._ids: list[int] = []
@@ -268,6 +318,29 @@ class LoneRow:
     def rows(self) -> int:
         """Number of rows, 0 or 1."""
         return 1 if self._ids else 0
+
+    @property
+    def width(self) -> int:
+        """Number of rows that a pass computes."""
+        return self.rows
+
+    def positions(self, rows: int, longest: int) -> int:
+        """Return the positions that so many rows of a length take, padding included."""
+        return rows * longest
+
+    def cut_each(self, counts: Sequence[int]) -> None:
+        """Remove as many last tokens of every row.
+
+        Raises:
+            ValueError: The numbers differ: rows are cut together.
+        """
+        if len(set(counts)) > 1:
+            raise ValueError(f"rows are cut together, got {list(counts)}")
+        self.cut(counts[0])
+
+    def let_go(self) -> None:
+        """Drop all rows; nothing is kept for later ones."""
+        self.keep([])
 
     def join(
         self,
@@ -338,6 +411,11 @@ def can_batch(model: PreTrainedModel) -> bool:
     continued by two tokens at once, gives the logits that it gives by itself. The trial takes three
     passes over a few tokens.
     """
+    return same_in_company(model, RunningBatch(model.device))
+
+
+def same_in_company(model: PreTrainedModel, batch: Batch) -> bool:
+    """Tell whether a row of a batch that is empty yet gives the logits that it gives by itself."""
     ids = [token % int(model.config.get_text_config().vocab_size) for token in range(1, 8)]
     short = 3
     try:
@@ -347,7 +425,6 @@ def can_batch(model: PreTrainedModel) -> bool:
             )
             if not has_plain_cache(model, alone):
                 return False
-            batch = RunningBatch(model.device)
             first = batch.join([ids, ids[:short]], model.forward)[1]
             more = batch.step([ids[:2], ids[short : short + 2]], model.forward)[1]
     except Exception:  # noqa: BLE001  # any failure means: decode row by row
@@ -390,6 +467,17 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Te
 def positions(mask: Tensor) -> Tensor:
     """Return each token's position in its own row [B, P]; padding has position 0."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _last_places(last: int, tokens: int, device: torch.device) -> int | Tensor:
+    """Return what a model takes for the places of which it is to compute logits.
+
+    On a GPU by number: of the last ones of each row a model makes a slice with gaps, and the head,
+    its largest matrix, is then read once for each row.
+    """
+    if device.type == "cpu":
+        return last
+    return torch.arange(tokens - last, tokens, device=device)
 
 
 def _layers(cache: DynamicCache) -> list[_Layer]:
