@@ -222,7 +222,8 @@ def test_rows_of_two_scopes_do_not_share_a_pass_over_their_prompt(
         DecodeRequest(generation=replace(request("the rain").generation, reuse_scope=scope))
         for scope in ("a", "b", "b")
     ]
-    with computed(keeping_engine) as shapes, held(keeping_engine):
-        futures = keeping_engine.decode(rows)
-    assert len({future.result(60).tokens for future in futures}) == 1
+    with computed(keeping_engine) as shapes:
+        with held(keeping_engine):
+            futures = keeping_engine.decode(rows)
+        assert len({future.result(60).tokens for future in futures}) == 1
     assert shapes[0][0] == 2  # one for each scope
