@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from rttc_graph.integrations.transformers.decoding import token_sampling
 from rttc_graph.integrations.transformers.decoding.token_sampling import Draw, choose
 
 # Probabilities 0.5, 0.3, 0.15, 0.05 at temperature 1.
@@ -95,6 +96,36 @@ def test_a_row_draws_the_same_in_any_company() -> None:
     alone = draws()[2]
     for _ in range(50):
         assert choose(mixed, company)[0][2] == choose(LOGITS, [alone])[0][0]
+
+
+def test_rows_that_are_sampled_at_once_have_the_tokens_that_each_has_alone() -> None:
+    """As a GPU samples them: with a nucleus and without, among greedy rows."""
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(1)) * 3
+    settings = [(0.7, 0.8), (0.0, 1.0), (1.0, 1.0), (1.3, 0.5), (0.4, 1.0), (1.0, 0.99)]
+
+    def draws() -> list[Draw]:
+        return [Draw.seeded(temperature=t, top_p=p, seed=n) for n, (t, p) in enumerate(settings)]
+
+    at_once, alone = draws(), draws()
+    for _ in range(50):
+        tokens, logprobs = choose(logits, at_once, at_once=True)
+        for row, draw in enumerate(alone):
+            [token], [logprob] = choose(logits[row : row + 1], [draw])
+            assert tokens[row] == token
+            assert logprobs[row] == pytest.approx(logprob, abs=1e-6)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0], ids=["least", "rounded-up-to-one"])
+def test_a_token_without_weight_is_never_drawn(
+    uniform: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of nothing at both ends, where a cumulative distribution stands still."""
+    monkeypatch.setattr(token_sampling, "_uniform", lambda _: torch.tensor(uniform))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    nothing = -math.inf
+    logits = torch.tensor([[nothing, 1.0, 2.0, nothing]])
+    for top_p in (1.0, 0.999):
+        draw = Draw.seeded(temperature=1, top_p=top_p, seed=0)
+        assert choose(logits, [draw])[0][0] in (1, 2)
 
 
 def test_torchs_global_generator_is_left_alone() -> None:

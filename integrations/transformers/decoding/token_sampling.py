@@ -1,13 +1,14 @@
 """Logits to tokens: greedy, or sampled with the row's own random numbers.
 
 Each sampled row draws one uniform number per token from its own generator on the CPU and looks it
-up in its cumulative distribution, all rows at once on the device. So a row's choice depends on its
-seed and its logits alone: not on what it is batched with, and not on the device's random generator.
+up in its cumulative distribution: on a GPU all rows at once, on a CPU row by row, as one row fits
+its cache. So a row's choice depends on its seed and its logits alone: not on what it is batched
+with, and not on the device's random generator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -48,40 +49,47 @@ class Draw:
         return Draw(self.temperature, self.top_p, generator)
 
 
-def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
+def choose(
+    logits: Tensor, draws: Sequence[Draw], *, at_once: bool | None = None
+) -> tuple[list[int], list[float]]:
     """Choose one token for each row.
 
     Args:
         logits: Any float type [B, V].
         draws: One for each row.
+        at_once: Whether rows are sampled together; `None` does so where the device is no CPU. The
+            tokens are the same.
 
     Returns:
         Tokens, and their log-probabilities in nats at temperature 1 (NaN if the logits are).
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)  # [B, V]
     tokens = logprobs.argmax(dim=-1)  # [B]
-    for of_nucleus in (False, True):  # a sort is most of the work
-        rows = [
-            row
-            for row, draw in enumerate(draws)
-            if not draw.is_greedy and (draw.top_p < 1) == of_nucleus
-        ]
-        if rows:
-            index = torch.tensor(rows, device=logits.device)
-            tokens[index] = _sample(logprobs[index], [draws[row] for row in rows])
+    for rows in _groups(draws, at_once=logits.device.type != "cpu" if at_once is None else at_once):
+        one = slice(rows[0], rows[0] + 1)  # a view; several rows are a copy
+        index = one if len(rows) == 1 else torch.tensor(rows, device=logits.device)
+        tokens[index] = _sample(logprobs[index], [draws[row] for row in rows])
     chosen = logprobs.gather(1, tokens[:, None])[:, 0]  # [B]
-    precise = _precise(logprobs)  # one read-back for both; float64 holds every token
-    both = torch.stack([tokens.to(precise), chosen.to(precise)])
-    found = cast("list[list[float]]", both.tolist())
+    # One read-back for both: float32 holds every token below 2²⁴.
+    found = cast("list[list[float]]", torch.stack([tokens, chosen]).tolist())
     return [int(token) for token in found[0]], found[1]
+
+
+def _groups(draws: Sequence[Draw], *, at_once: bool) -> Iterator[list[int]]:
+    """Yield the rows to be sampled together: of a nucleus or not, as a sort is most of the work."""
+    sampled = [row for row, draw in enumerate(draws) if not draw.is_greedy]
+    if not at_once:
+        yield from ([row] for row in sampled)
+        return
+    for of_nucleus in (False, True):
+        if rows := [row for row in sampled if (draws[row].top_p < 1) == of_nucleus]:
+            yield rows
 
 
 def _sample(logprobs: Tensor, draws: Sequence[Draw]) -> Tensor:
     """Draw from rows [S, V], all of a nucleus or none; float64, so that sums reach their total."""
     precise = _precise(logprobs)
-    told = [[draw.temperature, draw.top_p, float(_uniform(draw.generator))] for draw in draws]
-    numbers = torch.tensor(told, dtype=torch.float64).to(logprobs.device, precise)
-    temperature, top_p, uniform = numbers.t().unsqueeze(2)  # [S, 1] each
+    temperature, top_p, uniform = _told(draws, logprobs.device, precise)
     weights = torch.softmax(logprobs.to(precise) / temperature, dim=-1)  # [S, V]
     order: Tensor | None = None
     if draws[0].top_p < 1:
@@ -90,12 +98,22 @@ def _sample(logprobs: Tensor, draws: Sequence[Draw]) -> Tensor:
         outside = weights.cumsum(1) - weights >= top_p  # [S, V]
         weights = weights.masked_fill(outside, 0)
     upto = weights.cumsum(1)  # [S, V], not normalised: `aim` is scaled to its total
-    aim = uniform * upto[:, -1:]
+    total = upto[:, -1:]
+    # Below the total, also where rounding takes the product to it: so a token with a weight is hit.
+    aim = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     at = torch.searchsorted(upto, aim, right=True)  # [S, 1]
-    places = torch.arange(weights.shape[1], device=weights.device)
-    last = torch.where(weights != 0, places, 0).amax(dim=1, keepdim=True)
-    at = torch.minimum(at, last)  # if rounding took `aim` to the total
+    at = at.clamp_(max=weights.shape[1] - 1)  # numbers that are none are not found
     return (at if order is None else order.gather(1, at))[:, 0]
+
+
+def _told(
+    draws: Sequence[Draw], device: torch.device, dtype: torch.dtype
+) -> Iterable[float | Tensor]:
+    """Return temperature, top_p and a uniform number: of several rows [S, 1] each."""
+    told = [(draw.temperature, draw.top_p, float(_uniform(draw.generator))) for draw in draws]
+    if len(told) == 1:
+        return told[0]
+    return torch.tensor(told, dtype=torch.float64).to(device, dtype).t().unsqueeze(2).unbind()
 
 
 def _uniform(generator: torch.Generator) -> Tensor:

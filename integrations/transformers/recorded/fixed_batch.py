@@ -280,7 +280,7 @@ class FixedBatch:
         return cast("Tensor", out.logits)
 
 
-class _FixedLayer(CacheLayerMixin):
+class _FixedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers
     """The cache of one layer, in which each row's new tokens have places of their own.
 
     Args:
@@ -290,7 +290,7 @@ class _FixedLayer(CacheLayerMixin):
     """
 
     def __init__(self, keys: Tensor, values: Tensor, places: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers
         self.keys, self.values, self.is_initialized = keys, values, True
         self._places = places
 
