@@ -35,9 +35,10 @@ pytest_plugins = ["installations", "postgres_fixtures", "tiny_adapters", "tiny_m
 def certificates_read_once() -> Iterator[None]:
     """Read the bundle of certificates once, and not for each client: 20 ms, some thousand times."""
     with pytest.MonkeyPatch.context() as patch:
-        from httpx._transports import default
+        import httpx  # noqa: PLC0415  # behind the environment above
 
-        patch.setattr(default, "create_ssl_context", functools.cache(default.create_ssl_context))
+        read = functools.cache(httpx.create_ssl_context)
+        patch.setattr("httpx._transports.default.create_ssl_context", read)
         yield
 
 

@@ -62,7 +62,10 @@ def methods(node: ast.ClassDef) -> set[str]:
     """Return a class's methods, with those of the abstract classes that it is made from."""
     own = {f.name for f in node.body if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef))}
     bases = (
-        one for name in base_names(node) for one in named().get(name, ()) if "ABC" in base_names(one)
+        base
+        for name in base_names(node)
+        for base in named().get(name, ())
+        if "ABC" in base_names(base)
     )
     return own.union(*map(methods, bases))
 
