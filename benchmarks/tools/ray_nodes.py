@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,6 +71,7 @@ def node_of(actor: dict[str, Any]) -> str:
 @contextmanager
 def nodes(count: int = 3) -> Generator[Nodes]:
     """Start a cluster of a head and workers, and connect this process with it."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as on a machine of their own
     ray = ray_library()
     utils = require("ray.cluster_utils", extra="ray", purpose="clusters for tests")
     cluster: Any = utils.Cluster(

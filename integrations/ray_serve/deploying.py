@@ -40,6 +40,10 @@ __all__ = ("DeployedParts", "PartFactories", "deploy")
 
 _LOOK_AGAIN_SECONDS = 0.25
 _FACTS_SECONDS = 60.0
+_MAY_ANSWER = ("RUNNING", "DEPLOYING", "UNHEALTHY")
+"""States of an application in which a replica may answer: `UNHEALTHY` is one that lost a replica,
+`DEPLOYING` one whose replicas are being started, by another server perhaps."""
+
 _LONGEST_MESSAGE = 600
 """Characters of Ray's own message that go into an error, from its end, where the reason stands."""
 
@@ -95,8 +99,9 @@ def deploy(
 ) -> Generator[DeployedParts]:
     """Deploy parts on the cluster that this process is connected to, and wait until they are ready.
 
-    What is deployed already under the same name, from the same settings, is used as it is; from
-    others, Ray Serve replaces it replica by replica. Nothing is taken down at the end.
+    What is deployed already under the same name, from the same settings, is used as it is, also
+    while Ray Serve replaces a replica that was lost; from others, Ray Serve replaces it replica by
+    replica. Nothing is taken down at the end.
 
     Args:
         factories: Open the parts.
@@ -108,9 +113,9 @@ def deploy(
     """
     loop = LoopThread("rttc-ray", workers=1)
     wanted = {one.what: one for one in _applications(factories, settings, made_from)}
-    missing = [one for one in wanted.values() if not _is_running(one, made_from, loop)]
+    missing = [one for one in wanted.values() if not _is_there(one, made_from, loop)]
     _run(missing)
-    _await_running(list(wanted.values()), settings)
+    _await_running(missing, settings)
 
     def calls(what: str, error: type[BackendError]) -> HandleCalls:
         handle = serve_library().get_app_handle(wanted[what].name)
@@ -208,11 +213,15 @@ def _replicas(settings: RaySettings) -> dict[str, Any]:
     }
 
 
-def _is_running(application: _Application, made_from: str, loop: LoopThread) -> bool:
-    """Tell whether an application runs that was made from the same settings."""
+def _is_there(application: _Application, made_from: str, loop: LoopThread) -> bool:
+    """Tell whether a replica answers that was made from the same settings.
+
+    The application need not be whole. Deploying it again gives it a new version, for which Ray
+    Serve would replace the replicas that are well, while one that was lost is being replaced.
+    """
     serve = serve_library()
     found = serve.status().applications.get(application.name)
-    if found is None or found.status != "RUNNING":
+    if found is None or found.status not in _MAY_ANSWER:
         return False
     handle = serve.get_app_handle(application.name)
     calls = HandleCalls(handle, what=application.name, error=BackendError, loop=loop)

@@ -36,7 +36,7 @@ from rttc_graph.integrations.postgres.embedded_server.embedded_postgres import E
 from rttc_graph.integrations.ray_serve.deploying import PartFactories, deploy
 from rttc_graph.integrations.ray_serve.ray_adapter_trainer import RayAdapterTrainer
 from rttc_graph.integrations.ray_serve.ray_embedder import RayEmbedder
-from rttc_graph.integrations.ray_serve.ray_library import serve_library
+from rttc_graph.integrations.ray_serve.ray_library import ray_library, serve_library
 from rttc_graph.integrations.ray_serve.ray_policy_model import RayPolicyModel
 from rttc_graph.integrations.ray_serve.ray_reward_model import RayRewardModel
 from rttc_graph.integrations.ray_serve.ray_settings import RaySettings
@@ -248,13 +248,31 @@ async def test_cancelling_crosses_the_handle(away: LocalRttc) -> None:
     assert made.steps >= 4
 
 
+def state_of(application: str) -> str:
+    return str(serve_library().status().applications[application].status.value)
+
+
+def await_state(application: str, *states: str) -> None:
+    end = time.monotonic() + 300
+    while state_of(application) not in states:
+        assert time.monotonic() < end, f"{application} is {state_of(application)}"
+        time.sleep(0.1)
+
+
 def test_what_runs_already_is_used_as_it_is(away: LocalRttc, config: InstallationConfig) -> None:
-    """A second server of the same installation deploys nothing."""
-    before = {str(one["ActorID"]) for one in policy_replicas()}
+    """A second server of the same installation deploys nothing, also when a replica was lost."""
+    await_state("rttc-policy-model", "RUNNING")
+    before = policy_replicas()
+    ray = ray_library()
+    ray.kill(ray.get_actor(before[0]["Name"], namespace="serve"), no_restart=True)
+    await_state("rttc-policy-model", "UNHEALTHY", "DEPLOYING")
     with open_local(config, ray="auto") as other:
         theirs = asyncio.run(trainer_of(other).base_fingerprint())
         assert theirs == asyncio.run(trainer_of(away).base_fingerprint())
-    assert {str(one["ActorID"]) for one in policy_replicas()} == before
+    await_state("rttc-policy-model", "RUNNING")
+    after = {str(one["ActorID"]) for one in policy_replicas()}
+    assert len(after) == len(before)
+    assert after > {str(one["ActorID"]) for one in before[1:]}
 
 
 async def test_a_lost_node_loses_no_ask(cluster: Nodes, away: LocalRttc, here: LocalRttc) -> None:
@@ -266,7 +284,7 @@ async def test_a_lost_node_loses_no_ask(cluster: Nodes, away: LocalRttc, here: L
     expected = {one.question: (one.answer, one.adapter) for one in solo}
     assert len({adapter for _, adapter in expected.values()}) == len(questions)
     assert len({answer for answer, _ in expected.values()}) > len(questions) / 2
-    assert len({node_of(one) for one in policy_replicas()}) == 3
+    assert len({node_of(one) for one in policy_replicas()}) > 1
 
     figures = away.policy.adapter_calls
     assert figures is not None
@@ -275,6 +293,8 @@ async def test_a_lost_node_loses_no_ask(cluster: Nodes, away: LocalRttc, here: L
         away, in_turn(questions, 120), clients=16, after=60, ring=cluster.lose
     )
     cluster.add()
+    for part in ("policy-model", "trainers", "reward-model", "embedder"):
+        await asyncio.to_thread(await_state, f"rttc-{part}", "RUNNING")  # for the next test
 
     assert lost_at is not None
     assert [one.error for one in asked if one.answer is None] == []

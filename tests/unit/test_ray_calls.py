@@ -7,8 +7,9 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from enum import StrEnum
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import typer
@@ -17,10 +18,13 @@ from rttc_graph.cli.command_group import bare_option, command_group
 from rttc_graph.errors import BudgetExceeded, ConfigurationError, PolicyModelError
 from rttc_graph.installation.config import load_config
 from rttc_graph.integrations.concurrency.loop_thread import LoopThread
-from rttc_graph.integrations.ray_serve import cluster, handle_calls
+from rttc_graph.integrations.ray_serve import cluster, deploying, handle_calls
 from rttc_graph.integrations.ray_serve.cluster import open_cluster
+from rttc_graph.integrations.ray_serve.deploying import PartFactories
+from rttc_graph.integrations.ray_serve.embedder_replica import EmbedderFacts
 from rttc_graph.integrations.ray_serve.handle_calls import HandleCalls
 from rttc_graph.integrations.ray_serve.ray_settings import RaySettings
+from rttc_graph.protocols import MeasuringEmbedder
 
 
 class RayError(Exception):
@@ -96,6 +100,46 @@ def giving(result: Any) -> Callable[[], Any]:
         return result
 
     return work
+
+
+class FakeServe:
+    """Ray Serve with one application, in one state until it is deployed, and then running."""
+
+    def __init__(self, status: str | None, handle: Handle) -> None:
+        self._status = status
+        self._handle = handle
+        self.deployed: list[str] = []
+
+    def status(self) -> Any:
+        if self.deployed:
+            self._status = "RUNNING"
+        if self._status is None:
+            return SimpleNamespace(applications={})
+        found = SimpleNamespace(status=ApplicationStatus(self._status))
+        return SimpleNamespace(applications={"rttc-embedder": found})
+
+    def get_app_handle(self, _name: str) -> Handle:
+        return self._handle
+
+    def deployment(self, *_: Any, **__: Any) -> FakeServe:
+        return self
+
+    def bind(self, *_: Any) -> None:
+        """Take the arguments."""
+
+    def RunTarget(self, *, name: str, **_: Any) -> str:
+        return name
+
+    def run_many(self, names: list[str], **_: Any) -> None:
+        self.deployed += names
+
+
+class ApplicationStatus(StrEnum):
+    RUNNING = "RUNNING"
+    DEPLOYING = "DEPLOYING"
+    UNHEALTHY = "UNHEALTHY"
+    DEPLOY_FAILED = "DEPLOY_FAILED"
+    DELETING = "DELETING"
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +263,31 @@ async def test_items_are_handed_over_and_the_last_one_returned() -> None:
     last = await calls_of(handle).follow_within(None, "train", on_item=seen.append)
     assert (last, seen) == (3, [1, 1, 2])
     assert handle.arguments == [(None,), (None,)]
+
+
+@pytest.mark.parametrize(
+    ("status", "made_from", "deployed"),
+    [
+        ("RUNNING", "these", []),
+        ("UNHEALTHY", "these", []),  # a replica was lost; the others must not be replaced too
+        ("DEPLOYING", "these", []),
+        ("RUNNING", "others", ["rttc-embedder"]),
+        ("UNHEALTHY", "others", ["rttc-embedder"]),
+        ("DEPLOY_FAILED", "these", ["rttc-embedder"]),
+        ("DELETING", "these", ["rttc-embedder"]),
+        (None, "these", ["rttc-embedder"]),
+    ],
+)
+def test_what_answers_from_the_same_settings_is_not_deployed_again(
+    status: str | None, made_from: str, deployed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = EmbedderFacts(made_from=made_from, name="e", fingerprint="f", dimension=2)
+    cluster_of_one = FakeServe(status, Handle(giving(facts)))
+    monkeypatch.setattr(deploying, "serve_library", lambda: cluster_of_one)
+    factories = PartFactories(embedder=cast("Callable[[], MeasuringEmbedder]", dict))
+    with deploying.deploy(factories, RaySettings(), made_from="these") as parts:
+        assert parts.embedder is not None
+    assert cluster_of_one.deployed == deployed
 
 
 @pytest.mark.parametrize(
