@@ -9,7 +9,6 @@ by Zipf's law; each ask is two calls with one key, as a recall is.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import statistics
 import time
@@ -89,22 +88,21 @@ def main() -> None:
     ]
     with nodes(3):
         serve.start(proxy_location="Disabled")
-        for (name, option, more), number in itertools.product(ways, (1, 2)):
-            if number == 1:
-                made = serve.deployment(
-                    Held,
-                    name=name,
-                    num_replicas=REPLICAS,
-                    max_ongoing_requests=32,
-                    ray_actor_options={"num_cpus": 0.6},
-                    **more,
-                )
-                bound = made.bind(tells_serve=option == "multiplexed_model_id")
-                handle = serve.run(bound, name=name, route_prefix=None)
-            told = asyncio.run(_round(handle, option, [f"key-{n}" for n in range(KEYS)]))
-            print(f"{name}, round {number}: {told}")
-            if number == 2:
-                serve.delete(name)
+        for name, option, more in ways:
+            made = serve.deployment(
+                Held,
+                name=name,
+                num_replicas=REPLICAS,
+                max_ongoing_requests=32,
+                ray_actor_options={"num_cpus": 0.6},
+                **more,
+            )
+            bound = made.bind(tells_serve=option == "multiplexed_model_id")
+            handle = serve.run(bound, name=name, route_prefix=None)
+            for number in (1, 2):
+                told = asyncio.run(_round(handle, option, [f"key-{n}" for n in range(KEYS)]))
+                print(f"{name}, round {number}: {told}")
+            serve.delete(name)
         serve.shutdown()
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import simpy
+from simpy.resources.resource import Request
 
 __all__ = ("Measured", "Outcome", "Plan", "lru_hit_rate", "simulate", "zipf")
 
@@ -281,7 +282,8 @@ class _World:
         return own if own.load <= max(1.0, _BOUND * mean) else least
 
     def _ask_database(self, seconds: float) -> Generator[Any, Any]:
-        with self._database.request() as turn:
+        turn: Request = self._database.request()
+        with turn:
             yield turn
             self._database_busy += seconds
             yield self.env.timeout(seconds)
@@ -297,7 +299,8 @@ class _World:
             yield from replica.train()
             replica.keep(topic)
         else:
-            with self._trainers.request() as turn:
+            turn: Request = self._trainers.request()
+            with turn:
                 yield turn
                 yield self.env.timeout(self.plan.times.training_seconds)
         self._stored.add(topic)
