@@ -21,7 +21,7 @@ from rttc_graph.support.extras import require
 LIBRARY = "llguidance"
 
 _TOKENIZERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-"""What the library makes of a tokenizer: it reads the whole vocabulary, so each is read once."""
+"""Tokenizers as the library has them: it reads the whole vocabulary, so each is read once."""
 
 
 def can_follow_schemas() -> bool:
