@@ -20,6 +20,7 @@ from rttc_graph.nodes.panels.panel_drawing import PanelDrawing
 from rttc_graph.nodes.panels.panel_judging import judged_draws
 from rttc_graph.nodes.panels.panel_lookups import PanelLookUps
 from rttc_graph.nodes.panels.panel_steps import PanelSteps, with_partial_answer
+from rttc_graph.nodes.panels.panel_thoughts import PanelThoughts, with_root
 from rttc_graph.nodes.panels.panel_watching import PanelWatching, with_doubted_whole
 from rttc_graph.protocols import (
     Embedder,
@@ -108,6 +109,15 @@ class PanelRound:
         if proposal.watches or proposal.looks_up_at is not None:
             found = await self._looked_up(panel, proposal, state, scope, notes)
             return found or await self._no_room(scope)
+        if proposal.thinks is not None and proposal.thinks.places:
+            thoughts = PanelThoughts(
+                policy_model=self.policy_model,
+                reward_model=self.reward_model,
+                knowledge_base=self.knowledge_base,
+                embedder=self.embedder,
+            )
+            thought = await thoughts.grown(panel, proposal, state, scope, notes)
+            return thought or await self._no_room(scope)
         draws = any(n > 0 for n in proposal.draws.values())
         more = (proposal.continuations, proposal.revisions, proposal.expansions)
         wants_more = draws or any(more)
@@ -129,7 +139,8 @@ class PanelRound:
         for number, one in enumerate(drawn, len(panel.drawn)):
             stream_candidate(one["text"], state, scope, attempt=state["attempt"], number=number)
         drawn = await judged_draws(self.reward_model, drawn, panel, state, scope, notes)
-        return replace(panel, drawn=(*panel.drawn, *drawn))
+        panel = replace(panel, drawn=(*panel.drawn, *drawn))
+        return with_root(panel, state) if proposal.thinks and not panel.thoughts else panel
 
     async def _looked_up(
         self,
@@ -238,6 +249,7 @@ class PanelRound:
             checking_flops=before.get("checking_flops", 0.0),
             tree=tuple(before.get("tree", ())),
             lookups=tuple(before.get("lookups", ())),
+            thoughts=tuple(before.get("thoughts", ())),
             found=tuple(state.get("looked_up", ())),
             widest=await self._widest(state, scope),
             seed=scope.settings.seed,

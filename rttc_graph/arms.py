@@ -348,6 +348,12 @@ ARMS = ArmTable(
             weighs=True,
             steers=True,
         ),
+        panel_arm(
+            "graph_of_thoughts",
+            "rttc_graph.search.thinking.graph_of_thoughts:GraphOfThoughts",
+            cost=47,
+            steers=True,
+        ),
         *(
             panel_arm(name, f"rttc_graph.search.steps.{name}:{made}", cost=cost, continues=True)
             for name, made, cost in (

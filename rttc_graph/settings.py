@@ -140,6 +140,12 @@ class SearchSettings:
     """Cosine similarity of two queries from which on they are the same one."""
     lookup_tokens: int = 96
     """Most tokens that one look-up inserts."""
+    thoughts: int = 8
+    """Most questions that the run's own is split into, on all levels together."""
+    thought_parts: int = 3
+    """Most questions that one split gives."""
+    thought_depth: int = 2
+    """Most splits above a question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -404,7 +410,7 @@ class RttcSettings(BaseModel):
         le=64,
         description="Most answers that a panel draws, revisions among them (policies adaptive, "
         "majority, weighted, best_of_n, budget_forcing, search_o1, refine, revise, self_verify, "
-        "beam, dvts, particles, lookahead and mcts).",
+        "graph_of_thoughts, beam, dvts, particles, lookahead and mcts).",
         json_schema_extra=_on("panel_round"),
     )
     search_from: tuple[Proposer, ...] = Field(
@@ -529,8 +535,8 @@ class RttcSettings(BaseModel):
         default=0.95,
         gt=0,
         le=1,
-        description="Cosine similarity to an earlier query of search_o1 from which on a query "
-        "counts as asked already.",
+        description="Cosine similarity to an earlier query of search_o1, or question of "
+        "graph_of_thoughts, from which on one counts as asked already.",
         json_schema_extra=_on("panel_round"),
     )
     search_lookup_tokens: int = Field(
@@ -538,6 +544,28 @@ class RttcSettings(BaseModel):
         ge=8,
         le=4096,
         description="Most tokens that a look-up of search_o1 inserts into an answer.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_thoughts: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="Most smaller questions that graph_of_thoughts splits a question into, those "
+        "of all levels together.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_thought_parts: int = Field(
+        default=3,
+        ge=1,
+        le=8,
+        description="Most smaller questions that one split of graph_of_thoughts gives.",
+        json_schema_extra=_on("panel_round"),
+    )
+    search_thought_depth: int = Field(
+        default=2,
+        ge=1,
+        le=4,
+        description="Levels of graph_of_thoughts: 1 splits the question alone, 2 its parts too.",
         json_schema_extra=_on("panel_round"),
     )
     ttt_rank: int = Field(

@@ -189,6 +189,45 @@ class StepNode(TypedDict):
     """Place in `drawn` of the answer that ends with it; `None` for a step that ends none."""
 
 
+class Thought(TypedDict):
+    """One question of a graph of thoughts: the run's own, or one that it was split into."""
+
+    question: str
+    parent: int | None
+    """Place in the graph of the question that it was split from; `None` for the run's own."""
+    depth: int
+    """Number of splits above it; 0 for the run's own."""
+    needs: list[int]
+    """Places of the questions whose answers stand in its prompt."""
+    parts: list[int]
+    """Places of the questions that it was split into."""
+    round: int
+    """Round of the panel in which it came, from 0."""
+    status: Literal["open", "answered", "split", "joined"]
+    """Waits, is answered directly, waits for its parts, or is answered from them too."""
+    answer: str
+    """Best-judged answer, on one line; empty without any. The run's own has its answers in the
+    panel's draws."""
+    reward: float | None
+    """Judge's score in [0, 1] of it; `None` where the judge gave none."""
+    proposer: Attempt | None
+    """Attempt that the answer was drawn from."""
+    found: list[int]
+    """Places in `looked_up` of the samples that were found for it."""
+    near: list[float]
+    """Cosine similarity in [-1, 1] of each of these to this question."""
+    inserted: list[int]
+    """Places in `looked_up` of those that its answer rests on, with those below it."""
+    why: str
+    """Why it was not split, or what came of that; empty while nothing has."""
+    prompt_tokens: int
+    """Tokens of the prompts of its answers and its split; of the run's own, of its split alone."""
+    completion_tokens: int
+    reused_tokens: int
+    flops: float | None
+    """Floating-point operations of the model; `None` where it does not say how large it is."""
+
+
 class Compared(TypedDict):
     """Two draws of a panel that the policy model was asked to choose between."""
 
@@ -217,6 +256,8 @@ class PanelState(TypedDict):
     """Steps, of a strategy that writes answers step by step."""
     lookups: NotRequired[list[LookUp]]
     """Look-ups in mid-answer, in order."""
+    thoughts: NotRequired[list[Thought]]
+    """Questions that the run's own was split into, which is the first."""
 
 
 class Source(Sample):

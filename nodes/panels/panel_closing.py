@@ -29,6 +29,7 @@ from rttc_graph.search.panel import (
 )
 from rttc_graph.search.strategies import strategy_of
 from rttc_graph.search.strategy import Choice, without_votes
+from rttc_graph.search.thinking.thought_graph import ROOT, reward_of, why_whole
 from rttc_graph.search.weighted import judged_weight
 from rttc_graph.state import (
     Attempt,
@@ -41,6 +42,7 @@ from rttc_graph.state import (
     Sample,
     Spent,
     StepNode,
+    Thought,
 )
 
 NODE = "panel_round"
@@ -73,8 +75,7 @@ async def go_on(
 ) -> PanelUpdate:
     """Return the update of a round; the next step draws another one or finishes."""
     new = panel.drawn[len(before["drawn"]) :]
-    grown = replace(panel, drawn=new, tree=panel.tree[len(before.get("tree", ())) :])
-    paid = rows_of(grown)
+    paid, had = rows_of(panel), rows_of(_as_before(panel, before))
     choice = await _chosen(panel, state)
     chosen = None if isinstance(choice, Failure) else choice
     kept = without_needless_texts(panel, chosen=chosen.place if chosen else None)
@@ -91,6 +92,7 @@ async def go_on(
         "checking_flops": panel.checking_flops,
         "tree": list(panel.tree),
         "lookups": list(panel.lookups),
+        "thoughts": list(panel.thoughts),
     }
     checked = panel.checking_tokens - before.get("checking_tokens", 0)
     checked_flops = (panel.checking_flops or 0.0) - (before.get("checking_flops") or 0.0)
@@ -114,6 +116,7 @@ async def go_on(
                 if panel.tree
                 else {}
             ),
+            **({"thoughts": shown_thoughts(panel)} if panel.thoughts else {}),
         }
     )
     return {
@@ -123,8 +126,8 @@ async def go_on(
         "spent": added(
             state["spent"],
             since=scope.started,
-            tokens=_tokens(paid) + checked,
-            flops=_known_flops(paid) + checked_flops + judging_flops(notes),
+            tokens=_tokens(paid) - _tokens(had) + checked,
+            flops=_known_flops(paid) - _known_flops(had) + checked_flops + judging_flops(notes),
         ),
         "ledger": record(state, scope, notes.entries),
     }
@@ -166,6 +169,7 @@ async def finish(
         flops=_flops(panel),
         **({"steps": shown_steps(panel)} if panel.tree else {}),
         **({"lookups": shown_lookups(panel, kept)} if panel.lookups else {}),
+        **({"thoughts": shown_thoughts(panel)} if panel.thoughts else {}),
     )
     candidate: Candidate = {
         **candidate_of(kept, state),
@@ -223,9 +227,24 @@ def soon() -> float:
     return time.monotonic() + GRACE_SECONDS
 
 
-def rows_of(panel: Panel) -> list[Drawn | StepNode]:
+Row = Drawn | StepNode | Thought
+"""Whatever has tokens of its own."""
+
+
+def rows_of(panel: Panel) -> list[Row]:
     """Return all that was drawn, each row once: a step that ends an answer is the answer's."""
-    return [*panel.drawn, *(node for node in panel.tree if node["answer"] is None)]
+    steps = (node for node in panel.tree if node["answer"] is None)
+    return [*panel.drawn, *steps, *panel.thoughts]
+
+
+def _as_before(panel: Panel, before: PanelState) -> Panel:
+    """Return the panel as it was before this round, as far as it has tokens."""
+    return replace(
+        panel,
+        drawn=tuple(before["drawn"]),
+        tree=tuple(before.get("tree", ())),
+        thoughts=tuple(before.get("thoughts", ())),
+    )
 
 
 def shown_steps(panel: Panel, *, first: int = 0) -> list[dict[str, Any]]:
@@ -251,6 +270,36 @@ def shown_steps(panel: Panel, *, first: int = 0) -> list[dict[str, Any]]:
         for place, node in enumerate(panel.tree)
         if place >= first
     ]
+
+
+def shown_thoughts(panel: Panel) -> list[dict[str, Any]]:
+    """Return the questions of a panel's graph in a form that can be drawn, parents first.
+
+    The run's own question has the answer that is kept now, and the tokens of all its answers.
+    """
+    return [_shown_thought(panel, place) for place in range(len(panel.thoughts))]
+
+
+def _shown_thought(panel: Panel, place: int) -> dict[str, Any]:
+    one, of_panel = panel.thoughts[place], place == ROOT
+    best = best_of(panel.drawn, range(len(panel.drawn))) if of_panel else None
+    answer = one["answer"] if best is None else panel.drawn[best]["text"]
+    rows: list[Row] = [one, *(panel.drawn if of_panel else ())]
+    return {
+        "node": place,
+        "parent": one["parent"],
+        "parts": one["parts"],
+        "needs": one["needs"],
+        "depth": one["depth"],
+        "round": one["round"],
+        "status": one["status"],
+        "proposer": one["proposer"] if best is None else panel.drawn[best]["proposer"],
+        "question": one["question"][:SHOWN_CHARACTERS],
+        "answer": answer[:SHOWN_CHARACTERS],
+        "p": reward_of(panel, place) if answer else None,
+        "tokens": _tokens(rows),
+        "why": one["why"] or (why_whole(panel, place) if one["status"] == "answered" else ""),
+    }
 
 
 def shown_lookups(panel: Panel, kept: Drawn) -> list[dict[str, Any]]:
@@ -300,11 +349,11 @@ def _flops(panel: Panel) -> float | None:
     return summed(*(one.get("flops") for one in rows_of(panel)), panel.checking_flops)
 
 
-def _known_flops(drawn: Sequence[Drawn | StepNode]) -> float:
+def _known_flops(drawn: Sequence[Row]) -> float:
     return sum(one.get("flops") or 0.0 for one in drawn)
 
 
-def _tokens(drawn: Sequence[Drawn | StepNode]) -> int:
+def _tokens(drawn: Sequence[Row]) -> int:
     return sum(one["prompt_tokens"] + one["completion_tokens"] for one in drawn)
 
 

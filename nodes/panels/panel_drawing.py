@@ -208,13 +208,7 @@ class PanelDrawing:
             reason: Why it was drawn.
         """
         revisions = sum(row.revises is not None for row in rows)
-        numeric = wants_number(sample["answer"] for sample in solved(state["samples"]))
-        keeps_whole = ARMS.attempts[state["attempt"]].continues
-        parameters = await parameters_of(self.policy_model)
-        drawn = [
-            _drawn(row, one, numeric, parameters, keeps_whole=keeps_whole)
-            for row, one in zip(rows, made, strict=True)
-        ]
+        drawn = await self.read(rows, made, state)
         notes.add(
             "drawn",
             since=since,
@@ -228,6 +222,18 @@ class PanelDrawing:
             reason=reason,
         )
         return drawn
+
+    async def read(
+        self, rows: Sequence[DrawRow], made: Sequence[Generation], state: RttcState
+    ) -> list[Drawn]:
+        """Return draws made of what was generated for rows, in order, without rewards."""
+        numeric = wants_number(sample["answer"] for sample in solved(state["samples"]))
+        keeps_whole = ARMS.attempts[state["attempt"]].continues
+        parameters = await parameters_of(self.policy_model)
+        return [
+            _drawn(row, one, numeric, parameters, keeps_whole=keeps_whole)
+            for row, one in zip(rows, made, strict=True)
+        ]
 
     async def _prompt_of(
         self,
@@ -245,15 +251,19 @@ class PanelDrawing:
             if proposer in too_long:
                 continue
             try:
-                return proposer, *await self._prompt(proposer, turns[proposer], state, scope)
+                return proposer, *await self.prompt(proposer, turns[proposer], state, scope)
             except BudgetExceeded as exc:
                 too_long[proposer] = exc
         return None
 
-    async def _prompt(
+    async def prompt(
         self, proposer: Attempt, turn: int, state: RttcState, scope: RunScope
     ) -> tuple[tuple[ChatTurn, ...], tuple[int, ...]]:
-        """Return the prompt of a draw, and the places of the samples in it."""
+        """Return the prompt of a draw, and the places of the samples in it.
+
+        Raises:
+            BudgetExceeded: Not even one sample fits.
+        """
         task, samples = state["task"], state["samples"]
         if ARMS.attempts[proposer].finds == "adapter":
             prompts = scope.settings.prompts

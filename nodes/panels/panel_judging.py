@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import BackendError, BudgetExceeded
@@ -26,7 +26,7 @@ from rttc_graph.run.ledger import Notes
 from rttc_graph.run.prompts import samples_in_hand, standalone_query
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.panel import Panel
-from rttc_graph.state import Attempt, Candidate, Drawn, RttcState
+from rttc_graph.state import Arm, Attempt, Candidate, Drawn, RttcState
 
 
 async def judged_draws(
@@ -38,15 +38,62 @@ async def judged_draws(
     notes: Notes,
 ) -> list[Drawn]:
     """Return the answers of a round with rewards, as far as the judge gives any."""
+    since = time.monotonic()
+    judged = await rewarded(reward_model, drawn, panel.drawn, state, scope, notes)
+    if judged.arms:
+        notes.add(
+            "judged",
+            since=since,
+            reward_model=reward_model.name,
+            arms=judged.arms,
+            rewards=judged.rewards,
+            tokens=judged.tokens,
+            flops=judged.flops,
+            samples=len(samples_in_hand(state)),
+            tau_r=scope.settings.tau_r,
+        )
+    return judged.drawn
+
+
+class Judged(NamedTuple):
+    """Draws with their rewards, and what judging them took."""
+
+    drawn: list[Drawn]
+    arms: list[Arm]
+    """Arm of each draw that was judged: of each with a text."""
+    rewards: list[float | None]
+    """Reward of each of these."""
+    tokens: int | None
+    flops: float | None
+
+
+async def rewarded(
+    reward_model: RewardModel,
+    drawn: Sequence[Drawn],
+    earlier: Sequence[Drawn],
+    state: RttcState,
+    scope: RunScope,
+    notes: Notes,
+) -> Judged:
+    """Return draws with rewards, as far as the judge gives any; a failure is noted, nothing else.
+
+    Args:
+        reward_model: The judge.
+        drawn: Answers to the question of `state`.
+        earlier: Other answers to it, for a judge that compares.
+        state: State of the run, with the question and the samples that go with the answers.
+        scope: Scope of this step.
+        notes: Get an entry where judging fails.
+    """
     since, task = time.monotonic(), state["task"]
     judge = reward_model.within(tenant=scope.settings.tenant, domain=task["domain"])
     waiting = {n: candidate_of(one, state) for n, one in enumerate(drawn) if one["text"]}
     if not waiting:
-        return list(drawn)
-    earlier = [candidate_of(one, state) for one in panel.drawn if one["text"]]
+        return Judged(list(drawn), [], [], None, None)
+    others = [candidate_of(one, state) for one in earlier if one["text"]]
     requests = reward_requests(
         list(waiting.values()),
-        of_run=[*state["candidates"], *earlier, *waiting.values()],
+        of_run=[*state["candidates"], *others, *waiting.values()],
         samples=samples_in_hand(state),
     )
     query = standalone_query(state)
@@ -55,19 +102,11 @@ async def judged_draws(
     if failure is not None:
         unjudged = rewards.count(None)
         notes.add_failure(failure, since=since, what="judge draws", draws=unjudged)
-    notes.add(
-        "judged",
-        since=since,
-        reward_model=reward_model.name,
-        arms=[one["arm"] for one in waiting.values()],
-        rewards=rewards,
-        tokens=work.tokens,
-        flops=work.flops,
-        samples=len(samples_in_hand(state)),
-        tau_r=scope.settings.tau_r,
-    )
     given = dict(zip(waiting, rewards, strict=True))
-    return [cast("Drawn", {**one, "reward": given.get(n)}) for n, one in enumerate(drawn)]
+    judged = [cast("Drawn", {**one, "reward": given.get(n)}) for n, one in enumerate(drawn)]
+    return Judged(
+        judged, [one["arm"] for one in waiting.values()], rewards, work.tokens, work.flops
+    )
 
 
 async def judged_steps(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from rttc_graph.errors import ConfigurationError, EmbeddingError
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.nodes.panels.found_samples import cosine, seen_from, vectors_of
 from rttc_graph.nodes.panels.panel_continuing import own_prompt, prompt_tokens
 from rttc_graph.nodes.panels.panel_drawing import DrawRow, PanelDrawing
 from rttc_graph.nodes.panels.panel_judging import adapter_of, judged_draws
@@ -207,15 +208,14 @@ class PanelLookUps:
         if left < 1:
             return _Found(query=query, reason=f"k={settings.k} samples are shown already")
         earlier = [lookup["query"] for lookup in panel.lookups]
-        vectors = await survive(self._vectors([query, question, *earlier]), deadline=scope.deadline)
+        vectors = await survive(
+            vectors_of(self.embedder, [query, question, *earlier]), deadline=scope.deadline
+        )
         if isinstance(vectors, Failure):
             notes.add_failure(vectors, since=since, what="embed the query of a look-up")
             return _Found(query=query, reason="the query could not be embedded")
         asked, about, *before = vectors
-        if (
-            max((_cosine(asked, one) for one in before), default=-1.0)
-            >= settings.search.lookup_same
-        ):
+        if max((cosine(asked, one) for one in before), default=-1.0) >= settings.search.lookup_same:
             return _Found(query=query, reason="the query was asked already")
         ids = {state["samples"][place]["id"] for place in one["shown"]}
         ids |= {sample["id"] for sample in panel.found}
@@ -237,29 +237,8 @@ class PanelLookUps:
         new = [sample for sample in near if sample["id"] not in ids][:wanted]
         if not new:
             return _Found(query=query, reason="nothing new is near enough to the query")
-        return _Found(query=query, samples=await self._seen_from(about, new, scope))
-
-    async def _vectors(self, texts: Sequence[str]) -> list[list[float]]:
-        vectors = await self.embedder.embed(texts)
-        if len(vectors) != len(texts):
-            raise EmbeddingError(
-                f"{self.embedder.name} gave {len(vectors)} vectors for {len(texts)} texts"
-            )
-        return vectors
-
-    async def _seen_from(
-        self, question: Sequence[float], samples: Sequence[Sample], scope: RunScope
-    ) -> list[Sample]:
-        """Return samples with their similarity to the question, as judges and sources have it."""
-        vectors = await survive(
-            self._vectors([sample["question"] for sample in samples]), deadline=scope.deadline
-        )
-        if isinstance(vectors, Failure):
-            return list(samples)
-        return [
-            cast("Sample", {**sample, "similarity": _cosine(question, vector)})
-            for sample, vector in zip(samples, vectors, strict=True)
-        ]
+        seen = await seen_from(about, new, self.embedder, deadline=scope.deadline)
+        return _Found(query=query, samples=seen)
 
     async def _condensed(self, samples: Sequence[Sample], scope: RunScope) -> str:
         """Return samples as text, each cut so that all have `search_lookup_tokens` at most."""
@@ -346,7 +325,3 @@ def _looked_up(place: int, halt: Halt, found: _Found, panel: Panel, *, behind: b
 
 def _reward(panel: Panel, place: int | None) -> float | None:
     return None if place is None else panel.drawn[place]["reward"]
-
-
-def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(one, other, strict=True))

@@ -502,7 +502,7 @@ def _parts(result: Mapping[str, Any], policy: PolicyName) -> PartSeconds:
     where one of its proposers wants samples: that is told by the node.
     """
     records: Sequence[ArmRecord] = [ARMS[policy]] if policy in ARMS else list(ARMS.values())
-    events: dict[str, set[str]] = {"judging": {"judged"}}
+    events: dict[str, set[str]] = {"judging": {"judged", "judged_thoughts"}}
     for record in records:
         for part, counted in record.seconds.items():
             events.setdefault(part, set()).update(counted)

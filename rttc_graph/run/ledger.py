@@ -55,5 +55,6 @@ def record(state: RttcState, scope: RunScope, entries: Sequence[LedgerEntry]) ->
 
 def judging_flops(notes: Notes) -> float:
     """Return the operations of the judge in one step of a run, as far as they are known."""
-    judged = [one["detail"]["flops"] for one in notes.entries if one["event"] == "judged"]
+    events = ("judged", "judged_thoughts")
+    judged = [one["detail"]["flops"] for one in notes.entries if one["event"] in events]
     return float(sum(flops for flops in judged if flops is not None))

@@ -8,7 +8,7 @@ from typing import cast
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.settings import SearchSettings
-from rttc_graph.state import Drawn, LookUp, Sample, StepNode
+from rttc_graph.state import Drawn, LookUp, Sample, StepNode, Thought
 
 MAX_ROUNDS = 16
 """Most rounds of a panel: each is a step of the graph, and hosts limit the steps of a run."""
@@ -49,8 +49,10 @@ class Panel:
     """Steps so far, of a strategy that writes answers step by step."""
     lookups: tuple[LookUp, ...] = ()
     """Look-ups in mid-answer so far."""
+    thoughts: tuple[Thought, ...] = ()
+    """Questions of a graph of thoughts, the run's own first."""
     found: tuple[Sample, ...] = ()
-    """Samples that they found, in order."""
+    """Samples that look-ups and thoughts found, in order."""
     widest: int | None = None
     """Most steps behind one that the judge of steps is exact enough for; `None` if unknown."""
     seed: int = 0
@@ -77,6 +79,11 @@ class Panel:
     def left(self) -> int:
         """Number of answers that may still be drawn."""
         return max(0, self.size - len(self.drawn))
+
+    @property
+    def round(self) -> int:
+        """Number of rounds that are drawn."""
+        return MAX_ROUNDS - self.rounds_left
 
     def turns(self, count: int) -> dict[str, int]:
         """Return whom the next draws go to, at most `left` of them, as numbers by proposer.

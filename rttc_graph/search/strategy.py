@@ -39,6 +39,23 @@ class Expansion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Thinking:
+    """Questions of the graph of thoughts that are worked on, by their places in it."""
+
+    asks: tuple[int, ...] = ()
+    """Open questions that are answered, each once from every proposer."""
+    splits: tuple[int, ...] = ()
+    """Answered questions that are split into smaller ones."""
+    joins: tuple[int, ...] = ()
+    """Split questions that are answered from their parts; for the run's own, these are draws."""
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """All places that are named."""
+        return (*self.asks, *self.splits, *self.joins)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """The next round of draws, or the end."""
 
@@ -67,6 +84,9 @@ class Proposal:
     looks_up_at: int | None = None
     """Place of a draw that has a halt: it is looked up, and the answer goes on from there with what
     is found and without it; nothing else is drawn in such a round."""
+    thinks: Thinking | None = None
+    """Questions of the graph of thoughts to work on; without any, the question is put into the
+    graph once the answers of `draws` are there. Nothing else is drawn in such a round."""
     reason: str
     """Why, as the ledger says it."""
 

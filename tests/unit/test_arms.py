@@ -40,7 +40,7 @@ ATTEMPT = AttemptRecord(
 )
 PANELS = ("budget_forcing", "adaptive", "majority", "weighted", "best_of_n")
 STEERED = (
-    *("search_o1", "refine", "revise", "self_verify"),
+    *("search_o1", "refine", "revise", "self_verify", "graph_of_thoughts"),
     *("beam", "particles", "dvts", "lookahead", "mcts"),
 )
 """Panels whose draws rest on earlier ones."""

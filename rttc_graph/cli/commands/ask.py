@@ -27,7 +27,7 @@ from rttc_graph.cli.shared_options import (
     checked_question,
     with_default,
 )
-from rttc_graph.cli.step_tree_view import step_trees
+from rttc_graph.cli.step_tree_view import step_trees, thought_trees
 from rttc_graph.installation.ask_question import AskResult, describe_event, why_cut
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.jobs.fetch_models import fetch_missing
@@ -85,7 +85,9 @@ _UseCache = Annotated[
 _ShowTree = Annotated[
     bool,
     typer.Option(
-        "--show-tree", help="Draw the tree of steps, under a policy that grows one (such as beam)."
+        "--show-tree",
+        help="Draw the tree of steps or the graph of questions, under a policy that grows one "
+        "(such as beam or graph_of_thoughts).",
     ),
 ]
 _FailUnaccepted = Annotated[
@@ -167,7 +169,8 @@ def ask_question(  # noqa: PLR0913 - one parameter for each flag
     else:
         print_result(result)
         if show_tree:
-            for tree in step_trees(result["ledger"]):
+            ledger = result["ledger"]
+            for tree in (*step_trees(ledger), *thought_trees(ledger)):
                 out.print()
                 out.print(tree)
     if fail_unaccepted and not result["accepted"]:

@@ -1,1 +1,1 @@
-"""Strategies that think with the knowledge base: look-ups in mid-answer."""
+"""Strategies that think: look-ups in mid-answer, and questions split into smaller ones."""

@@ -1,0 +1,73 @@
+"""Two tasks of reasoning-gym whose questions fall into smaller ones, as folders for `rttc eval`.
+
+Legs of several animals are products and a sum; word problems of the GSM kind are two or three
+steps. Both are short, and their answers are verified by reasoning-gym.
+
+    python -m benchmarks.experiments.thought_tasks build/thoughts --questions 120
+    rttc eval build/thoughts/leg-counting \
+        --policies graph_of_thoughts,direct,rag,majority@8 --report out
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from rttc_graph.evaluation.scorers import REASONING_GYM_KEY
+from rttc_graph.support.extras import require
+
+SEED = 1_300_000
+SAMPLES = 60
+"""Solved questions of each task."""
+
+TASKS: Mapping[str, dict[str, Any]] = {"leg_counting": {"max_animals": 3}, "gsm_symbolic": {}}
+
+
+def rows(task: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield so many different solved questions of a task.
+
+    Raises:
+        ConfigurationError: reasoning-gym is not installed.
+        ValueError: The task has fewer.
+    """
+    library = require("reasoning_gym", extra="puzzles", purpose="the questions")
+    data = library.create_dataset(task, seed=seed, size=20 * count, **TASKS[task])
+    seen: set[str] = set()
+    for entry in cast("Iterable[dict[str, Any]]", data):
+        question, answer = str(entry["question"]).strip(), str(entry["answer"]).strip()
+        if question in seen or not answer:
+            continue
+        seen.add(question)
+        metadata = json.loads(json.dumps(entry["metadata"], default=str))
+        yield {
+            "question": question,
+            "answer": answer,
+            "domain": task.replace("_", "-"),
+            "metadata": {REASONING_GYM_KEY: metadata},
+        }
+        if len(seen) == count:
+            return
+    raise ValueError(f"{count} questions are wanted, and {task} has {len(seen)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write a folder for each task."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--questions", type=int, default=120, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=SEED)
+    given = parser.parse_args(argv)
+    for task in TASKS:
+        every = list(rows(task, SAMPLES + given.questions, given.seed))
+        folder = given.folder / task.replace("_", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, lines in (("samples", every[:SAMPLES]), ("questions", every[SAMPLES:])):
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
