@@ -189,6 +189,11 @@ class StepNode(TypedDict):
     """Place in `drawn` of the answer that ends with it; `None` for a step that ends none."""
 
 
+ThoughtStatus = Literal["open", "answered", "split", "joined"]
+"""State of a question: it waits, is answered directly, waits for its parts, or is answered from
+them too."""
+
+
 class Thought(TypedDict):
     """One question of a graph of thoughts: the run's own, or one that it was split into."""
 
@@ -203,8 +208,7 @@ class Thought(TypedDict):
     """Places of the questions that it was split into."""
     round: int
     """Round of the panel in which it came, from 0."""
-    status: Literal["open", "answered", "split", "joined"]
-    """Waits, is answered directly, waits for its parts, or is answered from them too."""
+    status: ThoughtStatus
     answer: str
     """Best-judged answer, on one line; empty without any. The run's own has its answers in the
     panel's draws."""

@@ -46,7 +46,7 @@ from rttc_graph.search.thinking.thought_split import (
     split_schema,
     with_known,
 )
-from rttc_graph.state import Attempt, Drawn, RttcState, Sample, Thought
+from rttc_graph.state import Attempt, Drawn, RttcState, Sample, Thought, ThoughtStatus
 
 NO_ROOM = "neither budget nor context has room for it"
 
@@ -324,7 +324,7 @@ def _without_room(panel: Panel, thinks: Thinking, fitting: set[int]) -> Panel:
     updates: dict[int, Thought] = {}
     for place in set(thinks.places) - fitting:
         one = panel.thoughts[place]
-        status = "joined" if place in thinks.joins else "answered"
+        status: ThoughtStatus = "joined" if place in thinks.joins else "answered"
         updates[place] = {**one, "status": status, "why": one["why"] or NO_ROOM}
     return _updated(panel, updates)
 

@@ -24,7 +24,7 @@ from rttc_graph.search.thinking.thought_graph import (
     twins_of,
 )
 from rttc_graph.search.thinking.thought_split import Part, read_parts
-from rttc_graph.state import RttcState, Sample, Thought
+from rttc_graph.state import RttcState, Sample, Thought, ThoughtStatus
 from rttc_graph.support.thinking import spoken
 
 Vectors = Mapping[str, Sequence[float]]
@@ -167,7 +167,7 @@ def _with_split(
         reason=why,
     )
     one = panel.thoughts[place]
-    new = [
+    new: list[Thought] = [
         {
             **thought(part.question),
             "parent": place,
@@ -177,7 +177,7 @@ def _with_split(
         }
         for part in plan.new
     ]
-    status = "split" if plan.parts else "answered"
+    status: ThoughtStatus = "split" if plan.parts else "answered"
     thoughts = [*panel.thoughts, *new]
     thoughts[place] = {**one, "status": status, "parts": list(plan.parts), "why": why}
     return replace(panel, thoughts=tuple(thoughts))

@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from graph_runs import QUERY, ask, events, failures, until
 from rich.console import Console
 from scripted_parts import (
     Parts,
+    ScriptedEmbedder,
     ScriptedKnowledgeBase,
     ScriptedPolicyModel,
     recalling,
@@ -94,6 +95,15 @@ ANSWERS: Mapping[str, tuple[str, Sequence[str]]] = {
 REWARDS = {"all right": 0.95, "a right": 0.95, "b right": 0.93, "c right": 0.92, "wrong": 0.2}
 
 
+class ApartEmbedder(ScriptedEmbedder):
+    """Finds no two texts alike."""
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        await super().embed(texts)
+        places = [list(dict.fromkeys(self.texts)).index(text) for text in texts]
+        return [[float(place == at) for at in range(200)] for place in places]
+
+
 def parts_that(
     splits: Mapping[str, Split | str],
     answers: Mapping[str, tuple[str, Sequence[str]]] = ANSWERS,
@@ -102,18 +112,8 @@ def parts_that(
     model = ThinkingModel(splits=splits, answers=answers)
     parts = Parts(policy_model=model)
     parts.reward_model.rewards = {**REWARDS, **(rewards or {})}
-    parts.embedder.embed = _apart()  # type: ignore[method-assign]
+    parts.embedder = ApartEmbedder()
     return model, parts
-
-
-def _apart() -> Callable[[Sequence[str]], Any]:
-    known: dict[str, int] = {}
-
-    async def embed(texts: Sequence[str]) -> list[list[float]]:
-        places = [known.setdefault(text, len(known)) for text in texts]
-        return [[float(place == at) for at in range(200)] for place in places]
-
-    return embed
 
 
 SETTINGS: dict[str, Any] = {"policy": "graph_of_thoughts", "search_from": ("direct",), "k": 2}

@@ -176,7 +176,7 @@ def _part(question: str, needs: tuple[int, ...]) -> list[Part]:
 
 def _numbers(said: object) -> tuple[int, ...]:
     """Return numbers from 1 as places from 0; what is no number is left out."""
-    each: list[Any] = cast("list[Any]", said) if isinstance(said, list) else [said]
+    each: list[Any] = [*said] if isinstance(said, list) else [said]
     texts = (str(one).strip().lstrip("#") for one in each if not isinstance(one, bool))
     return tuple(int(text) - 1 for text in texts if re.fullmatch(r"\d{1,4}", text))
 
