@@ -31,9 +31,11 @@ from rttc_graph.integrations.lora.adapter_layout import (
     copy_sharing,
 )
 from rttc_graph.integrations.lora.row_terms import (
+    FollowingAdapter,
     RowTerms,
+    SpreadTerms,
     StayingTerms,
-    TermsOfRows,
+    by_device,
     combine_adapters,
 )
 from rttc_graph.integrations.lora.together.joint_terms import AdapterStack, JointTerms
@@ -41,6 +43,13 @@ from rttc_graph.integrations.lora.training_batches import Batch
 from rttc_graph.integrations.lora.training_terms import FrozenLinear, TrainingTerms, frozen_bytes
 from rttc_graph.integrations.transformers.decoding.running_batch import ROUNDING, has_plain_cache
 from rttc_graph.integrations.transformers.free_memory import free_bytes
+from rttc_graph.integrations.transformers.placed.placement import (
+    devices_of,
+    input_device,
+    is_offloaded,
+    is_placed,
+    place_of,
+)
 from rttc_graph.integrations.transformers.recomputing import recomputed
 from rttc_graph.integrations.transformers.recorded.fixed_batch import StayingForward
 
@@ -98,13 +107,20 @@ class AdaptedModel:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.layout: AdapterLayout = adapter_layout(model)
-        self.device: torch.device = model.device
+        self.device: torch.device = input_device(model)
         self.dtype: torch.dtype = model.dtype
+        self.devices = devices_of(model)
+        """Devices that it computes on, the first of them `device`."""
+        self._places: list[torch.device] | None = None
+        if is_placed(model):  # the device of each target
+            self._places = [place_of(model, target.name) for target in self.layout.targets]
+        self.is_offloaded = is_offloaded(model)
+        """Whether weights are fetched for each pass."""
         self._twin = copy_sharing(model).train(False)
         self._mode = ForwardMode()
         self._staying: OrderedDict[tuple[int, int, int], StayingTerms] = OrderedDict()
         self._stacks_made = 0
-        self._last_terms: tuple[tuple[Adapter | None, ...], TermsOfRows | None] | None = None
+        self._last_terms: tuple[tuple[Adapter | None, ...], RowTerms | None] | None = None
         for number, (name, _) in enumerate(self.layout.layers):
             layer = self._twin.get_submodule(name)
             layer.forward = self._layer(number, layer.forward)
@@ -161,13 +177,22 @@ class AdaptedModel:
 
         return StayingForward(forward, ("rows", terms.serial))
 
-    def _terms_of(self, adapters: tuple[Adapter | None, ...]) -> TermsOfRows | None:
+    def _terms_of(self, adapters: tuple[Adapter | None, ...]) -> RowTerms | None:
         """Return the terms of rows; the last ones are kept, as a batch's rows seldom change."""
         last = self._last_terms
         if last is None or last[0] != adapters:
             last = self._last_terms = None  # frees their stacks before others are made
-            last = self._last_terms = adapters, combine_adapters(adapters, self._room_for_stacks)
+            last = self._last_terms = adapters, self._combined(adapters)
         return last[1]
+
+    def _combined(self, adapters: tuple[Adapter | None, ...]) -> RowTerms | None:
+        if self._places is None or not any(adapters):
+            return combine_adapters(adapters, self._room_for_stacks)
+        copies = by_device(adapters, self._places)
+        return SpreadTerms(
+            {place: combine_adapters(one, self._room_for_stacks) for place, one in copies.items()},
+            self._places,
+        )
 
     def forget_rows(self) -> None:
         """Let go of the adapters of the last rows; from any thread."""
@@ -177,7 +202,7 @@ class AdaptedModel:
 
     def _room_for_stacks(self) -> float:
         """Return the memory that stacked adapters may take, beside the resident ones."""
-        return free_bytes(self.device) * _STACKS_SHARE
+        return min(map(free_bytes, self.devices)) * _STACKS_SHARE
 
     def multiply_in(self, dtype: torch.dtype) -> None:
         """Set the type that trainings multiply by the weights in; the model's own at first.
@@ -188,6 +213,8 @@ class AdaptedModel:
         self._frozen.clear()  # frees the copies of the previous type first
         other = None if dtype == self.dtype else dtype
         self._frozen.extend(FrozenLinear.from_module(module, other) for module in self._linear)
+        if self._places is not None:
+            self._frozen[-1] = None  # accelerate brings the states to the head, wherever it lies
         self.products: torch.dtype = dtype
 
     def copied_bytes(self, dtype: torch.dtype) -> int:
@@ -198,9 +225,18 @@ class AdaptedModel:
     def term_dtype(self) -> torch.dtype:
         """Type of the low-rank products of a training: bfloat16 beside weights of that type.
 
-        float16 has no range for gradients of a loss that is not scaled, so there it is float32.
+        Beside float16 it is float32, as float16 has no range for an adapter's gradients.
         """
         return torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor of a training's loss: above 1 where activations and their gradients are float16.
+
+        Their smallest number is 6e-8, and what is smaller would be 0; 2¹⁶ is what torch's own
+        scaler of losses begins with.
+        """
+        return 65536.0 if self.dtype == torch.float16 else 1.0
 
     @cached_property
     def can_share_prefix(self) -> bool:
@@ -238,7 +274,8 @@ class AdaptedModel:
         """Median over the targets of √in times the weights' root mean square.
 
         That is about the factor from a target's input to its output, for an input like noise: 4.7
-        for SmolLM2-135M, 1.0 for Gemma-3-270M. For quantised weights it is measured with noise.
+        for SmolLM2-135M, 1.0 for Gemma-3-270M. For weights that are quantised, or fetched for each
+        pass, it is measured with noise.
         """
         return statistics.median(
             _scale_of(self._twin.get_submodule(target.name), target, self._twin)
@@ -296,11 +333,7 @@ class AdaptedModel:
         """
         self._last_terms = None  # a training has a use for their memory
         rows = int(batch.input_ids.shape[0])
-        terms: RowTerms = (
-            JointTerms(adapter, self._frozen, check)
-            if isinstance(adapter, AdapterStack)
-            else TrainingTerms(adapter, self._frozen, check)
-        )
+        terms = self._training_terms(adapter, check)
         cache = self._prefix_cache(terms, batch.prefix, rows) if batch.prefix.numel() else None
         more: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
         if batch.sees is not None:
@@ -319,6 +352,17 @@ class AdaptedModel:
                 **more,
             )
         return cast("Tensor", output.logits)[0].float()
+
+    def _training_terms(
+        self, adapter: Adapter | AdapterStack, check: Callable[[], None] | None
+    ) -> RowTerms:
+        if isinstance(adapter, AdapterStack):
+            return JointTerms(adapter, self._frozen, check)
+        if self._places is None:
+            return TrainingTerms(adapter, self._frozen, check)
+        following = FollowingAdapter(adapter, self._places)
+        terms = TrainingTerms(following, self._frozen, check)
+        return SpreadTerms(dict.fromkeys(self._places, terms), self._places)
 
     def _additive(self, sees: Tensor) -> Tensor:
         """Return `sees` as an additive mask, which every implementation of attention takes."""
@@ -380,7 +424,8 @@ class AdaptedModel:
             if picked is None:
                 return forward(states)
             # Of [B, T, H] the places (row, position) of the N answer tokens, as [1, N, H].
-            chosen = states[picked].unsqueeze(0)
+            rows, positions = (place.to(states.device) for place in picked)
+            chosen = states[rows, positions].unsqueeze(0)
             head = self._frozen[-1]
             return forward(chosen) if head is None else head(chosen, None, 0.0)
 
@@ -417,12 +462,12 @@ def _checked_back(output: Any, check: Callable[[], None] | None) -> Any:
 
 def _scale_of(module: nn.Module, target: Target, model: PreTrainedModel) -> float:
     weight = cast("Tensor", module.weight)
-    if weight.is_floating_point():
+    if weight.is_floating_point() and weight.device.type != "meta":
         norm = cast("Any", torch.linalg).vector_norm(weight, dtype=torch.float32)
         return float(norm) / math.sqrt(target.out_features)
     random = torch.Generator().manual_seed(0)
     noise = torch.randn((_PROBES, target.in_features), generator=random)
     noise[0] = 0.0  # what it gives is the bias
     with torch.inference_mode():
-        output = module(noise.to(model.device, model.dtype)).float()
+        output = module(noise.to(input_device(model), model.dtype)).float()
     return float((output[1:] - output[0]).square().mean().sqrt())

@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.transformers.loading import one_load_at_a_time
+from rttc_graph.integrations.transformers.placed.placement import input_device, shared_parts
 
 __all__ = (
     "Adapter",
@@ -302,7 +303,10 @@ def _keep_rows_apart(model: PreTrainedModel, names: set[str]) -> set[str]:
     for name in names:
         watch(name)
     with torch.inference_mode():
-        twin(input_ids=torch.ones((2, 3), dtype=torch.long, device=model.device), use_cache=False)
+        twin(
+            input_ids=torch.ones((2, 3), dtype=torch.long, device=input_device(model)),
+            use_cache=False,
+        )
     return right - wrong
 
 
@@ -329,7 +333,7 @@ def copy_sharing(model: PreTrainedModel, *, device: str | None = None) -> PreTra
         model: The original; it stays as it is.
         device: `meta` for weights without content instead of shared ones.
     """
-    memo: dict[int, Any] = {}
+    memo = shared_parts(model)
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         if type(tensor) not in (nn.Parameter, Tensor):
             memo[id(tensor)] = tensor

@@ -99,7 +99,8 @@ class LoraTrainer:
             computed twice (gradient checkpointing): a third more time, for memory of one layer.
             `None` does so where the sample would take more than half of the memory that is free.
         together: Most trainings that go on in one pass, where memory and their lengths allow;
-            `None` takes eight on a GPU and one elsewhere, which train one after the other.
+            `None` takes eight on a GPU and one elsewhere, which train one after the other, as all
+            do where the model lies on several devices.
         clock: Seconds, monotonic; deadlines are its readings.
 
     Raises:
@@ -313,10 +314,12 @@ class LoraTrainer:
         return sizes.adapter_bytes if sizes is not None else _RESIDENT_BYTES
 
     def _runner(self, loaded: LoadedModel) -> PassRunner:
-        del loaded  # its adapters are here
         model = self._adapters().adapted
         if self._together is None:
             self._together = most_together(model.device)
+        if loaded.is_placed:  # a recording and a stack of adapters lie on one device
+            self._together = 1
+            return PassRunner(model)
         return PassRunner(model, capture=capture_for(model.device))
 
     def _may_join(self, active: Sequence[TrainingPlan], plan: TrainingPlan) -> bool:

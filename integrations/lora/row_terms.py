@@ -10,7 +10,7 @@ GPU, where each product costs a launch, any two adapters are stacked.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,12 +21,15 @@ from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.adapter_layout import Adapter, stacked_pairs, stacked_views
 
 __all__ = (
+    "FollowingAdapter",
     "OneByOne",
     "RowTerms",
     "SideBySide",
+    "SpreadTerms",
     "StayingTerms",
     "TermsOfRows",
     "add_product",
+    "by_device",
     "combine_adapters",
 )
 
@@ -271,6 +274,54 @@ class StayingTerms:
 
 _FORGOTTEN = Adapter(rank=1, alpha=1.0, pairs=())
 """Stands for an adapter that was let go of."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadTerms:
+    """Terms of each device, of which a target uses those of its own."""
+
+    terms: Mapping[torch.device, RowTerms | None]
+    places: Sequence[torch.device]
+    """Device of each target of the layout."""
+
+    def output(
+        self, index: int, name: str, x: Tensor, forward: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return the target's output with each row's term; see `RowTerms.output`."""
+        place = self.places[index]
+        terms, given = self.terms[place], x.to(place)
+        return forward(given) if terms is None else terms.output(index, name, given, forward)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowingAdapter:
+    """An adapter in training, whose halves go to their targets' devices and gradients come back."""
+
+    adapter: Adapter
+    places: Sequence[torch.device]
+    """Device of each target of the layout."""
+
+    @property
+    def scale(self) -> float:
+        """Factor of the adapter's term."""
+        return self.adapter.scale
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """Return `A` and `B` of target number `index` on its device, if it has them."""
+        pair = self.adapter.pair(index)
+        place = self.places[index]
+        return None if pair is None else (pair[0].to(place), pair[1].to(place))
+
+
+def by_device(
+    adapters: Sequence[Adapter | None], places: Sequence[torch.device]
+) -> dict[torch.device, tuple[Adapter | None, ...]]:
+    """Return copies of the rows' adapters on each device; rows of one adapter share its copy."""
+    found: dict[torch.device, tuple[Adapter | None, ...]] = {}
+    for place in dict.fromkeys(places):
+        copies = {id(each): each.on(place) for each in adapters if each is not None}
+        found[place] = tuple(None if each is None else copies[id(each)] for each in adapters)
+    return found
 
 
 def _add_term(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:

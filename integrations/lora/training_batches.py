@@ -109,6 +109,8 @@ class StepLimits:
     """Limit of a pass; a single example is always tried."""
     recompute_bytes: float = math.inf
     """Estimate above which a single example uses gradient checkpointing."""
+    recompute_all: bool = False
+    """Whether every pass uses it, as where weights are fetched for each pass."""
 
     @classmethod
     def from_layout(
@@ -119,6 +121,7 @@ class StepLimits:
         max_bytes: float,
         free_bytes: float = math.inf,
         recompute: bool | None = None,
+        recompute_all: bool = False,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> StepLimits:
@@ -131,6 +134,7 @@ class StepLimits:
             free_bytes: Free memory of the device.
             recompute: Whether an example beyond the limit uses gradient checkpointing; `None`
                 decides by whether it would take more than half of the free memory.
+            recompute_all: Whether every pass uses it.
             device: Kind of device, as torch names it.
             dtype: Type of the model, and so of what a pass keeps.
         """
@@ -145,6 +149,7 @@ class StepLimits:
             pass_tokens=len(layout.targets) / numbers * _PASS_NUMBERS.get(device, 0.0),
             max_bytes=max_bytes,
             recompute_bytes={None: free_bytes / 2, True: max_bytes, False: math.inf}[recompute],
+            recompute_all=recompute_all,
         )
 
     def allows(self, examples: Sequence[EncodedExample], *, tokens: int) -> bool:
@@ -258,7 +263,8 @@ def pack(
             groups[-1] = more
         else:
             groups.append([example])
-    return [_batch(group, plan, device) for group in groups]
+    batches = [_batch(group, plan, device) for group in groups]
+    return [replace(each, recompute=True) for each in batches] if limits.recompute_all else batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

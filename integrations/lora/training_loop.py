@@ -168,7 +168,7 @@ def run_alone(model: AdaptedModel, wanted: Pass) -> float:
         part = functional.cross_entropy(logits, batch.targets, reduction="sum") / wanted.answers
         # Read behind the backward pass, so that a GPU need not wait between the two. Where it is no
         # number the gradient is none either, and the training ends.
-        torch.autograd.backward(part)
+        torch.autograd.backward(part * wanted.weights.loss_scale)
         return part.item()
 
 
@@ -278,7 +278,9 @@ class _Training:
         self._watch = watch
         self._works = works
         self._rate = learning_rate_for(model, settings)
-        self.weights = TrainingWeights(adapter, model.term_dtype, self._rate)
+        self.weights = TrainingWeights(
+            adapter, model.term_dtype, self._rate, loss_scale=model.loss_scale
+        )
         self._below: dict[int, Below] = {}
         """Kept output of the layers below the adapter, by `id` of the batch."""
         self._later = _work_after(works, least_steps(settings, len(epoch)))
@@ -302,6 +304,9 @@ class _Training:
         for step in range(1, self.steps + 1):
             batches = self._epoch[(step - 1) % len(self._epoch)]
             loss = yield from self._accumulate(step, batches)
+            while not self.weights.is_finite:
+                self.weights.begin_again()
+                loss = yield from self._accumulate(step, batches)
             losses.append(loss)
             self._watch.on_step(TrainStep(step=step, steps=self.steps, loss=loss))
             self.weights.update()

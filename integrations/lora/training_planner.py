@@ -12,7 +12,7 @@ from rttc_graph.integrations.lora.adapted_model import AdaptedModel
 from rttc_graph.integrations.lora.together.training_plans import TENSORS_OF_A_WEIGHT, TrainingPlan
 from rttc_graph.integrations.lora.training_batches import StepLimits, encode_examples
 from rttc_graph.integrations.lora.training_loop import epoch_steps
-from rttc_graph.integrations.transformers.free_memory import free_bytes
+from rttc_graph.integrations.transformers.free_memory import free_on_all
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.precision import choose_training_dtype
 from rttc_graph.protocols import TrainingExample
@@ -82,12 +82,12 @@ class TrainingPlanner:
         dtype = choose_training_dtype(self.training_dtype, model.dtype, model.device)
         if dtype == model.products:
             return
-        fits = 2 * model.copied_bytes(dtype) <= free_bytes(model.device)
+        fits = 2 * model.copied_bytes(dtype) <= free_on_all(model.devices)
         if fits or self.training_dtype != "auto":
             model.multiply_in(dtype)
 
     def _limits(self, loaded: LoadedModel, model: AdaptedModel) -> StepLimits:
-        free = free_bytes(model.device)
+        free = free_on_all(model.devices)
         default = free / 2 if model.device.type == "cuda" else _PASS_BYTES
         return StepLimits.from_layout(
             model.layout,
@@ -95,6 +95,8 @@ class TrainingPlanner:
             max_bytes=default if self.max_pass_bytes is None else self.max_pass_bytes,
             free_bytes=free,
             recompute=self.recompute,
+            # Weights that are fetched for a pass would stay until its backward pass.
+            recompute_all=model.is_offloaded,
             device=model.device.type,
             dtype=model.dtype,
         )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rttc_graph.integrations.lora.adapter_layout import Adapter
-from rttc_graph.integrations.lora.row_terms import add_product
+from rttc_graph.integrations.lora.row_terms import FollowingAdapter, add_product
 from rttc_graph.integrations.transformers.int8_weights import Int8Linear, Int8Matrix
 
 __all__ = ("FrozenLinear", "TrainingTerms", "frozen_bytes")
@@ -40,14 +40,15 @@ class FrozenLinear:
         """Return a layer that multiplies in `dtype`; `None` if it is no plain linear layer.
 
         Args:
-            module: Layer; those of four bits, and those with transposed weights, run unchanged.
+            module: Layer; those of bitsandbytes, those with transposed weights and those whose
+                weights are fetched for each pass run unchanged.
             dtype: Type of the product; `None` takes that of the weights, without a copy. Weights of
                 eight bits are never copied: they multiply as they are, and are converted a part at
                 a time for the backward pass.
         """
         if type(module) is Int8Linear:
             return cls(module.weight, module.bias, module.matrix, dtype or torch.float32)
-        if type(module) is not nn.Linear:
+        if type(module) is not nn.Linear or module.weight.device.type == "meta":
             return None
         return cls(module.weight.detach().to(dtype or module.weight.dtype), module.bias)
 
@@ -117,7 +118,9 @@ def frozen_bytes(modules: Iterable[nn.Module], dtype: torch.dtype) -> int:
     return sum(
         module.weight.numel() * dtype.itemsize
         for module in modules
-        if type(module) is nn.Linear and module.weight.dtype != dtype
+        if type(module) is nn.Linear
+        and module.weight.dtype != dtype
+        and module.weight.device.type != "meta"
     )
 
 
@@ -132,7 +135,7 @@ class TrainingTerms:
 
     def __init__(
         self,
-        adapter: Adapter,
+        adapter: Adapter | FollowingAdapter,
         layers: list[FrozenLinear | None],
         check: Callable[[], None] | None = None,
     ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ("DeviceSizes", "device_sizes", "free_bytes", "position_bytes")
+__all__ = ("DeviceSizes", "device_sizes", "free_bytes", "free_on_all", "position_bytes")
 
 _ROWS = {"cuda": 64}
 """Most rows of a batch by kind of device, else 16: on an H100 a token of 64 rows of an 8B model
@@ -107,6 +108,14 @@ def free_bytes(device: torch.device, *, root: Path = Path("/")) -> float:
     limit, used = _number(group / "memory.max"), _number(group / "memory.current")
     cached = _numbers(group / "memory.stat").get("inactive_file", 0.0)
     return min(machine, math.inf if limit is None or used is None else limit - used + cached)
+
+
+def free_on_all(devices: Sequence[torch.device]) -> float:
+    """Return the memory that work spread evenly over devices may take.
+
+    That is what the fullest of them has left, times their number.
+    """
+    return len(devices) * min(free_bytes(device) for device in devices)
 
 
 def _numbers(path: Path) -> dict[str, float]:

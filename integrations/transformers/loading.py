@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from shutil import rmtree
 from typing import Any, Protocol, cast, runtime_checkable
+from weakref import finalize
 
 import torch
 from transformers import (
@@ -31,10 +33,17 @@ from rttc_graph.errors import PolicyModelError
 from rttc_graph.integrations.transformers.decoding.prompt_cache import Owner
 from rttc_graph.integrations.transformers.decoding.running_batch import can_batch
 from rttc_graph.integrations.transformers.int8_weights import keep_int8
+from rttc_graph.integrations.transformers.placed.placement import (
+    DeviceMap,
+    input_device,
+    is_placed,
+    placement_options,
+)
 from rttc_graph.integrations.transformers.precision import (
     INT8,
     NF4,
     choose_device,
+    is_quantised,
     keep_gradients,
     spare_plans,
     weight_options,
@@ -108,6 +117,11 @@ class LoadedModel:
     """Value of `enable_thinking` for the chat template; `None` leaves it to the template."""
 
     @property
+    def is_placed(self) -> bool:
+        """Whether its parts lie on several devices; `device` is then that of its input."""
+        return is_placed(self.model)
+
+    @property
     def end_id(self) -> int | None:
         """The end token that an answer is trained with; `None` where the model has none."""
         own = cast("int | None", self.tokenizer.eos_token_id)
@@ -171,7 +185,13 @@ class LoadedModel:
 
 
 def load_model(
-    folder: Path, *, device: str, dtype: str, thinking: bool | None = None
+    folder: Path,
+    *,
+    device: str,
+    dtype: str,
+    thinking: bool | None = None,
+    device_map: DeviceMap | None = None,
+    max_memory: Mapping[str, int | str] | None = None,
 ) -> LoadedModel:
     """Load a model folder for inference, without gradients.
 
@@ -181,15 +201,20 @@ def load_model(
         dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), a torch name such as `float16`, or
             `int8` or `nf4` for weights of eight or four bits.
         thinking: What the chat template is told as `enable_thinking`, if anything.
+        device_map: How accelerate places the model's parts on several devices; by default all is on
+            `device`.
+        max_memory: Most memory that the model's parts may take, by device.
 
     Raises:
         ConfigurationError: torch knows no such device or type, bitsandbytes is not installed, the
-            model needs code of its own, or it cannot be kept in eight bits.
+            model needs code of its own, it cannot be kept in eight bits, or accelerate knows no
+            such placement.
         PolicyModelError: The folder holds no model that transformers can load.
     """
     where = choose_device(device)
     spare_plans(where)
     options = weight_options(dtype, where)
+    options |= placement_options(device_map, max_memory, dtype=dtype)
     try:
         with one_load_at_a_time():
             tokenizer = cast(
@@ -201,12 +226,16 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as exc:
         raise PolicyModelError(f"could not load a model from {str(folder)!r}: {exc}") from exc
     model = cast("PreTrainedModel", model).train(False).requires_grad_(False)
-    if dtype == NF4:  # they are where they belong since they were quantised
+    if spare := options.get("offload_folder"):  # its parts on disk are there
+        finalize(model, rmtree, spare, ignore_errors=True)
+    if dtype == NF4:
         keep_gradients(model)
-    else:
+    if device_map:
+        where = input_device(model)
+    elif not is_quantised(model):  # those are where they belong since they were quantised
         model.to(where)  # pyright: ignore[reportArgumentType]  # transformers' decorator hides the signature
     parameters = multiplied_weights(model)
-    if dtype == INT8:
+    if dtype == INT8 and where.type == "cpu":
         keep_int8(model)
     return LoadedModel(
         model=model,

@@ -7,7 +7,7 @@ that run in the lane's thread with the loaded model as their argument.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from rttc_graph.integrations.transformers.decoding.row import Decoded, DecodeReq
 from rttc_graph.integrations.transformers.free_memory import (
     DeviceSizes,
     device_sizes,
-    free_bytes,
+    free_on_all,
     position_bytes,
 )
 from rttc_graph.integrations.transformers.loading import (
@@ -30,6 +30,7 @@ from rttc_graph.integrations.transformers.loading import (
     load_model,
 )
 from rttc_graph.integrations.transformers.model_lane import ModelLane
+from rttc_graph.integrations.transformers.placed.placement import DeviceMap, devices_of
 from rttc_graph.integrations.transformers.torch_threads import ThreadsByLoad
 from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 
@@ -47,9 +48,9 @@ class LocalEngine:
         source: Folder of a model, or a name that `weights.resolve` knows.
         cache_dir: Where models known by name are kept; `None` takes the model hub's own cache.
         device: `auto`, or a torch device.
-        dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), a torch type's name, `int8` for
-            weights of eight bits on a CPU, or `nf4` for weights of four bits, which bitsandbytes
-            makes as the model is loaded.
+        dtype: `auto` (float32 on the CPU, bfloat16 elsewhere), a torch type's name, or `int8` or
+            `nf4` for weights of eight or four bits, which are made as the model is loaded: by
+            bitsandbytes, but for eight bits on a CPU.
         threads: torch threads of the lane; `None` takes as many as others leave cores idle, and
             looks again as jobs begin.
         max_batch: Most rows that are generated together; `None` takes 16, and 64 on a GPU.
@@ -62,6 +63,11 @@ class LocalEngine:
             is told as `enable_thinking`; `None` leaves it to the template. It belongs to the
             model's fingerprint, so adapters of one are not used with the other.
         on_sizes: Called in the lane with what fits the device, once the model is loaded.
+        device_map: How a model too large for one device is placed on several: `auto`, `balanced`,
+            `balanced_low_0` or `sequential`, as accelerate has them, or the device of each part by
+            its name. Its layers then compute one device after the other, and nothing is recorded.
+        max_memory: Most memory that its parts may take on each device, as `{"0": "40GiB", "cpu":
+            "60GiB"}`; what finds no room on a GPU is fetched from the CPU for each pass.
 
     Raises:
         ConfigurationError: A number is below its least.
@@ -80,6 +86,8 @@ class LocalEngine:
         prefix_cache_bytes: int = 0,
         thinking: bool | None = None,
         on_sizes: Callable[[DeviceSizes], None] | None = None,
+        device_map: DeviceMap | None = None,
+        max_memory: Mapping[str, int | str] | None = None,
     ) -> None:
         counts = {"threads": threads, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
         for name, value in counts.items():
@@ -94,6 +102,7 @@ class LocalEngine:
         self._device = device
         self._dtype = dtype
         self._thinking = thinking
+        self._placement = device_map, max_memory
         self._threads = threads
         self._threads_by_load = ThreadsByLoad()
         self._model: LoadedModel | None = None
@@ -207,7 +216,12 @@ class LocalEngine:
         if self._model is None:
             folder = resolve(str(self._source), cache_dir=self._cache_dir, kind="chat")
             self._model = load_model(
-                folder, device=self._device, dtype=self._dtype, thinking=self._thinking
+                folder,
+                device=self._device,
+                dtype=self._dtype,
+                thinking=self._thinking,
+                device_map=self._placement[0],
+                max_memory=self._placement[1],
             )
             self._fit(self._model)
             self._attach()
@@ -218,7 +232,7 @@ class LocalEngine:
         item = loaded.model.dtype.itemsize
         sizes = device_sizes(
             loaded.device.type,
-            free=free_bytes(loaded.device),
+            free=free_on_all(devices_of(loaded.model)),
             item=item,
             position=position_bytes(loaded.model.config.get_text_config(), item),
         )

@@ -18,6 +18,8 @@ __all__ = (
     "choose_device",
     "choose_dtype",
     "choose_training_dtype",
+    "eight_bits",
+    "is_quantised",
     "keep_gradients",
     "spare_plans",
     "weight_options",
@@ -27,7 +29,8 @@ NF4 = "nf4"
 """4-bit NormalFloat weights (QLoRA, arXiv 2305.14314), computed with in the device's own type."""
 
 INT8 = "int8"
-"""8-bit weights on a CPU, computed with in float32; see `int8_weights`."""
+"""8-bit weights: on a CPU `int8_weights`, computed with in float32; on a GPU those of bitsandbytes
+(LLM.int8(), arXiv 2208.07339)."""
 
 _BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16")
 """CPU features, as torch names them. With the first, products of 16 to 200 rows run 1.7 to 3 times
@@ -59,10 +62,10 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     Raises:
         ConfigurationError: torch knows no such type, or cannot compute in it on the device.
     """
-    if name == INT8 and device.type != "cpu":
+    if name == INT8 and device.type not in ("cpu", "cuda"):
         raise ConfigurationError(
-            f"dtype={name!r} is for a CPU, and the device is {device.type!r}: use {NF4}, or set "
-            "device to cpu"
+            f"dtype={name!r} is for a CPU or a GPU with CUDA, and the device is {device.type!r}: "
+            "leave dtype at auto, or set device to cpu"
         )
     if name in ("auto", INT8, NF4):
         return torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -103,16 +106,38 @@ def weight_options(name: str, device: torch.device) -> dict[str, Any]:
         ConfigurationError: torch knows no such type, or bitsandbytes is not installed.
     """
     dtype = choose_dtype(name, device)
-    if name != NF4:
+    if name == NF4:
+        config = _four_bits(dtype)
+    elif name == INT8 and device.type != "cpu":
+        config = eight_bits()
+    else:
         return {"dtype": dtype}
+    return {"dtype": dtype, "quantization_config": config, "device_map": {"": device}}
+
+
+def _four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
     require("bitsandbytes", extra="quantized", purpose="4-bit weights")
-    config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers
         load_in_4bit=True,
         bnb_4bit_quant_type=NF4,
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"dtype": dtype, "quantization_config": config, "device_map": {"": device}}
+
+
+def eight_bits() -> BitsAndBytesConfig:
+    """Return how bitsandbytes keeps weights in eight bits, with its own choice of outliers.
+
+    Raises:
+        ConfigurationError: bitsandbytes is not installed.
+    """
+    require("bitsandbytes", extra="quantized", purpose="8-bit weights on a GPU")
+    return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]  # transformers
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Tell whether bitsandbytes made a model's weights, on the device where they are to be."""
+    return getattr(model, "quantization_method", None) is not None
 
 
 def keep_gradients(model: nn.Module) -> None:

@@ -171,7 +171,17 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
     dtype: str = Field(
         default="auto",
         description="Type of the policy model's weights: `auto` (float32 on the CPU, bfloat16 "
-        "elsewhere), a torch type's name, `int8` for eight bits on a CPU, or `nf4` for four bits.",
+        "elsewhere), a torch type's name, or `int8` or `nf4` for eight or four bits.",
+    )
+    device_map: Literal["", "auto", "balanced", "balanced_low_0", "sequential"] = Field(
+        default="",
+        description="How accelerate places a policy model that is too large for one GPU on "
+        "several; by default all of it is on `device`.",
+    )
+    max_memory: dict[str, str] = Field(
+        default_factory=dict[str, str],
+        description="Most memory that its parts may take on each device, such as 0 = '40GiB', cpu "
+        "= '60GiB'; leave room for keys, values and trainings.",
     )
     training_dtype: TrainingDtype = Field(
         default="auto",

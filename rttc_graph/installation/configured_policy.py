@@ -116,6 +116,8 @@ def open_engine(
         cache_dir=config.home,
         device=config.device,
         dtype=config.dtype,
+        device_map=config.device_map,
+        max_memory=config.max_memory,
         threads=config.threads,
         max_batch=config.max_batch,
         prefix_cache_bytes=config.prefix_cache_bytes if keeps_prompts else 0,

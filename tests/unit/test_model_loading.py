@@ -44,11 +44,10 @@ def test_an_unknown_type_is_named_with_those_that_are_known(name: str) -> None:
         choose_dtype(name, torch.device("cpu"))
 
 
-def test_eight_bits_are_for_a_cpu() -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"is for a CPU, and the device is 'cuda': use nf4"
-    ):
-        choose_dtype("int8", torch.device("cuda"))
+def test_eight_bits_are_for_a_cpu_and_for_cuda() -> None:
+    assert choose_dtype("int8", torch.device("cuda")) == torch.bfloat16
+    with pytest.raises(ConfigurationError, match=r"the device is 'mps': leave dtype at auto"):
+        choose_dtype("int8", torch.device("mps"))
 
 
 def test_transformers_is_quiet_only_for_a_while() -> None:

@@ -70,12 +70,13 @@ class JointRows:
     """Its share in the loss of its adapter's step, float32 [N]; 0 for padding."""
 
     @classmethod
-    def of(cls, batches: Sequence[Batch], answers: Sequence[int], shape: PassShape) -> JointRows:
+    def of(cls, batches: Sequence[Batch], answers: Sequence[float], shape: PassShape) -> JointRows:
         """Return the rows of batches on the CPU.
 
         Args:
             batches: One of each adapter.
-            answers: Answer tokens of the whole step that each batch belongs to.
+            answers: What the loss of each batch is divided by: answer tokens of its whole step, by
+                the factor of its loss.
             shape: Sizes, at least those of `PassShape.of`.
         """
         ids = torch.zeros((shape.members * shape.rows, shape.tokens), dtype=torch.long)

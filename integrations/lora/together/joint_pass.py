@@ -65,8 +65,10 @@ class JointPass:
             check: Called at each target and layer; raises to end the pass. Not in a captured one.
         """
         batches = [each.batch for each in wanted]
-        self._take(JointRows.of(batches, [each.answers for each in wanted], self._shape))
         weights = [each.weights for each in wanted]
+        scales = [each.loss_scale for each in weights]
+        wholes = [each.answers / scale for each, scale in zip(wanted, scales, strict=True)]
+        self._take(JointRows.of(batches, wholes, self._shape))
         self._stack.load(weights)
         if self._capture is None:
             self._work(below, check)
@@ -79,7 +81,7 @@ class JointPass:
                 self._replay()
         losses = cast("list[float]", self._losses.tolist())[: len(wanted)]
         self._stack.hand_out(weights)
-        return losses
+        return [loss / scale for loss, scale in zip(losses, scales, strict=True)]
 
     def _take(self, rows: JointRows) -> None:
         """Put the rows where the pass reads them."""

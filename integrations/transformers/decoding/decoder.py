@@ -167,9 +167,10 @@ class Decoder:
         if not loaded.can_batch:
             return LoneRow(loaded.device)
         if self._fixed is None:
-            capture = capture_for(loaded.device)
+            # What is recorded must lie on one device.
+            capture = None if loaded.is_placed else capture_for(loaded.device)
             if capture is None or not can_stay(loaded.model, loaded.context_tokens):
-                return RunningBatch(loaded.device)
+                return RunningBatch(loaded.device, is_placed=loaded.is_placed)
             self._fixed = FixedBatch(
                 loaded.device,
                 context_tokens=loaded.context_tokens,

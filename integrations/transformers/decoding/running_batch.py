@@ -22,6 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rttc_graph.integrations.transformers.decoding.prompt_cache import Known
+from rttc_graph.integrations.transformers.placed.placement import input_device, is_placed
 
 Forward = Callable[..., Any]
 """`model.forward`, or a stand-in that applies an adapter to each row."""
@@ -98,13 +99,15 @@ class RunningBatch:
     """The cache of the rows being decoded; it knows tokens and positions, not requests.
 
     Args:
-        device: Device of the model.
+        device: Device of the model's input.
+        is_placed: Whether the model's layers lie on several devices.
     """
 
     is_fixed = False
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, is_placed: bool = False) -> None:
         self._device = device
+        self._is_placed = is_placed
         self._cache = DynamicCache()
         self._mask = torch.zeros(
             (0, 0), dtype=torch.long, device=device
@@ -171,23 +174,33 @@ class RunningBatch:
             position_ids=positions(mask)[:, -ids.shape[1] :],  # [N, S] of [N, P + S]
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=_last_places(last, ids.shape[1], self._device),
+            logits_to_keep=self._last_places(last, ids.shape[1]),
         )
         logits = cast("Tensor", out.logits)  # [N, last, V]
         if rows is not None and list(rows) != [*range(len(prompts))]:
             # Several candidates of one prompt: its cache, mask and logits are copied to each row.
             index = torch.tensor(rows, device=self._device)
             for layer in _layers(cache):
-                layer.keys, layer.values = (
-                    _present(layer.keys)[index],
-                    _present(layer.values)[index],
-                )
+                keys, values = _present(layer.keys), _present(layer.values)
+                here = index.to(keys.device)  # layers may lie on several devices
+                layer.keys, layer.values = keys[here], values[here]
             mask, logits = mask[index], logits[index]
         if self.rows:
             self._merge(cache, mask)
         else:
             self._cache, self._mask = cache, mask
         return logits
+
+    def _last_places(self, last: int, tokens: int) -> int | Tensor:
+        """Return what a model takes for the places of which it is to compute logits.
+
+        On a GPU by number: of the last ones of each row a model makes a slice with gaps, and the
+        head, its largest matrix, is then read once for each row. Not where layers lie on several
+        devices, as the numbers would lie on another one than the states.
+        """
+        if self._device.type == "cpu" or self._is_placed:
+            return last
+        return torch.arange(tokens - last, tokens, device=self._device)
 
     def read(self, row: int, tokens: int, *, before: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Copy the keys and values [H, P, D] of a row's last tokens, layer by layer.
@@ -285,8 +298,9 @@ class RunningBatch:
         first = int(mask.argmax(dim=1).min())
         self._mask = mask[:, first:]
         for layer in _layers(self._cache):
-            layer.keys = _present(layer.keys)[index, :, first:]
-            layer.values = _present(layer.values)[index, :, first:]
+            keys, values = _present(layer.keys), _present(layer.values)
+            here = index.to(keys.device)
+            layer.keys, layer.values = keys[here, :, first:], values[here, :, first:]
 
     def _merge(self, cache: DynamicCache, mask: Tensor) -> None:
         """Append the new rows to the running ones; when memory runs out, nothing has changed."""
@@ -411,7 +425,7 @@ def can_batch(model: PreTrainedModel) -> bool:
     continued by two tokens at once, gives the logits that it gives by itself. The trial takes three
     passes over a few tokens.
     """
-    return same_in_company(model, RunningBatch(model.device))
+    return same_in_company(model, RunningBatch(input_device(model), is_placed=is_placed(model)))
 
 
 def same_in_company(model: PreTrainedModel, batch: Batch) -> bool:
@@ -421,7 +435,8 @@ def same_in_company(model: PreTrainedModel, batch: Batch) -> bool:
     try:
         with torch.inference_mode():
             alone = model.forward(
-                input_ids=torch.tensor([ids[: short + 2]], device=model.device), use_cache=True
+                input_ids=torch.tensor([ids[: short + 2]], device=input_device(model)),
+                use_cache=True,
             )
             if not has_plain_cache(model, alone):
                 return False
@@ -467,17 +482,6 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Te
 def positions(mask: Tensor) -> Tensor:
     """Return each token's position in its own row [B, P]; padding has position 0."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
-
-
-def _last_places(last: int, tokens: int, device: torch.device) -> int | Tensor:
-    """Return what a model takes for the places of which it is to compute logits.
-
-    On a GPU by number: of the last ones of each row a model makes a slice with gaps, and the head,
-    its largest matrix, is then read once for each row.
-    """
-    if device.type == "cpu":
-        return last
-    return torch.arange(tokens - last, tokens, device=device)
 
 
 def _layers(cache: DynamicCache) -> list[_Layer]:
