@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import httpx
@@ -42,6 +42,8 @@ class Asked:
     status: int
     report: dict[str, Any]
     """The run's report, `rttc` in the body; empty where there is none."""
+    refused: int = 0
+    """Times that the server said it was busy; the wait until the next try is in `seconds`."""
 
 
 def ask(url: str, question: str, *, tokens: int, **settings: Any) -> Asked:
@@ -51,15 +53,23 @@ def ask(url: str, question: str, *, tokens: int, **settings: Any) -> Asked:
         "messages": [{"role": "user", "content": question}],
         "rttc": {"max_new_tokens": tokens, **settings},
     }
-    began = time.perf_counter()
+    began, refused = time.perf_counter(), 0
     while True:
-        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=600.0)
+        answer = _client().post(f"{url}/v1/chat/completions", json=body)
         if answer.status_code != 429:
             break
+        refused += 1
         time.sleep(float(answer.headers["retry-after"]))
     seconds = time.perf_counter() - began
     report = answer.json().get("rttc") if answer.status_code == 200 else None
-    return Asked(seconds, answer.status_code, report or {})
+    return Asked(seconds, answer.status_code, report or {}, refused)
+
+
+@cache
+def _client() -> httpx.Client:
+    """Return one client for all: one of its own for each ask reads certificates for 20 ms."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.Client(timeout=600.0, limits=limits)
 
 
 def panel(url: str, question: str, *, tokens: int) -> Asked:
@@ -146,10 +156,10 @@ def endless() -> Iterator[str]:
 
 
 @contextmanager
-def server(setup: Setup) -> Generator[str]:
+def server(setup: Setup, *, queue: int = PANELS + CLIENTS) -> Generator[str]:
     """Start `rttc serve` in a process of its own, on one torch thread, and yield its address."""
     command = [sys.executable, "-m", "rttc_graph", "serve", "--port", "0"]
-    limits = ["--queue", str(PANELS + CLIENTS), "--run-seconds", "600"]
+    limits = ["--queue", str(queue), "--run-seconds", "600"]
     env = {
         **os.environ,
         "RTTC_HOME": str(setup.home),

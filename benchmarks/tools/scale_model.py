@@ -40,6 +40,9 @@ class Measured:
     further_row_seconds: float = (0.180 - 0.067) / 15
     """What each further row of a batch adds; measured at 16."""
     most_rows: int = 16
+    row_seconds: tuple[tuple[int, float], ...] = ()
+    """Numbers of rows and the seconds of a token for them, measured at more than two numbers;
+    in their place where given, with straight lines between them."""
     tokens: int = 37
     """Tokens of an answer with its prompt's share: 2.47 s of the arm `direct`, alone."""
     training_seconds: float = 2.08
@@ -51,6 +54,17 @@ class Measured:
     """The statement of a look-up in the query-state cache."""
     search_seconds: float = 0.0047
     """The statement of a search in 100,000 samples."""
+
+    def pass_seconds(self, rows: int) -> float:
+        """Return the seconds of a token for so many rows."""
+        if not self.row_seconds:
+            return self.first_row_seconds + self.further_row_seconds * (rows - 1)
+        at = bisect.bisect_left(self.row_seconds, (rows, 0.0))
+        high = self.row_seconds[min(at, len(self.row_seconds) - 1)]
+        low = self.row_seconds[max(0, at - 1)]
+        if low[0] >= high[0]:
+            return high[1]
+        return low[1] + (high[1] - low[1]) * (rows - low[0]) / (high[0] - low[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +204,7 @@ class _Replica:
                 yield self._awake
                 continue
             if self._rows:
-                took = times.first_row_seconds + times.further_row_seconds * (len(self._rows) - 1)
+                took = times.pass_seconds(len(self._rows))
                 self.busy += took
                 yield env.timeout(took)
                 for row in self._rows:

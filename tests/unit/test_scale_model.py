@@ -40,3 +40,15 @@ def test_given_questions_come_at_their_times_and_all_are_answered() -> None:
     times = Measured(tokens=2, first_row_seconds=1.0, load_seconds=0.0, recall_seconds=0.0)
     found = simulate(Plan(topics=1, trained=1, times=times, arrivals=(1.0, 100.0)))
     assert (found.waits, found.ended) == ([2.0, 2.0], 102.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds"), [(1, 1.0), (2, 1.5), (4, 2.5), (6, 4.25), (8, 6.0), (16, 6.0)]
+)
+def test_times_of_several_numbers_of_rows_have_straight_lines_between_them(
+    rows: int, seconds: float
+) -> None:
+    times = Measured(row_seconds=((1, 1.0), (2, 1.5), (4, 2.5), (8, 6.0)))
+    assert times.pass_seconds(rows) == pytest.approx(seconds)
+    two = Measured(first_row_seconds=1.0, further_row_seconds=0.5)
+    assert two.pass_seconds(rows) == pytest.approx(1 + 0.5 * (rows - 1))
