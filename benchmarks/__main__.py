@@ -27,6 +27,7 @@ NAMES = (
     "panels",
     "ray",
     "recall",
+    "replicas",
     "search",
     "switch",
     "ttt",

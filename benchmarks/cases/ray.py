@@ -2,7 +2,7 @@
 
 What a handle costs a call; 300 asks of 40 clients, each with an adapter, while a node is killed:
 what is lost, what is answered by a wrong adapter, how soon it is as fast as before, and how many
-recalls find their adapter; and two replicas against one.
+recalls find their adapter.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from benchmarks.tools.ray_nodes import (
 )
 from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.installation.local import LocalRttc, open_local
-from rttc_graph.integrations.ray_serve.ray_settings import RaySettings
 from rttc_graph.protocols import GenerationRequest, PolicyModel
 
 ASKS, CLIENTS, TOPICS = 300, 40, 24
-MOST_MS, MOST_RECOVERY_SECONDS, LEAST_LOCALITY, LEAST_SPEED_UP = 5.0, 30.0, 0.9, 1.7
+MOST_MS, MOST_RECOVERY_SECONDS, LEAST_LOCALITY = 5.0, 30.0, 0.9
 CALLS = 100
 """Calls in one measurement of a handle, of which the median counts."""
 
@@ -53,17 +52,15 @@ def cases(setup: Setup) -> Generator[Iterator[Case | dict[str, Any]]]:
         )
         cluster = stack.enter_context(nodes(3))
         here = stack.enter_context(open_local(config))
-        yield _rows(config, cluster, here, setup.pairs)
+        yield _rows(config, cluster, here)
 
 
 def _rows(
-    config: InstallationConfig, cluster: Nodes, here: LocalRttc, pairs: int
+    config: InstallationConfig, cluster: Nodes, here: LocalRttc
 ) -> Iterator[Case | dict[str, Any]]:
     with open_local(config, ray="auto") as away:
         yield from _handles(away.policy.model, here.policy.model)
         yield from _loss(cluster, away, here)
-    cluster.add()
-    yield _speed_up(config, pairs)
 
 
 def _handles(away: PolicyModel, here: PolicyModel) -> Iterator[Case]:
@@ -165,42 +162,3 @@ def _row(name: str, value: float, told: str, **more: Any) -> dict[str, Any]:
     """Return the row of a figure that has no other side but its aim."""
     case = Case(name=name, ours=lambda: value, peer=lambda: 1.0, peer_name=told, **more)
     return row_of(case, [(value, 1.0)])
-
-
-def _speed_up(config: InstallationConfig, pairs: int) -> dict[str, Any]:
-    """Return asks a second with two replicas, against one."""
-    found: list[tuple[float, float]] = []
-    with ExitStack() as stack:
-        sides: list[LocalRttc] = []
-        for count in (2, 1):
-            ray = RaySettings(name=f"of-{count}", min_replicas=count, trainers=0, cpus=0.1)
-            told = config.model_copy(update={"ray": ray})
-            sides.append(stack.enter_context(open_local(told, ray="auto")))
-        for number in range(pairs):
-            tell(f"ray: two replicas and one, {number + 1} of {pairs}")
-            found.append((_answers_a_second(sides[0]), _answers_a_second(sides[1])))
-    return row_of(
-        Case(
-            name="answers a second, two replicas",
-            ours=lambda: 0.0,
-            peer=lambda: 0.0,
-            peer_name="one replica",
-            unit="1/s",
-            more_is_better=True,
-            least_ratio=LEAST_SPEED_UP,
-        ),
-        found,
-    )
-
-
-def _answers_a_second(local: LocalRttc) -> float:
-    async def one(number: int) -> None:
-        turns: Any = ({"role": "user", "content": f"Name {number} rivers."},)
-        await local.policy.model.generate([GenerationRequest(messages=turns, max_new_tokens=24)])
-
-    async def asked() -> float:
-        began = time.perf_counter()
-        await asyncio.gather(*(one(number) for number in range(CLIENTS)))
-        return CLIENTS / (time.perf_counter() - began)
-
-    return asyncio.run(asked())

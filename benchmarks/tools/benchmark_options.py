@@ -58,6 +58,10 @@ class Setup:
     k: int = 8
     tokens: int = 24
     """Longest answer where answers are timed."""
+    clients: int = 32
+    """Clients of `replicas`: two batches of 16 rows."""
+    asks: int = 4
+    """Questions of each of them, one after the other."""
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Setup)}
@@ -121,7 +125,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("states", "recall: in the query-state cache"),
         ("questions", "ttt, weights: of each file"),
         ("k", "ttt: samples to train on; search: neighbours"),
-        ("tokens", "concurrent, bestofn, weights: longest answer"),
+        ("tokens", "concurrent, bestofn, weights, replicas: longest answer"),
+        ("clients", "replicas: that ask at once"),
+        ("asks", "replicas: of each client"),
     ):
         default = _DEFAULTS[name]
         parser.add_argument(
