@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from rttc_graph.errors import BackendError, RttcError
 from rttc_graph.integrations.concurrency.loop_thread import LoopThread
-from rttc_graph.integrations.ray_serve.ray_library import ray_library, serve_library
+from rttc_graph.integrations.ray_serve.lost_nodes import LostNodes
+from rttc_graph.integrations.ray_serve.ray_library import ray_library, rpc_error, serve_library
 
 __all__ = ("HandleCalls", "run_apart")
 
@@ -26,8 +27,15 @@ _TRIES = 8
 """Replicas that a call is sent to, one after the other, while they die in mid-call. With the pauses
 between them that takes some seven seconds, in which a lost node is noticed."""
 
+_LOOK_SECONDS = 5.0
+"""Time after which a call that has no answer yet looks whether a node was lost, again and again."""
+
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
+
+
+_END = object()
+"""What comes after the last item."""
 
 
 class _LostReplica(Exception):
@@ -49,10 +57,13 @@ class HandleCalls:
     def __init__(
         self, handle: Any, *, what: str, error: type[BackendError], loop: LoopThread
     ) -> None:
-        self._handle = handle.options()  # which waits for its router, once
+        self._given = handle
+        self._direct: Any = None  # made by the first call, on the loop
         self._what = what
         self._error = error
         self._loop = loop
+        self._lost_nodes = LostNodes()
+        self._rpc_error = rpc_error()
         self._ray_errors = ray_library().exceptions
         self._serve_errors = serve_library().exceptions
 
@@ -155,7 +166,7 @@ class HandleCalls:
     async def _once(self, method: str, arguments: tuple[Any, ...], key: str | None) -> Any:
         response = self._to(method, key).remote(*arguments)
         try:
-            return await response
+            return await self._watched(response)
         except BaseException as exc:
             raise self._translated(exc, response) from exc
 
@@ -167,9 +178,9 @@ class HandleCalls:
         on_item: Callable[[Any], None],
     ) -> Any:
         response = self._to(method, key, stream=True).remote(*arguments)
-        held: list[Any] = []
+        items, held = aiter(response), list[Any]()
         try:
-            async for item in response:
+            while (item := await self._watched(anext(items, _END))) is not _END:
                 for one in held:
                     on_item(one)
                 held = [item]
@@ -179,14 +190,35 @@ class HandleCalls:
             raise _LostReplica(f"{method} ended without a result")
         return held[0]
 
+    async def _watched(self, answer: Awaitable[T]) -> T:
+        """Await an answer, and give it up when a node was lost meanwhile.
+
+        A process that dies closes its connections. A machine that vanishes does not.
+        """
+        began = time.monotonic()
+        waiting = asyncio.ensure_future(answer)
+        waiting.add_done_callback(_take_error)
+        try:
+            while not (await asyncio.wait({waiting}, timeout=_LOOK_SECONDS))[0]:
+                if await self._lost_nodes.since(began):
+                    raise _LostReplica("a node was lost meanwhile")
+            return waiting.result()
+        finally:
+            waiting.cancel()
+
     def _to(self, method: str, key: str | None, **more: Any) -> Any:
-        return self._handle.options(method_name=method, multiplexed_model_id=key or "", **more)
+        if self._direct is None:
+            self._direct = _direct(self._given)
+        return self._direct.options(method_name=method, multiplexed_model_id=key or "", **more)
 
     def _translated(self, exc: BaseException, response: Any) -> BaseException:
         """Return what to raise for what came of a call."""
         if isinstance(exc, asyncio.CancelledError):
             response.cancel()
             return exc if _is_being_cancelled() else _LostReplica("it ended the call")
+        if isinstance(exc, _LostReplica):
+            response.cancel()
+            return exc
         if isinstance(exc, self._ray_errors.RayTaskError):
             cause = getattr(exc, "cause", None)
             if isinstance(cause, RttcError):
@@ -200,7 +232,8 @@ class HandleCalls:
             )
         if isinstance(exc, self._serve_errors.DeploymentUnavailableError):
             return self._error(f"{self._what} is not running: {exc}; look at `serve status`")
-        if isinstance(exc, (self._ray_errors.RayError, self._serve_errors.RayServeException)):
+        lost = (self._ray_errors.RayError, self._serve_errors.RayServeException, self._rpc_error)
+        if isinstance(exc, lost):
             return _LostReplica(f"{type(exc).__name__} {exc}".partition("\n")[0])
         return exc
 
@@ -209,6 +242,27 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on an event loop of its own, also where another one runs."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
+
+
+def _direct(handle: Any) -> Any:
+    """Return a handle of our own, which calls by gRPC and routes on the loop that runs here.
+
+    That takes half of what a call costs (docs/experiments.md). These are options of one handle:
+    Ray Serve's variables for them would change the host's handles too. A release of Ray without
+    them gets the handle as it is.
+    """
+    try:
+        own = type(handle)(handle.deployment_name, handle.app_name)
+        own._init(_run_router_in_separate_loop=False)
+        return own.options(_by_reference=False)
+    except (AttributeError, TypeError):
+        return handle.options()
+
+
+def _take_error(done: asyncio.Future[Any]) -> None:
+    """Take the error of a call that was given up, or asyncio would log it."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _left(deadline: float | None, grace: float = 0.0) -> float | None:

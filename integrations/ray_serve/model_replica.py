@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from rttc_graph.errors import AdaptationError, QueryStateCacheError
 from rttc_graph.integrations.ray_serve.handle_calls import run_apart
 from rttc_graph.integrations.ray_serve.ray_library import serve_library
+from rttc_graph.integrations.ray_serve.replica_metrics import ReplicaMetrics
 from rttc_graph.protocols import (
     AdapterTrainer,
     Generation,
@@ -69,6 +70,8 @@ class ReplicaModel:
     model: PolicyModel
     trainer: AdapterTrainer
     store: AdapterStore
+    resident: Callable[[], Mapping[str, float]] | None = None
+    """Returns the number and the bytes of the adapters in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,7 @@ class ModelReplica:
         self._stack = ExitStack()
         self._parts = self._stack.enter_context(open_model())
         self._announce = announcing(most_adapters)
+        self._metrics = ReplicaMetrics(self._parts.resident)
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._facts = run_apart(self._described(made_from))
 
@@ -133,7 +137,9 @@ class ModelReplica:
         """
         deadline = _deadline(seconds)
         was_there = await self.hold(requests[0].adapter)
-        return await self._parts.model.generate(requests, deadline=deadline), was_there
+        answers = await self._parts.model.generate(requests, deadline=deadline)
+        self._metrics.count_answers(answers)
+        return answers, was_there
 
     async def weigh(
         self, requests: Sequence[OptionsRequest], seconds: float | None
@@ -162,6 +168,7 @@ class ModelReplica:
         if not was_there:
             await self._load_once(key)
         await self._announce(key)
+        self._metrics.count_held(was_there=was_there)
         return was_there
 
     async def take(self, adapter: TrainedAdapter) -> None:
@@ -215,6 +222,7 @@ class ModelReplica:
         finally:
             training.cancel()
         await self._announce(key)
+        self._metrics.count_training(adapter)
         yield await self._kept(adapter)
 
     async def _kept(self, adapter: TrainedAdapter) -> TrainedAdapter:

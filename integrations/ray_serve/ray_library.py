@@ -7,7 +7,7 @@ from typing import Any
 
 from rttc_graph.support.extras import require
 
-__all__ = ("ray_library", "serve_library")
+__all__ = ("ray_library", "rpc_error", "serve_library")
 
 _PURPOSE = "replicas on a cluster"
 
@@ -30,3 +30,13 @@ def serve_library() -> Any:
     """
     ray_library()
     return require("ray.serve", extra="ray", purpose=_PURPOSE)
+
+
+def rpc_error() -> type[Exception]:
+    """Return the error of gRPC, over which calls go to replicas.
+
+    Raises:
+        ConfigurationError: It is not installed.
+    """
+    found: type[Exception] = require("grpc", extra="ray", purpose=_PURPOSE).RpcError
+    return found

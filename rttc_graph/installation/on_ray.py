@@ -110,7 +110,12 @@ def _model(values: Values) -> Generator[ReplicaModel]:
     with open_knowledge(config) as knowledge, open_policy(config) as policy:
         if policy.trainer is None:
             raise ConfigurationError(f"model={config.model!r} is served elsewhere")
-        yield ReplicaModel(model=policy.model, trainer=policy.trainer, store=knowledge.cache)
+        yield ReplicaModel(
+            model=policy.model,
+            trainer=policy.trainer,
+            store=knowledge.cache,
+            resident=policy.resident,
+        )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from rttc_graph.cli.command_group import bare_option, command_group
 from rttc_graph.errors import BudgetExceeded, ConfigurationError, PolicyModelError
 from rttc_graph.installation.config import load_config
 from rttc_graph.integrations.concurrency.loop_thread import LoopThread
-from rttc_graph.integrations.ray_serve import cluster, deploying, handle_calls
+from rttc_graph.integrations.ray_serve import cluster, deploying, handle_calls, lost_nodes
 from rttc_graph.integrations.ray_serve.cluster import open_cluster
 from rttc_graph.integrations.ray_serve.deploying import PartFactories
 from rttc_graph.integrations.ray_serve.embedder_replica import EmbedderFacts
@@ -38,6 +38,10 @@ class RayTaskError(RayError):
 
 
 class RayServeException(Exception):
+    pass
+
+
+class RpcError(Exception):
     pass
 
 
@@ -142,15 +146,23 @@ class ApplicationStatus(StrEnum):
     DELETING = "DELETING"
 
 
+@pytest.fixture
+def nodes() -> list[dict[str, Any]]:
+    return [{"NodeID": name, "Alive": name != "long gone"} for name in ("a", "b", "long gone")]
+
+
 @pytest.fixture(autouse=True)
-def fake_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+def fake_ray(monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, Any]]) -> None:
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+    ray = SimpleNamespace(exceptions=exceptions, nodes=lambda: [*nodes])
     serve = SimpleNamespace(
         RayServeException=RayServeException,
         BackPressureError=BackPressureError,
         DeploymentUnavailableError=DeploymentUnavailableError,
     )
-    monkeypatch.setattr(handle_calls, "ray_library", lambda: SimpleNamespace(exceptions=ray))
+    monkeypatch.setattr(handle_calls, "ray_library", lambda: ray)
+    monkeypatch.setattr(lost_nodes, "ray_library", lambda: ray)
+    monkeypatch.setattr(handle_calls, "rpc_error", lambda: RpcError)
     monkeypatch.setattr(handle_calls, "serve_library", lambda: SimpleNamespace(exceptions=serve))
     monkeypatch.setattr(handle_calls, "_FIRST_PAUSE_SECONDS", 0.0)
 
@@ -167,11 +179,36 @@ async def test_a_call_goes_to_the_holder_of_its_adapter() -> None:
     assert handle.arguments == [("a",)]
 
 
-@pytest.mark.parametrize("lost", [RayError("node died"), RayServeException("gone")])
+@pytest.mark.parametrize(
+    "lost", [RayError("node died"), RayServeException("gone"), RpcError("stream reset")]
+)
 async def test_a_lost_replica_is_followed_by_any_other(lost: Exception) -> None:
     handle = Handle(raising(lost), raising(lost), giving("answer"))
     assert await calls_of(handle).call("generate", key="k") == "answer"
     assert [one["multiplexed_model_id"] for one in handle.asked] == ["k", "", ""]
+
+
+async def test_a_call_to_a_machine_that_vanishes_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, Any]]
+) -> None:
+    """Nobody ends such a call: no connection is closed."""
+    monkeypatch.setattr(handle_calls, "_LOOK_SECONDS", 0.02)
+    began = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def forever() -> None:
+        loop.call_soon_threadsafe(began.set)
+        await asyncio.sleep(60)
+
+    handle = Handle(forever, giving("answer"))
+    task = asyncio.ensure_future(calls_of(handle).call("generate", key="k"))
+    await began.wait()
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    nodes[1]["Alive"] = False
+    assert await asyncio.wait_for(task, 5) == "answer"
+    assert handle.responses[0].is_cancelled
+    assert [one["multiplexed_model_id"] for one in handle.asked] == ["k", ""]
 
 
 async def test_replicas_that_all_die_are_an_error_with_a_way_out() -> None:
