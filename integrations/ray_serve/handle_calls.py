@@ -35,7 +35,7 @@ _LONGEST_PAUSE_SECONDS = 2.0
 
 
 _END = object()
-"""What comes after the last item."""
+"""Mark behind the last item."""
 
 
 class _LostReplica(Exception):
