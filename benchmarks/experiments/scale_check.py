@@ -96,10 +96,10 @@ def main() -> None:
                 rows = [asdict(row) for row in found]
                 options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     shares = {share: [one for one in found if one.share == share] for share in options.shares}
-    for share, rows in shares.items():
-        verdict = "yes" if _is_met(rows) else "NO"
-        print(_told(f"median, {share:g}", rows))
-        print(f"prediction within {AIM:.0%} at {share:g}, of {len(rows)} rounds: {verdict}")
+    for share, compared in shares.items():
+        verdict = "yes" if _is_met(compared) else "NO"
+        print(_told(f"median, {share:g}", compared))
+        print(f"prediction within {AIM:.0%} at {share:g}, of {len(compared)} rounds: {verdict}")
     sys.exit(0 if all(map(_is_met, shares.values())) else 1)
 
 
