@@ -278,7 +278,7 @@ async def test_trainings_multiply_in_the_type_that_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    monkeypatch.setattr(training_planner, "free_bytes", lambda _: free)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    monkeypatch.setattr(training_planner, "free_on_all", lambda _: free)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     trained = await train(LoraTrainer(tiny_engine, training_dtype=training_dtype))
     assert trained.provenance["products"] == products
     assert (await ask(policy, "k")).text == "the tin hen"
@@ -415,7 +415,7 @@ async def test_a_base_with_other_weights_has_another_fingerprint(
 async def test_sizes_that_are_not_given_fit_the_device(
     tiny_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_engine, "free_bytes", lambda _: 2.0**20 * 160)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    monkeypatch.setattr(local_engine, "free_on_all", lambda _: 2.0**20 * 160)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     trainer = LoraTrainer(tiny_engine)
     assert tiny_engine.sizes is None
     await trainer.base_fingerprint()
