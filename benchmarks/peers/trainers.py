@@ -95,10 +95,13 @@ class PeftTrainer(ABC):
     def name(self) -> str:
         """Of the library, with its version and how it is set up."""
 
-    def __init__(self, model: Path, settings: TttSettings, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: Path, settings: TttSettings, dtype: torch.dtype, device: str = "cpu"
+    ) -> None:
         quiet_transformers()
         self._dtype = dtype
-        self._base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        self._is_cpu = device == "cpu"
+        self._base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         rate = learning_rate_for(AdaptedModel(self._base), settings)
         self._settings = replace(settings, learning_rate=rate)
@@ -138,7 +141,7 @@ class PeftTrainer(ABC):
             "optim": "adamw_torch_fused",  # the fastest AdamW of torch, which ours uses too
             "activation_checkpointing": False,  # it saves memory and costs a forward pass
             "bf16": self._dtype == torch.bfloat16,  # as ours multiplies
-            "use_cpu": True,
+            "use_cpu": self._is_cpu,
             "logging_strategy": "no",
             "save_strategy": "no",
             "eval_strategy": "no",

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.tools.gpu_training` makes a model of random weights in the shape of
 Llama-3.1-8B (16 GB; `--models` says where) and prints a table: seconds of a query's training of 8
-samples, one after the other with plain passes and then as the trainer does it here, and tokens a
+samples, one after the other with plain passes and then as the trainer does it here, beside trl's
+SFTTrainer on the same token ids and steps where trl is installed (extra `bench`), and tokens a
 second of rows with and without adapters, beside transformers' `generate`. So speed and memory only,
 never quality. `--shape tiny --device cpu` runs the same on a CPU in some seconds.
 
@@ -23,18 +24,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 import torch
 
+from benchmarks.peers.libraries import peer
 from benchmarks.tools.random_models import SHAPES, make_model, query_examples, question
+from rttc_graph.errors import ConfigurationError
 from rttc_graph.integrations.lora import lora_trainer
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
+from rttc_graph.integrations.lora.training_batches import EncodedExample, encode_examples
 from rttc_graph.integrations.transformers.decoding.row import DecodeRequest
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.protocols import GenerationRequest, TrainedAdapter
 from rttc_graph.settings import TttSettings
+
+if TYPE_CHECKING:  # it imports datasets, which comes with trl
+    from benchmarks.peers.trainers import TrlPeer
 
 SETTINGS = TttSettings(stop_loss=0.0)
 """The defaults, of which no epoch is left out."""
@@ -64,6 +71,12 @@ class Bench:
     def __init__(self, folder: Path, device: str, rounds: int) -> None:
         self._folder, self._device, self._rounds = folder, device, rounds
         self._is_gpu = device.startswith("cuda")
+
+    def trl(self, dtype: torch.dtype) -> TrlPeer:
+        """Return trl's trainer on the same model and device."""
+        from benchmarks.peers.trainers import TrlPeer  # noqa: PLC0415  # datasets is optional
+
+        return TrlPeer(self._folder, SETTINGS, dtype, self._device)
 
     @contextmanager
     def opened(self, *, plain: bool) -> Iterator[tuple[LocalEngine, LoraTrainer]]:
@@ -95,6 +108,16 @@ class Bench:
             losses[:] = [one.losses[-1] for one in made]
 
         return self.timed(lambda: asyncio.run(train())), statistics.mean(losses)
+
+    def peer(self, trainer: TrlPeer, encoded: Sequence[EncodedExample]) -> tuple[Times, float]:
+        """Return seconds of a query's training by trl, and the part of them that is its loop."""
+        loops: list[float] = []
+
+        def train() -> None:
+            loops.append(trainer.train(encoded).loop_seconds)
+
+        times = self.timed(train)
+        return times, statistics.median(loops[1:])
 
     def rows(self, engine: LocalEngine, count: int, new: int, adapters: Sequence[str]) -> Times:
         """Return seconds of greedy answers of so many tokens, each row with the next adapter."""
@@ -166,6 +189,7 @@ def report(bench: Bench, *, lengths: Sequence[int], rows: Sequence[int], new: in
                     f"| {times.peak:.0f} |",
                     flush=True,
                 )
+    _report_peer(bench, lengths)
     print("\n| rows | tokens/s | first time |\n| --- | --- | --- |")
     with bench.opened(plain=False) as (engine, trainer):
         keys = [f"a{number}" for number in range(max(rows))]
@@ -183,6 +207,32 @@ def report(bench: Bench, *, lengths: Sequence[int], rows: Sequence[int], new: in
                     f"| {count}, {name} | {done / times.again:.0f} | {done / times.first:.0f} |",
                     flush=True,
                 )
+
+
+def _report_peer(bench: Bench, lengths: Sequence[int]) -> None:
+    """Print what trl takes for a query's training, with the weights in the type of ours."""
+    try:
+        peer("datasets")
+        peer("trl")
+    except ConfigurationError as exc:
+        print(f"| by trl | not measured | {exc} |")
+        return
+    with bench.opened(plain=True) as (engine, _):
+        loaded = asyncio.run(engine.model())
+        dtype = loaded.model.dtype
+        given = {size: encode_examples(loaded, query_examples(size, 0)) for size in lengths}
+        del loaded
+    trainer = bench.trl(dtype)
+    try:
+        for tokens, encoded in given.items():
+            times, loop = bench.peer(trainer, encoded)
+            print(
+                f"| 8 x {tokens}, 1 at once | trl, its loop {loop:.3f} of the CPU "
+                f"| {times.again:.3f} | {times.first:.3f} | | {times.peak:.0f} |",
+                flush=True,
+            )
+    finally:
+        trainer.close()
 
 
 def _adapters(trainer: LoraTrainer, keys: Sequence[str], tokens: int) -> None:
