@@ -101,7 +101,8 @@ class PeftTrainer(ABC):
         quiet_transformers()
         self._dtype = dtype
         self._is_cpu = device == "cpu"
-        self._base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device)
+        base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        self._base: Any = base.to(device)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         rate = learning_rate_for(AdaptedModel(self._base), settings)
         self._settings = replace(settings, learning_rate=rate)

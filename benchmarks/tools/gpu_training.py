@@ -19,7 +19,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -79,7 +79,7 @@ class Bench:
         return TrlPeer(self._folder, SETTINGS, dtype, self._device)
 
     @contextmanager
-    def opened(self, *, plain: bool) -> Iterator[tuple[LocalEngine, LoraTrainer]]:
+    def opened(self, *, plain: bool) -> Generator[tuple[LocalEngine, LoraTrainer]]:
         """Open engine and trainer: as they are, or with plain passes of one training each."""
         with ExitStack() as stack:
             if plain:

@@ -12,6 +12,10 @@ TEMPERATURE = 0.2
 FLOOR = 0.02
 """Probability below which, and above 1 less which, a step's odds change no more."""
 
+POOL_GROWTH = 6
+"""Growth of the pool from which the best is worth picking: with a judge of AUC 0.685 choosing among
+four steps was worth 6 to 11 points on sums (docs/experiments.md), and 6 allows four there."""
+
 
 def soft_widths(
     shares: Sequence[float | None], total: int, *, widest: int | None = None
@@ -114,8 +118,8 @@ def widest_useful(auc: float) -> int:
 
     The largest pool from which the best of noisy scores is worth picking grows with the exponential
     of (difference in quality / noise) squared (arXiv 2603.15377). For two normal distributions of
-    equal spread that ratio is √2 times the normal quantile of the area under the curve; half of its
-    square is taken, since the paper gives the rate and no constant.
+    equal spread that ratio is √2 times the normal quantile of the area under the curve. The paper
+    gives the rate and no constant: `POOL_GROWTH` times the square of the quantile is taken.
 
     Args:
         auc: Share of pairs of a right and a wrong prefix that the judge orders rightly, in [0, 1].
@@ -123,7 +127,7 @@ def widest_useful(auc: float) -> int:
     if auc <= 0.5:
         return 1
     quantile = _normal_quantile(min(auc, 0.999))
-    return max(1, math.floor(math.exp(quantile**2)))
+    return max(1, math.floor(math.exp(POOL_GROWTH * quantile**2)))
 
 
 def _normal_quantile(share: float) -> float:
