@@ -161,7 +161,7 @@ def test_widths_share_out_all_there_is(shares: list[float], total: int, widest: 
 
 
 def test_a_noisy_judge_is_given_little_choice() -> None:
-    """The quantiles of .5, .63, .685 and .76 are 0, .33, .48 and .71; e to six times their squares."""
+    """The quantiles of .63, .685 and .76 are .33, .48 and .71; e to six times their squares."""
     widths = [widest_useful(auc) for auc in (0.3, 0.5, 0.63, 0.685, 0.76)]
     assert widths == [1, 1, 1, 4, 19]
 
