@@ -25,8 +25,17 @@ from rttc_graph.testing import REWRITTEN
 
 pytest.register_assert_rewrite(*REWRITTEN)
 
-UNSAFE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-"""Settings of a server whose data nobody will miss."""
+UNSAFE = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "min_wal_size": "32MB",
+    "max_wal_size": "64MB",
+}
+"""Settings of a server whose data nobody will miss, and which takes little room."""
+
+IN_MEMORY, ROOM = Path("/dev/shm"), 2**31
+"""Where a clone of the template takes 25 ms instead of 130, and the free bytes that this needs."""
 
 _NUMBERS = itertools.count(1)
 
@@ -62,7 +71,8 @@ def _spread(number: int, dimension: int) -> list[float]:
 
 def open_folder() -> Path:
     """Return a new folder that others may enter, so that root's server has its data there."""
-    folder = Path(tempfile.mkdtemp(prefix="rttc-"))
+    is_roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM
+    folder = Path(tempfile.mkdtemp(prefix="rttc-", dir=IN_MEMORY if is_roomy else None))
     folder.chmod(0o755)
     return folder
 
