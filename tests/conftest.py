@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import inspect
 import os
 from collections.abc import Iterator
@@ -50,12 +49,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "blocking_allowed: an async test that calls blocking code of ours on its loop"
     )
-
-
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector from walking all modules and tests again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
