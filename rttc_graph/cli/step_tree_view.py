@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from rich.text import Text
@@ -13,32 +13,27 @@ from rttc_graph.state import LedgerEntry
 SHOWN_CHARACTERS = 70
 """Longest part of a step that is shown."""
 
+Line = Callable[[Mapping[str, Any]], Text]
+"""Function that returns a node of a tree in one line."""
+
 
 def step_trees(ledger: Sequence[LedgerEntry]) -> list[Tree]:
     """Return the trees of steps that a run has grown, each for one arm, ready to be printed."""
-    return [
-        _tree(str(entry["detail"].get("arm", "")), cast("list[dict[str, Any]]", steps))
-        for entry in ledger
-        if entry["event"] == "stopped" and (steps := entry["detail"].get("steps"))
-    ]
+    return _trees(ledger, "steps", "steps", _line)
 
 
 def thought_trees(ledger: Sequence[LedgerEntry]) -> list[Tree]:
     """Return the graphs of thoughts of a run, each question below the one it was split from."""
+    return _trees(ledger, "thoughts", "questions", _question)
+
+
+def _trees(ledger: Sequence[LedgerEntry], key: str, what: str, line: Line) -> list[Tree]:
     return [
-        _thoughts(str(entry["detail"].get("arm", "")), cast("list[dict[str, Any]]", thoughts))
+        _tree(str(entry["detail"].get("arm", "")), nodes, what, line)
         for entry in ledger
-        if entry["event"] == "stopped" and (thoughts := entry["detail"].get("thoughts"))
+        if entry["event"] == "stopped"
+        and (nodes := cast("list[dict[str, Any]]", entry["detail"].get(key)))
     ]
-
-
-def _thoughts(arm: str, thoughts: Sequence[Mapping[str, Any]]) -> Tree:
-    tokens = sum(int(one["tokens"]) for one in thoughts)
-    whole = Tree(Text(f"{arm}: {len(thoughts)} questions, {tokens} tokens", style="bold"))
-    branches: dict[int | None, Tree] = {None: whole}
-    for one in thoughts:  # a question stands before its parts
-        branches[one["node"]] = branches[one["parent"]].add(_question(one))
-    return whole
 
 
 def _question(one: Mapping[str, Any]) -> Text:
@@ -60,12 +55,12 @@ def _cut(text: str) -> str:
     return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"
 
 
-def _tree(arm: str, steps: Sequence[Mapping[str, Any]]) -> Tree:
-    tokens = sum(int(step["tokens"]) for step in steps)
-    whole = Tree(Text(f"{arm}: {len(steps)} steps, {tokens} tokens", style="bold"))
+def _tree(arm: str, nodes: Sequence[Mapping[str, Any]], what: str, line: Line) -> Tree:
+    tokens = sum(int(node["tokens"]) for node in nodes)
+    whole = Tree(Text(f"{arm}: {len(nodes)} {what}, {tokens} tokens", style="bold"))
     branches: dict[int | None, Tree] = {None: whole}
-    for step in steps:  # a parent stands before its children
-        branches[step["node"]] = branches[step["parent"]].add(_line(step))
+    for node in nodes:  # a parent stands before its children
+        branches[node["node"]] = branches[node["parent"]].add(line(node))
     return whole
 
 
