@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import httpx
@@ -46,7 +46,13 @@ class Asked:
     """Times that the server said it was busy; the wait until the next try is in `seconds`."""
 
 
-def ask(url: str, question: str, *, tokens: int, **settings: Any) -> Asked:
+def client_of(url: str) -> httpx.Client:
+    """Return a client of a server for all threads: one a question reads certificates for 20 ms."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.Client(base_url=url, timeout=600.0, limits=limits)
+
+
+def ask(client: httpx.Client, question: str, *, tokens: int, **settings: Any) -> Asked:
     """Ask a server's `/v1`, and again where it says that it is busy, as clients do."""
     body = {
         "model": "rttc",
@@ -55,7 +61,7 @@ def ask(url: str, question: str, *, tokens: int, **settings: Any) -> Asked:
     }
     began, refused = time.perf_counter(), 0
     while True:
-        answer = _client().post(f"{url}/v1/chat/completions", json=body)
+        answer = client.post("/v1/chat/completions", json=body)
         if answer.status_code != 429:
             break
         refused += 1
@@ -65,17 +71,10 @@ def ask(url: str, question: str, *, tokens: int, **settings: Any) -> Asked:
     return Asked(seconds, answer.status_code, report or {}, refused)
 
 
-@cache
-def _client() -> httpx.Client:
-    """Return one client for all: one of its own for each ask reads certificates for 20 ms."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.Client(timeout=600.0, limits=limits)
-
-
-def panel(url: str, question: str, *, tokens: int) -> Asked:
+def panel(client: httpx.Client, question: str, *, tokens: int) -> Asked:
     """Ask for a panel."""
     return ask(
-        url,
+        client,
         question,
         tokens=tokens,
         policy="majority",
@@ -85,11 +84,13 @@ def panel(url: str, question: str, *, tokens: int) -> Asked:
     )
 
 
-def plain(url: str, questions: Iterator[str], *, count: int, tokens: int) -> list[Asked]:
+def plain(
+    client: httpx.Client, questions: Iterator[str], *, count: int, tokens: int
+) -> list[Asked]:
     """Ask plain questions, each of the clients one after the other."""
     asked = list(itertools.islice(questions, count))
-    with ThreadPoolExecutor(CLIENTS) as clients:
-        return list(clients.map(partial(ask, url, tokens=tokens, policy="direct"), asked))
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        return list(threads.map(partial(ask, client, tokens=tokens, policy="direct"), asked))
 
 
 def p95(asked: Sequence[Asked]) -> float:
@@ -98,12 +99,14 @@ def p95(asked: Sequence[Asked]) -> float:
 
 
 def beside_panels(
-    url: str, questions: Iterator[str], *, panels: int, count: int, tokens: int
+    client: httpx.Client, questions: Iterator[str], *, panels: int, count: int, tokens: int
 ) -> tuple[list[Asked], list[Asked]]:
     """Return the plain asks, and the panels that were asked for at once beside them."""
     with ThreadPoolExecutor(panels) as pool:
-        waiting = [pool.submit(panel, url, next(questions), tokens=tokens) for _ in range(panels)]
-        asks = plain(url, questions, count=count, tokens=tokens)
+        waiting = [
+            pool.submit(panel, client, next(questions), tokens=tokens) for _ in range(panels)
+        ]
+        asks = plain(client, questions, count=count, tokens=tokens)
         return asks, [one.result() for one in waiting]
 
 
@@ -118,19 +121,19 @@ def is_within_budget(one: Asked) -> bool:
 @contextmanager
 def cases(setup: Setup) -> Generator[Iterator[dict[str, Any]]]:
     """Yield the rows."""
-    with server(setup) as url:
-        yield _rows(url, setup)
+    with server(setup) as url, client_of(url) as client:
+        yield _rows(client, setup)
 
 
-def _rows(url: str, setup: Setup) -> Iterator[dict[str, Any]]:
+def _rows(client: httpx.Client, setup: Setup) -> Iterator[dict[str, Any]]:
     questions, found = endless(), list[tuple[float, float]]()
     lost = exceeded = 0
-    plain(url, questions, count=CLIENTS, tokens=setup.tokens)
+    plain(client, questions, count=CLIENTS, tokens=setup.tokens)
     for number in range(1, 1 + setup.pairs):
         tell(f"load: {number} of {setup.pairs}")
-        alone = plain(url, questions, count=ASKS, tokens=setup.tokens)
+        alone = plain(client, questions, count=ASKS, tokens=setup.tokens)
         beside, panels = beside_panels(
-            url, questions, panels=PANELS, count=ASKS, tokens=setup.tokens
+            client, questions, panels=PANELS, count=ASKS, tokens=setup.tokens
         )
         found.append((p95(beside), p95(alone)))
         lost += sum(one.status != 200 for one in [*alone, *beside, *panels])

@@ -26,7 +26,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.cases.load import Asked, ask, endless, server
+import httpx
+
+from benchmarks.cases.load import Asked, ask, client_of, endless, server
 from benchmarks.tools.benchmark_options import EXAMPLE, Setup, add_options, read, tell
 from benchmarks.tools.random_models import make_model
 from benchmarks.tools.scale_model import Measured, Plan, simulate
@@ -89,7 +91,8 @@ def main() -> None:
             model = make_model(Path(folder) / "tiny", "tiny", device="cpu")
             setup = replace(setup, model=model)
         url = stack.enter_context(server(setup, queue=options.load))
-        for one in _rounds(url, setup, options):
+        client = stack.enter_context(client_of(url))
+        for one in _rounds(client, setup, options):
             found.append(one)
             print(_told(f"share {one.share:g}", [one]), flush=True)
             if options.json:
@@ -103,9 +106,9 @@ def main() -> None:
     sys.exit(0 if all(map(_is_met, shares.values())) else 1)
 
 
-def _rounds(url: str, setup: Setup, options: argparse.Namespace) -> Iterator[Compared]:
+def _rounds(client: httpx.Client, setup: Setup, options: argparse.Namespace) -> Iterator[Compared]:
     questions = endless()
-    asked = partial(ask, url, tokens=setup.tokens, policy="direct")
+    asked = partial(ask, client, tokens=setup.tokens, policy="direct")
     _at(itertools.repeat(0.0, 2 * PLACES), questions, asked)  # a warm-up
     end, longest = time.monotonic() + 60 * options.most_minutes, 0.0
     for number in range(options.pairs):

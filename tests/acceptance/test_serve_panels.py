@@ -37,11 +37,12 @@ def url(tiny_engine: LocalEngine) -> Generator[str]:
 
 def test_plain_asks_do_not_wait_for_twenty_panels(url: str) -> None:
     questions = prompts()
-    load.plain(url, questions, count=8, tokens=TOKENS)
-    alone = load.plain(url, questions, count=ASKS, tokens=TOKENS)
-    beside, panels = load.beside_panels(
-        url, questions, panels=load.PANELS, count=ASKS, tokens=TOKENS
-    )
+    with load.client_of(url) as client:
+        load.plain(client, questions, count=8, tokens=TOKENS)
+        alone = load.plain(client, questions, count=ASKS, tokens=TOKENS)
+        beside, panels = load.beside_panels(
+            client, questions, panels=load.PANELS, count=ASKS, tokens=TOKENS
+        )
     assert {one.status for one in [*alone, *beside, *panels]} == {200}
     assert all(load.is_within_budget(one) for one in panels)
     assert load.p95(beside) <= 3 * load.p95(alone) + 0.5  # a busy machine's hiccup
