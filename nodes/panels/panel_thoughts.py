@@ -9,85 +9,38 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import NamedTuple, cast
+from typing import cast
 
-from rttc_graph.arms import ARMS, PLAIN
-from rttc_graph.errors import BudgetExceeded, ConfigurationError
-from rttc_graph.nodes.panels.panel_drawing import DrawRow, PanelDrawing
-from rttc_graph.nodes.panels.panel_judging import Judged, adapter_of, judged_draws, rewarded
+from rttc_graph.errors import ConfigurationError
+from rttc_graph.nodes.panels.panel_drawing import PanelDrawing
+from rttc_graph.nodes.panels.panel_judging import Judged, judged_draws, rewarded
+from rttc_graph.nodes.panels.thought_rows import ThoughtRow, ThoughtRows, asked_of
 from rttc_graph.nodes.panels.thought_splitting import ThoughtSplitting
 from rttc_graph.protocols import (
     Embedder,
     Generation,
-    GenerationRequest,
     KnowledgeBase,
     PolicyModel,
     RewardModel,
-    can_follow_schema,
     forward_flops,
     parameters_of,
     summed,
 )
 from rttc_graph.run.answering import generated, stream_candidate
-from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
-from rttc_graph.run.prompts import direct_messages, standalone_query
+from rttc_graph.run.prompts import standalone_query
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.panel import Panel, best_of
-from rttc_graph.search.sample_subsets import draw_seed
 from rttc_graph.search.strategy import Proposal, Thinking
-from rttc_graph.search.thinking.thought_graph import ROOT, known_for, root_of, thoughts_left
+from rttc_graph.search.thinking.thought_graph import ROOT, known_for, root_of
 from rttc_graph.search.thinking.thought_split import (
-    TOKENS_OF_PART,
     condensed,
-    split_messages,
-    split_schema,
-    with_known,
 )
-from rttc_graph.state import Attempt, Drawn, RttcState, Sample, Thought, ThoughtStatus
+from rttc_graph.state import Drawn, RttcState, Thought, ThoughtStatus
 
 NO_ROOM = "neither budget nor context has room for it"
-
-
-class _Row(NamedTuple):
-    """One generation that is asked for."""
-
-    place: int
-    """Place of its question in the graph."""
-    row: DrawRow
-    most: int = 0
-    """Most parts of a split; 0 for an answer."""
-
-
-@dataclass(slots=True)
-class _Room:
-    """Tokens that a round may still take, prompts and answers."""
-
-    left: int
-    context: int | None
-    rows: list[_Row] = field(default_factory=list[_Row])
-
-    def take(self, place: int, row: DrawRow, prompt: int, *, most: int = 0, again: bool) -> None:
-        """Add a row if it fits at its full length.
-
-        Args:
-            place: Place of its question.
-            row: What is asked for.
-            prompt: Tokens of its prompt.
-            most: Most parts of a split.
-            again: Whether what it says will stand in another prompt too.
-        """
-        wanted = row.request.max_new_tokens
-        room = wanted if self.context is None else min(wanted, self.context - prompt)
-        if not (again or self.rows):
-            room = min(room, self.left - prompt)  # the last answer is shorter rather than missing
-        cost = prompt + room * (2 if again else 1)
-        if room >= 1 and cost <= self.left:
-            self.left -= cost
-            request = replace(row.request, max_new_tokens=room)
-            self.rows.append(_Row(place, row._replace(request=request), most))
 
 
 def with_root(panel: Panel, state: RttcState) -> Panel:
@@ -119,7 +72,7 @@ class PanelThoughts:
             PolicyModelError: The model failed.
         """
         thinks, since = _checked(proposal.thinks or Thinking(), panel, state), time.monotonic()
-        rows = await self._rows(panel, thinks, state, scope)
+        rows = await ThoughtRows(self.policy_model).fitting(panel, thinks, state, scope)
         if not rows and ROOT in thinks.joins:
             return None
         panel = _without_room(panel, thinks, {one.place for one in rows})
@@ -151,81 +104,11 @@ class PanelThoughts:
         splitting = ThoughtSplitting(self.knowledge_base, self.embedder)
         return await splitting.split(panel, said, state, scope, notes) if said else panel
 
-    async def _rows(
-        self, panel: Panel, thinks: Thinking, state: RttcState, scope: RunScope
-    ) -> list[_Row]:
-        """Return what the budget has room for, beside the last answer, were each at its longest."""
-        is_last = ROOT in thinks.joins
-        left = (await tokens_left(self.policy_model, scope.allowance, scope.settings)).tokens
-        reserved = 0 if is_last else await self._reserved(panel, state, scope)
-        room = _Room(left - reserved, await self.policy_model.context_tokens())
-        for place in (*thinks.joins, *thinks.asks):
-            for row in await self._answer_rows(panel, thinks, place, state, scope):
-                prompt = await self.policy_model.count_tokens(row.request.messages)
-                room.take(place, row, prompt, again=not is_last)
-        more = thoughts_left(panel)
-        for place in thinks.splits:
-            most = min(panel.settings.thought_parts, more)
-            if most < 1:
-                break
-            row = self._split_row(panel, place, most, scope)
-            prompt = await self.policy_model.count_tokens(row.request.messages)
-            room.take(place, row, prompt, most=most, again=True)
-            more -= most
-        return room.rows
-
-    async def _reserved(self, panel: Panel, state: RttcState, scope: RunScope) -> int:
-        """Return the tokens that the last answer takes, without the answers that are to come."""
-        parts = panel.thoughts[ROOT]["parts"]
-        known = [(panel.thoughts[n]["question"], panel.thoughts[n]["answer"]) for n in parts]
-        task, settings = state["task"], scope.settings
-        asked = with_known(task["query"], known)
-        messages = direct_messages(asked, task["history"], settings.prompts)
-        return await self.policy_model.count_tokens(messages) + settings.max_new_tokens
-
-    async def _answer_rows(
-        self, panel: Panel, thinks: Thinking, place: int, state: RttcState, scope: RunScope
-    ) -> list[DrawRow]:
-        """Return one answer of every proposer to a question."""
-        settings, drawing = scope.settings, PanelDrawing(self.policy_model)
-        asked = _asked(panel, place, state, parts=place in thinks.joins)
-        rows: list[DrawRow] = []
-        for proposer in _proposers(panel, place):
-            try:
-                messages, shown = await drawing.prompt(proposer, 0, asked, scope)
-            except BudgetExceeded:
-                continue  # its samples do not fit; others may
-            number = len(panel.drawn) + len(rows) if place == ROOT else place
-            request = GenerationRequest(
-                messages=messages,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                stop=settings.stop_strings,
-                seed=draw_seed(settings.seed, number),
-                adapter=adapter_of(proposer, state),
-            )
-            rows.append(DrawRow(proposer, shown, request, 0))
-        return rows
-
-    def _split_row(self, panel: Panel, place: int, most: int, scope: RunScope) -> DrawRow:
-        settings = scope.settings
-        asked = _with_known(panel, place, parts=False)
-        request = GenerationRequest(
-            messages=split_messages(asked, most=most),
-            max_new_tokens=TOKENS_OF_PART * most,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=draw_seed(settings.seed, place),
-            answer_schema=split_schema(most) if can_follow_schema(self.policy_model) else "",
-        )
-        return DrawRow(PLAIN, (), request, 0)
-
     async def _answered(
         self,
         panel: Panel,
         thinks: Thinking,
-        answers: Sequence[tuple[_Row, Generation]],
+        answers: Sequence[tuple[ThoughtRow, Generation]],
         state: RttcState,
         scope: RunScope,
         notes: Notes,
@@ -264,12 +147,12 @@ class PanelThoughts:
         panel: Panel,
         thinks: Thinking,
         place: int,
-        answers: Sequence[tuple[_Row, Generation]],
+        answers: Sequence[tuple[ThoughtRow, Generation]],
         state: RttcState,
         scope: RunScope,
         notes: Notes,
     ) -> Judged:
-        asked = _asked(panel, place, state, parts=place in thinks.joins)
+        asked = asked_of(panel, place, state, parts=place in thinks.joins)
         own = [(row.row, made) for row, made in answers if row.place == place]
         rows, made = [row for row, _ in own], [one for _, one in own]
         drawn = await PanelDrawing(self.policy_model).read(rows, made, asked)
@@ -278,7 +161,7 @@ class PanelThoughts:
     async def _last(
         self,
         panel: Panel,
-        answers: Sequence[tuple[_Row, Generation]],
+        answers: Sequence[tuple[ThoughtRow, Generation]],
         state: RttcState,
         scope: RunScope,
         notes: Notes,
@@ -331,7 +214,7 @@ def _without_room(panel: Panel, thinks: Thinking, fitting: set[int]) -> Panel:
 
 def _with_costs(
     panel: Panel,
-    rows: Sequence[_Row],
+    rows: Sequence[ThoughtRow],
     made: Sequence[Generation],
     flops: Sequence[float | None],
 ) -> Panel:
@@ -391,47 +274,6 @@ def _updated(panel: Panel, updates: Mapping[int, Thought]) -> Panel:
     return replace(
         panel, thoughts=tuple(updates.get(n, one) for n, one in enumerate(panel.thoughts))
     )
-
-
-def _proposers(panel: Panel, place: int) -> tuple[Attempt, ...]:
-    """Return whom a question's answers are drawn from: samples stand in where some were found."""
-    if place == ROOT:
-        return panel.proposers[: panel.left]
-    found = bool(panel.thoughts[place]["found"])
-    there = [one for one in panel.proposers if found or ARMS.attempts[one].finds != "samples"]
-    return tuple(there) or (PLAIN,)
-
-
-def _with_known(panel: Panel, place: int, *, parts: bool, question: str = "") -> str:
-    """Return a question behind those that it needs, or that are its parts, with their answers."""
-    known = [panel.thoughts[one] for one in known_for(panel, place, parts=parts)]
-    pairs = [(one["question"], one["answer"]) for one in known]
-    return with_known(question or panel.thoughts[place]["question"], pairs)
-
-
-def _asked(panel: Panel, place: int, state: RttcState, *, parts: bool) -> RttcState:
-    """Return the state of a run whose question is one of the graph.
-
-    The conversation goes with the run's own question alone: another one can be understood without.
-    """
-    task, one = state["task"], panel.thoughts[place]
-    if place == ROOT:
-        asked = _with_known(panel, place, parts=parts, question=task["query"])
-        return {**state, "task": {**task, "query": asked}}
-    samples = [
-        cast("Sample", {**panel.found[n], "similarity": near})
-        for n, near in zip(one["found"], one["near"], strict=True)
-    ]
-    system = [turn for turn in task["history"] if turn["role"] == "system"]
-    asked = _with_known(panel, place, parts=parts)
-    return {
-        **state,
-        "task": {**task, "query": asked, "history": system},
-        "searched_with": "",
-        "samples": samples,
-        "looked_up": [],
-        "candidates": [],
-    }
 
 
 def _computed(one: Generation) -> int:
