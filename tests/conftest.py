@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import os
 from collections.abc import Iterator
@@ -51,6 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking all modules and tests again and again."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail an async test in which code of ours blocks an event loop, its own or the sync face's."""
@@ -58,9 +64,13 @@ def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
     if not waits or request.node.get_closest_marker("blocking_allowed"):
         yield
         return
-    with blockbuster_ctx(["rttc_graph", "rttc_graph.nodes", "rttc_graph.integrations"]) as fence:
-        fence.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", "lock_data")
-        yield
+    gc.disable()  # what another test has left may block where it is finalised
+    try:
+        with blockbuster_ctx(["rttc_graph", "rttc_graph.nodes", "rttc_graph.integrations"]) as f:
+            f.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", "lock_data")
+            yield
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(params=["invoke", "ainvoke"])

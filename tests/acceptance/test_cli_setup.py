@@ -164,7 +164,7 @@ def test_ctrl_c_in_a_job_says_how_it_goes_on(
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rttc_graph.cli.knowledge.kb_ingest.asyncio.run", interrupted)
+    monkeypatch.setattr("rttc_graph.cli.knowledge.kb_ingest.ingest", interrupted)
     assert main(["kb", "ingest", "solved.jsonl"]) == 130
     said = "interrupted: rows stored so far are kept: run the same command again"
     assert said in capsys.readouterr().err
