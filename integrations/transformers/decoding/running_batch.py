@@ -12,6 +12,7 @@ tokens of the vocabulary.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
@@ -95,28 +96,20 @@ class Batch(Protocol):
         ...
 
 
-class RunningBatch:
-    """The cache of the rows being decoded; it knows tokens and positions, not requests.
-
-    Args:
-        device: Device of the model's input.
-        is_placed: Whether the model's layers lie on several devices.
-    """
+class _CutTogether(ABC):
+    """What batches have in common that keep no memory for later rows."""
 
     is_fixed = False
 
-    def __init__(self, device: torch.device, *, is_placed: bool = False) -> None:
-        self._device = device
-        self._is_placed = is_placed
-        self._cache = DynamicCache()
-        self._mask = torch.zeros(
-            (0, 0), dtype=torch.long, device=device
-        )  # [B, P], 1 where a token is, 0 where padding
-
     @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return self._mask.shape[0]
+    @abstractmethod
+    def rows(self) -> int: ...
+
+    @abstractmethod
+    def cut(self, tokens: int) -> None: ...
+
+    @abstractmethod
+    def keep(self, rows: Sequence[int]) -> None: ...
 
     @property
     def width(self) -> int:
@@ -140,6 +133,28 @@ class RunningBatch:
     def let_go(self) -> None:
         """Drop all rows; nothing is kept for later ones."""
         self.keep([])
+
+
+class RunningBatch(_CutTogether):
+    """The cache of the rows being decoded; it knows tokens and positions, not requests.
+
+    Args:
+        device: Device of the model's input.
+        is_placed: Whether the model's layers lie on several devices.
+    """
+
+    def __init__(self, device: torch.device, *, is_placed: bool = False) -> None:
+        self._device = device
+        self._is_placed = is_placed
+        self._cache = DynamicCache()
+        self._mask = torch.zeros(
+            (0, 0), dtype=torch.long, device=device
+        )  # [B, P], 1 where a token is, 0 where padding
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self._mask.shape[0]
 
     @property
     def layers(self) -> list[tuple[Tensor, Tensor]]:
@@ -314,14 +329,12 @@ class RunningBatch:
         self._mask = torch.cat([_widened(self._mask, length), _widened(mask, length)])
 
 
-class LoneRow:
+class LoneRow(_CutTogether):
     """A batch of at most one row, with the cache that its model makes.
 
     Args:
         device: Device of the model.
     """
-
-    is_fixed = False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -332,29 +345,6 @@ class LoneRow:
     def rows(self) -> int:
         """Number of rows, 0 or 1."""
         return 1 if self._ids else 0
-
-    @property
-    def width(self) -> int:
-        """Number of rows that a pass computes."""
-        return self.rows
-
-    def positions(self, rows: int, longest: int) -> int:
-        """Return the positions that so many rows of a length take, padding included."""
-        return rows * longest
-
-    def cut_each(self, counts: Sequence[int]) -> None:
-        """Remove as many last tokens of every row.
-
-        Raises:
-            ValueError: The numbers differ: rows are cut together.
-        """
-        if len(set(counts)) > 1:
-            raise ValueError(f"rows are cut together, got {list(counts)}")
-        self.cut(counts[0])
-
-    def let_go(self) -> None:
-        """Drop all rows; nothing is kept for later ones."""
-        self.keep([])
 
     def join(
         self,
