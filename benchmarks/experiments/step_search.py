@@ -4,7 +4,8 @@ Every question is answered by each search, by as many plain draws (for the cost 
 and once by many answers that are written step by step without any choice between them. The first
 1, 2, 4, … of these are what a majority, a vote weighted by the judge of steps and its best answer
 would have been, so that each search has a vote of at least as many operations beside it. Records
-are kept, and a run that was broken off goes on.
+are kept, and a run that was broken off goes on. `beam-0.05` is a beam whose soft widths have that
+temperature.
 
     python -m benchmarks.experiments.step_search ask build/steps/asked-sums.jsonl \
         --model build/steps/smollm2 --probe build/steps/probe --records sums.jsonl --limit 200
@@ -17,7 +18,8 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,7 @@ from rttc_graph.integrations.process_rewards.probe_file import read_probe
 from rttc_graph.protocols import NewSample, StepCut
 from rttc_graph.samples.source import read_samples
 from rttc_graph.search.panel import Panel
+from rttc_graph.search.steps import step_widths
 from rttc_graph.search.steps.step_search import shared_out, vote_of_paths
 from rttc_graph.search.steps.step_tree import StepTree
 from rttc_graph.search.strategies import register_strategy
@@ -77,7 +80,7 @@ async def asked(local: LocalRttc, apart: Apart, question: NewSample, policy: str
         "search_n": size,
         "search_from": ("direct",),
     }
-    if form:
+    if form == "hard":
         changed["search_beam"] = form
     if policy == APART:
         changed["search_nodes"] = 16 * size  # nothing is left out
@@ -195,10 +198,24 @@ def ask(given: argparse.Namespace) -> None:
             for policy in [*policies[first:], *policies[:first]]:
                 size = given.most if policy == APART else given.n
                 missing = [one for one in group if (one.question, policy, size) not in had]
-                rows = asyncio.run(_together([asking(one, policy, size) for one in missing]))
+                with _soft_widths(policy):
+                    rows = asyncio.run(_together([asking(one, policy, size) for one in missing]))
                 file.writelines(json.dumps(row) + "\n" for row in rows)
                 file.flush()
             tell(f"{at + len(group)}/{len(questions)}")
+
+
+@contextmanager
+def _soft_widths(policy: str) -> Generator[None]:
+    """Share steps out by the temperature in a policy's name, if there is one."""
+    name, _, form = policy.partition("-")
+    before = step_widths.TEMPERATURE
+    if name == "beam" and form not in ("", "hard"):
+        step_widths.TEMPERATURE = float(form)
+    try:
+        yield
+    finally:
+        step_widths.TEMPERATURE = before
 
 
 def _open_probe(folder: Path, out: Path, widest: int | None) -> Path:
