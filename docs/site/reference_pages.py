@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import typer
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.language_models import FakeListChatModel
 from pydantic.fields import FieldInfo
 
-from rttc_graph.cli.app import app as command_line
+from rttc_graph.cli.app import whole_command
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.integrations.langchain.langchain_embedder import LangChainEmbedder
@@ -121,7 +120,7 @@ def commands(command: Any, path: str = "rttc") -> Iterator[tuple[str, Any]]:
 def commands_page() -> str:
     """Return each command with its options, as `--help` has them."""
     lines = ["# Commands", "", "Flags of `rttc` stand before the command's name.", ""]
-    for path, command in commands(typer.main.get_command(command_line)):
+    for path, command in commands(whole_command()):
         lines += [f"## {path}", ""]
         text = "\n\n".join(part.strip() for part in (command.help or "").split("\n\n"))
         for part in text.split("\n\n"):

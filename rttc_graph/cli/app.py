@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -131,6 +132,12 @@ def read_flags(  # noqa: PLR0913 - one parameter for each flag
     context.obj = CommandContext(config, flags)
 
 
+@functools.cache
+def whole_command() -> Any:
+    """Return the command with all below it, made once: Typer would make it anew at each call."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 for a failed job, 2 for misuse."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -141,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     answer_shells()
     try:
-        code = app([a for a in given if a != "--debug"], standalone_mode=False)
+        code = whole_command()([a for a in given if a != "--debug"], standalone_mode=False)
     except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - the way out of the process
         return report(exc, debug=debug)
     if code == EXIT_INTERRUPTED:  # what Typer makes of Ctrl-C

@@ -6,11 +6,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-import typer
+from rttc_graph.cli.app import whole_command
 
-from rttc_graph.cli.app import app
-
-COMMANDS: Any = typer.main.get_command(app)
+COMMANDS: Any = whole_command()
 
 _ENDS = frozenset(["|", "||", ";", "&&", ">", "<", "rttc"])
 

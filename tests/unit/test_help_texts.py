@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import typer
-
-from rttc_graph.cli.app import app
+from rttc_graph.cli.app import whole_command
 from rttc_graph.cli.shared_options import with_default
 
 FRAGMENTS = ("Of ", "By ", "The same", "Likewise", "With which", "As ", "Only ", "Even ")
@@ -19,7 +17,7 @@ def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from commands(inner, f"{path} {name}")
 
 
-COMMANDS = list(commands(typer.main.get_command(app), "rttc"))
+COMMANDS = list(commands(whole_command(), "rttc"))
 PARAMETERS = {
     f"{path} {parameter.name}": parameter
     for path, command in COMMANDS
