@@ -22,6 +22,7 @@ from rttc_graph.nodes.panels.panel_watching import (
 )
 from rttc_graph.protocols import (
     Embedder,
+    Generation,
     GenerationRequest,
     KnowledgeBase,
     PolicyModel,
@@ -93,6 +94,10 @@ class PanelLookUps:
         made = await generated(
             self.policy_model, [row.request for row in rows], deadline=scope.deadline
         )
+        made = [
+            _ended(one_made, row.request, scope.settings.stop_strings)
+            for one_made, row in zip(made, rows, strict=True)
+        ]
         shown = with_part_of_samples(state, scope)
         drawn = await PanelDrawing(self.policy_model).drawn(
             rows, made, shown, notes, since=since, reason=reason
@@ -159,13 +164,14 @@ class PanelLookUps:
         settings = scope.settings
         begun = one.get("whole", "")[: one["halt"]["at"]] if "halt" in one else ""
         told, shown = told_to_look_up(scope), with_part_of_samples(state, scope)
+        prefix = f"{begun.rstrip()}{block}" if block else begun.rstrip(" ")
         request = GenerationRequest(
             messages=own_prompt(one, shown, told),
-            answer_prefix=f"{begun.rstrip()}{block}" if block else begun.rstrip(" "),
+            answer_prefix=prefix,
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
-            stop=settings.stop_strings,
+            stop=tuple(stop for stop in settings.stop_strings if stop not in prefix),
             seed=settings.seed,
             adapter=adapter_of(one["proposer"], state),
         )
@@ -257,6 +263,25 @@ class PanelLookUps:
             length = min(len(text) - 1, len(text) * most // max(1, tokens - frame))
             text = text[:length].rstrip()
         return text
+
+
+def _ended(made: Generation, request: GenerationRequest, stops: Sequence[str]) -> Generation:
+    """Return an answer up to the first of these strings that it was not asked to stop at.
+
+    What is inserted may hold a stop string, and a model is not asked to go on behind one.
+    """
+    begun = len(request.answer_prefix)
+    found = [made.text.find(stop, begun) for stop in stops if stop not in request.stop]
+    ends = [at for at in found if at >= 0]
+    if not ends:
+        return made
+    doubt = made.doubt_at
+    return replace(
+        made,
+        text=made.text[: min(ends)],
+        finish_reason="stop",
+        doubt_at=None if doubt is None or doubt >= min(ends) else doubt,
+    )
 
 
 def _stopped(panel: Panel, place: int, state: RttcState) -> Drawn:

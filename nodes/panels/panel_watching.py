@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from rttc_graph.nodes.panels.panel_continuing import prompt_tokens
 from rttc_graph.nodes.panels.panel_drawing import PanelDrawing
 from rttc_graph.nodes.panels.panel_judging import judged_steps
 from rttc_graph.nodes.panels.panel_steps import step_cut
@@ -19,6 +20,7 @@ from rttc_graph.protocols import (
     ProcessRewardModel,
 )
 from rttc_graph.run.answering import generated
+from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.panel import Panel
@@ -157,20 +159,27 @@ class PanelWatching:
         scope: RunScope,
         notes: Notes,
     ) -> tuple[Generation, Halt | None]:
-        """Return an answer that is written and judged step by step, up to where it is stopped."""
+        """Return an answer that is written and judged step by step, up to where it is stopped.
+
+        Each step reads the prompt anew. Where the budget has no room for a step and for the rest
+        behind it, the rest is written at once.
+        """
         steps, made, shares = list[str](), list[Generation](), list[float | None]()
-        room, begun = request.max_new_tokens, request.answer_prefix
+        room, begun, cut = request.max_new_tokens, request.answer_prefix, step_cut(scope)
+        left = (await tokens_left(self.policy_model, scope.allowance, scope.settings)).tokens
         while True:
-            asked = replace(
-                request,
-                answer_prefix=begun,
-                max_new_tokens=room,
-                step=step_cut(scope),
-                tells_state=True,
-            )
+            asked = replace(request, answer_prefix=begun, max_new_tokens=room)
+            prompt = await prompt_tokens(self.policy_model, asked)
+            if 2 * (prompt + cut.most_tokens) + room <= left:
+                asked = replace(asked, step=cut, tells_state=True)
+            elif prompt >= left:
+                return _joined(made), None
+            else:
+                asked = replace(asked, max_new_tokens=min(room, left - prompt))
             [one] = await generated(self.policy_model, [asked], deadline=scope.deadline)
             made.append(one)
             room -= one.completion_tokens
+            left -= one.prompt_tokens + one.completion_tokens
             halt = halt_of(one, asked)
             goes_on = one.finish_reason == "step" and halt is None and room > 0
             if not goes_on:
