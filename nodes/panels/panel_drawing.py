@@ -134,7 +134,7 @@ class PanelDrawing:
         )
         turns = Counter(one["proposer"] for one in panel.drawn if "revises" not in one)
         for wanted in order:
-            found = await self._prompt_of((wanted, *panel.proposers), turns, too_long, state, scope)
+            found = await self.prompt_of((wanted, *panel.proposers), turns, too_long, state, scope)
             if found is None:
                 break
             proposer, messages, shown = found
@@ -159,16 +159,9 @@ class PanelDrawing:
                 ends_loops=proposal.ends_loops,
             )
             rows.append(DrawRow(proposer, shown, request, prompt + room))
-        for proposer, error in too_long.items():
-            if not rows and not panel.drawn:
-                raise error
-            notes.add(
-                "skipped",
-                since=scope.started,
-                arm=state["attempt"],
-                draws=proposer,
-                reason=str(error),
-            )
+        if too_long and not rows and not panel.drawn:
+            raise next(iter(too_long.values()))
+        tell_too_long(too_long, state, scope, notes)
         return rows
 
     async def draw(
@@ -235,7 +228,7 @@ class PanelDrawing:
             for row, one in zip(rows, made, strict=True)
         ]
 
-    async def _prompt_of(
+    async def prompt_of(
         self,
         proposers: Sequence[Attempt],
         turns: Mapping[Attempt, int],
@@ -275,6 +268,20 @@ class PanelDrawing:
             self.policy_model, [samples[place] for place in places], state, scope
         )
         return messages, places[:used]
+
+
+def tell_too_long(
+    too_long: Mapping[Attempt, BudgetExceeded], state: RttcState, scope: RunScope, notes: Notes
+) -> None:
+    """Note the proposers that nothing is drawn from, since their samples do not fit."""
+    for proposer, error in too_long.items():
+        notes.add(
+            "skipped",
+            since=scope.started,
+            arm=state["attempt"],
+            draws=proposer,
+            reason=str(error),
+        )
 
 
 def _drawn(

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 from rttc_graph.arms import ARMS
-from rttc_graph.errors import ConfigurationError
+from rttc_graph.errors import BudgetExceeded, ConfigurationError
 from rttc_graph.nodes.panels.panel_continuing import prompt_tokens
+from rttc_graph.nodes.panels.panel_drawing import PanelDrawing, tell_too_long
 from rttc_graph.nodes.panels.panel_judging import adapter_of, judged_draws, judged_steps
 from rttc_graph.protocols import (
     BegunAnswer,
@@ -23,7 +24,7 @@ from rttc_graph.protocols import (
     parameters_of,
     summed,
 )
-from rttc_graph.run.answering import fitting_prompt, generated
+from rttc_graph.run.answering import generated, no_room
 from rttc_graph.run.budget import tokens_left
 from rttc_graph.run.ledger import Notes
 from rttc_graph.run.prompts import (
@@ -35,7 +36,7 @@ from rttc_graph.run.prompts import (
 from rttc_graph.run.scope import RunScope
 from rttc_graph.search.answer_votes import read_vote, wants_number
 from rttc_graph.search.panel import Panel
-from rttc_graph.search.sample_subsets import draw_seed, sample_subset
+from rttc_graph.search.sample_subsets import draw_seed
 from rttc_graph.search.steps.step_tree import StepTree
 from rttc_graph.search.strategy import Expansion, Proposal
 from rttc_graph.state import Attempt, ChatTurn, Drawn, RttcState, StepNode
@@ -79,7 +80,7 @@ class PanelSteps:
             ConfigurationError: The proposal makes no sense.
             PolicyModelError: The model failed.
         """
-        rows = await self._rows(proposal, panel, state, scope)
+        rows = await self._rows(proposal, panel, state, scope, notes)
         if not rows:
             return None
         made = await self._drawn(rows, state, scope, notes, reason=proposal.reason)
@@ -97,41 +98,70 @@ class PanelSteps:
         return replace(panel, drawn=(*panel.drawn, *finished), tree=(*panel.tree, *nodes))
 
     async def _rows(
-        self, proposal: Proposal, panel: Panel, state: RttcState, scope: RunScope
+        self,
+        proposal: Proposal,
+        panel: Panel,
+        state: RttcState,
+        scope: RunScope,
+        notes: Notes,
     ) -> list[StepRow]:
         """Return as many steps as the budget has room for, were each as long as it may be.
 
         Where a round would leave no room to write one answer to its end, and there is none yet, it
-        is that answer instead.
+        is that answer instead. A first round draws fewer steps before that.
+
+        Raises:
+            BudgetExceeded: There is no room for the first step.
         """
         wanted = [
             replace(one, count=1)
             for one in proposal.expansions
             for _ in range(_checked(one, panel).count)
         ][: panel.left]  # each may end an answer
+        too_long = dict[Attempt, BudgetExceeded]()
         rows = [
             row
-            for n, one in enumerate(wanted)
-            if (row := await self._row(one, len(panel.tree) + n, panel, state, scope)) is not None
+            for n, one in enumerate(wanted, len(panel.tree))
+            if (row := await self._row(one, n, panel, too_long, state, scope)) is not None
         ]
+        if too_long and not rows:
+            raise next(iter(too_long.values()))
+        tell_too_long(too_long, state, scope, notes)
         left = (await tokens_left(self.policy_model, scope.allowance, scope.settings)).tokens
-        fitting = _fitting(rows, left)
+        if panel.drawn or not rows:
+            return _fitting(rows, left)
+        best = _best_begun(panel, rows)
+        whole = await self._row(
+            replace(best.expansion, to_end=True), len(panel.tree), panel, too_long, state, scope
+        )
+        longest = 0 if whole is None else whole.most_tokens
+        fitting = _fitting(rows, left if panel.tree else left - longest)
         spent = sum(row.most_tokens for row in fitting)
-        if not panel.drawn and panel.tree and rows:
-            best = _best_begun(panel, rows)
-            whole = await self._row(
-                replace(best.expansion, to_end=True), len(panel.tree), panel, state, scope
-            )
-            if whole is not None and whole.most_tokens > left - spent:
-                return _fitting([_shortened(whole, left)], left)
+        if whole is not None and (not fitting or longest > left - spent):
+            fitting = _fitting([_shortened(whole, left)], left)
+        if not fitting and not panel.tree:
+            raise await no_room(self.policy_model, best.request.messages, scope)
         return fitting
 
     async def _row(
-        self, one: Expansion, number: int, panel: Panel, state: RttcState, scope: RunScope
+        self,
+        one: Expansion,
+        number: int,
+        panel: Panel,
+        too_long: dict[Attempt, BudgetExceeded],
+        state: RttcState,
+        scope: RunScope,
     ) -> StepRow | None:
-        """Return the request for a step; `None` if its answer has no room left."""
+        """Return the request for a step; `None` if its prompt or its answer has no room left.
+
+        Raises:
+            BudgetExceeded: The context has no room for the first step of an answer.
+        """
         settings, search, tree = scope.settings, scope.settings.search, StepTree(panel.tree)
-        proposer, shown, messages = await self._prompt(one, panel, state, scope)
+        found = await self._prompt(one, panel, too_long, state, scope)
+        if found is None:
+            return None
+        proposer, messages, shown = found
         begun = tree.text(one.parent)
         room = settings.max_new_tokens - tree.tokens(one.parent)
         first = one.is_look or number == 0
@@ -153,6 +183,8 @@ class PanelSteps:
         prompt = await prompt_tokens(self.policy_model, request)
         context = await self.policy_model.context_tokens()
         room = min(room, room if context is None else context - prompt)
+        if room < 1 and one.parent is None:
+            raise await no_room(self.policy_model, messages, scope)
         if room < 1:
             return None
         longest = room if one.to_end else min(room, search.step_most)
@@ -160,34 +192,33 @@ class PanelSteps:
         return StepRow(one, proposer, shown, request, prompt + longest)
 
     async def _prompt(
-        self, one: Expansion, panel: Panel, state: RttcState, scope: RunScope
-    ) -> tuple[Attempt, tuple[int, ...], tuple[ChatTurn, ...]]:
-        """Return whom a step is drawn from, the samples that are shown, and the prompt.
+        self,
+        one: Expansion,
+        panel: Panel,
+        too_long: dict[Attempt, BudgetExceeded],
+        state: RttcState,
+        scope: RunScope,
+    ) -> tuple[Attempt, tuple[ChatTurn, ...], tuple[int, ...]] | None:
+        """Return whom a step is drawn from, the prompt, and the places of the samples in it.
 
-        Raises:
-            BudgetExceeded: The prompt of a first step has no room.
+        Where the samples of a first step do not fit, it is drawn from another proposer; `None` if
+        none is left.
         """
         task, prompts = state["task"], scope.settings.prompts
-        if one.parent is not None:
-            before = panel.tree[one.parent]
-            places = tuple(before["shown"])
-            proposer = before["proposer"]
-        else:
-            proposer = one.proposer or panel.proposers[0]
-            places = ()
-            if ARMS.attempts[proposer].finds == "samples":
-                turn = one.branch
-                places = sample_subset(len(state["samples"]), turn=turn, seed=scope.settings.seed)
-                shown = [state["samples"][place] for place in places]
-                messages, used = await fitting_prompt(self.policy_model, shown, state, scope)
-                return proposer, places[:used], messages
+        if one.parent is None:
+            proposers = (one.proposer or panel.proposers[0], *panel.proposers)
+            turns = dict.fromkeys(proposers, one.branch)
+            drawing = PanelDrawing(self.policy_model)
+            return await drawing.prompt_of(proposers, turns, too_long, state, scope)
+        before = panel.tree[one.parent]
+        proposer, places = before["proposer"], tuple(before["shown"])
         if ARMS.attempts[proposer].finds == "adapter":
             messages = adapted_messages(task["query"], state["samples"], task["history"], prompts)
-            return proposer, (), messages
+            return proposer, messages, ()
         if not places:
-            return proposer, (), direct_messages(task["query"], task["history"], prompts)
+            return proposer, direct_messages(task["query"], task["history"], prompts), ()
         shown = [state["samples"][place] for place in places]
-        return proposer, places, rag_messages(task["query"], shown, task["history"], prompts)
+        return proposer, rag_messages(task["query"], shown, task["history"], prompts), places
 
     async def _drawn(
         self,

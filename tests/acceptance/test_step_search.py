@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graph_runs import ask, failures, run, until
+from graph_runs import QUERY, ask, failures, run, until
 from rich.console import Console
-from scripted_parts import Parts, ScriptedPolicyModel, take
+from scripted_parts import Parts, ScriptedPolicyModel, sample, take
 
 from rttc_graph import RttcSettings
 from rttc_graph.cli.step_tree_view import step_trees
-from rttc_graph.errors import RewardModelError
+from rttc_graph.errors import NoAnswerError, RewardModelError
 from rttc_graph.graph import RttcParts, create_rttc_graph
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
@@ -28,6 +28,8 @@ from rttc_graph.protocols import (
     ProcessRewardModel,
     StepScores,
 )
+from rttc_graph.run.prompts import direct_messages
+from rttc_graph.settings import PromptSettings
 from rttc_graph.state import FinishReason
 
 POLICIES = ("beam", "dvts", "particles", "lookahead", "mcts")
@@ -160,6 +162,50 @@ async def test_the_budget_holds_with_32_children_at_once(policy: str, budget: in
     )
     assert model.tokens <= budget
     assert output["answer"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_first_steps_leave_room_for_one_whole_answer(policy: str) -> None:
+    model, whole = parts(ExactSteps())
+    prompt = await model.count_tokens(direct_messages(QUERY, [], PromptSettings()))
+    output = await ask(
+        whole,
+        policy=policy,
+        search_n=8,
+        search_from="direct",
+        budget_tokens=prompt + LENGTH,
+        max_new_tokens=LENGTH,
+    )
+    assert output["answer"] == "1" * LENGTH
+    assert output["candidates"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_samples_that_do_not_fit_leave_their_steps_to_the_plain_model(policy: str) -> None:
+    scripted = Parts(policy_model=DigitsModel(context=100))
+    scripted.knowledge_base.samples = [{**sample(1), "answer": "word " * 300}]
+    output = await ask(scripted, policy=policy, search_from="rag,direct", max_new_tokens=LENGTH)
+    assert output["arm"] == policy
+    assert {step["proposer"] for step in tree_of(output)} == {"direct"}
+    [skipped] = [e for e in output["ledger"] if e["event"] == "skipped"]
+    assert skipped["detail"]["draws"] == "rag"
+    assert "not one of 1 samples fits" in skipped["detail"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("context", "budget", "says"),
+    [
+        (None, 7, "and 7 are left of budget_tokens=7: raise it"),
+        (5, 1000, "the model's context is 5: shorten the question"),
+    ],
+)
+async def test_a_first_step_without_room_is_said_so(
+    context: int | None, budget: int, says: str
+) -> None:
+    model, whole = parts(ExactSteps())
+    model.context = context
+    with pytest.raises(NoAnswerError, match=f"beam: BudgetExceeded: .*{says}"):
+        await ask(whole, policy="beam", search_from="direct", budget_tokens=budget)
 
 
 async def test_a_judge_of_steps_that_fails_costs_no_answer() -> None:
