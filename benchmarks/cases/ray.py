@@ -26,7 +26,7 @@ from benchmarks.tools.ray_nodes import (
     nodes,
     recovery_seconds,
 )
-from rttc_graph.installation.config import InstallationConfig, load_config
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.local import LocalRttc, open_local
 from rttc_graph.protocols import GenerationRequest, PolicyModel
 
@@ -40,13 +40,8 @@ CALLS = 100
 def cases(setup: Setup) -> Generator[Iterator[Case | dict[str, Any]]]:
     """Yield the rows."""
     with ExitStack() as stack:
-        config = load_config(
-            home=setup.home,
-            database_url=stack.enter_context(scratch(setup)),
-            model=str(setup.model),
-            embedder=str(setup.embedder),
-            device="cpu",
-            threads=1,
+        config = setup.config(
+            stack.enter_context(scratch(setup)),
             reward="self-confidence",
             ray={"min_replicas": 3, "cpus": 0.6},
         )

@@ -24,7 +24,7 @@ from benchmarks.tools.databases import Prepared, scratch
 from benchmarks.tools.paired_runs import Case, row_of
 from benchmarks.tools.synthetic import DIMENSION, DOMAIN, blocks, queries
 from rttc_graph.installation.ask_question import AskResult
-from rttc_graph.installation.config import load_config
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.local import LocalRttc, open_local
 from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
     PostgresQueryStateCache,
@@ -207,14 +207,9 @@ async def _twice(local: LocalRttc, question: str, domain: str) -> tuple[AskResul
     return cold, warm
 
 
-def _config(setup: Setup, dsn: str) -> Any:
-    return load_config(
-        home=setup.home,
-        database_url=dsn,
-        model=str(setup.model),
-        embedder=str(setup.embedder),
-        device="cpu",
-        threads=1,
+def _config(setup: Setup, dsn: str) -> InstallationConfig:
+    return setup.config(
+        dsn,
         policy="ttt",  # every query trains, however sure the plain model is
         max_new_tokens=setup.tokens,
         budget_seconds=600.0,

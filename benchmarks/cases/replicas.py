@@ -18,7 +18,6 @@ from benchmarks.tools.benchmark_options import Setup, tell
 from benchmarks.tools.databases import scratch
 from benchmarks.tools.paired_runs import Case, row_of
 from benchmarks.tools.ray_nodes import nodes
-from rttc_graph.installation.config import load_config
 from rttc_graph.installation.local import open_local
 from rttc_graph.integrations.ray_serve.ray_settings import RaySettings
 from rttc_graph.protocols import GenerationRequest, PolicyModel
@@ -30,15 +29,7 @@ LEAST_SPEED_UP = 1.7
 def cases(setup: Setup) -> Generator[Iterator[dict[str, Any]]]:
     """Yield the row, after each pair."""
     with ExitStack() as stack:
-        config = load_config(
-            home=setup.home,
-            database_url=stack.enter_context(scratch(setup)),
-            model=str(setup.model),
-            embedder=str(setup.embedder),
-            device="cpu",
-            threads=1,
-            reward="self-confidence",
-        )
+        config = setup.config(stack.enter_context(scratch(setup)), reward="self-confidence")
         stack.enter_context(nodes(1))
         sides: list[PolicyModel] = []
         for count in (2, 1):

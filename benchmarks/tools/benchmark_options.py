@@ -7,10 +7,10 @@ import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from benchmarks.tools.paired_runs import PAIRS
-from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.config import InstallationConfig, load_config
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.settings import TrainingDtype
 
@@ -62,6 +62,18 @@ class Setup:
     """Clients of `replicas`: two batches of 16 rows."""
     asks: int = 4
     """Questions of each of them, one after the other."""
+
+    def config(self, database_url: str, **more: Any) -> InstallationConfig:
+        """Return the configuration of an installation on one thread of the CPU."""
+        return load_config(
+            home=self.home,
+            database_url=database_url,
+            model=str(self.model),
+            embedder=str(self.embedder),
+            device="cpu",
+            threads=1,
+            **more,
+        )
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Setup)}
