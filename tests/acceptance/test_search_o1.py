@@ -183,8 +183,10 @@ async def test_low_confidence_stops_it_before_what_the_model_is_unsure_of() -> N
 
 @dataclass
 class FallingJudge(ProcessRewardModel):
-    """Finds the second step worse than the first."""
+    """Finds the second step worse than the first, or whatever else is said."""
 
+    shares: tuple[float, ...] = (0.9, 0.4)
+    """Probability of each step, the last one for all behind it too."""
     name: str = "falling"  # pyright: ignore[reportIncompatibleMethodOverride]
 
     async def fingerprint(self) -> str:
@@ -195,7 +197,16 @@ class FallingJudge(ProcessRewardModel):
     ) -> list[tuple[float | None, ...]]:
         # A judge that reads how sure the model was of its steps needs a number for each.
         assert all(len(one.logprobs) == len(one.steps) for one in answers)
-        return [(0.9 if len(one.steps) == 1 else 0.4,) for one in answers]
+        last = len(self.shares)
+        return [(self.shares[min(len(one.steps), last) - 1],) for one in answers]
+
+
+@dataclass
+class Stepping(AskingModel):
+    """Stops after each step that it is asked for."""
+
+    def _said(self, asked: GenerationRequest, one: Generation) -> Generation:
+        return replace(super()._said(asked, one), finish_reason="step" if asked.step else "stop")
 
 
 async def test_a_falling_step_reward_stops_it_before_that_step() -> None:
@@ -203,13 +214,6 @@ async def test_a_falling_step_reward_stops_it_before_that_step() -> None:
         if request.step is None:
             return "end"
         return "first\n" if not request.answer_prefix else "second\n"
-
-    @dataclass
-    class Stepping(AskingModel):
-        def _said(self, asked: GenerationRequest, one: Generation) -> Generation:
-            return replace(
-                super()._said(asked, one), finish_reason="step" if asked.step else "stop"
-            )
 
     parts = parts_that(steps)
     parts.policy_model = Stepping(says=steps)
@@ -224,6 +228,45 @@ async def test_a_falling_step_reward_stops_it_before_that_step() -> None:
         "first\n",
     ]
     assert parts.policy_model.requests[3].answer_prefix.startswith("first\n<result>\n")
+
+
+@pytest.mark.parametrize("tokens", [20, 60, 90, 480])
+async def test_steps_that_read_the_prompt_anew_take_no_more_than_the_budget_has(
+    tokens: int,
+) -> None:
+    def steps(request: GenerationRequest) -> str:
+        begun = request.answer_prefix.count("step")
+        return "step\n" if request.step else "step\n" * (8 - begun)
+
+    parts = parts_that(steps)
+    parts.policy_model = Stepping(says=steps)
+    judge = FallingJudge(shares=(0.5,))
+    with_judge: RttcParts = {**parts.parts(), "process_reward_model": judge}
+    output = await ask(
+        with_judge,
+        **but(search_lookup_on=("reward",), tau_r=0.0),
+        max_new_tokens=8,
+        search_step_most=1,
+        search_step_least=1,
+        budget_tokens=tokens,
+    )
+    [candidate] = output["candidates"]
+    assert candidate["prompt_tokens"] + candidate["completion_tokens"] <= tokens
+    assert output["answer"].split() == ["step"] * 8
+
+
+async def test_what_is_found_may_hold_a_stop_string() -> None:
+    def asks(request: GenerationRequest) -> str:
+        if not request.answer_prefix:
+            return f"{ASKS}</search>"
+        return "Basel.\nAnd more." if "answer 2" in request.answer_prefix else "Bern.\nAnd more."
+
+    parts = parts_that(asks, {"The shop is in Basel.": 0.8, "The shop is in Bern.": 0.6})
+    output = await ask(parts, **SETTINGS, stop_strings=("\n", "END"))
+    assert failures(output["ledger"]) == []
+    assert output["answer"] == "The shop is in Basel."
+    assert output["candidates"][0]["finish_reason"] == "stop"
+    assert {"END" in request.stop for request in parts.policy_model.requests} == {True}
 
 
 async def test_a_knowledge_base_that_is_down_costs_no_answer() -> None:
