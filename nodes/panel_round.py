@@ -184,7 +184,10 @@ class PanelRound:
 
     async def _no_room(self, scope: RunScope) -> str:
         left = await tokens_left(self.policy_model, scope.allowance, scope.settings)
-        return f"{left.of} has no room for another draw"
+        context = await self.policy_model.context_tokens()
+        is_short = context is not None and context <= left.tokens
+        what = f"the model's context of {context} tokens" if is_short else left.of
+        return f"{what} has no room for another draw"
 
     async def _step_judge(
         self, panel: Panel, state: RttcState, scope: RunScope, notes: Notes

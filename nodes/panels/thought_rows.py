@@ -114,7 +114,11 @@ class ThoughtRows:
         settings, drawing = scope.settings, PanelDrawing(self._policy)
         asked = asked_of(panel, place, state, parts=place in thinks.joins)
         rows: list[DrawRow] = []
-        for proposer in _proposers(panel, place):
+        proposers = _proposers(panel, place)
+        most = panel.left if place == ROOT else len(proposers)
+        for proposer in proposers:
+            if len(rows) == most:
+                break
             try:
                 messages, shown = await drawing.prompt(proposer, 0, asked, scope)
             except BudgetExceeded:
@@ -149,7 +153,7 @@ class ThoughtRows:
 def _proposers(panel: Panel, place: int) -> tuple[Attempt, ...]:
     """Return whom a question's answers are drawn from: samples stand in where some were found."""
     if place == ROOT:
-        return panel.proposers[: panel.left]
+        return panel.proposers
     found = bool(panel.thoughts[place]["found"])
     there = [one for one in panel.proposers if found or ARMS.attempts[one].finds != "samples"]
     return tuple(there) or (PLAIN,)

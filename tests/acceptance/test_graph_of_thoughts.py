@@ -348,6 +348,15 @@ async def test_a_cancelled_run_stops_its_questions() -> None:
     assert model.cancelled == 1
 
 
+async def test_where_samples_do_not_fit_the_last_answer_is_drawn_without() -> None:
+    model, parts = parts_that({QUERY: PARTS})
+    model.context = 700
+    parts.knowledge_base = ScriptedKnowledgeBase([{**sample(1), "answer": "word " * 700}])
+    settings: dict[str, Any] = SETTINGS | {"search_from": ("rag", "direct"), "search_n": 2}
+    output = await ask(parts, **settings)
+    assert output["answer"] == "all right"
+
+
 async def test_the_deadline_leaves_the_direct_answer() -> None:
     model, parts = parts_that({QUERY: PARTS})
 

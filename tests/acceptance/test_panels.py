@@ -540,7 +540,9 @@ async def test_a_revision_that_does_not_fit_leaves_the_answer() -> None:
     parts.knowledge_base.samples = []
     output = await ask(parts, policy="refine", search_n=8, max_new_tokens=40)
     assert output["answer"] == ("a " * 40).strip()
-    assert "no room for another draw" in entry(output, "stopped")["reason"]
+    assert entry(output, "stopped")["reason"] == (
+        "the model's context of 60 tokens has no room for another draw"
+    )
 
 
 @dataclass
