@@ -212,9 +212,10 @@ class PanelRound:
         )
 
     async def _widest(self, state: RttcState, scope: RunScope) -> int | None:
+        """Return how wide a choice between steps may be: 1, so none, where nobody judges them."""
         judge = self._judge_of_steps(state, scope)
-        if judge is None:
-            return None
+        if judge is None or await survive(judge.closed(), deadline=scope.deadline):
+            return 1
         widest = await survive(judge.widest(), deadline=scope.deadline)
         return None if isinstance(widest, Failure) else widest
 

@@ -54,7 +54,8 @@ class Panel:
     found: tuple[Sample, ...] = ()
     """Samples that look-ups and thoughts found, in order."""
     widest: int | None = None
-    """Most steps behind one that the judge of steps is exact enough for; `None` if unknown."""
+    """Most steps behind one that the judge of steps is exact enough for; 1 where nobody judges, and
+    `None` if unknown."""
     seed: int = 0
     """Seed of the run, for strategies that draw lots."""
     rounds_left: int = MAX_ROUNDS

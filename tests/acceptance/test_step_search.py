@@ -227,6 +227,18 @@ async def test_a_judge_that_is_closed_is_not_asked() -> None:
     assert len(output["answer"]) == LENGTH
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("judge", [None, ExactSteps(reason="no better than a vote")])
+async def test_where_nobody_judges_steps_as_many_answers_vote_as_are_wanted(
+    policy: str, judge: ExactSteps | None
+) -> None:
+    _, whole = parts(judge)
+    output = await ask(whole, policy=policy, search_n=8, search_from="direct", seed=1)
+    [stopped] = [e["detail"] for e in output["ledger"] if e["event"] == "stopped"]
+    assert stopped["draws"] == {"direct": 8}
+    assert len(tree_of(output)) == 8 * LENGTH
+
+
 async def test_only_the_new_step_is_judged_with_the_prompt_and_all_before_it() -> None:
     judge = ExactSteps()
     _, whole = parts(judge)

@@ -24,7 +24,8 @@ class Lookahead:
     """Looks `search_lookahead` greedy steps ahead of each step, and judges it by the last of them.
 
     The first step of a look is one more candidate of the next round, and what is behind it is its
-    own look: a look at a step that is kept is never drawn again.
+    own look: a look at a step that is kept is never drawn again. Where the judge tells nothing,
+    nothing is looked at.
     """
 
     def propose(self, panel: Panel) -> Proposal:
@@ -42,7 +43,9 @@ class Lookahead:
         ahead = [
             look[-1]
             for look in looks
-            if len(look) <= panel.settings.lookahead and tree.is_live(look[-1])
+            if panel.widest != 1
+            and len(look) <= panel.settings.lookahead
+            and tree.is_live(look[-1])
         ][: panel.left]  # each may end an answer
         if ahead and not is_last_round(panel, new=len(ahead)):
             return Proposal(

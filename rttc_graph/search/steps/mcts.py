@@ -12,10 +12,12 @@ from rttc_graph.search.steps.step_search import (
     ended,
     first_steps,
     is_last_round,
+    shared_out,
     value_of,
     vote_of_paths,
 )
 from rttc_graph.search.steps.step_tree import StepTree
+from rttc_graph.search.steps.step_widths import even_widths
 from rttc_graph.search.strategy import Choice, Expansion, Proposal
 
 EXPLORATION = 1.25
@@ -31,7 +33,8 @@ class Mcts:
 
     A step's value is its probability, its prior the likelihood that the model gave it among the
     steps beside it; nothing is rolled out. Leaves of one round are told apart by a virtual loss.
-    When the tree is full, the best leaves are written to the end.
+    When the tree is full, the best leaves are written to the end. Where the judge tells nothing,
+    plain answers grow side by side.
 
     Raises:
         ConfigurationError: `exploration` is below 0.
@@ -45,6 +48,8 @@ class Mcts:
 
     def propose(self, panel: Panel) -> Proposal:
         """Return the steps behind the chosen leaves, or why there are none."""
+        if panel.widest == 1:
+            return shared_out(panel, lambda shares: even_widths(len(shares), panel.left))
         if (end := ended(panel)) is not None:
             return end
         wide = min(panel.settings.children, panel.left)  # each may end an answer
