@@ -148,8 +148,9 @@ async def finish(
         return no_answer(why, state, scope, notes)
     choice = await _chosen(panel, state)
     if isinstance(choice, Failure):
-        notes.add_failure(choice, since=scope.started, arm=state["attempt"])
-        choice = await survive(_called(without_votes, panel), deadline=soon())
+        failed, choice = choice, await survive(_called(without_votes, panel), deadline=soon())
+        if not isinstance(choice, Failure) or choice.reason != failed.reason:
+            notes.add_failure(failed, since=scope.started, arm=state["attempt"])
     if isinstance(choice, Failure):
         return no_answer(choice, state, scope, notes)
     kept = panel.drawn[choice.place]

@@ -57,6 +57,7 @@ _CUT: Mapping[str, str] = {
     "length": "the answer was cut at its longest: a higher max_new_tokens allows more",
     "budget": "the answer was cut when the budget was spent: a higher budget_seconds allows more",
     "loop": "the answer was cut, since it repeated itself",
+    "step": "the answer is not at its end: a higher budget_tokens or budget_seconds allows more",
 }
 """Words for the reasons to end an answer that is not whole."""
 

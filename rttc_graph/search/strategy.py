@@ -135,8 +135,9 @@ def without_votes(panel: Panel) -> Choice:
     """
     place = best_of(panel.drawn, range(len(panel.drawn)))
     if place is None:
+        is_late = any(one["finish_reason"] == "budget" for one in panel.drawn)
+        limit = "budget_seconds" if is_late else "max_new_tokens"
         raise PolicyModelError(
-            f"none of {len(panel.drawn)} draws gave any text: raise max_new_tokens, or ask another "
-            "model"
+            f"none of {len(panel.drawn)} draws gave any text: raise {limit}, or ask another model"
         )
     return Choice(place, votes=0)

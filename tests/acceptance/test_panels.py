@@ -736,7 +736,7 @@ async def test_without_any_text_the_panel_has_no_answer(policy: str) -> None:
     parts.policy_model.texts = {}
     output = await ask(parts, policy=policy, search_n=4)
     assert output["arm"] == "direct"  # which has none either, and says so as ever
-    assert any("draws gave any text" in one for one in failures(output["ledger"]))
+    assert sum("draws gave any text" in one for one in failures(output["ledger"])) == 1
 
 
 async def test_without_any_vote_the_best_text_is_kept() -> None:

@@ -23,7 +23,7 @@ from rttc_graph.search.panel import MAX_ROUNDS, Panel, draws_in_order, standings
 from rttc_graph.search.strategies import register_strategy, strategy_of
 from rttc_graph.search.strategy import Choice, Strategy
 from rttc_graph.search.weighted import FLOOR, MOST, Weighted, judged_weight, log_odds
-from rttc_graph.state import Drawn
+from rttc_graph.state import Drawn, FinishReason
 
 EVERY: dict[str, Strategy] = {
     name: strategy_of(name) for name in ("best_of_n", "majority", "weighted", "adaptive")
@@ -89,9 +89,14 @@ def test_where_rewards_are_probabilities_adaptive_weighs_them() -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_without_any_text_there_is_nothing_to_keep(name: str) -> None:
-    empty = drawn(None, text=" ")
-    with pytest.raises(PolicyModelError, match="none of 2 draws gave any text"):
+@pytest.mark.parametrize(
+    ("ended", "limit"), [("length", "max_new_tokens"), ("budget", "budget_seconds")]
+)
+def test_without_any_text_there_is_nothing_to_keep(
+    name: str, ended: FinishReason, limit: str
+) -> None:
+    empty: Drawn = {**drawn(None, text=" "), "finish_reason": ended}
+    with pytest.raises(PolicyModelError, match=f"none of 2 draws gave any text: raise {limit},"):
         EVERY[name].choose(panel(empty, empty))
 
 

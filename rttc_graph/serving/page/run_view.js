@@ -85,6 +85,7 @@ const CUT = {
   length: "The answer was cut at its longest: raise max new tokens for more.",
   budget: "The answer was cut when the budget of the run was spent.",
   loop: "The answer was cut, since it repeated itself.",
+  step: "The answer was not written to its end: raise budget tokens or budget seconds for more.",
 };
 
 /** A note on an answer that is not whole; nothing for one that is. */
