@@ -122,11 +122,21 @@ def read_probe(folder: Path) -> Probe:
         probe = Probe(
             **parts,
             maps={name: CalibrationMap.from_json(one) for name, one in stored["maps"].items()},
-            closed=stored["closed"],
+            closed=dict(stored["closed"]),
             figures=stored["figures"],
         )
-        probe.scores(probe.mean[None])  # shapes that do not go together fail here
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as exc:
+        _, far = probe.scores(probe.mean[None])  # shapes that do not go together fail here
+        if bool(far > probe.farthest) or (probe.widest is not None and probe.widest < 1):
+            raise ValueError("its own mean is too far off, or its width is below 1")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as exc:
         raise ConfigurationError(
             f"{str(folder)!r} holds no probe that can be read ({exc}): train one with rttc reward "
             "train --process"

@@ -37,8 +37,8 @@ def open_process_reward(
         policy: Returns the policy model's fingerprint, which a probe was trained for.
 
     Raises:
-        ConfigurationError: A probe's folder is damaged, a header names a variable that is not set,
-            or the policy model is served elsewhere.
+        ConfigurationError: A folder is missing or damaged, a header names a variable that is not
+            set, or the policy model is served elsewhere.
         BackendError: A server that is to say which model it has cannot be reached.
     """
     name = config.process_reward
@@ -53,6 +53,7 @@ def open_process_reward(
         return ServedPrm(name, settings=replace(served, headers=headers))
     folder = Path(name).expanduser()
     if not (folder / PROBE_FILE).is_file():
+        _check_folder(folder, name)
         device = None if config.device == "auto" else config.device
         return TransformersPrm(name, settings=PrmSettings(device=device))
     if engine is None:
@@ -61,3 +62,18 @@ def open_process_reward(
             f"and model={config.model!r} is served elsewhere: name another judge of steps"
         )
     return StateProbe(read_probe(folder), policy)
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Do nothing for a folder with a process reward model, and for the name of one on the hub.
+
+    Raises:
+        ConfigurationError: The folder has no judge, or is not there.
+    """
+    is_place = folder.is_dir() or folder.is_absolute() or name.startswith((".", "~"))
+    if is_place and not (folder / "config.json").is_file():
+        raise ConfigurationError(
+            f"process_reward={name!r} holds no judge of steps: it has neither {PROBE_FILE} nor, as "
+            "a process reward model has, config.json; make a probe there with 'rttc reward train "
+            "QUESTIONS.jsonl --process --out FOLDER', or name another folder"
+        )

@@ -25,6 +25,8 @@ from transformers import (
 )
 
 from rttc_graph.errors import ConfigurationError, RewardModelError
+from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.installation.configured_process_reward import open_process_reward
 from rttc_graph.integrations.process_rewards.chat_step_judge import ChatStepJudge
 from rttc_graph.integrations.process_rewards.probe_file import Probe, read_probe
 from rttc_graph.integrations.process_rewards.rollout_value import RolloutSettings, RolloutValue
@@ -282,6 +284,39 @@ def test_a_probe_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "probe" / "probe.safetensors").write_bytes(b"no")
     with pytest.raises(ConfigurationError, match="holds no probe"):
         read_probe(tmp_path / "probe")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"maps": []}, id="no-maps-by-name"),
+        pytest.param({"maps": {"": 1}}, id="a-map-that-is-none"),
+        pytest.param({"closed": ["math"]}, id="no-reasons"),
+        pytest.param({"farthest": "9"}, id="a-text-for-a-number"),
+        pytest.param({"widest": "4"}, id="a-text-for-a-width"),
+        pytest.param(None, id="a-list"),
+    ],
+)
+def test_a_probe_that_holds_something_else_is_refused(
+    other: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    tiny_probe().write(tmp_path)
+    file = tmp_path / "probe.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps([stored] if other is None else {**stored, **other}))
+    with pytest.raises(ConfigurationError, match="holds no probe that can be read"):
+        read_probe(tmp_path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_without_a_judge_of_steps_is_refused(there: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "probe"
+    if there:  # as a training that was killed leaves it
+        folder.mkdir()
+        (folder / "steps.jsonl").touch()
+    config = InstallationConfig(process_reward=str(folder))
+    with pytest.raises(ConfigurationError, match=r"neither probe\.json nor"):
+        open_process_reward(config, None, policy)
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
