@@ -35,6 +35,7 @@ from rttc_graph.installation.local import LocalRttc, open_local
 from rttc_graph.integrations.process_rewards.probe_file import read_probe
 from rttc_graph.protocols import NewSample, StepCut
 from rttc_graph.samples.source import read_samples
+from rttc_graph.search.answer_votes import read_vote
 from rttc_graph.search.panel import Panel
 from rttc_graph.search.steps import step_widths
 from rttc_graph.search.steps.step_search import shared_out, vote_of_paths
@@ -91,6 +92,8 @@ async def asked(local: LocalRttc, apart: Apart, question: NewSample, policy: str
     row = _row(question, policy, size, result["answer"]) | _paid(result["ledger"])
     if policy == APART:
         row["answers"] = _answers(last[0], question)
+    else:
+        row["ends"] = _ends(result["ledger"], question)
     return row
 
 
@@ -163,6 +166,24 @@ def _answers(panel: Panel, question: NewSample) -> list[Row]:
                 "decoded": sum(one["completion_tokens"] for one in path),
             }
         )
+    return found
+
+
+def _ends(ledger: Sequence[Mapping[str, Any]], question: NewSample) -> list[Row]:
+    """Return the answers at the ends of a search's tree, from which other choices can be told."""
+    (stopped,) = (entry["detail"] for entry in ledger if entry["event"] == "stopped")
+    nodes = {one["node"]: one for one in stopped.get("steps", ())}
+    found: list[Row] = []
+    for place, node in nodes.items():
+        if node["answer"] is None:
+            continue
+        path = [place]
+        while nodes[path[0]]["parent"] is not None:
+            path.insert(0, nodes[path[0]]["parent"])
+        text = "".join(nodes[one]["step"] for one in path)
+        vote = read_vote(text, finish_reason=node["finish_reason"], numeric=True)
+        right = is_right(text, question, "auto")
+        found.append({"path": path, "p": node["p"], "vote": vote, "right": right})
     return found
 
 
