@@ -25,6 +25,7 @@ def voted(panel: Panel, weight: Weight = number_of) -> Choice:
     """Return the best-judged draw of the answer whose votes have the most weight.
 
     Raises:
+        BudgetExceeded: No draw gave any text, and the deadline ended some.
         PolicyModelError: No draw gave any text.
     """
     for standing in standings(panel, weight):

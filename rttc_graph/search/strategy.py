@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rttc_graph.errors import PolicyModelError
+from rttc_graph.errors import BudgetExceeded, PolicyModelError
 from rttc_graph.search.panel import Panel, best_of
 
 
@@ -115,6 +115,7 @@ class Strategy(Protocol):
         """Return the answer to keep if no more were drawn.
 
         Raises:
+            BudgetExceeded: No draw gave any text, and the deadline ended some.
             PolicyModelError: No draw gave any text.
         """
         ...
@@ -131,13 +132,18 @@ def without_votes(panel: Panel) -> Choice:
     """Return the best text of a panel in which no answer could be read.
 
     Raises:
+        BudgetExceeded: No draw gave any text, and the deadline ended some.
         PolicyModelError: No draw gave any text.
     """
     place = best_of(panel.drawn, range(len(panel.drawn)))
+    if place is None and any(one["finish_reason"] == "budget" for one in panel.drawn):
+        raise BudgetExceeded(
+            f"none of {len(panel.drawn)} draws gave any text before the deadline: raise "
+            "budget_seconds"
+        )
     if place is None:
-        is_late = any(one["finish_reason"] == "budget" for one in panel.drawn)
-        limit = "budget_seconds" if is_late else "max_new_tokens"
         raise PolicyModelError(
-            f"none of {len(panel.drawn)} draws gave any text: raise {limit}, or ask another model"
+            f"none of {len(panel.drawn)} draws gave any text: raise max_new_tokens, or ask another "
+            "model"
         )
     return Choice(place, votes=0)

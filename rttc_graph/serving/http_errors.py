@@ -141,5 +141,8 @@ def first_problem(errors: Sequence[Any]) -> str:
     if not isinstance(first, Mapping):
         return str(first)
     problem: Mapping[str, Any] = first  # pyright: ignore[reportUnknownVariableType]  # pydantic's
+    if problem.get("type") == "json_invalid":
+        told = str(problem.get("ctx", {}).get("error", "")).removesuffix(":")
+        return f"the body is not JSON: {told} at character {problem['loc'][-1] + 1}"
     where = ".".join(str(part) for part in problem.get("loc", ()))
     return f"{where}: {problem_words(problem)}".removeprefix(": ")

@@ -211,6 +211,13 @@ def test_a_broken_body_is_refused(url: str, body: bytes, status: int) -> None:
     assert langserve.status_code in (400, 422)
 
 
+def test_a_body_that_is_no_json_is_told_where(url: str) -> None:
+    kind = {"content-type": "application/json"}
+    told = send("POST", url + CHAT, content=b'{"model":}', headers=kind)
+    said = told.json()["error"]["message"]
+    assert said == "the body is not JSON: Expecting value at character 10"
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(parts: Parts) -> None:
     with serving(parts, options=ServeOptions(body_seconds=0.05)) as url:
         port = int(url.rsplit(":", 1)[1])

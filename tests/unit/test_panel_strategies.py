@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from made_draws import drawn
 
 from rttc_graph.arms import policy_names, unregister_arm
-from rttc_graph.errors import ConfigurationError, PolicyModelError
+from rttc_graph.errors import BudgetExceeded, ConfigurationError, PolicyModelError, RttcError
 from rttc_graph.search.adaptive import Adaptive, stays_ahead
 from rttc_graph.search.best_of_n import BestOfN
 from rttc_graph.search.majority import Majority
@@ -90,13 +90,17 @@ def test_where_rewards_are_probabilities_adaptive_weighs_them() -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize(
-    ("ended", "limit"), [("length", "max_new_tokens"), ("budget", "budget_seconds")]
+    ("ended", "error", "limit"),
+    [
+        ("length", PolicyModelError, "max_new_tokens"),
+        ("budget", BudgetExceeded, "budget_seconds"),
+    ],
 )
 def test_without_any_text_there_is_nothing_to_keep(
-    name: str, ended: FinishReason, limit: str
+    name: str, ended: FinishReason, error: type[RttcError], limit: str
 ) -> None:
     empty: Drawn = {**drawn(None, text=" "), "finish_reason": ended}
-    with pytest.raises(PolicyModelError, match=f"none of 2 draws gave any text: raise {limit},"):
+    with pytest.raises(error, match=f"none of 2 draws gave any text.*: raise {limit}"):
         EVERY[name].choose(panel(empty, empty))
 
 

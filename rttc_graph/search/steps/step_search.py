@@ -84,6 +84,7 @@ def vote_of_paths(panel: Panel) -> Choice:
     last step. Answers that share their beginning count less: one of k that share all counts 1/k.
 
     Raises:
+        BudgetExceeded: No draw gave any text, and the deadline ended some.
         PolicyModelError: No draw gave any text.
     """
     tree = StepTree(panel.tree)
