@@ -341,7 +341,11 @@ class Decoder:
         )
 
     def _admit(self, newcomers: list[Row], loaded: LoadedModel) -> None:
-        """Compute the new rows' prompts, equal ones once, and choose their first tokens."""
+        """Compute the new rows' prompts, equal ones once, and choose their first tokens.
+
+        Rows of which only the last token is not known, as those that go on from a step, take part
+        in the next pass instead.
+        """
         places, owners = _distinct(newcomers)
         self._entering = newcomers
         for row in newcomers:
@@ -357,6 +361,9 @@ class Decoder:
                 self._known(row) if is_same else None
                 for row, is_same in zip(owners, same, strict=True)
             ]
+            if not draft and _are_ready(owners, known):
+                self._enter(newcomers, places, [one for one in known if one])
+                return
             logits = self._batch.join(
                 [[*row.ids, *draft] for row in owners],
                 forward,
@@ -365,12 +372,23 @@ class Decoder:
                 last=1 + len(draft),
             )
             _note_computed(owners, known)
-            self._rows += newcomers
-            self._entering = []
-            for row in newcomers:
-                row.parked = None
+            self._entered(newcomers)
             self._remember(owners, places, same, before=len(draft))
             self._take(newcomers, logits, [draft] * len(newcomers))
+
+    def _enter(
+        self, newcomers: Sequence[Row], places: Sequence[int], known: Sequence[Known]
+    ) -> None:
+        """Add rows to the batch that are known but for their last token."""
+        self._batch.enter(known, places)
+        _note_computed(newcomers, [known[place] for place in places])
+        self._entered(newcomers)
+
+    def _entered(self, newcomers: Sequence[Row]) -> None:
+        self._rows += newcomers
+        self._entering = []
+        for row in newcomers:
+            row.parked = None
 
     def _remember(
         self, owners: Sequence[Row], places: Sequence[int], same: Sequence[bool], *, before: int
@@ -396,7 +414,7 @@ class Decoder:
                 drafts = self._drafts()
                 wide = max(map(len, drafts))
                 new = [
-                    [row.tokens[-1], *draft, *([0] * (wide - len(draft)))]
+                    [row.last_token, *draft, *([0] * (wide - len(draft)))]
                     for row, draft in zip(rows, drafts, strict=True)
                 ]
                 logits = self._batch.step(new, reader or forward)
@@ -528,6 +546,14 @@ def _distinct(rows: Sequence[Row]) -> tuple[list[int], list[Row]]:
 def _parked(row: Row) -> Known | None:
     """Return what a row took along when it left the batch; its adapter may be another one now."""
     return row.parked[1] if row.parked and row.parked[0] == row.owner else None
+
+
+def _are_ready(rows: Sequence[Row], known: Sequence[Known | None]) -> bool:
+    """Tell whether only the last token of each is not known; not after a failed pass."""
+    return all(
+        one is not None and one.tokens == len(row.ids) - 1 and not row.enters_alone
+        for row, one in zip(rows, known, strict=True)
+    )
 
 
 def _note_computed(owners: Sequence[Row], known: Sequence[Known | None]) -> None:

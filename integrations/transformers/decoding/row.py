@@ -156,6 +156,11 @@ class Row:
         return [*self.prompt, *self.tokens]
 
     @property
+    def last_token(self) -> int:
+        """The token that is not computed yet, of those before the next one."""
+        return (self.tokens or self.prompt)[-1]
+
+    @property
     def ends_step(self) -> bool:
         """Whether it has ended with a step that may be gone on from."""
         return (

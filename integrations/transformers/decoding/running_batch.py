@@ -61,6 +61,10 @@ class Batch(Protocol):
         """Compute prompts and append their rows; see `RunningBatch.join`."""
         ...
 
+    def enter(self, known: Sequence[Known], rows: Sequence[int]) -> None:
+        """Append rows of which only the last token is not known; see `RunningBatch.enter`."""
+        ...
+
     def step(self, tokens: Sequence[Sequence[int]], forward: Forward) -> Tensor:
         """Append T tokens to each row; return the logits after each of them [B, T, V]."""
         ...
@@ -192,19 +196,21 @@ class RunningBatch(_CutTogether):
             logits_to_keep=self._last_places(last, ids.shape[1]),
         )
         logits = cast("Tensor", out.logits)  # [N, last, V]
-        if rows is not None and list(rows) != [*range(len(prompts))]:
-            # Several candidates of one prompt: its cache, mask and logits are copied to each row.
-            index = torch.tensor(rows, device=self._device)
-            for layer in _layers(cache):
-                keys, values = _present(layer.keys), _present(layer.values)
-                here = index.to(keys.device)  # layers may lie on several devices
-                layer.keys, layer.values = keys[here], values[here]
-            mask, logits = mask[index], logits[index]
-        if self.rows:
-            self._merge(cache, mask)
-        else:
-            self._cache, self._mask = cache, mask
-        return logits
+        places = range(len(prompts)) if rows is None else rows
+        self._append(cache, mask, places)
+        return logits if _is_each_once(places, len(prompts)) else logits[list(places)]
+
+    def enter(self, known: Sequence[Known], rows: Sequence[int]) -> None:
+        """Append rows whose tokens are known but for the last one, which the next step computes.
+
+        No pass is made for them: they share the next one with the rows that are there.
+
+        Args:
+            known: Beginnings of N rows, to be taken whole.
+            rows: Index of the beginning of each new row.
+        """
+        cache, mask = self._past(known, [one.tokens for one in known])
+        self._append(cache, mask, rows)
 
     def _last_places(self, last: int, tokens: int) -> int | Tensor:
         """Return what a model takes for the places of which it is to compute logits.
@@ -254,10 +260,16 @@ class RunningBatch(_CutTogether):
         ids, mask = left_padded(
             [prompt[skip:] for prompt, skip in zip(prompts, taken, strict=True)], self._device
         )
-        cache = DynamicCache()
-        length = max(taken)  # P
-        if not length:
-            return cache, ids, mask
+        if not any(taken):
+            return DynamicCache(), ids, mask
+        cache, past = self._past(known, taken)
+        return cache, ids, torch.cat([past, mask], dim=1)
+
+    def _past(
+        self, known: Sequence[Known | None], taken: Sequence[int]
+    ) -> tuple[DynamicCache, Tensor]:
+        """Return a cache [N, H, P, D] of the first `taken` tokens of known parts, mask [N, P]."""
+        cache, length = DynamicCache(), max(taken)
         shape = next(entry.layers for entry in known if entry is not None)
         for at, (some_keys, some_values) in enumerate(shape):
             # Of [H, p, D] the first `skip` positions of each prompt.
@@ -272,11 +284,11 @@ class RunningBatch(_CutTogether):
                 _side_by_side([values for _, values in parts], length, like=some_values),
                 at,
             )
-        # [N, P]: true at the last `taken` positions of each row.
+        # 1 at the last `taken` positions of each row.
         past = torch.arange(length, device=self._device) >= length - torch.tensor(
             taken, device=self._device
         ).unsqueeze(1)
-        return cache, ids, torch.cat([past.to(mask), mask], dim=1)
+        return cache, past.long()
 
     def step(self, tokens: Sequence[Sequence[int]], forward: Forward) -> Tensor:
         """Add the same number of tokens to each row; return the logits behind each [B, T, V]."""
@@ -316,6 +328,20 @@ class RunningBatch(_CutTogether):
             keys, values = _present(layer.keys), _present(layer.values)
             here = index.to(keys.device)
             layer.keys, layer.values = keys[here, :, first:], values[here, :, first:]
+
+    def _append(self, cache: DynamicCache, mask: Tensor, rows: Sequence[int]) -> None:
+        """Append rows of a cache of N; several candidates of one prompt have a copy each."""
+        if not _is_each_once(rows, mask.shape[0]):
+            index = torch.tensor(rows, device=self._device)
+            for layer in _layers(cache):
+                keys, values = _present(layer.keys), _present(layer.values)
+                here = index.to(keys.device)  # layers may lie on several devices
+                layer.keys, layer.values = keys[here], values[here]
+            mask = mask[index]
+        if self.rows:
+            self._merge(cache, mask)
+        else:
+            self._cache, self._mask = cache, mask
 
     def _merge(self, cache: DynamicCache, mask: Tensor) -> None:
         """Append the new rows to the running ones; when memory runs out, nothing has changed."""
@@ -362,6 +388,14 @@ class LoneRow(_CutTogether):
         logits = self._computed(prompt, forward)
         self._ids = list(prompt)
         return logits[:, -last:]
+
+    def enter(self, known: Sequence[Known], rows: Sequence[int]) -> None:
+        """Unavailable: nothing of a row is ever known.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"{len(rows)} rows of {len(known)} known beginnings cannot be carried on")
 
     def step(self, tokens: Sequence[Sequence[int]], forward: Forward) -> Tensor:
         """Append tokens to the row; return the logits after each of them [1, T, V]."""
@@ -472,6 +506,10 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Te
 def positions(mask: Tensor) -> Tensor:
     """Return each token's position in its own row [B, P]; padding has position 0."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _is_each_once(rows: Sequence[int], count: int) -> bool:
+    return list(rows) == [*range(count)]
 
 
 def _layers(cache: DynamicCache) -> list[_Layer]:

@@ -138,6 +138,12 @@ class FixedBatch:
         self._put(fresh.layers, lengths)
         return logits
 
+    def enter(self, known: Sequence[Known], rows: Sequence[int]) -> None:
+        """Give rows places of which only the last token is not known; see `RunningBatch.enter`."""
+        fresh = RunningBatch(self._device)
+        fresh.enter(known, rows)
+        self._put(fresh.layers, [known[at].tokens for at in rows])
+
     def step(self, tokens: Sequence[Sequence[int]], forward: Forward) -> Tensor:
         """Append T tokens to each row; return the logits after each of them [B, T, V]."""
         count = len(tokens[0])
