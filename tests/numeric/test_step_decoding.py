@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from decoding import QUESTIONS, BiasedRows, decode, in_lane, request
+from decoding import QUESTIONS, BiasedRows, computed, decode, held, in_lane, request
 from tiny_adapters import adapter_of
 
 from rttc_graph.errors import ConfigurationError
@@ -100,6 +100,28 @@ def test_what_goes_on_from_a_step_computes_none_of_it(keeping_engine: LocalEngin
         text = step.text
     [whole] = decode(keeping_engine, request("hi", max_new_tokens=15, adapter="token 40"))
     assert text == whole.text
+
+
+def test_what_goes_on_from_steps_begins_in_the_next_pass_of_all(
+    keeping_engine: LocalEngine,
+) -> None:
+    """No pass is made for them: three tokens of four rows are three passes."""
+    keeping_engine.attach_adapters(BiasedRows)
+    cut = StepCut(marks=("\n",), least_tokens=5, most_tokens=5)
+    keys = ["token 40", "token 50"]
+    steps = decode(keeping_engine, *(request("hi", step=cut, adapter=key) for key in keys))
+    begun = [
+        request("hi", answer_prefix=step.text, adapter=key, max_new_tokens=3)
+        for key, step in zip(keys, steps, strict=True)
+        for _ in range(2)
+    ]
+    with computed(keeping_engine) as shapes:
+        with held(keeping_engine):
+            futures = keeping_engine.decode(begun)
+        rows = [future.result(60) for future in futures]
+    assert shapes == [(4, 1)] * 3
+    assert [row.tokens for row in rows] == [(40,) * 3] * 2 + [(50,) * 3] * 2
+    assert [row.prompt_tokens - row.reused_tokens for row in rows] == [1] * 4
 
 
 def reference_state(question: str, tokens: tuple[int, ...], loaded: LoadedModel) -> torch.Tensor:
