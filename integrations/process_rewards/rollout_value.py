@@ -15,6 +15,9 @@ from rttc_graph.protocols import (
     ProcessRewardModel,
     StepScores,
     can_continue,
+    forward_flops,
+    note_work,
+    parameters_of,
 )
 from rttc_graph.state import ChatTurn
 
@@ -143,11 +146,19 @@ class RolloutValue(ProcessRewardModel):
             raise RewardModelError(
                 f"{self._policy.name} returned {len(made)} of {len(requests)} completions"
             )
+        if made:
+            await self._note(made)
         texts = iter([one.text for one in made])
         return [
             [end.begun] if end.is_whole else [next(texts) for _ in range(self._settings.rollouts)]
             for end in ends
         ]
+
+    async def _note(self, made: Sequence[Generation]) -> None:
+        tokens = sum(one.prompt_tokens + one.completion_tokens for one in made)
+        computed = tokens - sum(one.reused_tokens for one in made)
+        flops = forward_flops(await parameters_of(self._policy), computed)
+        note_work(tokens=tokens, flops=flops)
 
     def _request(self, end: _End, number: int) -> GenerationRequest:
         settings = self._settings

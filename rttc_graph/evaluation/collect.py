@@ -43,6 +43,7 @@ from rttc_graph.evaluation.scorers import (
 )
 from rttc_graph.evaluation.verdicts import Verdicts, scored
 from rttc_graph.protocols import NewSample, RewardModel, reward_requests
+from rttc_graph.run.ledger import JUDGINGS
 from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.samples.rows import DEFAULT_DOMAIN
 from rttc_graph.settings import PolicyName
@@ -502,7 +503,7 @@ def _parts(result: Mapping[str, Any], policy: PolicyName) -> PartSeconds:
     where one of its proposers wants samples: that is told by the node.
     """
     records: Sequence[ArmRecord] = [ARMS[policy]] if policy in ARMS else list(ARMS.values())
-    events: dict[str, set[str]] = {"judging": {"judged", "judged_thoughts"}}
+    events: dict[str, set[str]] = {"judging": {*JUDGINGS}}
     for record in records:
         for part, counted in record.seconds.items():
             events.setdefault(part, set()).update(counted)

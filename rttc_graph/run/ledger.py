@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from rttc_graph.run.backend_failures import Failure
 from rttc_graph.run.scope import RunScope
@@ -53,8 +53,11 @@ def record(state: RttcState, scope: RunScope, entries: Sequence[LedgerEntry]) ->
     return [*state.get("ledger", []), *entries]
 
 
+JUDGINGS: Final = frozenset({"judged", "judged_thoughts", "judged_steps"})
+"""Events of judges: of answers, of answers to smaller questions, and of steps."""
+
+
 def judging_flops(notes: Notes) -> float:
-    """Return the operations of the judge in one step of a run, as far as they are known."""
-    events = ("judged", "judged_thoughts")
-    judged = [one["detail"]["flops"] for one in notes.entries if one["event"] in events]
+    """Return the operations of the judges in one step of a run, as far as they are known."""
+    judged = [one["detail"]["flops"] for one in notes.entries if one["event"] in JUDGINGS]
     return float(sum(flops for flops in judged if flops is not None))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from graph_runs import QUERY, ask, failures, run, until
+from langgraph.checkpoint.memory import InMemorySaver
 from rich.console import Console
 from scripted_parts import Parts, ScriptedPolicyModel, sample, take
 
@@ -27,6 +28,7 @@ from rttc_graph.protocols import (
     GenerationRequest,
     ProcessRewardModel,
     StepScores,
+    note_work,
 )
 from rttc_graph.run.prompts import direct_messages
 from rttc_graph.settings import PromptSettings
@@ -246,6 +248,25 @@ async def test_only_the_new_step_is_judged_with_the_prompt_and_all_before_it() -
     assert all(one.scored == 1 and one.messages for one in judge.asked)
     assert {len(one.steps) for one in judge.asked} == {1, 2, 3, 4}
     assert {one.is_finished for one in judge.asked if len(one.steps) == 4} == {True}
+
+
+@dataclass
+class CountingSteps(ExactSteps):
+    """Says that each step takes a hundred operations."""
+
+    async def score_steps(self, query: str, answers: Sequence[BegunAnswer]) -> list[StepScores]:
+        note_work(tokens=9 * len(answers), flops=100.0 * len(answers))
+        return await super().score_steps(query, answers)
+
+
+async def test_judging_steps_counts_as_operations_of_the_run() -> None:
+    judge = CountingSteps()
+    _, whole = parts(judge)
+    graph = create_rttc_graph(**whole, checkpointer=InMemorySaver())
+    context = RttcSettings(policy="beam", search_n=4, search_from=("direct",))
+    await run(graph, {"query": QUERY}, context=context, thread="t")
+    kept = await graph.aget_state({"configurable": {"thread_id": "t"}})
+    assert kept.values["spent"]["flops"] == 100 * len(judge.asked)
 
 
 @pytest.mark.parametrize(("memory", "fits"), [(2**24, True), (2**16, False)])

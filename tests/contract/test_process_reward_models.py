@@ -37,7 +37,7 @@ from rttc_graph.integrations.process_rewards.transformers_prm import PrmSettings
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
-from rttc_graph.protocols import BegunAnswer, ProcessRewardModel
+from rttc_graph.protocols import BegunAnswer, ProcessRewardModel, measured_work
 from rttc_graph.testing import ProcessRewardModelContract
 from rttc_graph.testing.reward_model_contract import begun
 
@@ -416,8 +416,12 @@ async def test_rollouts_are_shared_out_and_a_finished_answer_is_judged_itself(
     )
     whole = BegunAnswer(steps=("a\n", "b"), is_finished=True, messages=begun("a").messages)
     unknown = BegunAnswer(steps=("a\n",))
-    [found, nothing] = await prm.score_steps("2+2?", [whole, unknown])
+    with measured_work() as work:
+        [found, nothing] = await prm.score_steps("2+2?", [whole, unknown])
     assert found == (0.5, 0.0)
+    assert work.tokens is not None
+    assert work.tokens > 2 * 3  # two completions, and what each of them has read
+    assert work.flops
     assert nothing == (None,)
     assert asked[2] == "a\nb"
     assert all(text.startswith("a\n") for text in asked)

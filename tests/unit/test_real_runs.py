@@ -80,6 +80,10 @@ class ScriptedAsk:
         if policy == "cascade":
             first = candidate("wrong", "direct", reward=0.9)
             return result(first, candidate(question.replace("q", "a"), "rag", reward=0.4))
+        if policy == "beam":
+            grown = result(candidate("wrong", "beam"))
+            grown["ledger"] += [{"node": "panel_round", "event": "judged_steps", "seconds": 0.5}]
+            return grown
         if policy == "majority":
             drawn = result(candidate("wrong", "majority"))
             drawn["ledger"] += [{"node": "retrieve", "event": "retrieved", "seconds": 0.5}]
@@ -163,6 +167,11 @@ async def test_what_a_panel_searched_is_no_generation(log: Path) -> None:
     await evaluate(ScriptedAsk(), ROWS, log, policies=("majority",))
     parts = read_log(log)[0]["seconds"]
     assert parts == {"generation": 1.25, "retrieval": 0.5, "training": 0, "judging": 0.25}
+
+
+async def test_judging_steps_is_judging(log: Path) -> None:
+    await evaluate(ScriptedAsk(), ROWS, log, policies=("beam",))
+    assert read_log(log)[0]["seconds"]["judging"] == 0.75
 
 
 @pytest.mark.parametrize(("limit", "accepts"), [(0.0, 1), (0.5, 0)])
