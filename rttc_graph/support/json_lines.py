@@ -112,7 +112,7 @@ def last_told(path: Path) -> dict[str, Any] | None:
 def _fields(line: bytes) -> dict[str, Any] | None:
     try:
         value: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 

@@ -52,6 +52,7 @@ def test_a_file_goes_on_behind_its_last_whole_line(
         pytest.param(b'{"n": 1}\n{"n": "x"}\n', "line 2.*n: .*valid integer", id="of-another-type"),
         pytest.param('{"n": 1}\n'.encode("utf-16"), "written as utf-16", id="utf-16"),
         pytest.param(b'{"n": 1}\n\xff\n', "line 2", id="not-utf-8"),
+        pytest.param(b"[" * 100_000 + b"\n", "line 1.*no JSON object", id="nested-too-deeply"),
     ],
 )
 def test_another_file_is_refused_and_left_as_it_is(
