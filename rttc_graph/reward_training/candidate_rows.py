@@ -22,6 +22,7 @@ from rttc_graph.evaluation.verdicts import VerdictLine
 from rttc_graph.protocols import NewSample
 from rttc_graph.state import Arm, Candidate, FinishReason, Sample
 from rttc_graph.support.json_lines import add_lines, load_lines
+from rttc_graph.support.named_files import check_file
 
 FreeSource = Literal["reference", "neighbour", "other", "echo", "empty", "injected"]
 """Sources of answers that need no generation: the row itself, a near sample with another answer, a
@@ -242,8 +243,7 @@ def read_candidates(paths: Sequence[Path]) -> list[CandidateRow]:
     """
     found: dict[str, CandidateRow] = {}
     for path in paths:
-        if not path.is_file():
-            raise ConfigurationError(f"no such file: {str(path)!r}")
+        check_file(path)
         found |= CandidateLog(path).load()
     if not found:
         raise ConfigurationError(f"no candidates in {', '.join(map(repr, map(str, paths)))}")

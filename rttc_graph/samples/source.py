@@ -29,6 +29,7 @@ from rttc_graph.samples.rows import (
 )
 from rttc_graph.samples.unique_ids import UniqueIds
 from rttc_graph.support.identity import checked_name
+from rttc_graph.support.named_files import check_file
 
 MAX_KEPT_PROBLEMS = 100
 """Bad rows that are kept for a report; the rest is only counted."""
@@ -225,8 +226,7 @@ def _opener(name: str, columns: ColumnNames) -> Callable[[], Iterator[RawRow]]:
             f"cannot tell the format of {name!r} by its suffix {path.suffix!r}: "
             f"give one of {', '.join(_READERS)}, or hub:NAME[@CONFIG][:SPLIT]"
         )
-    if not path.is_file():
-        raise ConfigurationError(f"no such file: {name!r}")
+    check_file(path)
     return partial(reader, path, columns)
 
 

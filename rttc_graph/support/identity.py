@@ -182,17 +182,21 @@ def known_names(name: str, known: Sequence[str], *, most: int = _SHOWN_NAMES) ->
     return f"{suggestion}Known are {shown}{more}"
 
 
-def unknown_domain(domain: str, known: Collection[str], *, tenant: str) -> ConfigurationError:
+def unknown_domain(
+    domain: str, known: Collection[str], *, tenant: str, may_be_all: bool = True
+) -> ConfigurationError:
     """Return the error about a domain in which a tenant has no samples.
 
     Args:
         domain: The name that was given.
         known: The domains that have some.
         tenant: Tenant of the samples.
+        may_be_all: Whether all domains may have been meant.
     """
     fill = f"fill it with 'rttc kb ingest FILE --domain {domain}'"
     said = f"domain {domain!r} of tenant {tenant!r} has no samples"
     if not known:
         return ConfigurationError(f"{said}: the knowledge base is empty; {fill}")
     meant = known_names(domain, sorted(known))
-    return ConfigurationError(f"{said}: {meant}. Leave the domain out to mean all, or {fill}")
+    way = f". Leave the domain out to mean all, or {fill}" if may_be_all else ""
+    return ConfigurationError(f"{said}: {meant}{way}")

@@ -6,7 +6,21 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ("naming_file", "write_file")
+from rttc_graph.errors import ConfigurationError
+
+__all__ = ("check_file", "naming_file", "write_file")
+
+
+def check_file(path: Path) -> None:
+    """Do nothing if a path is a file that can be read.
+
+    Raises:
+        ConfigurationError: It is a folder, or not there.
+    """
+    if path.is_dir():
+        raise ConfigurationError(f"{str(path)!r} is a folder: name the files in it")
+    if not path.is_file():
+        raise ConfigurationError(f"no such file: {str(path)!r}")
 
 
 @contextmanager

@@ -541,7 +541,7 @@ def test_an_unusable_source_is_refused_even_when_bad_rows_are_skipped(
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").mkdir()
-    with pytest.raises(ConfigurationError, match="no such file"):
+    with pytest.raises(ConfigurationError, match="is a folder: name the files in it"):
         read_samples(tmp_path / "x.jsonl")
 
 

@@ -67,7 +67,7 @@ def delete_samples(  # noqa: PLR0913 - its flags
 async def _counted(
     knowledge_base: ManagedKnowledgeBase, which: SampleFilter, tenant: str
 ) -> dict[str, int]:
-    await check_domain(knowledge_base, which.domain, tenant=tenant)
+    await check_domain(knowledge_base, which.domain, tenant=tenant, may_be_all=False)
     return await knowledge_base.count_samples(which, tenant=tenant)
 
 

@@ -29,6 +29,7 @@ from rttc_graph.samples.ingest import IngestProgress, IngestReport, ingest
 from rttc_graph.samples.likeness import compare_samples
 from rttc_graph.samples.preview import IngestPreview, SampleUpdate, preview_ingest
 from rttc_graph.samples.rows import DEFAULT_DOMAIN, ColumnNames
+from rttc_graph.support.named_files import check_file
 
 __all__ = ("ingest_file",)
 
@@ -140,8 +141,7 @@ def ingest_file(  # noqa: PLR0913 - one parameter for each flag
 def _document(path: str, source: str | None, domain: str | None) -> _Source:
     """Return the passages of a document, named by its relative path unless a name is given."""
     file = Path(path)
-    if not file.is_file():
-        raise ConfigurationError(f"no such file: {path!r}")
+    check_file(file)
     whole, here = file.resolve(), Path.cwd()
     place = whole.relative_to(here) if whole.is_relative_to(here) else whole
     passages = read_document(file, source=source or place.as_posix(), domain=domain or None)
