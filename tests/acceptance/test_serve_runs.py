@@ -10,6 +10,7 @@ import pytest
 from http_servers import MemoryKeys, get, post, send, served
 from scripted_parts import Parts, ScriptedEmbedder
 
+from rttc_graph.errors import RewardModelError
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.ledger_store import PostgresLedgerStore
 from rttc_graph.integrations.postgres.rating_store import PostgresRatingStore
@@ -213,3 +214,15 @@ def test_each_scope_opens_its_routes_and_no_other(url: str, keys: MemoryKeys) ->
     assert (
         post(url, "/runs/list", of_acme, key=keys.add("runs:read", tenant="b")).status_code == 403
     )
+
+
+def test_a_run_whose_answers_could_not_be_judged_is_listed(database: Database) -> None:
+    scripted = Parts()
+    scripted.reward_model.error = RewardModelError("no GPU")
+    parts = scripted.parts()
+    ledger = parts["ledger_store"] = PostgresLedgerStore(database)
+    with served(create_app(ServedParts(parts=parts, history=ledger))) as url:
+        asked = ask(url, "what does a helmet cost", policy="majority", search_n=2)
+        [listed_run] = post(url, "/runs/list", {}).json()["runs"]
+    assert listed_run["run_id"] == asked
+    assert {one["reward"] for one in listed_run["tried"]} == {None}

@@ -123,9 +123,11 @@ function mapChart(map, inForce) {
   return { title: "From score to P(right)", element: made.element };
 }
 
+const reaching = (run, tau) => run.tried.find((tried) => tried.reward !== null && tried.reward >= tau);
+
 /** What would become of a run: the first judged answer that reaches τr, as far as is known. */
 function fate(run, tau) {
-  const reaches = run.tried.find((tried) => tried.reward >= tau);
+  const reaches = reaching(run, tau);
   if (reaches) return { is: "accepted", arm: reaches.arm, seconds: reaches.seconds, same: reaches.arm === run.arm };
   const stopped = run.accepted && tau > run.tau_r;
   return { is: stopped ? "would try more" : "not accepted", arm: run.arm, seconds: run.seconds, same: true };
@@ -140,7 +142,7 @@ function ofLedger(page, tau) {
   const rated = runs.filter((run, n) => fates[n].is === "accepted" && fates[n].same && run.rated !== "none");
   const right = rated.filter((run) => run.rated === "right").length;
   const sure = runs.filter((run, n) => fates[n].is === "accepted" && run.calibrated);
-  const expected = sure.length ? sure.reduce((sum, run) => sum + run.tried.find((tried) => tried.reward >= tau).reward, 0) / sure.length : null;
+  const expected = sure.length ? sure.reduce((sum, run) => sum + reaching(run, tau).reward, 0) / sure.length : null;
   const cost = fates.reduce((sum, one) => sum + one.seconds, 0) / runs.length;
   const said = [
     `Of the last ${runs.length} runs ${accepted.length} would be accepted, ${runs.length - accepted.length - more} would not`,

@@ -82,7 +82,7 @@ class TriedAnswer(BaseModel):
     """An answer that a run had judged, by its ledger."""
 
     arm: str
-    reward: float
+    reward: float | None = Field(description="Null where the judge gave none.")
     seconds: float = Field(description="Of the run until then, by its ledger.")
 
 
