@@ -122,6 +122,8 @@ class Drawn(TypedDict):
     """Place in it at which something is to be looked up."""
     inserted: NotRequired[list[int]]
     """Places in `looked_up` of the samples that were inserted into it."""
+    known: NotRequired[list[int]]
+    """Places of the smaller questions whose answers stood in its prompt."""
 
 
 class Halt(TypedDict):
@@ -216,6 +218,9 @@ class Thought(TypedDict):
     """Judge's score in [0, 1] of it; `None` where the judge gave none."""
     proposer: Attempt | None
     """Attempt that the answer was drawn from."""
+    known: NotRequired[list[int]]
+    """Places of the questions whose answers stood in the prompt of the answer; the run's own has
+    those of each answer in the panel's draws."""
     found: list[int]
     """Places in `looked_up` of the samples that were found for it."""
     near: list[float]

@@ -54,8 +54,8 @@ SHOWN_STANDINGS = 10
 """Answers, the ones with the most votes and the one that is kept, that the ledger lists."""
 
 SHOWN_CHARACTERS = 200
-"""Beginning of a step's or an answer's text that events and ledger show; the whole is in the
-checkpoint."""
+"""Longest part of a step's or an answer's text that events and ledger show, with a `…` at its end
+where there is more; the whole is in the checkpoint."""
 
 
 class PanelUpdate(TypedDict, total=False):
@@ -106,6 +106,7 @@ async def go_on(
             "draws": dict(Counter(one["proposer"] for one in new)),
             "votes": {one.answer: one.votes for one in standings(panel)[:SHOWN_ANSWERS]},
             "leader": panel.drawn[chosen.place]["vote"] if chosen else None,
+            "kept": chosen.place if chosen else None,
             "rewards": [one["reward"] for one in new],
             "answers": list(new),
             "tokens": _tokens(rows_of(panel)) + panel.checking_tokens,
@@ -165,6 +166,7 @@ async def finish(
         draws=dict(Counter(one["proposer"] for one in panel.drawn)),
         answers=len(standings(panel)),
         votes=choice.votes,
+        kept=choice.place,
         standings=shown_standings(panel, kept=choice.place),
         tokens=_tokens(paid) + panel.checking_tokens,
         flops=_flops(panel),
@@ -262,7 +264,7 @@ def shown_steps(panel: Panel, *, first: int = 0) -> list[dict[str, Any]]:
             "round": node["round"],
             "proposer": node["proposer"],
             "look": node["look"],
-            "step": node["text"][:SHOWN_CHARACTERS],
+            "step": _shortened(node["text"]),
             "p": node["p"],
             "tokens": node["completion_tokens"],
             "finish_reason": node["finish_reason"],
@@ -284,7 +286,8 @@ def shown_thoughts(panel: Panel) -> list[dict[str, Any]]:
 def _shown_thought(panel: Panel, place: int) -> dict[str, Any]:
     one, of_panel = panel.thoughts[place], place == ROOT
     best = best_of(panel.drawn, range(len(panel.drawn))) if of_panel else None
-    answer = one["answer"] if best is None else panel.drawn[best]["text"]
+    drawn = None if best is None else panel.drawn[best]
+    answer = one["answer"] if drawn is None else drawn["text"]
     rows: list[Row] = [one, *(panel.drawn if of_panel else ())]
     return {
         "node": place,
@@ -294,13 +297,18 @@ def _shown_thought(panel: Panel, place: int) -> dict[str, Any]:
         "depth": one["depth"],
         "round": one["round"],
         "status": one["status"],
-        "proposer": one["proposer"] if best is None else panel.drawn[best]["proposer"],
-        "question": one["question"][:SHOWN_CHARACTERS],
-        "answer": answer[:SHOWN_CHARACTERS],
+        "known": (one if drawn is None else drawn).get("known", []),
+        "proposer": one["proposer"] if drawn is None else drawn["proposer"],
+        "question": _shortened(one["question"]),
+        "answer": _shortened(answer),
         "p": reward_of(panel, place) if answer else None,
         "tokens": _tokens(rows),
         "why": one["why"] or (why_whole(panel, place) if one["status"] == "answered" else ""),
     }
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
 def shown_lookups(panel: Panel, kept: Drawn) -> list[dict[str, Any]]:
@@ -309,7 +317,7 @@ def shown_lookups(panel: Panel, kept: Drawn) -> list[dict[str, Any]]:
     return [
         {
             "trigger": one["trigger"],
-            "query": one["query"][:SHOWN_CHARACTERS],
+            "query": _shortened(one["query"]),
             "samples": one["samples"],
             "kept": bool(one["samples"]) and rests_on.issuperset(one["samples"]),
         }
@@ -338,7 +346,7 @@ def _shown_standing(panel: Panel, one: Standing, kept: int) -> dict[str, Any]:
     rewards = [drawn["reward"] for drawn in voted if drawn["reward"] is not None]
     text = one.answer if best is None else panel.drawn[best]["text"]
     return {
-        "answer": text[:SHOWN_CHARACTERS],
+        "answer": _shortened(text),
         "votes": one.votes,
         "weight": round(judged_weight(voted), 3),
         "reward": max(rewards, default=None),

@@ -176,8 +176,11 @@ class PanelThoughts:
             stream_candidate(one["text"], state, scope, attempt=state["attempt"], number=number)
         drawn = await judged_draws(self.reward_model, drawn, panel, state, scope, notes)
         inserted = _inserted(panel, ROOT, parts=True)
-        if inserted:
-            drawn = [cast("Drawn", {**one, "inserted": inserted}) for one in drawn]
+        rests_on = {
+            "known": known_for(panel, ROOT, parts=True),
+            **({"inserted": inserted} if inserted else {}),
+        }
+        drawn = [cast("Drawn", {**one, **rests_on}) for one in drawn]
         panel = _changed(panel, ROOT, {"status": "joined"})
         return replace(panel, drawn=(*panel.drawn, *drawn))
 
@@ -254,6 +257,7 @@ def _with_answer(panel: Panel, place: int, drawn: Sequence[Drawn], *, joins: boo
             "answer": condensed(one["text"]),
             "reward": one["reward"],
             "proposer": one["proposer"],
+            "known": known_for(panel, place, parts=joins),
             "inserted": list(dict.fromkeys([*own, *below])),
         },
     )

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,72 +18,22 @@ from scripted_parts import (
     Parts,
     ScriptedEmbedder,
     ScriptedKnowledgeBase,
-    ScriptedPolicyModel,
     recalling,
     sample,
     trained_adapter,
 )
+from scripted_thoughts import Split, ThinkingModel, as_json, asked, is_split
 
 from rttc_graph import RttcSettings
 from rttc_graph.cli.step_tree_view import thought_trees
-from rttc_graph.errors import EmbeddingError, KnowledgeBaseError, PolicyModelError
+from rttc_graph.errors import EmbeddingError, KnowledgeBaseError
 from rttc_graph.graph import create_rttc_graph
 from rttc_graph.integrations.rewards.callable_reward import CallableReward
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
 from rttc_graph.protocols import Generation, GenerationRequest, SearchResult
 
-Split = Sequence[tuple[str, Sequence[int]]]
-"""Smaller questions, each with the numbers of those that it needs."""
-
 PARTS: Split = (("how much is a", ()), ("how much is b more than a", (1,)), ("how much is c", ()))
-
-
-@dataclass
-class ThinkingModel(ScriptedPolicyModel):
-    """Splits as `splits` say; knows what `answers` say once it is told what each needs."""
-
-    splits: Mapping[str, Split | str] = field(default_factory=dict[str, Split | str])
-    answers: Mapping[str, tuple[str, Sequence[str]]] = field(
-        default_factory=dict[str, tuple[str, Sequence[str]]]
-    )
-    follows_schemas: bool = True
-    calls: list[list[GenerationRequest]] = field(default_factory=list[list[GenerationRequest]])
-    breaks_at: int = -1
-    """Number of the call that fails."""
-
-    async def generate(
-        self, requests: Sequence[GenerationRequest], *, deadline: float | None = None
-    ) -> list[Generation]:
-        self.calls.append(list(requests))
-        if len(self.calls) - 1 == self.breaks_at:
-            raise PolicyModelError("the model is gone")
-        made = await super().generate(requests, deadline=deadline)
-        return [
-            replace(one, text=self.said(request), completion_tokens=3)
-            for request, one in zip(requests, made, strict=True)
-        ]
-
-    def said(self, request: GenerationRequest) -> str:
-        question = asked(request)
-        if is_split(request):
-            split = self.splits.get(question, "no idea")
-            return split if isinstance(split, str) else as_json(split)
-        answer, needs = self.answers.get(question, ("wrong", ()))
-        told = request.messages[-1]["content"]
-        return answer if all(one in told for one in needs) else "wrong"
-
-
-def as_json(split: Split) -> str:
-    return json.dumps({"questions": [{"question": q, "needs": list(n)} for q, n in split]})
-
-
-def is_split(request: GenerationRequest) -> bool:
-    return request.messages[0]["content"].startswith("You plan how a question is answered")
-
-
-def asked(request: GenerationRequest) -> str:
-    return request.messages[-1]["content"].splitlines()[-1].removeprefix("Question: ")
 
 
 ANSWERS: Mapping[str, tuple[str, Sequence[str]]] = {
@@ -166,6 +116,7 @@ async def test_a_graph_is_answered_layer_by_layer_as_worked_by_hand() -> None:
         (0, [], "c right", 0.92),
     ]
     assert thoughts[0]["parts"] == [1, 2, 3]
+    assert [one["known"] for one in thoughts] == [[1, 2, 3], [], [1], []]
     assert thoughts[0]["why"] == "split into 3: its reward 0.200 is below τr 0.9"
     assert thoughts[1]["why"] == "its reward 0.950 is at least τr 0.9"
     assert failures(output["ledger"]) == []
@@ -198,7 +149,8 @@ async def test_an_answer_from_parts_that_is_judged_worse_is_not_taken() -> None:
     _, parts = parts_that({QUERY: PARTS}, rewards={"all right": 0.1})
     output = await ask(parts, **SETTINGS)
     assert (output["answer"], output["reward"]) == ("wrong", 0.2)
-    assert thoughts_of(output)[0]["status"] == "joined"
+    root = thoughts_of(output)[0]
+    assert (root["status"], root["known"]) == ("joined", [])
 
 
 NESTED: Mapping[str, Split | str] = {
@@ -491,6 +443,7 @@ async def test_the_graph_is_drawn_in_the_terminal_and_streamed() -> None:
     assert "graph_of_thoughts: 4 questions" in shown
     assert "2 P 0.93 how much is b more than a b right" in shown
     assert "needs 1" in shown
+    assert shown.count("✓") == 4  # each led to the kept answer
     assert json.loads(json.dumps(thoughts_of(output))) == thoughts_of(output)
 
 

@@ -132,7 +132,8 @@ async def test_a_tree_is_grown_and_told(policy: str) -> None:
         for step in steps
         if step["answer"] is not None
     }
-    assert output["answer"] in paths.values()
+    [stopped] = [e["detail"] for e in output["ledger"] if e["event"] == "stopped"]
+    assert paths[stopped["kept"]] == output["answer"]
     assert len(paths) <= 8
     [candidate] = output["candidates"]
     assert candidate["prompt_tokens"] + candidate["completion_tokens"] == model.tokens
@@ -338,4 +339,5 @@ async def test_the_tree_is_drawn_in_the_terminal() -> None:
     assert "lookahead" in shown
     assert "look]" in shown
     assert "answer 0" in shown
+    assert shown.count("✓") == LENGTH  # steps of the kept answer
     assert shown.count("P 0.") == len(tree_of(output))
