@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import PHONE, Watched, chromium, needs_chromium
+from browser import SHOTS, Watched, chromium, needs_chromium, shot
 from http_servers import MemoryKeys, get, post, send, served
 from installations import described_installation
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 from postgres_fixtures import cloned
 
 from rttc_graph.cli.commands.serve import everything_of
@@ -22,9 +21,6 @@ from rttc_graph.installation.local import open_local
 from rttc_graph.serving.http_app import ServedParts, create_app
 
 pytestmark = needs_chromium
-
-SHOTS = os.environ.get("RTTC_TEST_SHOTS")
-"""Folder for pictures of the page, for people."""
 
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 SAMPLES = [
@@ -94,27 +90,6 @@ def watched(browser: Browser, url: str) -> Iterator[Watched]:
     assert watched.faults == []
 
 
-def shot(page: Page, name: str) -> None:
-    """Keep a picture, where somebody wants to look."""
-    if SHOTS:
-        page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
-
-
-def check(watched: Watched, name: str) -> None:
-    """Check a story for everybody: on a wide screen, on a narrow one, and in the dark."""
-    page = watched.page
-    assert page.evaluate("() => window.hacked") is None
-    watched.check_access()
-    watched.check_width()
-    shot(page, name)
-    page.set_viewport_size(PHONE)
-    page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(50)  # charts follow their place
-    watched.check_width()
-    watched.check_access(["color-contrast", "scrollable-region-focusable", "target-size"])
-    shot(page, f"{name}-phone")
-
-
 def test_a_question_is_asked_and_its_run_is_watched(watched: Watched) -> None:
     page = watched.open()
     page.get_by_label("Question").fill(f"what is 5 plus 5 {EVIL}")
@@ -138,7 +113,7 @@ def test_a_question_is_asked_and_its_run_is_watched(watched: Watched) -> None:
     page.get_by_role("button", name="Wrong").click()
     expect(page.locator(".rating")).to_contain_text("Rated wrong.")
     expect(page.locator("#notes")).to_contain_text("a sample now")
-    check(watched, "ask")
+    watched.check("ask")
 
 
 def test_a_question_goes_on_while_another_story_is_shown(watched: Watched) -> None:
@@ -209,7 +184,7 @@ def test_runs_are_found_opened_compared_and_asked_again(watched: Watched) -> Non
     for n in (0, 1):
         rows.nth(n).get_by_role("checkbox").check()
     expect(compare).to_be_enabled()
-    check(watched, "runs")
+    watched.check("runs")
     compare.click()
     expect(page.get_by_text("Two runs; what differs is marked")).to_be_visible()
 
@@ -227,7 +202,7 @@ def test_another_threshold_is_tried_over_curve_and_runs(watched: Watched) -> Non
     expect(page.get_by_text("would be accepted, 0 would not")).to_be_visible()
     slider.press("End")
     expect(page.get_by_text("would go on to dearer arms")).to_be_visible()
-    check(watched, "threshold")
+    watched.check("threshold")
     page.get_by_label("Domain").select_option("(runs without a domain)")
     expect(page.locator(".hint")).to_contain_text("rttc calibrate")
 
@@ -266,7 +241,7 @@ def test_samples_are_searched_added_corrected_and_deleted_after_a_question(
     page.get_by_label("Search").fill("")
     page.get_by_role("button", name="Show").click()
     expect(rows.filter(has_text="</script> costs")).to_have_count(1)
-    check(watched, "samples")
+    watched.check("samples")
     kept = post(watched.url, "/kb/list", {"domain": "shop"}).json()["samples"]
     assert [sample["answer"] for sample in kept] == [EVIL]
 
@@ -278,7 +253,7 @@ def test_statistics_add_up_by_day_and_arm(watched: Watched) -> None:
     expect(page.locator("canvas")).to_have_count(3)
     page.get_by_label("The last").select_option("7 days")
     expect(page.locator(".figures")).to_contain_text("runs")
-    check(watched, "stats")
+    watched.check("stats")
 
 
 def test_a_key_opens_its_stories_and_no_others(browser: Browser, parts: ServedParts) -> None:
@@ -294,7 +269,7 @@ def test_a_key_opens_its_stories_and_no_others(browser: Browser, parts: ServedPa
         page.get_by_role("button", name="Use this key").click()
         expect(links).to_have_text(["Ask", "API", "Key"])
         expect(page.locator("#who")).to_have_text("tenant acme")
-        check(watched, "key")
+        watched.check("key")
         page.reload()
         expect(links).to_have_text(["Ask", "API", "Key"])
         links.filter(has_text="Key").click()
@@ -321,7 +296,7 @@ def test_all_routes_are_listed_at_docs(watched: Watched) -> None:
         expect(page.get_by_text(path, exact=True)).to_be_visible()
     page.get_by_text("/kb/correct", exact=True).click()
     expect(page.get_by_text("Id of the sample, as a search or a list returns it.")).to_be_visible()
-    check(watched, "docs")
+    watched.check("docs")
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.deprecation.LangChainDeprecationWarning")

@@ -35,6 +35,10 @@ DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 PHONE: ViewportSize = {"width": 380, "height": 800}
 
 
+SHOTS = os.environ.get("RTTC_TEST_SHOTS")
+"""Folder for pictures of the page, for people."""
+
+
 @contextmanager
 def chromium() -> Generator[Browser]:
     """Yield a browser."""
@@ -74,6 +78,20 @@ class Watched:
         self.page.goto(self.url + place)
         return self.page
 
+    def check(self, name: str) -> None:
+        """Check a story for everybody: on a wide screen, on a narrow one, and in the dark."""
+        page = self.page
+        assert page.evaluate("() => window.hacked") is None
+        self.check_access()
+        self.check_width()
+        shot(page, name)
+        page.set_viewport_size(PHONE)
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_timeout(50)  # charts follow their place
+        self.check_width()
+        self.check_access(["color-contrast", "scrollable-region-focusable", "target-size"])
+        shot(page, f"{name}-phone")
+
     def check_access(self, rules: list[str] | None = None) -> None:
         """Fail on what axe finds wrong for people who see or use the page in another way."""
         if not self.page.evaluate("() => 'axe' in window"):
@@ -95,6 +113,12 @@ class Watched:
 
     def close(self) -> None:
         self._context.close()
+
+
+def shot(page: Page, name: str) -> None:
+    """Keep a picture, where somebody wants to look."""
+    if SHOTS:
+        page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
 
 
 def _axe() -> str:

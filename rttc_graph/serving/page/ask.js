@@ -3,6 +3,7 @@
 import * as api from "/page/api.js";
 import { button, choice, field, h, input, newId, note, number, problem, seconds } from "/page/dom.js";
 import { candidates, cut, figures, panel, ruling, sources, takenOf, timeline, verdict, way } from "/page/run_view.js";
+import { growingTrees, searchTrees } from "/page/run_tree.js";
 import { rating } from "/page/rating.js";
 
 const SHOWN = ["budget_seconds", "max_new_tokens", "k", "temperature", "search_n"];
@@ -94,13 +95,14 @@ async function run(question, asked, result, signal, before) {
   const clock = h("span", { class: "num quiet", "aria-hidden": "true" });
   const answers = h("div", {});
   const grown = panel();
+  const trees = growingTrees();
   const training = h("progress", { hidden: true, max: "1", "aria-label": "Training" });
   const ledger = [];
   const line = h("div", {});
   let tokens = 0;
   const tick = setInterval(() => { clock.textContent = `${seconds((performance.now() - started) / 1000)}, ${tokens} tokens`; }, 100);
   result.replaceChildren(h("section", { class: "card run", "aria-label": "The run" },
-    h("div", { class: "line" }, status, clock), path.element, training), grown.element, answers, line);
+    h("div", { class: "line" }, status, clock), path.element, training), grown.element, trees.element, answers, line);
   result.setAttribute("aria-busy", "true");
 
   const onEvent = (event) => {
@@ -113,6 +115,7 @@ async function run(question, asked, result, signal, before) {
       tokens = event.candidates.reduce((sum, one) => sum + one.prompt_tokens + one.completion_tokens + one.trained_tokens, 0);
     } else if (event.event === "panel") {
       grown.grow(event);
+      trees.grow(event);
       tokens = Math.max(tokens, event.tokens);
     } else if (event.event === "ttt_step") {
       training.hidden = false;
@@ -165,6 +168,7 @@ function finished(question, asked, done, path, status, grown, before) {
         h("span", { class: "quiet mono" }, `run ${done.run_id}`))),
     grown,
     h("h2", {}, "Answers"), candidates(done.candidates, done.tau_r, takenOf(done)),
+    ...searchTrees(done),
     h("h2", {}, "Sources"), sources(done.sources),
     rating(done.run_id, null),
     h("h2", {}, "Ledger"), timeline(done.ledger),

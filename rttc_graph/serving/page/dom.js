@@ -19,6 +19,11 @@ function filled(element, props, children) {
 export const h = (tag, props, ...children) => filled(document.createElement(tag), props, children);
 export const svg = (tag, props, ...children) => filled(document.createElementNS(SVG, tag), props, children);
 
+/** A name with its value, in a `dl`. */
+export const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
+/** Text for those who listen. */
+export const unseen = (text) => h("span", { class: "unseen" }, text);
+
 let last = 0;
 export const newId = (prefix = "f") => `${prefix}${(last += 1)}`;
 

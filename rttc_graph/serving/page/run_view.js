@@ -1,6 +1,6 @@
 // A run: its way through the graph, its answers side by side, what they rest on, and its ledger.
 
-import { count, h, number, percent, seconds, short, svg, table } from "/page/dom.js";
+import { count, fact, h, number, percent, seconds, short, svg, table } from "/page/dom.js";
 
 const NODES = [
   ["prepare", 60, 100], ["retrieve", 190, 100], ["nearest", 340, 26], ["rag_generate", 340, 74],
@@ -103,7 +103,7 @@ export function candidates(found, tau, taken) {
   return h("ul", { class: "cards" }, found.map((one) => h("li", { class: `card answer ${one === taken ? "taken" : ""}` },
     h("h3", {}, one.arm, " ", one === taken ? h("span", { class: "tag" }, "taken") : null),
     meter(one.reward, tau),
-    h("p", { class: "text" }, one.answer || "(empty)"),
+    h("p", { class: "text", tabindex: "0" }, one.answer || "(empty)"),
     h("dl", { class: "facts" },
       fact("seconds", number(one.seconds, 2)),
       fact("prompt tokens", count(one.prompt_tokens)),
@@ -111,8 +111,6 @@ export function candidates(found, tau, taken) {
       one.trained_tokens ? fact("trained tokens", count(one.trained_tokens)) : null,
       fact("ended by", one.finish_reason)))));
 }
-
-const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
 
 /** The candidate that was taken: the best-judged one of the arm that answered. */
 export function takenOf(run) {
@@ -179,7 +177,7 @@ export function panel() {
   const head = h("p", { class: "quiet" });
   const votes = h("ol", { class: "votes" });
   const rewards = [];
-  const element = h("section", { class: "card", hidden: true }, h("h3", {}, "Panel"), head, votes);
+  const element = h("section", { class: "card", hidden: true }, h("h2", {}, "Panel"), head, votes);
   return {
     element,
     grow(event) {

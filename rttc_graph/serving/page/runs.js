@@ -4,6 +4,7 @@ import * as api from "/page/api.js";
 import { askAgain } from "/page/ask.js";
 import { button, busy, choice, count, field, h, input, moment, newId, number, problem, short, table } from "/page/dom.js";
 import { candidates, cut, figures, nodesOf, ruling, sources, timeline, verdict, way } from "/page/run_view.js";
+import { searchTrees } from "/page/run_tree.js";
 import { rating } from "/page/rating.js";
 
 const kept = { domain: "", arm: "", accepted: "", rated: "", first_day: "", last_day: "", contains: "" };
@@ -117,6 +118,7 @@ async function one(runId) {
         api.may("ask") && api.has("/v1/chat/completions") ? button("Ask again", () => askAgain(run), { class: "main" }) : null,
         h("span", { class: "quiet mono" }, `run ${run.run_id}`))),
     run.candidate ? [h("h2", {}, "Answer that was taken"), candidates([run.candidate], run.tau_r, run.candidate)] : [],
+    ...searchTrees(run),
     h("h2", {}, "Sources"), sources(run.sources),
     rating(run.run_id, run.rating) ?? [],
     h("h2", {}, "Ledger"), timeline(run.ledger),

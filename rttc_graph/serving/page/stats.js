@@ -2,7 +2,7 @@
 
 import * as api from "/page/api.js";
 import { COLOURS, chart } from "/page/chart.js";
-import { choice, count, field, h, number, percent, problem, table } from "/page/dom.js";
+import { choice, count, fact, field, h, number, percent, problem, table } from "/page/dom.js";
 
 const DAY = 86400;
 let days = "30";
@@ -48,7 +48,7 @@ function show(rows) {
     h("dl", { class: "figures" }, [
       ["runs", count(all.runs)], ["accepted", percent(all.accepted)], ["seconds a run", number(all.seconds, 2)],
       ["tokens a run", count(Math.round(all.tokens))], ["cache hits", `${all.hits} samples, ${all.adapters} adapters`], ["training saved", `${number(all.saved, 1)} s`],
-    ].map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+    ].map(([name, value]) => fact(name, value))),
     h("section", { class: "card" }, h("h2", {}, "Runs a day, by the arm that answered"), stacked(times, byDay, arms)),
     h("div", { class: "two" },
       h("section", { class: "card" }, h("h2", {}, "Accepted"), line(times, byDay, "accepted", "--c1", (_, ticks) => ticks.map((tick) => `${Math.round(100 * tick)} %`), [0, 1])),

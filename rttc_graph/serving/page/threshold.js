@@ -2,7 +2,7 @@
 
 import * as api from "/page/api.js";
 import { chart, markAt } from "/page/chart.js";
-import { choice, field, h, input, newId, number, percent, problem, seconds, short, table } from "/page/dom.js";
+import { choice, fact, field, h, input, newId, number, percent, problem, seconds, short, table } from "/page/dom.js";
 
 const MOST = 200;
 
@@ -53,7 +53,7 @@ async function show(domain, map, inForce) {
       const [, accuracy, took, accepted, wrong] = atTau(curve, tau());
       facts.push(["accuracy", percent(accuracy)], ["accepted", percent(accepted)], ["wrong among accepted", accepted ? percent(wrong / accepted) : "–"], ["per question", seconds(took)]);
     }
-    figures.replaceChildren(...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    figures.replaceChildren(...facts.map(([name, value]) => fact(name, value)));
     verdicts.replaceChildren(...ofLedger(page, tau()));
     for (const one of charts) one.redraw?.();
   };
