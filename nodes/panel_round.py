@@ -214,7 +214,8 @@ class PanelRound:
     async def _widest(self, state: RttcState, scope: RunScope) -> int | None:
         """Return how wide a choice between steps may be: 1, so none, where nobody judges them."""
         judge = self._judge_of_steps(state, scope)
-        if judge is None or await survive(judge.closed(), deadline=scope.deadline):
+        closed = "" if judge is None else await survive(judge.closed(), deadline=scope.deadline)
+        if judge is None or closed:
             return 1
         widest = await survive(judge.widest(), deadline=scope.deadline)
         return None if isinstance(widest, Failure) else widest
