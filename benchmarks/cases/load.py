@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -98,16 +98,26 @@ def p95(asked: Sequence[Asked]) -> float:
     return sorted(one.seconds for one in asked)[int(0.95 * len(asked))]
 
 
+class Beside(NamedTuple):
+    """Plain asks, and the panels that were asked for at once beside them."""
+
+    plain: list[Asked]
+    panels: list[Asked]
+    early: int
+    """Panels that were answered before the last plain ask was."""
+
+
 def beside_panels(
     client: httpx.Client, questions: Iterator[str], *, panels: int, count: int, tokens: int
-) -> tuple[list[Asked], list[Asked]]:
-    """Return the plain asks, and the panels that were asked for at once beside them."""
+) -> Beside:
+    """Ask for panels at once, and plain questions beside them."""
     with ThreadPoolExecutor(panels) as pool:
         waiting = [
             pool.submit(panel, client, next(questions), tokens=tokens) for _ in range(panels)
         ]
         asks = plain(client, questions, count=count, tokens=tokens)
-        return asks, [one.result() for one in waiting]
+        early = sum(one.done() for one in waiting)
+        return Beside(asks, [one.result() for one in waiting], early)
 
 
 def is_within_budget(one: Asked) -> bool:
@@ -132,7 +142,7 @@ def _rows(client: httpx.Client, setup: Setup) -> Iterator[dict[str, Any]]:
     for number in range(1, 1 + setup.pairs):
         tell(f"load: {number} of {setup.pairs}")
         alone = plain(client, questions, count=ASKS, tokens=setup.tokens)
-        beside, panels = beside_panels(
+        beside, panels, _ = beside_panels(
             client, questions, panels=PANELS, count=ASKS, tokens=setup.tokens
         )
         found.append((p95(beside), p95(alone)))

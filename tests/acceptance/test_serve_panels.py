@@ -39,10 +39,9 @@ def test_plain_asks_do_not_wait_for_twenty_panels(url: str) -> None:
     questions = prompts()
     with load.client_of(url) as client:
         load.plain(client, questions, count=8, tokens=TOKENS)
-        alone = load.plain(client, questions, count=ASKS, tokens=TOKENS)
-        beside, panels = load.beside_panels(
+        beside, panels, early = load.beside_panels(
             client, questions, panels=load.PANELS, count=ASKS, tokens=TOKENS
         )
-    assert {one.status for one in [*alone, *beside, *panels]} == {200}
+    assert {one.status for one in [*beside, *panels]} == {200}
     assert all(load.is_within_budget(one) for one in panels)
-    assert load.p95(beside) <= 3 * load.p95(alone) + 0.5  # a busy machine's hiccup
+    assert early <= 7  # 2 to 5 were seen, and 9 and 10 where rows of the batch take no turns
