@@ -76,6 +76,7 @@ async def asked(local: LocalRttc, apart: Apart, question: NewSample, policy: str
     name, _, form = policy.partition("-")
     changed: Row = {
         "max_new_tokens": MOST_TOKENS,
+        "budget_seconds": 3600.0,  # questions that are asked together wait for each other
         "policy": name,
         "use_cache": False,
         "search_n": size,
