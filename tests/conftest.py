@@ -57,6 +57,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+_OURS = ["rttc_graph", "rttc_graph.nodes", "rttc_graph.integrations"]
+
+
 @pytest.fixture(autouse=True)
 def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail an async test in which code of ours blocks an event loop, its own or the sync face's."""
@@ -66,8 +69,9 @@ def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     gc.disable()  # what another test has left may block where it is finalised
     try:
-        with blockbuster_ctx(["rttc_graph", "rttc_graph.nodes", "rttc_graph.integrations"]) as f:
-            f.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", "lock_data")
+        with blockbuster_ctx(_OURS) as fence:
+            lock = fence.functions["threading.Lock.acquire"]
+            lock.can_block_in("coverage/collector.py", "lock_data")
             yield
     finally:
         gc.enable()

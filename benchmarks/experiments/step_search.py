@@ -173,14 +173,12 @@ def _answers(panel: Panel, question: NewSample) -> list[Row]:
 def _ends(ledger: Sequence[Mapping[str, Any]], question: NewSample) -> list[Row]:
     """Return the answers at the ends of a search's tree, from which other choices can be told."""
     (stopped,) = (entry["detail"] for entry in ledger if entry["event"] == "stopped")
-    nodes = {one["node"]: one for one in stopped.get("steps", ())}
-    found: list[Row] = []
-    for place, node in nodes.items():
+    nodes = stopped.get("steps", ())
+    tree, found = StepTree(nodes), list[Row]()
+    for place, node in enumerate(nodes):
         if node["answer"] is None:
             continue
-        path = [place]
-        while nodes[path[0]]["parent"] is not None:
-            path.insert(0, nodes[path[0]]["parent"])
+        path = tree.path(place)
         text = "".join(nodes[one]["step"] for one in path)
         vote = read_vote(text, finish_reason=node["finish_reason"], numeric=True)
         right = is_right(text, question, "auto")
