@@ -62,16 +62,22 @@ def _rows(setup: Setup, two: PolicyModel, one: PolicyModel) -> Iterator[dict[str
 
 
 def _answers_a_second(setup: Setup, model: PolicyModel) -> float:
-    async def client(number: int) -> None:
+    """Return the pace until the first client is through: from then on places are empty."""
+
+    async def client(number: int) -> list[float]:
+        ended: list[float] = []
         for turn in range(setup.asks):
             text = f"Name {2 + number} rivers that begin with {chr(97 + turn % 26)}."
             turns: Any = ({"role": "user", "content": text},)
             request = GenerationRequest(messages=turns, max_new_tokens=setup.tokens)
             await model.generate([request])
+            ended.append(time.perf_counter())
+        return ended
 
     async def all_of_them() -> float:
         began = time.perf_counter()
-        await asyncio.gather(*(client(number) for number in range(setup.clients)))
-        return setup.clients * setup.asks / (time.perf_counter() - began)
+        ended = await asyncio.gather(*(client(number) for number in range(setup.clients)))
+        until = min(own[-1] for own in ended)
+        return sum(one <= until for own in ended for one in own) / (until - began)
 
     return asyncio.run(all_of_them())

@@ -1,10 +1,10 @@
 """The simulation of replicas against a real server: predicted and measured seconds side by side.
 
-A round measures what a question takes alone, with a few others, and when all places of the server
-are taken at once, before and after its load; the load asks at random times, as fast as a share of
-what the server can do, and the simulation answers questions of the very same times. It knows
-nothing of the load but those figures. Rounds follow each other until the time is over, so that a
-busy machine slows both sides; medians of the rounds count.
+A round measures what a question takes with 1, 2, 4 and 8 clients that ask one after the other,
+before and after its load; the load asks at random times, as fast as a share of what the server can
+do, and the simulation answers questions of the very same times, whose lengths differ as those of
+one client did. It knows nothing else of the load. Rounds follow each other until the time is over,
+so that a busy machine slows both sides; medians of the rounds count.
 
     python -m benchmarks.experiments.scale_check --random-model --json result.json
 """
@@ -38,10 +38,14 @@ PLACES = ServeOptions().concurrency
 """Questions that the server answers at once; more of them wait."""
 
 TOGETHER = tuple(dict.fromkeys((1, 2, PLACES // 2, PLACES)))
-"""Numbers of questions at once whose times are measured; under most loads few are in hand."""
+"""Numbers of clients whose times are measured; under most loads few questions are in hand."""
 
-BURSTS = 3
-"""Bursts of each number, before a load and after it."""
+TURNS = 6
+"""Questions of each client, before a load and after it. The first is not counted: all clients begin
+together, and share a prompt's pass and a batch as questions at random times do not."""
+
+PARTS = 240
+"""Parts that the simulation cuts an answer into."""
 
 AIM = 0.2
 """Largest relative difference of prediction and measurement."""
@@ -125,18 +129,17 @@ def _rounds(client: httpx.Client, setup: Setup, options: argparse.Namespace) -> 
 def _round(
     number: int, share: float, questions: Iterator[str], asked: partial[Asked], asks: int
 ) -> Compared:
-    before = {count: _together(count, questions, asked) for count in TOGETHER}
-    rate = share * PLACES / statistics.median(before[PLACES])
+    before = {count: _clients(count, questions, asked) for count in TOGETHER}
+    rate = share * PLACES / statistics.fmean(before[PLACES])
     dice = random.Random(number)
     times = tuple(itertools.accumulate(dice.expovariate(rate) for _ in range(asks)))
     began = time.perf_counter()
     measured = [one.seconds for one in _at(times, questions, asked)]
     throughput = asks / (time.perf_counter() - began)
-    service = {
-        count: statistics.median([*before[count], *_together(count, questions, asked)])
-        for count in TOGETHER
-    }
-    predicted, ended = _predicted(times, service, asked.keywords["tokens"])
+    seconds = {count: [*before[count], *_clients(count, questions, asked)] for count in TOGETHER}
+    service = {count: statistics.fmean(found) for count, found in seconds.items()}
+    lengths = tuple(one / service[1] for one in dice.choices(seconds[1], k=asks))
+    predicted, ended = _predicted(times, lengths, service)
     return Compared(
         share=share,
         alone=service[1],
@@ -151,30 +154,38 @@ def _round(
     )
 
 
-def _together(count: int, questions: Iterator[str], asked: partial[Asked]) -> list[float]:
-    """Return the seconds of questions that are asked so many at once, several times."""
-    bursts = [_at(itertools.repeat(0.0, count), questions, asked) for _ in range(BURSTS)]
-    return [one.seconds for burst in bursts for one in burst]
+def _clients(count: int, questions: Iterator[str], asked: partial[Asked]) -> list[float]:
+    """Return the seconds of the questions of so many clients, each asking one after the other."""
+    turns = [list(itertools.islice(questions, TURNS)) for _ in range(count)]
+
+    def client(own: Sequence[str]) -> list[Asked]:
+        return [asked(question) for question in own]
+
+    with ThreadPoolExecutor(count) as clients:
+        found = list(clients.map(client, turns))
+    _refuse_losses([one for own in found for one in own])
+    return [one.seconds for own in found for one in own[1:]]
 
 
 def _predicted(
-    times: tuple[float, ...], service: Mapping[int, float], tokens: int
+    times: tuple[float, ...], lengths: tuple[float, ...], service: Mapping[int, float]
 ) -> tuple[Sequence[float], float]:
     """Return the simulation's seconds of each question, and when the last one was answered.
 
     Args:
         times: When the questions come, in seconds.
-        service: Seconds of a question by how many are asked at once.
-        tokens: Tokens of an answer.
+        lengths: What each takes against the mean.
+        service: Mean seconds of a question by how many are in hand.
     """
     measured = Measured(
-        tokens=tokens,
-        row_seconds=tuple((count, seconds / tokens) for count, seconds in sorted(service.items())),
+        tokens=PARTS,
+        row_seconds=tuple((count, seconds / PARTS) for count, seconds in sorted(service.items())),
         most_rows=PLACES,
         load_seconds=0.0,
         recall_seconds=0.0,
     )
-    outcome = simulate(Plan(arrivals=times, topics=1, trained=1.0, times=measured))
+    plan = Plan(arrivals=times, lengths=lengths, topics=1, trained=1.0, times=measured)
+    outcome = simulate(plan)
     return outcome.waits, outcome.ended
 
 
@@ -194,13 +205,22 @@ def _at(
 
     with ThreadPoolExecutor(len(waits)) as clients:
         found = list(clients.map(one, waits, [next(questions) for _ in waits]))
+    _refuse_losses(found)
+    return found
+
+
+def _refuse_losses(found: Sequence[Asked]) -> None:
+    """End the run where a question was refused or failed.
+
+    Raises:
+        SystemExit: One was.
+    """
     refused = sum(answer.refused or answer.status != 200 for answer in found)
     if refused:
         raise SystemExit(
             f"{refused} of {len(found)} questions were refused or failed: the machine is too busy "
-            "for a figure, or --asks is too much for it"
+            "for a figure, or --load is too much for it"
         )
-    return found
 
 
 def _p95(seconds: Sequence[float]) -> float:

@@ -85,6 +85,8 @@ class Plan:
     arrivals: tuple[float, ...] = ()
     """Times at which questions come, in seconds, ascending; empty for random ones of `rate`. All of
     them are counted, and the clock stops when the last one is answered."""
+    lengths: tuple[float, ...] = ()
+    """Length of each of these answers against the usual one; empty where all are alike."""
     trained: float = 0.0
     """Share of the topics whose adapters are there at the beginning, the most asked ones first."""
     database_cores: int = 2
@@ -175,9 +177,9 @@ class _Replica:
         while len(self.resident) > self._plan.resident:
             self.resident.popitem(last=False)
 
-    def answer(self) -> simpy.Event:
+    def answer(self, length: float) -> simpy.Event:
         """Queue an answer and return what happens when it is there."""
-        row = _Row(self._times.tokens, self._env.event())
+        row = _Row(max(1, round(length * self._times.tokens)), self._env.event())
         self._waiting.append(row)
         self._wake()
         return row.done
@@ -256,9 +258,10 @@ class _World:
 
     def _given_arrivals(self) -> Generator[simpy.Event, Any]:
         asked: list[simpy.Event] = []
-        for at in self.plan.arrivals:
+        lengths = self.plan.lengths or itertools.repeat(1.0)
+        for at, length in zip(self.plan.arrivals, lengths, strict=False):
             yield self.env.timeout(at - self.env.now)
-            asked.append(self.env.process(self._question(self._topic())))
+            asked.append(self.env.process(self._question(self._topic(), length)))
         yield self.env.all_of(asked)
 
     def _topic(self) -> int:
@@ -266,7 +269,7 @@ class _World:
         topic = bisect.bisect_left(self._bounds, self._random.random())
         return min(topic, self.plan.topics - 1)
 
-    def _question(self, topic: int) -> Generator[Any, Any]:
+    def _question(self, topic: int, length: float = 1.0) -> Generator[Any, Any]:
         began, times = self.env.now, self.plan.times
         replica = self._chosen(topic)
         yield from self._ask_database(times.recall_seconds)
@@ -278,7 +281,7 @@ class _World:
                 yield from self._ask_database(times.load_seconds)
                 self._count("loads")
         replica.keep(topic)
-        yield replica.answer()
+        yield replica.answer(length)
         if began >= self._measures_from:
             self.outcome.answered += 1
             self.outcome.hits += was_resident

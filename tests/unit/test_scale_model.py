@@ -42,6 +42,12 @@ def test_given_questions_come_at_their_times_and_all_are_answered() -> None:
     assert (found.waits, found.ended) == ([2.0, 2.0], 102.0)
 
 
+def test_given_questions_take_as_long_as_their_lengths_say() -> None:
+    times = Measured(tokens=20, first_row_seconds=1.0, load_seconds=0.0, recall_seconds=0.0)
+    plan = Plan(topics=1, trained=1, times=times, arrivals=(1.0, 100.0), lengths=(0.5, 1.25))
+    assert simulate(plan).waits == [10.0, 25.0]
+
+
 @pytest.mark.parametrize(
     ("rows", "seconds"), [(1, 1.0), (2, 1.5), (4, 2.5), (6, 4.25), (8, 6.0), (16, 6.0)]
 )
