@@ -14,6 +14,7 @@ from scripted_parts import Parts
 from typed_commands import commands_in, problem
 
 from rttc_graph import create_rttc_graph
+from rttc_graph.arms import ARMS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -135,3 +136,13 @@ def test_the_picture_has_the_nodes_of_the_graph() -> None:
     picture = (DOCS / "pictures" / "state-machine.svg").read_text(encoding="utf-8")
     nodes = set(create_rttc_graph(**Parts().parts()).get_graph().nodes)
     assert {f">{node}<" in picture for node in nodes - {"__start__", "__end__"}} == {True}
+
+
+def test_the_table_of_arms_has_each_attempt_with_its_place() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("\n## Arms\n")[2].partition("\n## ")[0]
+    told: dict[str, int] = {}
+    for arms, attempts in re.findall(r"^\| (`[^|]*`|) ?\| ([^|]*\d) \|", table, re.MULTILINE):
+        names = re.findall(r"`(\w+)`", attempts) or re.findall(r"`(\w+)`", arms)
+        told |= dict(zip(names, map(int, re.findall(r"\d+", attempts)), strict=True))
+    assert told == {name: attempt.cost for name, attempt in ARMS.attempts.items()}
