@@ -15,6 +15,7 @@ import pytest
 from openai_server import OpenAIServer, openai_server
 
 from rttc_graph.errors import BackendError, ConfigurationError, PolicyModelError
+from rttc_graph.installation.closed_arms import closed_arms
 from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
 from rttc_graph.integrations.langchain.hosted_models import (
     HostedName,
@@ -283,3 +284,11 @@ def test_a_misspelt_local_name_is_answered_with_models_of_its_kind(
         weights.resolve(name, cache_dir=tmp_path, kind=kind)
     assert words in str(caught.value)
     assert not re.search(others, str(caught.value).split("did you mean")[1], re.IGNORECASE)
+
+
+def test_a_served_model_closes_the_arms_that_its_name_does_not_promise() -> None:
+    closed = closed_arms("http://host/v1#m")
+    steps = {"beam", "dvts", "particles", "lookahead", "mcts"}
+    assert closed.keys() == {"ttt", "self_verify", "budget_forcing", "search_o1", *steps}
+    assert "continues_answers=True" in closed["beam"]
+    assert closed_arms("smollm2-135m-instruct") == {}
