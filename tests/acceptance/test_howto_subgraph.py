@@ -55,16 +55,17 @@ def test_all_code_runs_and_the_agent_goes_where_the_worth_sends_it(
 ) -> None:
     parts = shop(**rewards)
     names = program(parts, monkeypatch)
-    over_messages, over_query, *streamed = capsys.readouterr().out.splitlines()
+    over_messages, over_query, strategy, *streamed = capsys.readouterr().out.splitlines()
     assert over_messages == said
     answer, accepted, ids = over_query.split(" ", 2)
     assert (answer, accepted) == ("rag", str(rewards["rag"] > 0.8))
     assert ids.count("'") == 4
-    assert [search[1] for search in parts.knowledge_base.searches] == ["shop", "shop", None]
+    assert [search[1] for search in parts.knowledge_base.searches] == ["shop", "shop", None, None]
+    assert strategy.startswith("adaptive ")
     assert "rttc retrieve retrieved" in streamed
     assert "rttc reward_judge decided" in streamed
     assert streamed.count("rag") == 1
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
     assert names["state"]["messages"][0].text == "Is a helmet in the price?"
 
 
