@@ -322,7 +322,7 @@ class RttcSettings(BaseModel):
         default=4,
         ge=1,
         le=64,
-        description="Maximum number of answers that may be generated.",
+        description="Maximum number of answers that may be generated; a panel counts as one.",
         json_schema_extra=_on("generate"),
     )
     max_new_tokens: int = Field(

@@ -73,7 +73,10 @@ _BudgetFlops = Annotated[
     ),
 ]
 _BudgetArms = Annotated[
-    int | None, typer.Option(help=with_default("Most answers to generate", "budget_arms"))
+    int | None,
+    typer.Option(
+        help=with_default("Most answers to generate; a panel counts as one", "budget_arms")
+    ),
 ]
 _UseCache = Annotated[
     bool | None,

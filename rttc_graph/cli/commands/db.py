@@ -135,7 +135,7 @@ def prune_runs(
         float,
         typer.Option(
             "--older-than-days",
-            help="Age in days from which on runs are deleted (required).",
+            help="Age in days from which on runs are deleted.",
             show_default=False,
         ),
     ],
@@ -148,7 +148,7 @@ def prune_runs(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete ledgers of finished runs that are older than a number of days.
+    """Delete finished runs, ledgers and ratings included, that are older than a number of days.
 
     Example: rttc db prune --older-than-days 90 --dry-run
     """

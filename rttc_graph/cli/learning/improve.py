@@ -92,7 +92,12 @@ Records = Annotated[
     typer.Option(help="File that keeps every drawn answer (default: in the home folder)."),
 ]
 Undo = Annotated[
-    bool, typer.Option("--undo", help="Take the domain's adapter away, and train nothing.")
+    bool,
+    typer.Option(
+        "--undo",
+        help="Take the domain's adapter away, so that the one before it, or the plain model, "
+        "answers again; train nothing.",
+    ),
 ]
 
 
