@@ -134,7 +134,7 @@ def word_problems(count: int, seed: int) -> Iterator[tuple[str, str]]:
 
 def gym_questions(task: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
     """Yield questions of a task of reasoning-gym with their answers, each once."""
-    library = require("reasoning_gym", extra="demo", purpose="the questions")
+    library = require("reasoning_gym", extra="puzzles", purpose="the questions")
     seen: set[str] = set()
     for entry in library.create_dataset(task, seed=seed, size=20 * count, **GYM[task]):
         question, answer = str(entry["question"]).strip(), str(entry["answer"]).strip()

@@ -53,7 +53,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def rows(per_task: int, seed: int) -> Iterable[dict[str, Any]]:
     """Yield rows that `rttc kb ingest` and `rttc reward train` read."""
-    library = require("reasoning_gym", extra="demo", purpose="the training data")
+    library = require("reasoning_gym", extra="puzzles", purpose="the training data")
     tasks = {task.task: (task.domain, dict(task.config)) for task in TASKS}
     tasks |= {name: (name.replace("_", "-"), config) for name, config in SMALL.items()}
     for name, (domain, config) in tasks.items():

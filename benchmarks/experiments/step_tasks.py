@@ -6,7 +6,7 @@ are merged into the weights, and writes a model folder that everything else read
 
     python -m benchmarks.experiments.step_tasks questions build/steps
     python -m benchmarks.experiments.step_tasks train build/steps \
-        --base smollm2-135m-instruct --rows 400 --out build/steps/smollm2
+        --base smollm2-135m-instruct --rows 500 --out build/steps/smollm2
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import torch
 from benchmarks.experiments.panel_curves import reasoned_problems
 from benchmarks.peers.libraries import peer
 from benchmarks.tools.benchmark_options import tell
+from rttc_graph.installation.config import load_config
+from rttc_graph.integrations.transformers.weight_files.resolve import resolve
 from rttc_graph.run.prompts import direct_messages
 
 Solved = tuple[str, str]
@@ -142,15 +144,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["questions", "train"])
     parser.add_argument("folder", type=Path, help="of the questions")
-    parser.add_argument("--base", type=Path, help="folder of the model to train")
+    parser.add_argument("--base", help="model to train: short name, hub name or folder")
     parser.add_argument("--rows", type=int, default=400, help="of each task (default: 400)")
     parser.add_argument("--out", type=Path, help="folder of the trained model")
     given = parser.parse_args()
     if given.what == "questions":
         write_questions(given.folder)
         return
+    if given.base is None or given.out is None:
+        parser.error("train needs --base and --out")
     rows = [row for task in TASKS for row in solved(task)["policy"][: given.rows]]
-    train(given.base, rows, given.out)
+    train(resolve(given.base, cache_dir=load_config().home), rows, given.out)
 
 
 if __name__ == "__main__":
