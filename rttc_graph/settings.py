@@ -202,7 +202,7 @@ class RttcSettings(BaseModel):
         ge=0,
         le=1,
         description="Reward at or above which an answer is accepted; 0.5 suits rewards that are "
-        "probabilities, such as those of the reward model that ships.",
+        "probabilities, as calibrated ones are, and the scores of the reward model that ships.",
         json_schema_extra=_on("reward_judge"),
     )
     tau_r_of: str = Field(
