@@ -194,7 +194,7 @@ def train(  # noqa: PLR0913 - one parameter for each flag
 
     Example: rttc reward train samples.jsonl --questions 200 --out my-judge
 
-    Example: rttc reward train samples.jsonl --arms none --out my-judge   (minutes: no generation)
+    Example: rttc reward train samples.jsonl --arms none --out my-judge    # minutes: no generation
 
     Example: rttc reward train samples.jsonl --backbone policy --epochs 1 --out my-judge
 
