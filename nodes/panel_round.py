@@ -249,7 +249,7 @@ class PanelRound:
             tau_r=scope.settings.tau_r,
             calibrated=calibrated is True,
             settings=scope.settings.search,
-            compared={one["places"]: one["earlier"] for one in before.get("compared", ())},
+            compared=_compared(before),
             checking_tokens=before.get("checking_tokens", 0),
             checking_flops=before.get("checking_flops", 0.0),
             tree=tuple(before.get("tree", ())),
@@ -264,6 +264,12 @@ class PanelRound:
 
 def _wanted(scope: RunScope) -> tuple[Attempt, ...]:
     return scope.settings.search.from_ or proposer_names()
+
+
+def _compared(before: PanelState) -> dict[tuple[int, int], float]:
+    """Return the pairs that were compared; in a state from a checkpoint they are lists."""
+    pairs = before.get("compared", ())
+    return {(one["places"][0], one["places"][1]): one["earlier"] for one in pairs}
 
 
 def _panel_state(state: RttcState) -> PanelState:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graph_runs import QUERY, ask, events, failures, until
+from graph_runs import QUERY, ask, ask_in_pieces, events, failures, until
 from rich.console import Console
 from scripted_parts import (
     Parts,
@@ -334,6 +334,18 @@ async def test_the_same_seed_gives_the_same_graph() -> None:
         found.append((thoughts_of(output), model.calls))
     assert found[0] == found[1]
     assert len({one.seed for call in found[0][1] for one in call}) > 4
+
+
+async def test_a_graph_goes_on_from_the_checkpoint_of_any_round() -> None:
+    settings: dict[str, Any] = drawn_from("rag", "direct") | {"search_n": 4}
+    found = [
+        await ask_way(parts_that(NESTED, NESTED_ANSWERS, {"d right": 0.95})[1].parts(), **settings)
+        for ask_way in (ask, ask_in_pieces)
+    ]
+    assert thoughts_of(found[0]) == thoughts_of(found[1])
+    assert len(thoughts_of(found[0])) == 5
+    assert found[0]["answer"] == found[1]["answer"]
+    assert failures(found[1]["ledger"]) == []
 
 
 # --- samples and adapters ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from graph_runs import QUERY, Face, ask, events, failures, run, until
+from graph_runs import QUERY, Face, ask, ask_in_pieces, events, failures, run, until
 from installations import REPOSITORY, Installation
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
@@ -613,6 +613,17 @@ async def test_a_near_tie_is_compared_in_both_orders() -> None:
     assert last["preferred"] == [[0, 1, pytest.approx(0.25)]]
     orders = [one.messages[-1]["content"] for one in cast("Any", parts.policy_model).weighed[-2:]]
     assert ["Answer A: a" in one for one in orders] == [True, False]
+
+
+async def test_pairs_that_were_compared_are_known_after_a_checkpoint() -> None:
+    def parts() -> PanelParts:
+        return weighing("a", "b", grades={"a": 5, "b": 5}, prefers_a=(0.2, 0.7))
+
+    whole = await ask(parts(), policy="self_verify", search_n=2)
+    resumed = await ask_in_pieces(parts().parts(), policy="self_verify", search_n=2)
+    assert failures(resumed["ledger"]) == []
+    assert (resumed["answer"], resumed["reward"]) == (whole["answer"], whole["reward"])
+    assert entry(resumed, "stopped") == entry(whole, "stopped")
 
 
 @pytest.mark.parametrize("shares", [(0.0,) * 10, (float("nan"),) * 10])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graph_runs import ask, failures
+from graph_runs import ask, ask_in_pieces, failures
 from scripted_parts import Parts, ScriptedKnowledgeBase, ScriptedPolicyModel, sample
 
 from rttc_graph import RttcSettings
@@ -159,6 +159,24 @@ async def test_look_ups_are_bounded(lookups: int, made: int) -> None:
     assert len(looked_up(output["ledger"])) == made
     assert "<" not in output["answer"]
     assert len(parts.policy_model.requests) == 1 + 2 * made
+
+
+async def test_look_ups_go_on_from_the_checkpoint_of_any_round() -> None:
+    def asks_on(request: GenerationRequest) -> str:
+        return f"and <search>{'fact ' * (1 + request.answer_prefix.count('<result>'))}</search>"
+
+    found: list[dict[str, Any]] = []
+    for ask_way in (ask, ask_in_pieces):
+        parts = parts_that(asks_on, samples=20)
+        parts.embedder.embed = _apart  # type: ignore[method-assign]
+        found.append(await ask_way(parts.parts(), **but(k=16, search_lookups=3), search_n=16))
+    whole, resumed = found
+    assert [one["samples"] for one in looked_up(whole["ledger"])] == [
+        one["samples"] for one in looked_up(resumed["ledger"])
+    ]
+    assert len(looked_up(resumed["ledger"])) == 3
+    assert (whole["answer"], whole["sources"]) == (resumed["answer"], resumed["sources"])
+    assert failures(resumed["ledger"]) == []
 
 
 async def test_low_confidence_stops_it_before_what_the_model_is_unsure_of() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
 from scripted_parts import Parts
 
 from rttc_graph import RttcSettings, create_rttc_graph
@@ -52,6 +53,21 @@ async def ask(
     context = settings or RttcSettings(**said)
     given: RttcInput = {"query": QUERY, "domain": domain}
     return await run(create_rttc_graph(**made), given, face, context=context)
+
+
+async def ask_in_pieces(parts: RttcParts, **more: Any) -> Output:
+    """Ask as `ask` does, but end after each node; a graph made anew goes on from the checkpoint."""
+    saver, given = InMemorySaver(), cast("RttcInput | None", {"query": QUERY})
+    said: dict[str, Any] = {"tau_r": TAU_R, **more}
+    context = RttcSettings(**said)
+    config: RunnableConfig = {"configurable": {"thread_id": "1"}}
+    while True:
+        graph = cast("Any", create_rttc_graph(**parts, checkpointer=saver))
+        graph.interrupt_after_nodes = "*"
+        output = await graph.ainvoke(given, config, context=context)
+        if not (await graph.aget_state(config)).next:
+            return cast("Output", output)
+        given = None
 
 
 def arms(output: Output) -> list[str]:
