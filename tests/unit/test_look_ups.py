@@ -36,13 +36,19 @@ def lookup(*, behind: int | None = 2, kept: bool | None = True) -> LookUp:
     }
 
 
-def panel(*draws: Drawn, lookups: tuple[LookUp, ...] = (), size: int = 8, most: int = 3) -> Panel:
+def panel(
+    *draws: Drawn,
+    lookups: tuple[LookUp, ...] = (),
+    size: int = 8,
+    most: int = 3,
+    tau_r: float = 0.5,
+) -> Panel:
     return Panel(
         size=size,
         proposers=("direct", "rag"),
         drawn=draws,
         lookups=lookups,
-        tau_r=0.5,
+        tau_r=tau_r,
         settings=SearchSettings(lookups=most),
     )
 
@@ -80,13 +86,16 @@ OPEN = [
         "search_lookups=1",
         id="most",
     ),
+    pytest.param(
+        [stopped(None, is_whole=True)], [], {"tau_r": 0.0}, 0, "looks something up", id="no-reward"
+    ),
     pytest.param([stopped()] * 3, [lookup()], {"size": 3}, None, "all 3", id="all-drawn"),
 ]
 
 
 @pytest.mark.parametrize(("draws", "lookups", "more", "place", "words"), OPEN)
 def test_where_the_next_look_up_is(
-    draws: list[Drawn], lookups: list[LookUp], more: dict[str, int], place: int | None, words: str
+    draws: list[Drawn], lookups: list[LookUp], more: dict[str, Any], place: int | None, words: str
 ) -> None:
     proposal = SearchO1().propose(panel(*draws, lookups=tuple(lookups), **more))
     assert proposal.looks_up_at == place

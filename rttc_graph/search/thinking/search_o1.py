@@ -68,7 +68,7 @@ def _open_place(panel: Panel) -> tuple[int | None, str]:
         return None, "the model asks for nothing, and is sure of its answer"
     if not is_whole(panel, place):
         return place, ""
-    if (one["reward"] or 0.0) >= panel.tau_r:
+    if one["reward"] is not None and one["reward"] >= panel.tau_r:
         return None, f"its reward {one['reward']:.3f} is at least τr {panel.tau_r:g}"
     if len(panel.lookups) >= panel.settings.lookups:
         return None, f"search_lookups={panel.settings.lookups} look-ups are made"
