@@ -10,9 +10,11 @@ from rich.text import Text
 
 from rttc_graph.cli.plan_table import in_words
 from rttc_graph.cli.screen import confirm, out, print_json, print_table
+from rttc_graph.errors import ConfigurationError
 from rttc_graph.installation.calibration_in_force import told_calibrations, undo_calibration
 from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import open_knowledge
+from rttc_graph.integrations.rewards.calibrated.stored_plan import read_plan
 
 
 def list_calibrations(config: InstallationConfig, *, as_json: bool) -> None:
@@ -62,11 +64,20 @@ def _rows(one: Mapping[str, Any]) -> list[tuple[object, ...]]:
             found["method"] if found["own"] else f"{found['method']}, of all answers",
             ", ".join(found["arms"]),
             "" if found["tau_r"] is None else f"{found['tau_r']:g}",
-            in_words(found["plan"]) if found["plan"] else "",
+            _plan(found["plan"]),
             one["earlier"],
         )
         for found in one["domains"]
     ]
+
+
+def _plan(kept: object) -> str:
+    """Return a plan in words; a later release may have kept one that cannot be read here."""
+    try:
+        plan = read_plan(kept)
+    except ConfigurationError:
+        return "cannot be read"
+    return "" if plan is None else in_words(plan)
 
 
 def _domain(found: Mapping[str, Any]) -> str:

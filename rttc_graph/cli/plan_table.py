@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -59,7 +58,7 @@ def plans_as_json(proposal: Proposal) -> dict[str, Any]:
     }
 
 
-def in_words(plan: Mapping[str, Any] | Plan) -> str:
+def in_words(plan: Plan) -> str:
     """Return a plan in a few words: the first arm, then what follows in each bin."""
     follows = [" ".join(one["arms"]) or "stop" for one in plan["bins"]]
     return f"{plan['first']}, then {' | '.join(follows)}"

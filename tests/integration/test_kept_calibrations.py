@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 import psycopg
 import pytest
+from installations import Installation
 from scripted_parts import Parts
 
 from rttc_graph.calibration.aims import Aim
 from rttc_graph.calibration.proposal import propose
+from rttc_graph.cli.app import main
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.evaluation.evaluation_rows import EvaluationRow
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion
@@ -21,7 +24,7 @@ from rttc_graph.graph import create_rttc_graph
 from rttc_graph.installation.ask_question import ask
 from rttc_graph.integrations.postgres.calibration_store import MAX_PAST, PostgresCalibrationStore
 from rttc_graph.integrations.postgres.database import Database
-from rttc_graph.integrations.rewards.calibrated.calibrated_reward import CalibratedReward
+from rttc_graph.integrations.rewards.calibrated.calibrated_reward import PLAN_KEY, CalibratedReward
 from rttc_graph.protocols import StoredCalibration
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import Arm
@@ -210,3 +213,21 @@ async def test_two_that_save_at_once_both_count(
     finally:
         may_go_on.set()
         await asyncio.to_thread(other.close)
+
+
+def test_a_plan_of_a_later_release_is_listed_as_one_that_cannot_be_read(
+    installed: Installation,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    postgres_dsn: str,
+) -> None:
+    for name, value in installed.described.items():
+        monkeypatch.setenv(name, value)
+    calibration = stored_calibration(1.0)
+    parameters = {**calibration.domains[""].parameters, PLAN_KEY: {"of": "a later release"}}
+    domains = {"math": replace(calibration.domains[""], parameters=parameters)}
+    with closing(Database(postgres_dsn)) as database:
+        store = PostgresCalibrationStore(database)
+        asyncio.run(store.save(replace(calibration, domains=domains), tenant="default"))
+    assert main(["calibrate", "--list"]) == 0
+    assert "cannot be read" in capsys.readouterr().out
