@@ -106,13 +106,18 @@ def watched(browser: Browser, database: Database, model: WritingModel) -> Iterat
     assert watched.faults == []
 
 
-def ask(watched: Watched, question: str, **ours: Any) -> Page:
-    """Ask, and open the stored run."""
+def answered(watched: Watched, question: str, **ours: Any) -> str:
+    """Ask, and return the id of the stored run."""
     told = {"search_from": ["direct"], "tau_r": 0.9, "use_cache": False, **ours}
     body = {"model": "rttc", "messages": [{"role": "user", "content": question}], "rttc": told}
     done = post(watched.url, "/v1/chat/completions", body)
     assert done.status_code == 200, done.text
-    page = watched.open(f"/#/runs/{done.json()['rttc']['run_id']}")
+    return str(done.json()["rttc"]["run_id"])
+
+
+def ask(watched: Watched, question: str, **ours: Any) -> Page:
+    """Ask, and open the stored run."""
+    page = watched.open(f"/#/runs/{answered(watched, question, **ours)}")
     expect(page.get_by_role("tree")).to_be_visible()
     return page
 
@@ -237,6 +242,21 @@ def test_a_graph_of_thoughts_is_drawn_while_it_grows_and_afterwards(
     expect(rows.nth(1)).to_be_focused()
     expect(pane).to_contain_text(f"a is 1 {EVIL}")
     watched.check("thoughts")
+
+
+def test_two_runs_side_by_side_have_a_tree_each(watched: Watched) -> None:
+    runs = [answered(watched, "what does it cost", policy="beam", search_n=n) for n in (2, 4)]
+    runs.append(answered(watched, HARD, **THOUGHTS))
+    page = watched.open(f"/#/runs/compare/{runs[0]}/{runs[1]}")
+    trees = page.get_by_role("tree")
+    expect(trees).to_have_count(2)
+    second = page.get_by_role("tree", name="Tree of steps, beam, second run")
+    expect(second.get_by_role("treeitem")).to_have_count(12)
+    expect(page.get_by_role("region", name="Tree of steps, beam, first run")).to_be_visible()
+    watched.check("compared-steps")
+    page.goto(f"{watched.url}/#/runs/compare/{runs[1]}/{runs[2]}")
+    expect(page.get_by_role("tree", name="Graph of thoughts, graph_of_thoughts")).to_be_visible()
+    expect(trees).to_have_count(2)
 
 
 def test_a_run_without_a_search_has_no_tree(watched: Watched) -> None:

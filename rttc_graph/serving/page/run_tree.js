@@ -112,24 +112,24 @@ function drawing(kind) {
   });
   return {
     nodes: [h("h2", {}, kind.title), h("section", { class: "card search-tree" }, h("div", { class: "line" }, head, view.buttons), view.element)],
-    update(found, { arm, place, hasJudge }) {
+    update(found, { arm, place, hasJudge, run = "" }) {
       nodes = found;
       kept = kind.kept(nodes, place);
       unjudged = hasJudge || nodes.some((node) => node.p !== null) ? "judge abstained" : "not judged";
       const tokens = nodes.reduce((sum, node) => sum + node.tokens, 0);
       head.textContent = `${arm}: ${count(nodes.length)} ${kind.what}, ${count(tokens)} tokens`;
-      view.update(nodes, { label: `${kind.title}, ${arm}`, end: kept[0], kept });
+      view.update(nodes, { label: `${kind.title}, ${arm}${run && `, ${run} run`}`, end: kept[0], kept });
     },
   };
 }
 
-/** The trees of a finished run, each below its heading; none where nothing was searched. */
-export function searchTrees({ ledger }) {
+/** The trees of a finished run, each below its heading; `run` is its name beside another one. */
+export function searchTrees({ ledger }, run) {
   const failed = (kind) => ledger.some(({ event, detail }) => event === "failed" && detail.what === kind.unjudgedBy);
   return ledger.filter(({ event }) => event === "stopped").flatMap(({ detail }) => KINDS.filter(({ key }) => detail[key]?.length).flatMap((kind) => {
     const drawn = drawing(kind);
     const hasJudge = !failed(kind) && ledger.some(({ event }) => event === kind.judged);
-    drawn.update(detail[kind.key], { arm: detail.arm, place: detail.kept ?? null, hasJudge });
+    drawn.update(detail[kind.key], { arm: detail.arm, place: detail.kept ?? null, hasJudge, run });
     return drawn.nodes;
   }));
 }

@@ -147,6 +147,7 @@ async function compare(first, second) {
       h("h2", {}, place ? "Second" : "First"),
       retraced(run),
       api.may("ask") && api.has("/v1/chat/completions") ? button("Ask again", () => askAgain(run)) : null,
+      searchTrees(run, place ? "second" : "first"),
       timeline(run.ledger)))),
   ];
 }
