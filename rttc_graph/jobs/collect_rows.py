@@ -43,6 +43,7 @@ from rttc_graph.integrations.langchain.hosted_models import whole_name
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     arms_of,
     calibrated_fingerprint,
+    of_answers,
     plan_of,
     probability_map,
 )
@@ -232,6 +233,11 @@ class ModelRows:
             for settings in made_with
             for domain, key in settings.get(STANDING, {}).items()
         }
+
+    @property
+    def maps(self) -> StoredCalibration | None:
+        """The calibration with the maps that are of answers as these; `None` without one."""
+        return None if self.calibration is None else of_answers(self.calibration, self.standing)
 
     @property
     def judge(self) -> str:
@@ -486,22 +492,18 @@ def questions_of_models(
     found: Sequence[ModelRows], *, scorer: ScorerName, calibrated: bool = True
 ) -> list[EvaluatedQuestion]:
     """Return the questions of all models, with calibrated rewards where there is a calibration."""
-    return [
-        question
-        for model_rows in found
-        for question in evaluated_questions(
+    questions: list[EvaluatedQuestion] = []
+    for model_rows in found:
+        maps = model_rows.maps if calibrated else None
+        questions += evaluated_questions(
             model_rows.rows,
             model_rows.keys,
             model_rows.fingerprint,
-            calibrate=(
-                calibrated_by(probability_map(model_rows.calibration))
-                if model_rows.calibration and calibrated
-                else None
-            ),
+            calibrate=calibrated_by(probability_map(maps)) if maps else None,
             scorer=scorer,
             verdicts=model_rows.verdicts,
         )
-    ]
+    return questions
 
 
 def gates_of(
@@ -522,7 +524,7 @@ def gates_of(
     Raises:
         ConfigurationError: A plan is wanted, and none is kept for a question's domain.
     """
-    calibrations = {rows.model: rows.calibration for rows in found}
+    calibrations = {rows.model: rows.maps for rows in found}
     reward_models = {rows.model: rows.reward_model for rows in found}
     settings = {domain: config.run_settings(domain) for domain in {q.domain for q in questions}}
 

@@ -26,6 +26,7 @@ from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     PLAN_KEY,
     arms_of,
     kept_plan,
+    of_answers,
 )
 from rttc_graph.jobs.collect_rows import standing_of
 from rttc_graph.jobs.output_files import check_outputs
@@ -282,7 +283,7 @@ def _merged(
     """Return the maps by domain; each domain keeps the arms and the plan that it has."""
     chosen = {
         domain: {
-            **kept_beside_the_map(before, domain),
+            **kept_beside_the_map(before, domain, judged.standing),
             **kept_standing(domain, judged.standing),
         }
         for domain in {"", *judged.pairs}
@@ -290,12 +291,21 @@ def _merged(
     return merged_maps(calibration, judged.pairs, chosen, before=before, all_domains=all_domains)
 
 
-def kept_beside_the_map(before: StoredCalibration | None, domain: str) -> dict[str, Any]:
+def kept_beside_the_map(
+    before: StoredCalibration | None, domain: str, standing: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what a domain keeps of the calibration before, beside its map.
 
-    The plan is kept as it is: one that this release cannot read is not its to drop.
+    Arms and plan that are of another model's answers are not kept. The plan is kept as it is: one
+    that this release cannot read is not its to drop.
+
+    Args:
+        before: The calibration.
+        domain: The domain.
+        standing: Adapters that stand for domains.
     """
     if before is None:
         return {ARMS_KEY: []}
-    plan = kept_plan(before, domain)
-    return {ARMS_KEY: list(arms_of(before, domain)), **({PLAN_KEY: plan} if plan else {})}
+    mine = of_answers(before, standing)
+    plan = kept_plan(mine, domain)
+    return {ARMS_KEY: list(arms_of(mine, domain)), **({PLAN_KEY: plan} if plan else {})}

@@ -39,7 +39,7 @@ def measured_panels(
         return []
     panels: list[RecordedPanel] = []
     for rows in found:
-        kept = rows.calibration if not cross_fit else None
+        kept = rows.maps if not cross_fit else None
         some = recorded_panels(
             rows.rows,
             rows.panel_keys,

@@ -14,6 +14,7 @@ from rttc_graph.graph import RttcParts
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     ARMS_KEY,
     OTHERS_KEY,
+    PLAN_KEY,
     POOLED_KEY,
     REFRESH_SECONDS,
     STANDING_KEY,
@@ -23,6 +24,7 @@ from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
 from rttc_graph.protocols import DomainCalibration, StoredCalibration, reward_requests
 from rttc_graph.settings import RttcSettings
+from rttc_graph.state import Plan
 
 
 def flat(level: float) -> DomainCalibration:
@@ -277,18 +279,22 @@ async def test_a_judge_that_cannot_say_who_it_is_costs_no_answer(face: Face) -> 
     assert any(entry["event"] == "failed" for entry in output["ledger"])
 
 
+@dataclass
+class Standing:
+    """Knows that `math` has an adapter of its own."""
+
+    key: str | None = "new"
+
+    async def standing_adapter(self, *, domain: str, tenant: str) -> str | None:
+        return self.key if (domain, tenant) == ("math", "default") else None
+
+    async def stored(self, key: str) -> None:
+        raise AssertionError(key)
+
+
 async def test_a_map_of_another_models_answers_is_not_used_for_its_domain(
     raw: ScriptedRewardModel,
 ) -> None:
-    class Standing:
-        key: str | None = "new"
-
-        async def standing_adapter(self, *, domain: str, tenant: str) -> str | None:
-            return self.key if (domain, tenant) == ("math", "default") else None
-
-        async def stored(self, key: str) -> None:
-            raise AssertionError(key)
-
     store, standing = MemoryStore(), Standing()
     kept = stored(all=0.7, math=0.9, law=0.8)
     await store.save(kept, tenant="default")
@@ -304,3 +310,21 @@ async def test_a_map_of_another_models_answers_is_not_used_for_its_domain(
     assert await reward(model, domain="math") == 0.9
     standing.key = None  # and taken away again
     assert await reward(model, domain="math") == 0.7
+
+
+async def test_a_plan_of_another_adapters_answers_is_told_as_such(
+    raw: ScriptedRewardModel,
+) -> None:
+    plan: Plan = {"first": "nearest", "edges": [], "bins": [{"arms": [], "tau_r": 0.5}]}
+    kept = stored(math=0.9, law=0.8)
+    planned = {
+        name: replace(one, parameters={**one.parameters, PLAN_KEY: plan})
+        for name, one in kept.domains.items()
+    }
+    store = MemoryStore()
+    await store.save(replace(kept, domains=planned), tenant="default")
+    model = CalibratedReward(raw, store, standing_adapters=Standing())
+    assert await model.within(tenant="default", domain="law").chosen_plan() == plan
+    assert await model.within(tenant="default", domain="art").chosen_plan() is None
+    with pytest.raises(RewardModelError, match="before the domain's adapter was changed: make it"):
+        await model.within(tenant="default", domain="math").chosen_plan()

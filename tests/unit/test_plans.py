@@ -17,15 +17,18 @@ from rttc_graph.calibration.aims import Aim, choose, sweep
 from rttc_graph.calibration.plans import PlanFitting, expected_plans, plan_chooser
 from rttc_graph.calibration.proposal import propose
 from rttc_graph.errors import ConfigurationError, RewardModelError
-from rttc_graph.evaluation.evaluation_rows import EvaluationRow
+from rttc_graph.evaluation.evaluation_rows import EvaluationRow, EvaluationRows, RowKey
 from rttc_graph.evaluation.policy_figures import EvaluatedQuestion, policy_figures
 from rttc_graph.evaluation.replay import Gate, JudgedArm, replay
+from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.integrations.rewards.calibrated.calibrated_reward import (
     PLAN_KEY,
+    STANDING_KEY,
     arms_of,
     plan_of,
 )
 from rttc_graph.integrations.rewards.calibrated.stored_plan import read_plan
+from rttc_graph.jobs.collect_rows import ModelRows, gates_of
 from rttc_graph.jobs.fit_ratings import kept_beside_the_map
 from rttc_graph.protocols import DomainCalibration, StoredCalibration
 from rttc_graph.run.policies import decide
@@ -367,13 +370,43 @@ def test_an_unreadable_plan_is_in_the_way_of_no_other_policy_and_is_not_dropped(
     assert arms_of(stored, "d") == ("nearest",)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         plan_of(stored, "d")
-    assert kept_beside_the_map(stored, "d")[PLAN_KEY] == {"of": "a later release"}
+    assert kept_beside_the_map(stored, "d", {})[PLAN_KEY] == {"of": "a later release"}
 
 
 def test_a_map_of_ratings_keeps_the_plan() -> None:
-    assert kept_beside_the_map(calibration(PLAN), "d") == {"arms": ["nearest"], PLAN_KEY: PLAN}
-    assert kept_beside_the_map(calibration(PLAN), "other") == {"arms": []}
-    assert kept_beside_the_map(None, "d") == {"arms": []}
+    kept = {"arms": ["nearest"], PLAN_KEY: PLAN}
+    assert kept_beside_the_map(calibration(PLAN), "d", {}) == kept
+    assert kept_beside_the_map(calibration(PLAN), "d", {"d": "another model's"}) == {"arms": []}
+    assert kept_beside_the_map(calibration(PLAN), "other", {}) == {"arms": []}
+    assert kept_beside_the_map(None, "d", {}) == {"arms": []}
+
+
+def rows_of(stored: StoredCalibration, standing: dict[str, str]) -> ModelRows:
+    """Return rows of a domain `d` that were made with these adapters of domains."""
+    return ModelRows(
+        model="m",
+        rows=EvaluationRows(settings={"digest": {"standing": standing}}),
+        keys=[RowKey("digest", "set", "m", "row", "direct")],
+        reward_model="judge",
+        fingerprint="f",
+        calibration=stored,
+    )
+
+
+def test_rows_of_another_model_go_by_neither_map_nor_plan() -> None:
+    stored = calibration(PLAN, **{STANDING_KEY: "own"})
+    asked = [EvaluatedQuestion(data_set="set", model="m", row="row", domain="d", arms={})]
+
+    def gates(standing: dict[str, str], *, with_plans: bool) -> list[Gate]:
+        found = [rows_of(stored, standing)]
+        return [*gates_of(InstallationConfig(), found, asked, with_plans=with_plans).values()]
+
+    assert rows_of(stored, {"d": "own"}).maps == stored
+    assert [gate.plan for gate in gates({"d": "own"}, with_plans=True)] == [PLAN]
+    for standing in ({}, {"d": "another"}):
+        assert [gate.arms for gate in gates(standing, with_plans=False)] == [()]
+        with pytest.raises(ConfigurationError, match="no plan is kept for the domain 'd'"):
+            gates(standing, with_plans=True)
 
 
 def planned(plan: Plan | Exception | None) -> Parts:

@@ -215,6 +215,21 @@ def kept_plan(stored: StoredCalibration, domain: str | None) -> object:
     return _read(stored).kept_plan(domain)
 
 
+def of_answers(stored: StoredCalibration, standing: Mapping[str, str]) -> StoredCalibration:
+    """Return a calibration without the maps of domains that are of another model's answers.
+
+    Args:
+        stored: The calibration.
+        standing: Adapters that stood for domains when the answers were given.
+    """
+    domains = {
+        domain: kept
+        for domain, kept in stored.domains.items()
+        if not domain or kept.parameters.get(STANDING_KEY) == standing.get(domain)
+    }
+    return replace(stored, domains=domains)
+
+
 def calibrated_fingerprint(stored: StoredCalibration) -> str:
     """Return the fingerprint of a reward model under a calibration."""
     return _read(stored).fingerprint
@@ -388,8 +403,21 @@ class _Within(RewardModel):
         return () if maps is None else maps.arms_of(self._domain)
 
     async def chosen_plan(self) -> Plan | None:
+        """Return the plan of the domain; `None` where none is kept.
+
+        Raises:
+            RewardModelError: It could not be loaded, or was made for answers of another adapter.
+        """
         maps = await self._calibrated.maps_for(self._tenant, self._domain)
-        return None if maps is None else read_plan(maps.kept_plan(self._domain))
+        plan = None if maps is None else maps.kept_plan(self._domain)
+        if plan is None and maps is not None:
+            every = await self._calibrated.maps(self._tenant)
+            if every is not None and every.kept_plan(self._domain) is not None:
+                raise RewardModelError(
+                    f"the plan of the domain {self._domain!r} was made before the domain's adapter "
+                    "was changed: make it anew with 'rttc calibrate QUESTIONS.jsonl --save'"
+                )
+        return read_plan(plan)
 
 
 def _features_of(request: RewardRequest) -> AnswerFeatures:
