@@ -610,7 +610,8 @@ where key = %(key)s
 
 -- name: store_adapter
 -- Nothing. Index: primary key. Whoever trained it may store it, also one whose lease was taken
--- over: an adapter's key says all that it was made from. One that is there already stays.
+-- over: an adapter's key says all that it was made from. One that is there already stays, unless it
+-- is damaged.
 insert into rttc_adapter as held
     (key, state, owner, lease_until, base_fingerprint, weights, sha256, bytes,
     trained_tokens, steps, losses, seconds, provenance)
@@ -635,7 +636,8 @@ set state = 'ready',
     created_at = now(),
     used_at = now()
 where held.state = 'training'
-    or held.base_fingerprint <> excluded.base_fingerprint;
+    or held.base_fingerprint <> excluded.base_fingerprint
+    or held.sha256 <> sha256(held.weights);
 
 -- name: tell_adapter
 -- Nothing of use; wakes those that wait for the adapter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -10,6 +11,8 @@ from rttc_graph.errors import BackendError
 from rttc_graph.protocols import AdapterTrainer, StandingAdapter, TrainedAdapter
 
 __all__ = ("REFRESH_SECONDS", "AdapterStore", "DomainAdapters", "StandingStore", "adapter_loader")
+
+_LOG = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 60.0
 """Longest time that a look-up is kept in memory: as for calibrations, a new adapter is used within
@@ -59,7 +62,7 @@ class DomainAdapters:
         self._known: dict[tuple[str, str], tuple[float, str | None]] = {}
 
     async def standing_adapter(self, *, domain: str, tenant: str) -> str | None:
-        """Return the key of a domain's adapter; `None` if it has none.
+        """Return the key of a domain's adapter; `None` if it has none that can be used.
 
         Raises:
             BackendError: It cannot be looked up, and was not before.
@@ -71,11 +74,20 @@ class DomainAdapters:
         try:
             base = await self._base_fingerprint()
             found = await self._store.find(domain=domain, base_fingerprint=base, tenant=tenant)
+            key = None if found is None else found.key
+            is_new = key is not None and (known is None or known[1] != key)
+            if is_new and await self.stored(key or "") is None:
+                _LOG.warning(
+                    "the adapter %s of the domain %r is damaged, so the plain model answers: train "
+                    "it anew (rttc improve), or take it away (rttc improve --undo)",
+                    key,
+                    domain,
+                )
+                key = None
         except BackendError:
             if known is not None:  # better the adapter of some minutes ago than another model
                 return known[1]
             raise
-        key = None if found is None else found.key
         self._known[place] = now, key
         return key
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
 import pytest
 from graph_runs import Face, ask
 from scripted_parts import Parts, ScriptedTrainer, trained_adapter
@@ -200,8 +201,18 @@ def test_an_improvement_from_the_command_line_and_back(
     assert main(ask) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["answer"].strip().startswith("yes")
-    assert main([*improve, "--learning-rate", "0.02", "--epochs", "6"]) == 0
+    again = [*improve, "--learning-rate", "0.02", "--epochs", "6"]
+    assert main(again) == 0
     assert "not kept: it stands for the domain already" in capsys.readouterr().out
+
+    with psycopg.connect(postgres_dsn) as connection:  # as a disk may do
+        connection.execute("update rttc_adapter set weights = set_byte(weights, 9, 9)")
+    assert main(ask) == 0
+    assert not json.loads(capsys.readouterr().out)["answer"].strip().startswith("yes")
+    assert main(again) == 0
+    capsys.readouterr()
+    assert main(ask) == 0
+    assert json.loads(capsys.readouterr().out)["answer"].strip().startswith("yes")
 
     assert main(["improve", "letters", "--undo", "--yes"]) == 0
     assert "the plain model answers again" in capsys.readouterr().out

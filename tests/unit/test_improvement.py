@@ -340,7 +340,7 @@ class Known:
 
 
 async def test_which_adapter_stands_is_looked_up_once_a_minute() -> None:
-    known, clock, store = Known(), Clock(), Store()
+    known, clock, store = Known(), Clock(), Store({"own": trained_adapter("own")})
     trainer = ScriptedTrainer()
     found = DomainAdapters(known, store, trainer.base_fingerprint, clock=clock)
 
@@ -359,6 +359,21 @@ async def test_which_adapter_stands_is_looked_up_once_a_minute() -> None:
     known.error = BackendError("down")
     with pytest.raises(BackendError, match="down"):
         await now("third")
+
+
+async def test_the_plain_model_answers_where_the_adapter_is_damaged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, store = Clock(), Store()
+    found = DomainAdapters(Known(), store, ScriptedTrainer().base_fingerprint, clock=clock)
+    assert await found.standing_adapter(domain="sums", tenant="t") is None
+    assert "'sums' is damaged, so the plain model answers" in caplog.text
+    store.kept["own"] = trained_adapter("own")  # trained anew
+    clock.now += REFRESH_SECONDS
+    assert await found.standing_adapter(domain="sums", tenant="t") == "own"
+    store.kept.clear()  # what is in use is not read again
+    clock.now += REFRESH_SECONDS
+    assert await found.standing_adapter(domain="sums", tenant="t") == "own"
 
 
 async def test_a_stored_adapter_is_made_resident_once() -> None:

@@ -32,7 +32,10 @@ class Claim:
 
 
 def find(session: DatabaseSession, key: str, base_fingerprint: str) -> TrainedAdapter | None:
-    """Return a stored adapter of a base, which counts as used; one that is damaged is discarded."""
+    """Return a stored adapter of a base, which counts as used.
+
+    One that is damaged is discarded, unless it stands for a domain.
+    """
     row = session.row("stored_adapter", key=key, base_fingerprint=base_fingerprint)
     if row is None:
         return None
@@ -41,7 +44,7 @@ def find(session: DatabaseSession, key: str, base_fingerprint: str) -> TrainedAd
     if row["sha256"] is None:  # stored before there were digests; the trainer checks what it reads
         session.execute("note_digest", key=key, sha256=digest)
     elif row["sha256"] != digest:
-        _LOG.warning("adapter %s is damaged in the database; it is discarded", key)
+        _LOG.warning("adapter %s is damaged in the database, and not used", key)
         session.execute("discard_adapter", key=key)
         return None
     return TrainedAdapter(
