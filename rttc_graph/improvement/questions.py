@@ -53,10 +53,11 @@ class Questions:
         """
         counts = f"{len(self.training)} to train on and {len(self.held_out)} held out"
         if len(self.held_out) < MIN_QUESTIONS or not self.training:
+            share = "larger" if len(self.held_out) < MIN_QUESTIONS else "smaller"
             raise ConfigurationError(
                 f"the domain {domain!r} has too few questions of known outcome, {counts}: it takes "
-                f"{MIN_QUESTIONS} held out; ingest solved samples, rate runs (rttc rate), or hold "
-                "out a larger share (--held-out)"
+                f"{MIN_QUESTIONS} held out and one to train on; ingest solved samples, rate runs "
+                f"(rttc rate), raise --limit, or hold out a {share} share (--held-out)"
             )
 
 

@@ -182,6 +182,10 @@ def test_an_improvement_from_the_command_line_and_back(
     assert main(["kb", "ingest", "solved.jsonl"]) == 0
     assert main(["improve", "letters", "--limit", "10"]) == 2
     assert "too few questions of known outcome" in capsys.readouterr().err
+    assert main(["improve", "letters", "--records", "."]) == 2
+    assert "cannot write '.': is a directory" in capsys.readouterr().err.lower()
+    assert main(["improve", "leters"]) == 2
+    assert "did you mean 'letters'" in capsys.readouterr().err
     assert main(["improve", "letters", "--undo", "--yes"]) == 2
     assert "has no adapter of its own" in capsys.readouterr().err
     improve = ["improve", "letters", "--max-new-tokens", "8", "--draws", "1"]

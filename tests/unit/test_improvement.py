@@ -87,8 +87,10 @@ def test_what_is_held_out_stays_held_out_when_other_questions_come() -> None:
     assert not {one.digest for one in many.held_out} & {one.digest for one in many.training}
     assert len(many.training) + len(many.held_out) + len(many.unrated) <= 90
     assert "q1" not in many.unrated
-    with pytest.raises(ConfigurationError, match="too few questions of known outcome, 0 to train"):
+    with pytest.raises(ConfigurationError, match=r"0 to train on and 5 held out.*a larger share"):
         split_questions(known[:5], held_out=0.99, limit=9, seed=0).check_enough("sums")
+    with pytest.raises(ConfigurationError, match=r"0 to train on and 60 held out.*a smaller share"):
+        split_questions(known, held_out=0.99, limit=90, seed=0).check_enough("sums")
 
 
 @pytest.mark.parametrize(

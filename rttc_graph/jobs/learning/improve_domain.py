@@ -22,6 +22,7 @@ from rttc_graph.improvement.self_training import (
     SelfTraining,
 )
 from rttc_graph.installation.config import InstallationConfig
+from rttc_graph.jobs.output_files import check_outputs
 from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import PlainRewardModel, StandingAdapter, as_reward_model
 from rttc_graph.protocols.managed_knowledge_base import SampleFilter
@@ -93,12 +94,13 @@ def improve_domain(
 
     Raises:
         ConfigurationError: The policy model is served elsewhere, there are too few questions of
-            known outcome, or a file cannot be read.
+            known outcome, or a file cannot be read or written.
         RttcError: A model or the database is unavailable.
     """
     from rttc_graph.installation.local import open_local
 
     path = wanted.records or config.home / "improvements" / f"{_file_name(wanted.domain)}.jsonl"
+    check_outputs(logs=[path])
     with open_local(config) as local:
         log = AnswerLog(path, local.policy.model)
         card = asyncio.run(_improve(local, wanted, log, watcher))
@@ -132,6 +134,7 @@ async def _improve(
     local: LocalRttc, wanted: ImprovementWanted, log: AnswerLog, watcher: Watcher
 ) -> dict[str, Any]:
     began = time.monotonic()
+    await local.check_domain(wanted.domain)
     trainer, base = await _trainable(local)
     questions = await _questions(local, wanted)
     questions.check_enough(wanted.domain)
