@@ -107,6 +107,8 @@ class ImprovementParts:
     """Judge of unrated answers, for the domain."""
     step: Callable[[str], AbstractContextManager[Advance]]
     """Shows a step of the work."""
+    reuse_scope: str = ""
+    """Among whom adapters are shared, see `adapter_key`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,7 +313,7 @@ class SelfTraining:
     async def _train(self, number: int, lessons: Sequence[TrainingExample]) -> TrainedAdapter:
         """Return the adapter of these lessons, stored and resident; trained unless it is stored."""
         parts, training = self._parts, self._settings.training
-        key = adapter_key(self._base, lessons, training)
+        key = adapter_key(self._base, lessons, training, reuse_scope=parts.reuse_scope)
         adapter = await parts.store.load_adapter(key, base_fingerprint=self._base)
         with parts.step(f"round {number}: train on {len(lessons)} answers") as advance:
             if adapter is None:

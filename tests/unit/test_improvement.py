@@ -204,6 +204,7 @@ class Bench:
     trainer: ScriptedTrainer = field(default_factory=ScriptedTrainer)
     store: Store = field(default_factory=Store)
     judge: ScriptedRewardModel = field(default_factory=ScriptedRewardModel)
+    reuse_scope: str = ""
 
     async def run(self, questions: Questions = QUESTIONS, **settings: Any) -> Improved:
         parts = ImprovementParts(
@@ -212,6 +213,7 @@ class Bench:
             store=self.store,
             reward_model=self.judge,
             step=unseen,
+            reuse_scope=self.reuse_scope,
         )
         wanted = replace(ImprovementSettings(scorer="number"), **settings)
         log = await asyncio.to_thread(AnswerLog, self.path, self.model)
@@ -297,6 +299,16 @@ async def test_unrated_answers_need_a_majority_and_a_trusted_judge(tmp_path: Pat
     improved = await bench.run(unrated, draws=3)
     assert improved.rounds[0].lessons == {"drawn": 12, "unrated": 1}
     assert "Well, it is 33." in [one.answer for one in bench.trainer.learnt[0]]
+
+
+async def test_tenants_share_no_adapter(tmp_path: Path) -> None:
+    keys: set[str] = set()
+    for tenant in ("", "one", "two"):
+        model = Sums(lambda n, _, adapter: n % 2 == 0 or bool(adapter))
+        bench = Bench(tmp_path / "log.jsonl", model, reuse_scope=tenant)
+        improved = await bench.run()
+        keys.add(improved.rounds[0].adapter.key)
+    assert len(keys) == 3
 
 
 async def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:

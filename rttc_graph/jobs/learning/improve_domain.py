@@ -27,6 +27,7 @@ from rttc_graph.jobs.watching import Watcher
 from rttc_graph.protocols import PlainRewardModel, StandingAdapter, as_reward_model
 from rttc_graph.protocols.managed_knowledge_base import SampleFilter
 from rttc_graph.protocols.run_history import MAX_PAGE_RUNS, RunFilter
+from rttc_graph.run.scope import SettingsOfRun
 from rttc_graph.samples.export import sample_pages
 from rttc_graph.support.identity import checked_name
 
@@ -146,6 +147,7 @@ async def _improve(
         store=local.knowledge.cache,
         reward_model=judge.within(tenant=local.config.tenant, domain=wanted.domain),
         step=watcher.step,
+        reuse_scope=_reuse_scope(local.config),
     )
     training = SelfTraining(parts, settings, log)
     improved = await training.run(questions)
@@ -162,6 +164,13 @@ async def _improve(
         )
         await local.knowledge.standing.put(standing, tenant=local.config.tenant)
     return card
+
+
+def _reuse_scope(config: InstallationConfig) -> str:
+    """Return among whom adapters of the installation's tenant are shared."""
+    share = config.share_between_tenants
+    settings = config.run_settings()
+    return SettingsOfRun(settings, share_between_tenants=share).reuse_scope(settings)
 
 
 def _with_scorer(
