@@ -10,6 +10,8 @@ from typing_extensions import TypedDict
 
 from rttc_graph.errors import ConfigurationError
 from rttc_graph.graph import RttcGraph
+from rttc_graph.protocols import PolicyModel
+from rttc_graph.run.prompts import direct_messages
 from rttc_graph.run.tau_r import best_candidate
 from rttc_graph.settings import RttcSettings
 from rttc_graph.state import (
@@ -60,6 +62,38 @@ _CUT: Mapping[str, str] = {
     "step": "the answer is not at its end: a higher budget_tokens or budget_seconds allows more",
 }
 """Words for the reasons to end an answer that is not whole."""
+
+
+async def fitting_history(
+    policy_model: PolicyModel,
+    question: str,
+    history: Sequence[ChatTurn],
+    settings: RttcSettings,
+) -> list[ChatTurn]:
+    """Return the latest turns of a conversation that a model's context has room for.
+
+    The prompt without samples may take half of it, so that some samples fit too, and less where an
+    answer may be longer than that. The turns of a question and its answer go together.
+
+    Args:
+        policy_model: Counts tokens; one whose context is not known gets all turns.
+        question: What is asked next.
+        history: Turns before it, a question first.
+        settings: Settings of the run.
+
+    Raises:
+        PolicyModelError: The model failed.
+    """
+    turns, context = list(history), await policy_model.context_tokens()
+    if context is None:
+        return turns
+    most = context - max(settings.max_new_tokens, context // 2)
+    while turns:
+        prompt = direct_messages(question, turns, settings.prompts)
+        if await policy_model.count_tokens(prompt) <= most:
+            break
+        del turns[:2]
+    return turns
 
 
 def describe_event(event: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +15,14 @@ from typing import Any
 import pytest
 from installations import Installation
 from openai_server import OpenAIServer, openai_server
+from scripted_parts import ScriptedPolicyModel
 
 from rttc_graph.cli.app import main
+from rttc_graph.installation.ask_question import fitting_history
 from rttc_graph.installation.local import LocalRttc
+from rttc_graph.integrations.langchain.chat_policy_model import ChatPolicyModel
+from rttc_graph.settings import RttcSettings
+from rttc_graph.state import ChatTurn
 
 pytest.importorskip("langchain_openai")
 
@@ -136,3 +145,86 @@ def test_an_answer_that_was_cut_is_marked(
     assert (marked in capsys.readouterr().out) == (reason == "length")
     assert main(["ask", "who wrote faust", "--policy", "rag"]) == 0
     assert (marked in capsys.readouterr().out) == (reason == "length")
+
+
+def test_a_question_that_is_too_long_ends_no_conversation(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talk(monkeypatch, "who " * 30_000, "who wrote faust") == 0
+    printed = capsys.readouterr()
+    assert "the limit is 100000: shorten it" in printed.err
+    assert "about who wrote faust" in printed.out
+
+
+def test_a_conversation_that_outgrows_the_context_goes_on_without_its_beginning(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def context_tokens(self: ChatPolicyModel) -> int:
+        return 300
+
+    monkeypatch.setattr(ChatPolicyModel, "context_tokens", context_tokens)
+    flags = ("--policy", "direct", "--no-rewrite", "--max-new-tokens", "8")
+    lines = [f"who wrote faust {n} {'indeed ' * 20}" for n in range(4)]
+    assert talk(monkeypatch, *lines, flags=flags) == 0
+    printed = capsys.readouterr().out
+    asked = [[turn["content"] for turn in body["messages"]] for body in server.chats()]
+    assert [len(turns) for turns in asked] == [2, 4, 4, 4]
+    assert asked[3][1] == lines[2].strip()
+    assert "note: asked without the first 4 turns, for which the model's context" in printed
+
+
+@pytest.mark.parametrize(
+    ("context", "longest", "kept"),
+    [(None, 10, 6), (400, 10, 6), (100, 10, 4), (60, 10, 2), (40, 10, 0), (100, 80, 0)],
+)
+async def test_the_latest_turns_that_fit_are_kept(
+    context: int | None, longest: int, kept: int
+) -> None:
+    turns = [
+        ChatTurn(role="user" if n % 2 == 0 else "assistant", content="word " * 10) for n in range(6)
+    ]
+    model = ScriptedPolicyModel(context=context)
+    settings = RttcSettings(max_new_tokens=longest)
+    found = await fitting_history(model, "what is it", turns, settings)
+    assert found == turns[len(turns) - kept :]
+
+
+READS = "from rttc_graph.cli.talking.chat import _lines; print([*_lines()])"
+
+
+def test_bytes_that_are_no_text_end_no_conversation() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", READS],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        input=b"caf\xe9\nnext\n",
+        capture_output=True,
+        check=True,
+    )
+    assert told.stdout.decode().strip() == "['caf\ufffd', 'next']"
+
+
+def test_lines_that_are_pasted_are_one_question() -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", READS],
+        env={**os.environ, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ):
+        os.close(theirs)
+        until_shown(ours, "\x1b[?2004h")  # the terminal is asked to mark what is pasted
+        os.write(ours, b"\x1b[200~one\ntwo\x1b[201~\r")
+        until_shown(ours, "\x1b[?2004h")
+        os.write(ours, b"\x04")
+        shown = until_shown(ours, "]")
+    os.close(ours)
+    assert "['one\\ntwo']" in shown
+
+
+def until_shown(terminal: int, text: str) -> str:
+    """Return what a terminal shows, up to a text."""
+    shown = ""
+    while text not in shown:
+        shown += os.read(terminal, 4096).decode()
+    return shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,8 +26,9 @@ from rttc_graph.cli.shared_options import (
 )
 from rttc_graph.cli.talking.conversation import Conversation
 from rttc_graph.errors import ConfigurationError, RttcError
-from rttc_graph.installation.ask_question import describe_event
+from rttc_graph.installation.ask_question import AskResult, describe_event, fitting_history
 from rttc_graph.jobs.fetch_models import fetch_missing
+from rttc_graph.support.identity import MAX_TEXT_CHARACTERS
 
 if TYPE_CHECKING:
     from rttc_graph.installation.local import LocalRttc
@@ -100,9 +102,12 @@ def _talk(
 
 
 def _lines() -> Iterator[str]:
-    """Yield what a person types, until the input ends."""
+    """Yield what a person types or pastes, until the input ends; a paste may have many lines."""
     with suppress(ImportError):
-        importlib.import_module("readline")  # gives `input` its editing and its arrow keys
+        readline = importlib.import_module("readline")  # gives `input` its editing and arrow keys
+        readline.parse_and_bind("set enable-bracketed-paste on")  # else each line is a question
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no UTF-8 end no conversation
     prompt = "› " if sys.stdin.isatty() else ""  # noqa: RUF001 - as a prompt
     while True:
         try:
@@ -124,20 +129,27 @@ def _answer(
         if (text := describe_event(event)) is not None:
             watcher.describe(text)
 
+    settings = local.config.run_settings(domain or local.config.domain)
+
+    async def ask() -> tuple[AskResult, int]:
+        before = talk.history
+        fitting = await fitting_history(local.policy.model, question, before, settings)
+        result = await local.ask(question, domain=domain, on_event=show, history=fitting)
+        return result, len(before) - len(fitting)
+
     try:
         with watcher.step("answering"):
-            result = runner.run(
-                local.ask(question, domain=domain, on_event=show, history=talk.history)
-            )
+            result, left_out = runner.run(ask())
     except KeyboardInterrupt:
         print_prose("given up; the conversation before it is kept", style="yellow")
         return
     except ConfigurationError as exc:
-        if not talk.turns:  # a wrong domain or policy will not become right
+        is_too_long = len(question) > MAX_TEXT_CHARACTERS
+        if not talk.turns and not is_too_long:  # a wrong domain or policy will not become right
             raise
         err.print(Text(f"rttc: {exc}"))
         return
     except RttcError as exc:
-        err.print(Text(f"rttc: {exc}; the conversation is kept, ask again"))
+        err.print(Text(f"rttc: {exc}; the conversation is kept: ask again, or /new begins anew"))
         return
-    talk.add(question, result)
+    talk.add(question, result, left_out=left_out)

@@ -40,12 +40,21 @@ class Conversation:
         """The turns that stand before the next question."""
         return self.turns[-MOST_TURNS:]
 
-    def add(self, question: str, result: AskResult) -> None:
-        """Keep an answer, and print it with how it came about."""
+    def add(self, question: str, result: AskResult, *, left_out: int = 0) -> None:
+        """Keep an answer, and print it with how it came about.
+
+        Args:
+            question: What was asked.
+            result: What came of it.
+            left_out: Earliest turns of `history` that the question was asked without.
+        """
         self.last = result
         self.turns.append({"role": "user", "content": question})
         self.turns.append({"role": "assistant", "content": result["answer"]})
         out.print(Text(result["answer"], style="bold"))
+        if left_out:
+            without = f"note: asked without the first {left_out} turns, for which the model's "
+            print_prose(f"{without}context has no room; /new begins anew", style="dim yellow")
         _print_dimly(result)
         out.print()
 
@@ -69,6 +78,8 @@ def _print_dimly(result: AskResult) -> None:
     for entry in result["ledger"]:
         if entry["event"] == "rewritten":
             print_prose(f"searched with: {entry['detail']['question']}", style="dim")
+        if entry["event"] == "failed":
+            print_prose(f"failed: {entry['node']}: {entry['detail']['error']}", style="dim red")
         if entry["event"] in ("noted", "dropped"):
             print_prose(f"note: {entry['detail']['reason']}", style="dim yellow")
     if (cut := why_cut(result)) is not None:
