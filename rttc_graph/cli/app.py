@@ -68,6 +68,13 @@ app.add_typer(reward.app, name="reward")
 app.add_typer(keys.app, name="keys")
 
 
+_QUIET = (
+    "bitsandbytes",  # peft imports it wherever it is; on some CPUs it wants a package from a hub
+    "psycopg.pool",  # a connection that was lost is an error of ours, or in a ledger
+)
+"""Loggers of libraries that are heard with `--debug` alone, unless they tell of an error."""
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"rttc-graph {version('rttc-graph')}")
@@ -144,8 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     if not debug:
         warnings.simplefilter("ignore")  # of libraries; ours are errors or ledger entries
-        # Wherever it is installed, peft imports it; on some CPUs it wants a package from a hub.
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        for library in _QUIET:
+            logging.getLogger(library).setLevel(logging.ERROR)
     answer_shells()
     try:
         code = whole_command()([a for a in given if a != "--debug"], standalone_mode=False)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from graph_runs import failures, run, until
+from installations import Installation
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool
 from scripted_parts import Parts
@@ -20,6 +21,7 @@ from starvation import starved_seconds
 from tcp_proxy import TcpProxy
 
 from rttc_graph import RttcSettings, create_rttc_graph
+from rttc_graph.cli.app import main
 from rttc_graph.errors import BackendError, KnowledgeBaseError, QueryStateCacheError
 from rttc_graph.graph import RttcGraph
 from rttc_graph.integrations.postgres import database as database_module
@@ -143,6 +145,23 @@ async def test_a_run_answers_in_its_budget_whatever_falls_silent(
     if phase == "store_adapter":
         await asyncio.sleep(database_module.BACKGROUND_SECONDS - 5)
     assert await is_whole(patient)
+
+
+def test_the_command_line_tells_in_words_of_a_run_that_was_not_stored(
+    installed: Installation,
+    proxied_dsn: str,
+    tcp_proxy: TcpProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, value in {**installed.described, "RTTC_DATABASE_URL": proxied_dsn}.items():
+        monkeypatch.setenv(name, value)
+    tcp_proxy.silence(mark("append_run"))
+    assert main(["ask", "what is 9 and 9", "--policy", "direct"]) == 0
+    said = capsys.readouterr().out
+    assert "could not store a run: no answer from the database within 5.0 s" in said
+    assert [record for record in caplog.records if record.name == "psycopg.pool"] == []
 
 
 async def test_an_adapter_that_was_trained_is_given_whatever_becomes_of_it(
