@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -317,10 +318,13 @@ class LoraTrainer:
         model = self._adapters().adapted
         if self._together is None:
             self._together = most_together(model.device)
-        if loaded.is_placed:  # a recording and a stack of adapters lie on one device
+        if loaded.is_placed:  # a stack of adapters lies on one device
             self._together = 1
-            return PassRunner(model)
-        return PassRunner(model, capture=capture_for(model.device))
+        return PassRunner(
+            model,
+            capture=capture_for(model.device) if loaded.may_be_recorded else None,
+            fits=partial(self._planner.fits, loaded, model),
+        )
 
     def _may_join(self, active: Sequence[TrainingPlan], plan: TrainingPlan) -> bool:
         """Tell whether a training may go on beside others."""

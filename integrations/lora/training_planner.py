@@ -9,10 +9,11 @@ import torch
 
 from rttc_graph.errors import AdaptationError
 from rttc_graph.integrations.lora.adapted_model import AdaptedModel
+from rttc_graph.integrations.lora.together.joint_batches import PassShape
 from rttc_graph.integrations.lora.together.training_plans import TENSORS_OF_A_WEIGHT, TrainingPlan
 from rttc_graph.integrations.lora.training_batches import StepLimits, encode_examples
 from rttc_graph.integrations.lora.training_loop import epoch_steps
-from rttc_graph.integrations.transformers.free_memory import free_on_all
+from rttc_graph.integrations.transformers.free_memory import free_on_all, recorded_bytes
 from rttc_graph.integrations.transformers.loading import LoadedModel
 from rttc_graph.integrations.transformers.precision import choose_training_dtype
 from rttc_graph.protocols import TrainingExample
@@ -69,6 +70,16 @@ class TrainingPlanner:
             adapter_bytes=needed,
             limits=limits,
         )
+
+    def fits(self, loaded: LoadedModel, model: AdaptedModel, shape: PassShape) -> bool:
+        """Tell whether a pass of a shape may be recorded: a bucket is larger than what is in it.
+
+        It uses the memory of those that are recorded already.
+        """
+        limits = self._limits(loaded, model)
+        tokens = shape.members * shape.rows * shape.tokens
+        needed = limits.bytes_for(tokens=tokens, answers=shape.answers)
+        return needed <= max(limits.max_bytes, recorded_bytes(model.device))
 
     def _check_memory(self, needed: int, settings: TttSettings) -> None:
         if needed > self.max_training_bytes:

@@ -6,11 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-__all__ = ("DeviceSizes", "device_sizes", "free_bytes", "free_on_all", "position_bytes")
+__all__ = (
+    "DeviceSizes",
+    "device_sizes",
+    "free_bytes",
+    "free_on_all",
+    "position_bytes",
+    "recorded_bytes",
+)
 
 _ROWS = {"cuda": 64}
 """Most rows of a batch by kind of device, else 16: on an H100 a token of 64 rows of an 8B model
@@ -24,6 +31,9 @@ _CPU_ADAPTERS = 512 * 2**20
 _POSITIONS_SHARE = 1 / 4
 _ADAPTERS_SHARE = 1 / 8
 """Shares of the free memory; a training's passes take half of what is then left."""
+
+_COMMON_POOL = (0, 0)
+"""Number of torch's memory that any pass may use."""
 
 _LEAST_POSITIONS = 2048
 _LEAST_ADAPTERS = 16 * 2**20
@@ -91,8 +101,9 @@ def _whole(config: Any, name: str) -> int:
 def free_bytes(device: torch.device, *, root: Path = Path("/")) -> float:
     """Return the memory that a pass on the device could still take; infinite where nobody says.
 
-    On a GPU what the driver has, and what torch has taken from it and does not use. On Linux what
-    the kernel could give without swapping, within the limit of the container.
+    On a GPU what the driver has, and what torch has taken from it and does not use, recorded passes
+    left out. On Linux what the kernel could give without swapping, within the limit of the
+    container.
 
     Args:
         device: Device of the model.
@@ -100,7 +111,7 @@ def free_bytes(device: torch.device, *, root: Path = Path("/")) -> float:
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return float(torch.cuda.mem_get_info(device)[0] + unused)
+        return float(torch.cuda.mem_get_info(device)[0] + unused - recorded_bytes(device))
     if device.type != "cpu":
         return math.inf
     machine = _numbers(root / "proc/meminfo").get("MemAvailable", math.inf) * 1024
@@ -108,6 +119,20 @@ def free_bytes(device: torch.device, *, root: Path = Path("/")) -> float:
     limit, used = _number(group / "memory.max"), _number(group / "memory.current")
     cached = _numbers(group / "memory.stat").get("inactive_file", 0.0)
     return min(machine, math.inf if limit is None or used is None else limit - used + cached)
+
+
+def recorded_bytes(device: torch.device) -> int:
+    """Return the memory of a GPU that recorded passes keep for each other; 0 on other devices."""
+    cuda = cast("Any", torch.cuda)  # torch has no types for it
+    if device.type != "cuda" or cuda.get_allocator_backend() != "native":
+        return 0  # the driver's own allocator tells nothing
+    index = cast("int | None", device.index)
+    number = cuda.current_device() if index is None else index
+    return sum(
+        segment["total_size"] - segment["allocated_size"]
+        for segment in cuda.memory_snapshot()
+        if segment["device"] == number and segment["segment_pool_id"] != _COMMON_POOL
+    )
 
 
 def free_on_all(devices: Sequence[torch.device]) -> float:

@@ -122,6 +122,14 @@ class LoadedModel:
         return is_placed(self.model)
 
     @property
+    def may_be_recorded(self) -> bool:
+        """Whether its passes may be recorded: on one device, and without a look at numbers.
+
+        bitsandbytes looks for outliers in what it multiplies by weights of eight bits.
+        """
+        return not self.is_placed and not getattr(self.model, "is_loaded_in_8bit", False)
+
+    @property
     def end_id(self) -> int | None:
         """The end token that an answer is trained with; `None` where the model has none."""
         own = cast("int | None", self.tokenizer.eos_token_id)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from rttc_graph.errors import BudgetExceeded, ConfigurationError, PolicyModelError
+from rttc_graph.integrations.lora import lora_trainer
 from rttc_graph.integrations.lora.lora_trainer import LoraTrainer
 from rttc_graph.integrations.lora.together.pass_runner import PassRunner
 from rttc_graph.integrations.lora.together.training_plans import (
@@ -183,6 +184,24 @@ async def test_a_model_that_does_not_load_is_told_to_all(tmp_path: Path) -> None
     )
     assert all(isinstance(each, PolicyModelError) for each in found)
     engine.close()
+
+
+@pytest.mark.parametrize(("max_pass_bytes", "recorded"), [(None, True), (1, False)])
+async def test_a_pass_is_recorded_where_its_bucket_fits(
+    max_pass_bytes: int | None,
+    recorded: bool,
+    tiny_engine: LocalEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    def capture(work: Callable[[], None]) -> Callable[[], None]:
+        done.append("recorded")
+        return work
+
+    monkeypatch.setattr(lora_trainer, "capture_for", lambda _: capture)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    await train(LoraTrainer(tiny_engine, max_pass_bytes=max_pass_bytes), "tin")
+    assert bool(done) == recorded
 
 
 def test_together_is_at_least_one(tiny_engine: LocalEngine) -> None:

@@ -147,6 +147,15 @@ def test_a_recording_that_does_something_else_is_given_up(
     assert [one.tokens for one in found] == [one.tokens for one in decode(engines(), *rows())]
 
 
+def test_passes_that_look_at_numbers_are_not_recorded(
+    capture: Capture, engines: Callable[..., LocalEngine]
+) -> None:
+    engine = engines()
+    in_lane(engine, lambda loaded: setattr(loaded.model, "is_loaded_in_8bit", True))
+    decode(engine, *rows())
+    assert not capture.recorded
+
+
 def test_a_row_without_numbers_spoils_no_later_one(
     capture: Capture, engines: Callable[..., LocalEngine]
 ) -> None:

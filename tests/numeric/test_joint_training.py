@@ -268,6 +268,24 @@ def test_a_shape_is_captured_once(model: AdaptedModel) -> None:
     assert done.count("captured") == 1
 
 
+def test_a_pass_for_which_there_is_no_memory_is_not_captured(model: AdaptedModel) -> None:
+    done: list[str] = []
+    asked: list[PassShape] = []
+
+    def fits(shape: PassShape) -> bool:
+        asked.append(shape)
+        return shape.members < 2
+
+    queries = [Query(model, number) for number in (1, 2)]
+    runner = PassRunner(model, capture=replayed(done), fits=fits)
+    for one, each in zip(together(runner, queries), queries, strict=True):
+        assert_same(one, each.alone())
+    assert not done
+    together(runner, queries[:1])
+    assert done.count("captured") == 1
+    assert asked[-1].members == 1
+
+
 def test_a_capture_that_fails_or_does_something_else_is_given_up(
     model: AdaptedModel, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from rttc_graph.integrations.transformers.free_memory import (
     device_sizes,
     free_bytes,
     position_bytes,
+    recorded_bytes,
 )
 
 CPU = torch.device("cpu")
@@ -58,6 +60,43 @@ def test_where_nobody_says_there_is_no_limit(tmp_path: Path) -> None:
 
 def test_this_machine_has_some() -> None:
     assert free_bytes(CPU) > 2**20
+
+
+def always(value: object) -> Callable[..., object]:
+    return lambda *_: value  # pyright: ignore[reportUnknownLambdaType]
+
+
+def segment(total: int, used: int, *, device: int = 0, pool: int = 0) -> dict[str, object]:
+    return {
+        "device": device,
+        "segment_pool_id": (0, pool),
+        "total_size": total,
+        "allocated_size": used,
+    }
+
+
+def test_what_recorded_passes_keep_on_a_gpu_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    segments = [
+        segment(100, 60),  # what torch keeps for any pass
+        segment(50, 10, pool=3),
+        segment(8, 0, pool=4),
+        segment(30, 0, device=1, pool=3),
+    ]
+    told: dict[str, object] = {
+        "memory_snapshot": segments,
+        "memory_reserved": 158,
+        "memory_allocated": 70,
+        "mem_get_info": (1000, 5000),
+        "current_device": 0,
+        "get_allocator_backend": "native",
+    }
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, always(value))
+    assert free_bytes(torch.device("cuda")) == free_bytes(torch.device("cuda", 0)) == 1040
+    assert recorded_bytes(torch.device("cuda", 1)) == 30
+    assert recorded_bytes(CPU) == 0
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", always("cudaMallocAsync"))
+    assert recorded_bytes(torch.device("cuda")) == 0
 
 
 GIB = 2**30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rttc_graph.errors import RttcError
 from rttc_graph.integrations.concurrency.worker_threads import shortest_turns
@@ -21,7 +21,7 @@ __all__ = ("PassRunner",)
 _log = logging.getLogger(__name__)
 
 _KEPT = 16
-"""Captured passes that are kept; each has its activations to itself while it is."""
+"""Captured passes that are kept; they share one pool of memory."""
 
 
 class PassRunner:
@@ -30,11 +30,19 @@ class PassRunner:
     Args:
         model: The base with its targets.
         capture: Records passes, in buckets of sizes; `None` runs all as they are.
+        fits: Whether there is memory to record a pass; `None` records all.
     """
 
-    def __init__(self, model: AdaptedModel, *, capture: Capture | None = None) -> None:
+    def __init__(
+        self,
+        model: AdaptedModel,
+        *,
+        capture: Capture | None = None,
+        fits: Callable[[PassShape], bool] | None = None,
+    ) -> None:
         self._model = model
         self._capture = capture
+        self._fits = fits
         self._stacks: dict[tuple[object, ...], AdapterStack] = {}
         self._captured: OrderedDict[tuple[object, ...], JointPass] = OrderedDict()
         self._below: dict[tuple[int, ...], Below] = {}
@@ -107,6 +115,8 @@ class PassRunner:
             return None
         key = (shape, *_signature(wanted[0]))
         if key not in self._captured:
+            if self._fits is not None and not self._fits(shape):
+                return None
             stack = self._stack(wanted[0], shape.members)
             self._captured[key] = JointPass(self._model, shape, stack, self._capture)
         self._captured.move_to_end(key)

@@ -167,8 +167,7 @@ class Decoder:
         if not loaded.can_batch:
             return LoneRow(loaded.device)
         if self._fixed is None:
-            # What is recorded must lie on one device.
-            capture = None if loaded.is_placed else capture_for(loaded.device)
+            capture = capture_for(loaded.device) if loaded.may_be_recorded else None
             if capture is None or not can_stay(loaded.model, loaded.context_tokens):
                 return RunningBatch(loaded.device, is_placed=loaded.is_placed)
             self._fixed = FixedBatch(
