@@ -156,6 +156,30 @@ def test_passes_that_look_at_numbers_are_not_recorded(
     assert not capture.recorded
 
 
+def test_a_row_with_a_schema_keeps_to_it_beside_one_with_a_draft(
+    capture: Capture, engines: Callable[..., LocalEngine]
+) -> None:
+    engine = engines(prefix_cache_bytes=2**22)
+    free = request("hi", max_new_tokens=30)
+    answers = ('"red"', '"green"')
+    schema = request("and then the hen", answer_schema='{"enum": ["red", "green"]}', drafts=answers)
+    plain = decode(engine, free)[0]  # from now on the draft of its own answer
+    with held(engine):
+        futures = engine.decode([free, schema])
+    drafted, kept = (future.result(60) for future in futures)
+    assert drafted.tokens == plain.tokens
+    assert kept.text in answers
+
+
+@pytest.mark.parametrize(
+    ("count", "drafted"), [(2, 32), (4, 32), (5, 8), (16, 8), (17, 0), (64, 0)]
+)
+def test_a_pass_that_checks_drafts_stays_small_with_its_padding(count: int, drafted: int) -> None:
+    batch = FixedBatch(torch.device("cpu"), context_tokens=64, most_positions=0)
+    batch._lengths = [1] * count  # pyright: ignore[reportPrivateUsage]
+    assert batch.most_drafted(144) == drafted
+
+
 def test_a_row_without_numbers_spoils_no_later_one(
     capture: Capture, engines: Callable[..., LocalEngine]
 ) -> None:

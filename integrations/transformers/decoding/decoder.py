@@ -62,9 +62,9 @@ SHARED_TOKENS = 32
 A further pass costs as much as some 16 tokens of a prompt (docs/experiments.md, "Drafts").
 """
 
-_CHECKED_TOKENS = 128
-"""Most tokens of a pass that checks drafts of several rows: an H100 multiplies some 250 tokens by
-weights of 16 bits in the time in which it reads these."""
+_CHECKED_TOKENS = 144
+"""Most tokens of a pass that checks drafts of several rows, padding included: an H100 multiplies
+some 250 tokens by weights of 16 bits in the time in which it reads these."""
 
 
 class Decoder:
@@ -428,12 +428,12 @@ class Decoder:
         On a GPU a pass costs its launches and one reading of the weights, so several rows may have
         drafts, as long as their tokens are few beside what the weights' reading takes.
         """
-        if len(self._rows) < 2 or not self._batch.is_fixed:
-            return [self._draft()] if len(self._rows) == 1 else [()] * len(self._rows)
-        most = _CHECKED_TOKENS // len(self._rows) - 1
+        if len(self._rows) == 1:
+            return [self._draft()]
+        most = self._batch.most_drafted(_CHECKED_TOKENS)
         return [
             row.drafts.after(row.tokens, room=min(most, row.room - len(row.tokens) - 1))
-            if row.draw.is_greedy
+            if row.draw.is_greedy and row.mask is None
             else ()
             for row in self._rows
         ]
@@ -478,7 +478,9 @@ class Decoder:
         places = [(at, place) for at, draft in enumerate(drafts) for place in range(1 + len(draft))]
         index = torch.tensor(places, device=logits.device).t()
         draws = [rows[at].draw for at, _ in places]
-        chosen = zip(places, *choose(logits[index[0], index[1]], draws), strict=True)
+        picked = logits[index[0], index[1]]
+        picked = masked(picked, [rows[at].mask for at, _ in places])  # such a row has no draft
+        chosen = zip(places, *choose(picked, draws), strict=True)
         # A place's choice is the row's own; it goes on while its draft had the same.
         right = [0] * len(rows)
         goes_on = [True] * len(rows)

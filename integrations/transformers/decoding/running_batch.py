@@ -87,6 +87,10 @@ class Batch(Protocol):
         """Return the positions that so many rows of a length take."""
         ...
 
+    def most_drafted(self, tokens: int) -> int:
+        """Return the longest draft of one of several rows with which a pass has so many tokens."""
+        ...
+
     def cut_each(self, counts: Sequence[int]) -> None:
         """Remove the last tokens of each row, of each its own number; all alike if not fixed."""
         ...
@@ -123,6 +127,11 @@ class _CutTogether(ABC):
     def positions(self, rows: int, longest: int) -> int:
         """Return the positions that so many rows of a length take, padding included."""
         return rows * longest
+
+    def most_drafted(self, tokens: int) -> int:
+        """Return 0: rows that are cut together have no drafts of their own."""
+        del tokens
+        return 0
 
     def cut_each(self, counts: Sequence[int]) -> None:
         """Remove as many last tokens of every row.

@@ -121,6 +121,10 @@ class FixedBatch:
         """Return the positions that so many rows of a length take in the buffers."""
         return _power_of_two(rows) * _places(longest)
 
+    def most_drafted(self, tokens: int) -> int:
+        """Return the longest draft of a row with which a pass has at most so many tokens."""
+        return next((wide - 1 for wide in reversed(_WIDTHS) if wide * self.width <= tokens), 0)
+
     def join(
         self,
         prompts: Sequence[Sequence[int]],
