@@ -194,6 +194,50 @@ def test_a_row_without_numbers_spoils_no_later_one(
     assert capture.recorded
 
 
+def test_rows_of_a_run_that_ended_by_a_fault_are_gone(
+    capture: Capture, engines: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engines()
+    expected = decode(engine, request("10 €"))[0].tokens
+    keep, failed = FixedBatch.keep, list[Sequence[int]]()
+
+    def fails(batch: FixedBatch, rows: Sequence[int]) -> None:
+        if rows and not failed:
+            failed.append(rows)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        keep(batch, rows)
+
+    monkeypatch.setattr(FixedBatch, "keep", fails)
+    with held(engine):
+        short, longer = engine.decode([request("hi", max_new_tokens=3), request("hi")])
+    assert longer.exception(60) is not None
+    assert short.done()
+    assert failed
+    assert decode(engine, request("10 €"))[0].tokens == expected
+
+
+def test_when_memory_for_some_layers_alone_is_there_all_rows_begin_again(
+    capture: Capture, engines: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engines()
+    asked = [request("hi", max_new_tokens=60), request("x" * 150), request("z" * 90)]
+    expected = [decode(engine, one)[0].tokens for one in asked]
+    widened, made = fixed_batch._widened, list[Tensor]()  # pyright: ignore[reportPrivateUsage]
+
+    def fails(half: Tensor, rows: int, width: int, length: int) -> Tensor:
+        if len(made) == 6:  # of two layers with keys and values, which then are made larger
+            made.append(half)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        made.append(widened(half, rows, width, length))
+        return made[-1]
+
+    monkeypatch.setattr(fixed_batch, "_widened", fails)
+    with held(engine):
+        futures = engine.decode(asked)
+    assert [future.result(60).tokens for future in futures] == expected
+    assert len(made) > 7
+
+
 def test_buffers_grow_within_their_positions_and_stale_numbers_are_not_seen() -> None:
     """A model whose keys tell the token and whose logits tell all keys that a row sees."""
     batch = FixedBatch(torch.device("cpu"), context_tokens=2048, most_positions=4 * 256)

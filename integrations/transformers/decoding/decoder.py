@@ -176,6 +176,7 @@ class Decoder:
                 most_positions=self._max_tokens,
                 capture=capture,
             )
+        self._fixed.keep([])  # rows of a run that ended by a fault
         return self._fixed
 
     def _settle(self, loaded: LoadedModel) -> None:

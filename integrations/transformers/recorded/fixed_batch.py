@@ -228,11 +228,15 @@ class FixedBatch:
         self._shaped.clear()
         if not self._layers:
             self._layers = [(keys[:0], values[:0]) for keys, values in like]
-        for at, pair in enumerate(self._layers):  # one after the other, so that each is freed
-            self._layers[at] = (
-                _widened(pair[0], self.rows, width, length),
-                _widened(pair[1], self.rows, width, length),
-            )
+        try:
+            for at, pair in enumerate(self._layers):  # one after the other, so that each is freed
+                self._layers[at] = (
+                    _widened(pair[0], self.rows, width, length),
+                    _widened(pair[1], self.rows, width, length),
+                )
+        except BaseException:  # some are larger now, and some are not
+            self.let_go()
+            raise
 
     def _shaped_for(self, key: tuple[Hashable, int, int, int]) -> _Shaped:
         shaped = self._shaped.get(key)
