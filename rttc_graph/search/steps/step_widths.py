@@ -13,8 +13,8 @@ FLOOR = 0.02
 """Probability below which, and above 1 less which, a step's odds change no more."""
 
 POOL_GROWTH = 6
-"""Growth of the pool from which the best is worth picking: with a judge of AUC 0.685 choosing among
-four steps was worth 6 to 11 points on sums (docs/experiments.md), and 6 allows four there."""
+"""Growth of the pool from which the best is worth picking: with a judge of AUC 0.69 choosing among
+four steps was worth 6 to 8 points over a vote of sums (docs/experiments.md), and 6 allows four."""
 
 
 def soft_widths(
