@@ -336,7 +336,9 @@ class RunningBatch(_CutTogether):
         for layer in _layers(self._cache):
             keys, values = _present(layer.keys), _present(layer.values)
             here = index.to(keys.device)
-            layer.keys, layer.values = keys[here, :, first:], values[here, :, first:]
+            # Twice as fast as indexing by a tensor, and rows leave at the end of each step.
+            layer.keys = keys[:, :, first:].index_select(0, here)
+            layer.values = values[:, :, first:].index_select(0, here)
 
     def _append(self, cache: DynamicCache, mask: Tensor, rows: Sequence[int]) -> None:
         """Append rows of a cache of N; several candidates of one prompt have a copy each."""
@@ -345,7 +347,8 @@ class RunningBatch(_CutTogether):
             for layer in _layers(cache):
                 keys, values = _present(layer.keys), _present(layer.values)
                 here = index.to(keys.device)  # layers may lie on several devices
-                layer.keys, layer.values = keys[here], values[here]
+                layer.keys = keys.index_select(0, here)
+                layer.values = values.index_select(0, here)
             mask = mask[index]
         if self.rows:
             self._merge(cache, mask)
