@@ -62,22 +62,21 @@ def _rows(setup: Setup, two: PolicyModel, one: PolicyModel) -> Iterator[dict[str
 
 
 def _answers_a_second(setup: Setup, model: PolicyModel) -> float:
-    """Return the pace until the first client is through: from then on places are empty."""
+    """Return the pace of the middle half of the answers: at both ends places are empty."""
+    ended: list[float] = []
 
-    async def client(number: int) -> list[float]:
-        ended: list[float] = []
+    async def client(number: int) -> None:
         for turn in range(setup.asks):
             text = f"Name {2 + number} rivers that begin with {chr(97 + turn % 26)}."
             turns: Any = ({"role": "user", "content": text},)
-            request = GenerationRequest(messages=turns, max_new_tokens=setup.tokens)
-            await model.generate([request])
+            # Of many lengths, so that rows do not end all at once.
+            tokens = setup.tokens * (8 + (5 * number + 3 * turn) % 17) // 16
+            await model.generate([GenerationRequest(messages=turns, max_new_tokens=tokens)])
             ended.append(time.perf_counter())
-        return ended
 
-    async def all_of_them() -> float:
-        began = time.perf_counter()
-        ended = await asyncio.gather(*(client(number) for number in range(setup.clients)))
-        until = min(own[-1] for own in ended)
-        return sum(one <= until for own in ended for one in own) / (until - began)
+    async def all_of_them() -> None:
+        await asyncio.gather(*(client(number) for number in range(setup.clients)))
 
-    return asyncio.run(all_of_them())
+    asyncio.run(all_of_them())
+    first, last = len(ended) // 4, 3 * len(ended) // 4
+    return (last - first) / (ended[last] - ended[first])
