@@ -122,6 +122,12 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         "`PROVIDER:MODEL`, or an address such as `http://host/v1#MODEL`; several servers of one "
         "model are addresses with commas between.",
     )
+    continues_answers: bool = Field(
+        default=False,
+        description="Whether a served policy model goes on from the beginning of an answer, as "
+        "vLLM and SGLang do; opens beam, search_o1 and the other policies that need it. A local "
+        "model always does.",
+    )
     embedder: str = Field(
         default="all-minilm-l6-v2",
         min_length=1,

@@ -72,7 +72,7 @@ def open_policy(
         BackendError: A server that is to say which model it has cannot be reached.
     """
     if (name := hosted_name(config.model, "model")) is not None:
-        yield _hosted(resolved(name))
+        yield _hosted(resolved(name), continues=config.continues_answers)
         return
     with open_engine(config, keeps_prompts=keeps_prompts) as engine:
         trainer = LoraTrainer(
@@ -137,24 +137,27 @@ def _tell_sizes(config: InstallationConfig, sizes: DeviceSizes) -> None:
     keep_told(config.engine_sizes_file, found)
 
 
-def _served(name: HostedName) -> PolicyModel:
-    servers = {one.text: _client(open_chat_model(one), name) for one in name.servers()}
+def _served(name: HostedName, *, continues: bool) -> PolicyModel:
+    servers = {
+        one.text: _client(open_chat_model(one), name, continues=continues) for one in name.servers()
+    }
     if len(servers) == 1:
         return servers[name.text]
     return SeveralPolicyModels(servers, ServerOrder(list(servers)))
 
 
-def _client(chat_model: BaseChatModel, name: HostedName) -> ChatPolicyModel:
+def _client(chat_model: BaseChatModel, name: HostedName, *, continues: bool) -> ChatPolicyModel:
     return ChatPolicyModel(
         chat_model,
         name=name.text,
         asks_logprobs=True,
+        continues_answers=continues,
         # Clients that take OpenAI's extra fields take `response_format` too.
         follows_schemas="extra_body" in accepted_fields(chat_model),
     )
 
 
-def _hosted(name: HostedName) -> OpenPolicy:
+def _hosted(name: HostedName, *, continues: bool) -> OpenPolicy:
     # What was cached stays when a server is added to several or taken out.
     identity = f"hosted several {name.model}" if name.others else f"hosted {name.text}"
 
@@ -162,7 +165,7 @@ def _hosted(name: HostedName) -> OpenPolicy:
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     return OpenPolicy(
-        model=_served(name),
+        model=_served(name, continues=continues),
         fingerprint=fingerprint,
-        closed_arms=closed_arms(name.text),
+        closed_arms=closed_arms(name.text, continues=continues),
     )

@@ -313,7 +313,7 @@ def _collect_rows(
     found: list[ModelRows] = []
     for model in _models(config, wanted, rows):
         chosen = config.model_copy(update={"model": model})
-        arms = possible_policies(wanted.arms, [model], watcher)
+        arms = possible_policies(config, wanted.arms, [model], watcher)
         mine = replace(wanted, arms=arms)
         collection = wanted_collection(chosen, mine) if wanted.data_sets else None
         with open_local(chosen) as local:
@@ -422,11 +422,15 @@ def _collect_arms(
 
 
 def possible_policies(
-    policies: Sequence[PolicyName], models: Sequence[str], watcher: Watcher | None
+    config: InstallationConfig,
+    policies: Sequence[PolicyName],
+    models: Sequence[str],
+    watcher: Watcher | None,
 ) -> tuple[PolicyName, ...]:
     """Return the policies that all of some policy models can follow, and tell which are left out.
 
     Args:
+        config: Says what served models can do.
         policies: Arms, or policies over arms.
         models: Names of policy models.
         watcher: Is told why an arm is left out, unless it was told before.
@@ -434,7 +438,11 @@ def possible_policies(
     Raises:
         ConfigurationError: None is left.
     """
-    closed = {arm: why for model in models for arm, why in closed_arms(model).items()}
+    closed = {
+        arm: why
+        for model in models
+        for arm, why in closed_arms(model, continues=config.continues_answers).items()
+    }
     if policies and not set(policies) - closed.keys():
         raise ConfigurationError(f"{closed[policies[0]]}: name other policies")
     if watcher is not None:

@@ -178,7 +178,7 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
     if wanted.real:
         runs = RealRuns(
             data_set=data_sets[0],
-            policies=possible_policies(wanted.policies, [config.model], watcher),
+            policies=possible_policies(config, wanted.policies, [config.model], watcher),
             log=log,
             scorer=wanted.scorer,
             grader=wanted.grader,
@@ -203,7 +203,7 @@ def evaluate(config: InstallationConfig, wanted: EvaluationWanted, watcher: Watc
         if wanted.collect_only:
             return Evaluation(log=log)
         models = [rows.model for rows in found]
-        policies = possible_policies(wanted.policies, models, None)
+        policies = possible_policies(config, wanted.policies, models, None)
         measured = _of_rows(config, found, replace(wanted, policies=policies))
     if measured.groups:
         first = measured.groups[0]

@@ -31,7 +31,7 @@ from rttc_graph.integrations.remote.several_servers import (
     SeveralTrainers,
 )
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
-from rttc_graph.protocols import GenerationRequest, can_follow_schema
+from rttc_graph.protocols import GenerationRequest, can_continue, can_follow_schema
 
 KEYS = [f"key{number}" for number in range(300)]
 
@@ -156,6 +156,26 @@ def test_a_setting_names_several_servers(monkeypatch: pytest.MonkeyPatch, tmp_pa
                 return {await one.fingerprint(), await other.fingerprint()}
 
             assert len(asyncio.run(fingerprints())) == 1
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_a_setting_says_that_servers_go_on(
+    servers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun = GenerationRequest(
+        messages=({"role": "user", "content": "a"},), answer_prefix="It is", max_new_tokens=4
+    )
+    with openai_server() as one, openai_server() as other:
+        names = [f"{server.url}/v1#small-chat" for server in (one, other)]
+        config = load_config(model=",".join(names[:servers]), continues_answers=True, home=tmp_path)
+        with open_policy(config) as policy:
+            assert can_continue(policy.model)
+            assert "beam" not in policy.closed_arms
+            asyncio.run(policy.model.generate([begun]))
+        (sent,) = [*one.chats(), *other.chats()]
+        assert sent["continue_final_message"] is True
+        assert sent["messages"][-1] == {"role": "assistant", "content": "It is"}
 
 
 def test_several_servers_have_one_model() -> None:

@@ -286,9 +286,11 @@ def test_a_misspelt_local_name_is_answered_with_models_of_its_kind(
     assert not re.search(others, str(caught.value).split("did you mean")[1], re.IGNORECASE)
 
 
-def test_a_served_model_closes_the_arms_that_its_name_does_not_promise() -> None:
-    closed = closed_arms("http://host/v1#m")
-    steps = {"beam", "dvts", "particles", "lookahead", "mcts"}
-    assert closed.keys() == {"ttt", "self_verify", "budget_forcing", "search_o1", *steps}
-    assert "continues_answers=True" in closed["beam"]
-    assert closed_arms("smollm2-135m-instruct") == {}
+def test_a_served_model_closes_the_arms_that_nothing_promises() -> None:
+    address = "http://host/v1#m"
+    closed = closed_arms(address, continues=False)
+    continuing = {"beam", "dvts", "particles", "lookahead", "mcts", "budget_forcing", "search_o1"}
+    assert closed.keys() == {"ttt", "self_verify", *continuing}
+    assert "set continues_answers" in closed["beam"]
+    assert closed_arms(address, continues=True).keys() == {"ttt", "self_verify"}
+    assert closed_arms("smollm2-135m-instruct", continues=False) == {}
