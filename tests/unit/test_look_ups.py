@@ -143,6 +143,9 @@ def test_a_tag_that_is_open_is_a_query(
         (f"{inserted('q', 'a')}5", "5"),
         ("It is <search>what", "It is"),
         ("It is <search>what</search> 5", "It is  5"),
+        (f"{inserted('q', 'a')}<result>", ""),
+        ("</result>\n", ""),
+        ("Write <result>5</result>", "Write <result>5</result>"),
     ],
 )
 def test_an_answer_has_no_look_ups_in_it(text: str, bare: str) -> None:
