@@ -349,7 +349,7 @@ def report(
             return
         with tables.trying("this part"):
             part(bench, tables)
-        _let_go()
+        _free_memory()
 
 
 def _report_ours(
@@ -400,7 +400,7 @@ def _report_peer(bench: Bench, tables: Tables, *, lengths: Sequence[int]) -> Non
         tables.warn(f"trl is not measured: {exc}")
         return
     dtype, given = _ids(bench, lengths)
-    _let_go()
+    _free_memory()
     trainer = bench.trl(dtype)
     tables.begin("training", PEERS)
     try:
@@ -430,7 +430,7 @@ def _row_figures(times: Times, tokens: int) -> Figures:
     return {"tokens/s": tokens / times.again, "first time": tokens / times.first}
 
 
-def _let_go() -> None:
+def _free_memory() -> None:
     """Free what nobody refers to any more."""
     gc.collect()
     if torch.cuda.is_available():
@@ -486,7 +486,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 folder = (options.models or Path(temporary)) / f"random-{options.shape}"
                 if not (folder / "config.json").is_file():
                     make_model(folder, options.shape, device=options.device)
-                    _let_go()
+                    _free_memory()
             bench = Bench(folder, options.device, options.rounds)
             report(bench, tables, lengths=options.lengths, rows=options.rows, new=options.new)
     finally:

@@ -75,8 +75,8 @@ class DomainAdapters:
             base = await self._base_fingerprint()
             found = await self._store.find(domain=domain, base_fingerprint=base, tenant=tenant)
             key = None if found is None else found.key
-            is_new = key is not None and (known is None or known[1] != key)
-            if is_new and await self.stored(key or "") is None:
+            is_known = known is not None and known[1] == key
+            if key is not None and not is_known and await self.stored(key) is None:
                 _LOG.warning(
                     "the adapter %s of the domain %r is damaged, so the plain model answers: train "
                     "it anew (rttc improve), or take it away (rttc improve --undo)",

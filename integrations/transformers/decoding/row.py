@@ -262,7 +262,7 @@ class Row:
             self._doubt_at = self._place_of_doubt(self._doubt)
         self._tell(self._stream.finish())
         # One read-back: number by number a GPU takes 0.1 s for the states of an 8B model.
-        state = None if self._state is None else cast("list[float]", self._state.tolist())
+        state = None if self._state is None else tuple(cast("list[float]", self._state.tolist()))
         answer = Decoded(
             text=self._stream.text,
             prompt_tokens=len(self.prompt),
@@ -271,7 +271,7 @@ class Row:
             token_texts=tuple(self._tokenizer.convert_ids_to_tokens(self.tokens)),
             logprobs=tuple(self.logprobs),
             finish_reason=reason,
-            state=None if state is None else tuple(state),
+            state=state,
             doubt_at=self._doubt_at,
         )
         try:
