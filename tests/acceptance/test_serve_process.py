@@ -135,7 +135,14 @@ def _count(connection: Any, table: str) -> int:
 
 
 @pytest.mark.usefixtures("here")
-def test_only_loopback_is_served_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_loopback_is_served_without_a_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:  # said before anything is loaded
+        patch.setenv("RTTC_MODEL", str(tmp_path / "no-model"))
+        assert main(["serve", "--host", "0.0.0.0", "--port", "0"]) == 2
+    assert "rttc keys add" in capsys.readouterr().err
+
     code = main(["serve", "--kb-only", "--host", "0.0.0.0", "--port", "0"])
     line = capsys.readouterr().err
     assert code == 2

@@ -23,7 +23,8 @@ from rttc_graph.installation.config import InstallationConfig
 from rttc_graph.installation.knowledge import Knowledge, corrections_of, open_knowledge
 from rttc_graph.integrations.postgres.api_key_store import PostgresApiKeyStore
 from rttc_graph.protocols import Embedder
-from rttc_graph.serving.serve_options import ServeOptions
+from rttc_graph.protocols.api_keys import ApiKey
+from rttc_graph.serving.serve_options import ServeOptions, is_loopback
 from rttc_graph.support.extras import require
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ def serve(  # noqa: PLR0913 - one parameter for each flag
         )
     config = command_context(context).config()
     options = replace(options, log_format=config.log_format)
+    if not is_loopback(host):  # before a minute of loading models
+        with open_knowledge(config) as knowledge:
+            _usable_keys(knowledge, host)
     with _served_parts(config, kb_only=kb_only, ray=ray) as (served, knowledge):
         _serve(served, knowledge, host, port, options, on_ready=partial(_announce, as_json=as_json))
 
@@ -312,21 +316,14 @@ def _serve(
     on_ready: Callable[[socket.socket], None],
 ) -> None:
     from rttc_graph.serving.http_app import create_app
-    from rttc_graph.serving.serve_options import is_loopback
     from rttc_graph.serving.server import listen, run_until_stopped
 
-    keys, local_only = PostgresApiKeyStore(knowledge.database), is_loopback(host)
-    usable = [key for key in asyncio.run(keys.all()) if key.revoked_at is None]
-    if not local_only and not usable:
-        raise ConfigurationError(
-            f"--host {host} is reachable from other machines, and there is no API key: "
-            "make one with `rttc keys add`, or leave --host out"
-        )
+    usable = _usable_keys(knowledge, host)
     app = create_app(
         served,
         options=options,
-        keys=keys,
-        keys_required=not local_only,
+        keys=PostgresApiKeyStore(knowledge.database),
+        keys_required=not is_loopback(host),
         hosts=[] if usable else ["localhost", "127.0.0.1", "[::1]", host],
         check=_check(knowledge),
     )
@@ -342,6 +339,22 @@ def _serve(
             options=options,
             on_ready=lambda: on_ready(listening),
         )
+
+
+def _usable_keys(knowledge: Knowledge, host: str) -> list[ApiKey]:
+    """Return the API keys that are not revoked.
+
+    Raises:
+        ConfigurationError: There are none, and other machines can reach the server.
+    """
+    keys = PostgresApiKeyStore(knowledge.database)
+    usable = [key for key in asyncio.run(keys.all()) if key.revoked_at is None]
+    if not usable and not is_loopback(host):
+        raise ConfigurationError(
+            f"--host {host} is reachable from other machines, and there is no API key: "
+            "make one with `rttc keys add`, or leave --host out"
+        )
+    return usable
 
 
 def _check(knowledge: Knowledge) -> Callable[[], Awaitable[None]]:
