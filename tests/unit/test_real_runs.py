@@ -187,7 +187,8 @@ async def test_every_row_meets_every_policy_and_policies_take_turns(log: Path) -
     ask = ScriptedAsk()
     await evaluate(ask, ROWS, log)
     warm_up, asked = ask.asked[:2], ask.asked[2:]
-    assert warm_up == [("q0", "direct"), ("q0", "ttt")]
+    assert [policy for _, policy in warm_up] == ["direct", "ttt"]
+    assert not {question for question, _ in warm_up} & {row.question for row in ROWS}
     assert ask.warm_ups == [True] * 2 + [False] * 8
     assert asked == [
         ("q0", "direct"),
@@ -233,9 +234,8 @@ async def test_a_killed_evaluation_goes_on_behind_its_last_whole_row(log: Path) 
 
     ask = ScriptedAsk()
     assert await evaluate(ask, ROWS, log) == whole
-    asked = [step for step in ask.asked if step[0] in {"q2", "q3"}]
-    assert sorted(set(asked)) == [("q2", "direct"), ("q2", "ttt"), ("q3", "direct"), ("q3", "ttt")]
-    assert {question for question, _ in ask.asked} == {"q2", "q3"}
+    asked = ask.asked[2:]  # behind the warm-up
+    assert sorted(asked) == [("q2", "direct"), ("q2", "ttt"), ("q3", "direct"), ("q3", "ttt")]
     assert len(read_log(log)) == 8
 
 
@@ -308,7 +308,7 @@ async def test_a_failed_row_is_wrong_is_reported_and_is_tried_again(log: Path) -
     ask = ScriptedAsk()
     healed = await evaluate(ask, ROWS, log)
     assert (healed["policies"]["ttt"]["accuracy"], healed["policies"]["ttt"]["failed"]) == (1, 0)
-    assert set(ask.asked) == {("q1", "ttt")}
+    assert ask.asked[1:] == [("q1", "ttt")]  # behind the warm-up
 
 
 async def test_an_evaluation_in_which_everything_fails_still_ends(log: Path) -> None:
