@@ -137,8 +137,10 @@ class Ask:
     async def __call__(
         self, question: str, *, domain: str | None, policy: str, seed: int, warm_up: bool
     ) -> Mapping[str, Any]:
-        self.asked.append(question)
-        made = {**candidate(ANSWERS[question]), "arm": "rag", "reward": 0.6}
+        if not warm_up:
+            self.asked.append(question)
+        text = "ready" if warm_up else ANSWERS[question]
+        made = {**candidate(text), "arm": "rag", "reward": 0.6}
         return {"candidates": [made], "ledger": [], "seconds": 1.0}
 
 
@@ -191,7 +193,7 @@ async def test_a_grader_that_fails_costs_no_row(tmp_path: Path) -> None:
     assert [row["question"] for row in kept.rows.values()] == ["q0"]
     second = Ask()
     rows, _ = await collected(log, by_answer(GRADES), second)
-    assert set(second.asked) == {"q1", "q2", "q3"}
+    assert second.asked == ["q1", "q2", "q3"]
     assert len(rows.verdicts) == 4
 
 
