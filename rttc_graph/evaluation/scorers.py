@@ -138,7 +138,8 @@ def choose_scorer(samples: Sequence[NewSample], scorer: ScorerName = "auto") -> 
     """Return what scores a set: the scorer that was named, else `sentences` or `auto` by the data.
 
     They are sentences if the references that `exact` would compare have `SENTENCE_WORDS` words or
-    more on average and are mostly different from each other. Labels repeat.
+    more on average and are mostly different from each other. Labels repeat, and rows of numbers
+    have no words: where each stands matters, and no share of them is half right.
 
     Args:
         samples: The questions of one evaluation with their reference answers.
@@ -150,7 +151,7 @@ def choose_scorer(samples: Sequence[NewSample], scorer: ScorerName = "auto") -> 
     texts = [normalised(s.answer) for s in answered if scorer_for(s) == "exact"]
     if not texts:
         return ScorerChoice("auto", "each answer is scored by the form of its reference")
-    words = sum(len(text.split()) for text in texts) / len(texts)
+    words = sum(len(text.split()) for text in texts if _has_letters(text)) / len(texts)
     if words < SENTENCE_WORDS or len(set(texts)) < _MOST_REPEATED * len(texts):
         return ScorerChoice("auto", f"labels, {words:.1f} words on average: exact match")
     return ScorerChoice(
@@ -158,6 +159,10 @@ def choose_scorer(samples: Sequence[NewSample], scorer: ScorerName = "auto") -> 
         f"references are sentences, {words:.1f} words on average: an answer is right from token F1 "
         f"{F1_THRESHOLD} on if its numbers agree; --scorer names another",
     )
+
+
+def _has_letters(text: str) -> bool:
+    return any(character.isalpha() for character in text)
 
 
 EARLY_ROWS = 20

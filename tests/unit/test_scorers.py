@@ -361,6 +361,7 @@ SENTENCES = rows_with(*(f"The fee of plan {n} is due on Mondays" for n in range(
         (SENTENCES, "exact", "exact", "as asked for"),
         (rows_with("card arrival", "lost card", "pin"), "auto", "auto", "labels, 1.7 words"),
         (rows_with(*["the handbook does not say"] * 5), "auto", "auto", "labels"),
+        (rows_with(*(f"0 0 {n} {n} 0 0 0" for n in range(6))), "auto", "auto", "exact match"),
         (rows_with("12", "#### 7", "yes", "B"), "auto", "auto", "form of its reference"),
         ([*SENTENCES, *rows_with(*map(str, range(90)))], "auto", "sentences", "sentences"),
         ([], "auto", "auto", "form"),
