@@ -18,6 +18,7 @@ from rttc_graph.protocols import (
     forward_flops,
     note_work,
     parameters_of,
+    seeded_by_prompt,
 )
 from rttc_graph.state import ChatTurn
 
@@ -162,7 +163,7 @@ class RolloutValue(ProcessRewardModel):
 
     def _request(self, end: _End, number: int) -> GenerationRequest:
         settings = self._settings
-        return GenerationRequest(
+        request = GenerationRequest(
             messages=end.messages,
             answer_prefix=end.begun,
             max_new_tokens=settings.max_new_tokens,
@@ -170,6 +171,7 @@ class RolloutValue(ProcessRewardModel):
             seed=settings.seed + number,
             adapter=end.answer.adapter,
         )
+        return seeded_by_prompt(request)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

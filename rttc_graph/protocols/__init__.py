@@ -68,6 +68,7 @@ from rttc_graph.protocols.policy_model import (
     can_follow_schema,
     can_weigh,
     reuse_scope,
+    seeded_by_prompt,
 )
 from rttc_graph.protocols.query_state_cache import (
     AdapterLookup,
@@ -162,6 +163,7 @@ __all__ = (
     "parameters_of",
     "reuse_scope",
     "reward_requests",
+    "seeded_by_prompt",
     "summed",
     "training_flops",
 )

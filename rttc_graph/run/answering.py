@@ -10,7 +10,13 @@ from typing_extensions import TypedDict
 
 from rttc_graph.arms import ARMS
 from rttc_graph.errors import BudgetExceeded, PolicyModelError
-from rttc_graph.protocols import Generation, GenerationRequest, PolicyModel, summed
+from rttc_graph.protocols import (
+    Generation,
+    GenerationRequest,
+    PolicyModel,
+    seeded_by_prompt,
+    summed,
+)
 from rttc_graph.run.backend_failures import GRACE_SECONDS, Failure, survive
 from rttc_graph.run.budget import NOTHING_SPENT, added, flops_of, tokens_left
 from rttc_graph.run.ledger import entry, record
@@ -280,10 +286,13 @@ async def generated(
 ) -> list[Generation]:
     """Return what a policy model generates for each request, in order.
 
+    Questions with one seed are drawn independently of each other.
+
     Raises:
         PolicyModelError: It failed, or returned another number than was asked for.
     """
-    made = await policy_model.generate(requests, deadline=deadline)
+    asked = [seeded_by_prompt(request) for request in requests]
+    made = await policy_model.generate(asked, deadline=deadline)
     if len(made) != len(requests):
         raise PolicyModelError(
             f"{policy_model.name} returned {len(made)} answers and was asked for {len(requests)}"

@@ -134,6 +134,18 @@ async def test_all_answers_of_a_round_come_from_one_call_and_one_judgement() -> 
     assert not {r.seed for r in other.policy_model.requests} & {r.seed for r in requests}
 
 
+async def test_questions_with_one_seed_are_drawn_independently() -> None:
+    """Else draw 2 of each question takes the same place in its distribution, and they err alike."""
+    settings, drawn = RttcSettings(policy="majority", search_n=6, seed=3), list[set[int | None]]()
+    for question in ("what is one and one", "what is one and two"):
+        parts = drawing("a", "b")
+        graph = create_rttc_graph(**parts.parts())
+        await run(graph, {"query": question, "domain": None}, "ainvoke", context=settings)
+        [requests] = parts.policy_model.calls
+        drawn.append({r.seed for r in requests if r.temperature})
+    assert not drawn[0] & drawn[1]
+
+
 @pytest.mark.parametrize("policy", PANELS)
 async def test_a_panel_of_one_asks_what_the_plain_model_is_asked(policy: str) -> None:
     panel, plain = drawing("a"), drawing("a")

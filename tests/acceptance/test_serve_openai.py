@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from scripted_parts import Parts
 
 from rttc_graph.errors import PolicyModelError
+from rttc_graph.protocols import seeded_by_prompt
 from rttc_graph.serving.admission import admission
 from rttc_graph.serving.http_app import ServedParts, create_app
 from rttc_graph.serving.routes.openai_schema import finish_reason
@@ -126,7 +128,8 @@ def test_settings_come_by_openais_names_and_by_ours(client: openai.OpenAI, parts
     )
 
     (request,) = parts.policy_model.requests
-    assert (request.temperature, request.max_new_tokens, request.seed) == (0.5, 9, 3)
+    assert (request.temperature, request.max_new_tokens) == (0.5, 9)
+    assert request.seed == seeded_by_prompt(replace(request, seed=3)).seed
     assert (request.top_p, request.stop) == (0.9, ("\n\n",))
     assert parts.knowledge_base.searches == [(1, "math", "acme")]
 

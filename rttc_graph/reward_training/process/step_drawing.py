@@ -18,6 +18,7 @@ from rttc_graph.protocols import (
     PolicyModel,
     StepCut,
     can_continue,
+    seeded_by_prompt,
 )
 from rttc_graph.reward_training.process.step_rows import (
     DrawnAnswer,
@@ -208,7 +209,7 @@ class StepSampler:
         cut: StepCut | None,
     ) -> GenerationRequest:
         settings = self._settings
-        return GenerationRequest(
+        request = GenerationRequest(
             messages=messages,
             answer_prefix=begun,
             max_new_tokens=max(1, room),
@@ -218,6 +219,7 @@ class StepSampler:
             step=cut,
             tells_state=True,
         )
+        return seeded_by_prompt(request)
 
     async def _probe(
         self,
