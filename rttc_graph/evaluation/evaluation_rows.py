@@ -107,7 +107,7 @@ class PanelRow(KeyFields):
     drawn: list[Drawn]
     """Answers in the order of their draws, whole and without rewards; none if the run failed."""
     seeds: list[int]
-    """Seed of each draw."""
+    """Seed of each draw, before its prompt is mixed in."""
     samples: list[Sample]
     """Samples in hand, nearest first."""
     seconds: PartSeconds
