@@ -224,7 +224,7 @@ def test_lines_that_are_pasted_are_one_question() -> None:
 
 def until_shown(terminal: int, text: str) -> str:
     """Return what a terminal shows, up to a text."""
-    shown = ""
-    while text not in shown:
-        shown += os.read(terminal, 4096).decode()
-    return shown
+    shown = b""  # a read may end within a character
+    while text.encode() not in shown:
+        shown += os.read(terminal, 4096)
+    return shown.decode(errors="replace")

@@ -106,6 +106,7 @@ def thresholds(questions: Sequence[EvaluatedQuestion]) -> list[float]:
     return [0.0, *((a + b) / 2 for a, b in pairwise(rewards)), 1.0]
 
 
+@pytest.mark.timeout(300)  # 30 s on a free core
 async def test_a_replay_runs_the_same_arms_and_gives_the_same_answer(
     graph: RttcGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
