@@ -10,20 +10,21 @@ changed by it. The rules are those of reasoning-gym.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools.split_data import write_folder
+from rttc_graph.protocols import NewSample
 from rttc_graph.support.extras import require
 
 _TRIES = 200
 """Lines drawn for each one wanted: a rule gives none where it finds no room, and repeats some."""
 
 
-def lines_of(rule: str, count: int, *, cells: int, seed: int) -> Iterator[dict[str, str]]:
+def lines_of(rule: str, count: int, *, cells: int, seed: int) -> Iterator[NewSample]:
     """Yield so many different lines with what the rule makes of them; fewer where it has no more.
 
     Args:
@@ -41,7 +42,7 @@ def lines_of(rule: str, count: int, *, cells: int, seed: int) -> Iterator[dict[s
             continue
         seen.add(question)
         answer = " ".join(map(str, made["output"]))
-        yield {"question": question, "answer": answer, "domain": rule}
+        yield NewSample(question=question, answer=answer, domain=rule)
         if len(seen) == count:
             return
 
@@ -63,18 +64,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", type=int, default=10, help="of a line, default: %(default)s")
     parser.add_argument("--seed", type=int, default=1_400_000)
     given = parser.parse_args(argv)
-    samples, questions = list[dict[str, str]](), list[dict[str, str]]()
+    samples, questions = list[NewSample](), list[NewSample]()
     for rule in _rules():
         wanted = given.samples + given.questions
         lines = list(lines_of(rule, wanted, cells=given.cells, seed=given.seed))
         if len(lines) == wanted:
             samples += lines[: given.samples]
             questions += lines[given.samples :]
-    given.folder.mkdir(parents=True, exist_ok=True)
-    for name, lines in (("samples", samples), ("questions", questions)):
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (given.folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    print(f"{len(questions)} questions, {len(samples)} samples in {given.folder}")
+    write_folder(given.folder, samples, questions)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from benchmarks.tools.split_data import write_folder
 from rttc_graph.evaluation.scorers import REASONING_GYM_KEY
+from rttc_graph.protocols import NewSample
 from rttc_graph.support.extras import require
 
 SEED = 1_300_000
@@ -32,7 +34,7 @@ TASKS: Mapping[str, dict[str, Any]] = {
 problems have one size."""
 
 
-def rows(task: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
+def rows(task: str, count: int, seed: int) -> Iterator[NewSample]:
     """Yield so many different solved questions of a task.
 
     Raises:
@@ -48,12 +50,12 @@ def rows(task: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
             continue
         seen.add(question)
         metadata = json.loads(json.dumps(entry["metadata"], default=str))
-        yield {
-            "question": question,
-            "answer": answer,
-            "domain": task.replace("_", "-"),
-            "metadata": {REASONING_GYM_KEY: metadata},
-        }
+        yield NewSample(
+            question=question,
+            answer=answer,
+            domain=task.replace("_", "-"),
+            metadata={REASONING_GYM_KEY: metadata},
+        )
         if len(seen) == count:
             return
     raise ValueError(f"{count} questions are wanted, and {task} has {len(seen)}")
@@ -68,11 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     for task in TASKS:
         every = list(rows(task, SAMPLES + given.questions, given.seed))
-        folder = given.folder / task.replace("_", "-")
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, lines in (("samples", every[:SAMPLES]), ("questions", every[SAMPLES:])):
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        write_folder(given.folder / task.replace("_", "-"), every[:SAMPLES], every[SAMPLES:])
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ seed, so that no model has read them.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from benchmarks.tools.split_data import write_folder
+from rttc_graph.protocols import NewSample
 
 DOMAIN = "two-hop"
 
@@ -43,7 +45,7 @@ class Town(NamedTuple):
     facts: dict[str, str]
 
 
-def made(questions: int, seed: int = 0) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def made(questions: int, seed: int = 0) -> tuple[list[NewSample], list[NewSample]]:
     """Return samples and questions.
 
     Args:
@@ -89,8 +91,8 @@ def _town(name: str, lots: random.Random) -> Town:
     )
 
 
-def _row(question: str, answer: str) -> dict[str, str]:
-    return {"question": question, "answer": answer, "domain": DOMAIN}
+def _row(question: str, answer: str) -> NewSample:
+    return NewSample(question=question, answer=answer, domain=DOMAIN)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,10 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
     samples, rows = made(given.questions, given.seed)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    for name, lines in (("samples", samples), ("questions", rows)):
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (given.folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    write_folder(given.folder, samples, rows)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,14 @@ def write_rows(path: Path, rows: Sequence[NewSample]) -> None:
             file.write(json.dumps(present, ensure_ascii=False) + "\n")
 
 
+def write_folder(folder: Path, samples: Sequence[NewSample], asked: Sequence[NewSample]) -> None:
+    """Write `samples.jsonl` and `questions.jsonl` into a folder, as `rttc eval` takes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "samples.jsonl", samples)
+    write_rows(folder / "questions.jsonl", asked)
+    print(f"{len(samples)} samples and {len(asked)} questions in {folder}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 2 for a misuse."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n    ")[0])
@@ -88,10 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except (RttcError, ValueError) as exc:
         parser.error(str(exc))
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_rows(given.out / "samples.jsonl", solved)
-    write_rows(given.out / "questions.jsonl", asked)
-    print(f"{len(solved)} samples and {len(asked)} questions in {given.out}")
+    write_folder(given.out, solved, asked)
     return 0
 
 
