@@ -37,7 +37,13 @@ from rttc_graph.integrations.process_rewards.transformers_prm import PrmSettings
 from rttc_graph.integrations.rewards.calibrated.probability_maps import CalibrationMap
 from rttc_graph.integrations.transformers.local_engine import LocalEngine
 from rttc_graph.integrations.transformers.transformers_policy_model import TransformersPolicyModel
-from rttc_graph.protocols import BegunAnswer, ProcessRewardModel, measured_work
+from rttc_graph.protocols import (
+    BegunAnswer,
+    Generation,
+    GenerationRequest,
+    ProcessRewardModel,
+    measured_work,
+)
 from rttc_graph.testing import ProcessRewardModelContract
 from rttc_graph.testing.reward_model_contract import begun
 
@@ -425,6 +431,35 @@ async def test_rollouts_are_shared_out_and_a_finished_answer_is_judged_itself(
     assert nothing == (None,)
     assert asked[2] == "a\nb"
     assert all(text.startswith("a\n") for text in asked)
+
+
+class Recorded(TransformersPolicyModel):
+    """Keeps what it was asked."""
+
+    def __init__(self, engine: LocalEngine) -> None:
+        super().__init__(engine)
+        self.asked: list[GenerationRequest] = []
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], *, deadline: float | None = None
+    ) -> list[Generation]:
+        self.asked += requests
+        return await super().generate(requests, deadline=deadline)
+
+
+async def test_rollouts_of_two_questions_are_independent(tiny_engine: LocalEngine) -> None:
+    async def judge(query: str, answers: Sequence[str]) -> Sequence[float]:
+        return [0.5] * len(answers)
+
+    policy = Recorded(tiny_engine)
+    settings = RolloutSettings(rollouts=2, max_new_tokens=3)
+    prm = RolloutValue(policy, judge, settings=settings)
+    answers = [
+        BegunAnswer(steps=("a\n",), messages=({"role": "user", "content": text},))
+        for text in ("2+2?", "3+1?")
+    ]
+    await prm.score_steps("2+2?", answers)
+    assert len({request.seed for request in policy.asked}) == 4
 
 
 async def test_a_chat_model_that_gives_no_grade_abstains() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,18 @@ async def test_a_killed_drawing_goes_on_and_other_settings_draw_anew(tmp_path: P
     assert told == [(1, 2), (2, 2)]  # the one that is there counts from the beginning
     await StepSampler(Countdown(), "another model", settings).draw([QUESTION], file)
     assert len(await asyncio.to_thread(read_step_rows, file)) == 3
+
+
+async def test_questions_are_drawn_independently(tmp_path: Path) -> None:
+    model = Countdown()
+    sampler = StepSampler(model, "f", StepDrawing(answers=2, rollouts=2))
+    other = replace(QUESTION, question="3+1?")
+    await sampler.draw([QUESTION, other], tmp_path / "steps.jsonl")
+    seeds: dict[str, set[int | None]] = {}
+    for request in chain.from_iterable(model.calls):
+        seeds.setdefault(request.messages[-1]["content"], set()).add(request.seed)
+    of_one, of_other = seeds.values()
+    assert not of_one & of_other
 
 
 async def test_questions_that_tell_nothing_are_not_completed(tmp_path: Path) -> None:
