@@ -36,12 +36,11 @@ def lines_of(rule: str, count: int, *, cells: int, seed: int) -> Iterator[NewSam
     task, options = _rules()[rule]
     rng, seen = random.Random(f"{seed} {rule}"), set[str]()
     for _ in range(_TRIES * count):
-        made = task(rng, cells, **options)
-        question = "" if made is None else " ".join(map(str, made["input"]))
+        made: dict[str, list[int]] = task(rng, cells, **options) or {"input": [], "output": []}
+        question, answer = (" ".join(map(str, made[side])) for side in ("input", "output"))
         if not question or question in seen:
             continue
         seen.add(question)
-        answer = " ".join(map(str, made["output"]))
         yield NewSample(question=question, answer=answer, domain=rule)
         if len(seen) == count:
             return
