@@ -64,7 +64,7 @@ _RESIDENT_BYTES = 512 * 2**20
 """Memory for resident adapters where the engine does not say what fits."""
 
 _TRAINING_BYTES = 2 * 2**30
-"""Default of `max_training_bytes`: one training of rank 256 for SmolLM2-135M takes 1.25 GB."""
+"""Memory for trainings where the engine does not say what fits."""
 
 _PROBE_TOKENS = 128
 """Length of a first pass that measures the pace, where the full pass may take too long.
@@ -91,7 +91,8 @@ class LoraTrainer:
             1 GiB, and on a GPU half of what is free there.
         max_training_bytes: Memory of the trainings in hand: weights, gradients and optimiser of
             the one that runs, for trainings run one after the other, and the adapters that were
-            trained and wait for room. A training that needs more is refused.
+            trained and wait for room. A training that needs more is refused. `None` takes 2 GiB,
+            and on a GPU an eighth of what is free if that is more.
         training_dtype: Type in which trainings multiply by the base's weights; everything else is
             float32 as before. `auto` takes bfloat16 on a CPU with units for it, if copies of the
             weights, half the size of the model, fit in half of the memory that is free; they stay
@@ -115,7 +116,7 @@ class LoraTrainer:
         *,
         max_resident_bytes: int | None = None,
         max_pass_bytes: int | None = None,
-        max_training_bytes: int = _TRAINING_BYTES,
+        max_training_bytes: int | None = None,
         training_dtype: TrainingDtype = "auto",
         recompute: bool | None = None,
         together: int | None = None,
@@ -125,7 +126,7 @@ class LoraTrainer:
             raise ConfigurationError(
                 f"max_resident_bytes must be above 0, got {max_resident_bytes!r}"
             )
-        if max_training_bytes <= 0:
+        if max_training_bytes is not None and max_training_bytes <= 0:
             raise ConfigurationError(
                 f"max_training_bytes must be above 0, got {max_training_bytes!r}"
             )
@@ -141,7 +142,7 @@ class LoraTrainer:
         self._max_resident_bytes = max_resident_bytes
         self._together = together
         self._planner = TrainingPlanner(
-            max_training_bytes=max_training_bytes,
+            training_bytes=self._training_bytes,
             max_pass_bytes=max_pass_bytes,
             training_dtype=training_dtype,
             recompute=recompute,
@@ -314,6 +315,12 @@ class LoraTrainer:
         sizes = self._engine.sizes
         return sizes.adapter_bytes if sizes is not None else _RESIDENT_BYTES
 
+    def _training_bytes(self) -> int:
+        """Return the memory for the trainings in hand; in the lane."""
+        sizes = self._engine.sizes
+        fitting = sizes.training_bytes if sizes is not None else _TRAINING_BYTES
+        return self._max_training_bytes or fitting
+
     def _runner(self, loaded: LoadedModel) -> PassRunner:
         model = self._adapters().adapted
         if self._together is None:
@@ -330,7 +337,7 @@ class LoraTrainer:
         """Tell whether a training may go on beside others."""
         if len(active) >= (self._together or 1):
             return False
-        left = self._max_training_bytes - self._held_bytes()
+        left = self._training_bytes() - self._held_bytes()
         return fit_together([*active, plan], max_training_bytes=left)
 
     def _held_bytes(self) -> int:
@@ -403,12 +410,12 @@ class LoraTrainer:
 
     def _check_waiting(self, plan: TrainingPlan) -> None:
         """Refuse a training beside adapters that are done and find no room among the resident."""
-        held, needed = self._held_bytes(), plan.training_bytes
-        if held + needed > self._max_training_bytes:
+        held, needed, most = self._held_bytes(), plan.training_bytes, self._training_bytes()
+        if held + needed > most:
             raise AdaptationError(
                 f"trained adapters of {held} bytes wait for room, and {needed} more exceed "
-                f"max_training_bytes={self._max_training_bytes}: raise max_resident_bytes or "
-                "max_training_bytes, or ask again later",
+                f"max_training_bytes={most}: raise max_resident_bytes or max_training_bytes, or "
+                "ask again later",
                 retryable=True,
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +29,8 @@ _PASS_BYTES = 2**30
 class TrainingPlanner:
     """Makes plans within the memory that there is; in the lane."""
 
-    max_training_bytes: int
-    """Memory for weights, gradient and moments of a training."""
+    training_bytes: Callable[[], int]
+    """Returns the memory for weights, gradient and moments of a training."""
     max_pass_bytes: int | None
     """Memory of a pass; `None` takes 1 GiB, and on a GPU half of what is free."""
     training_dtype: TrainingDtype
@@ -82,10 +82,10 @@ class TrainingPlanner:
         return needed <= max(limits.max_bytes, recorded_bytes(model.device))
 
     def _check_memory(self, needed: int, settings: TttSettings) -> None:
-        if needed > self.max_training_bytes:
+        if needed > (most := self.training_bytes()):
             raise AdaptationError(
                 f"a training of rank {settings.rank} on {settings.layers:.0%} of the layers takes "
-                f"{needed} bytes and max_training_bytes is {self.max_training_bytes}: lower "
+                f"{needed} bytes and max_training_bytes is {most}: lower "
                 "ttt_rank or ttt_layers, or raise max_training_bytes"
             )
 

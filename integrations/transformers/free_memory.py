@@ -30,6 +30,7 @@ _CPU_ADAPTERS = 512 * 2**20
 
 _POSITIONS_SHARE = 1 / 4
 _ADAPTERS_SHARE = 1 / 8
+_TRAININGS_SHARE = 1 / 8
 """Shares of the free memory; a training's passes take half of what is then left."""
 
 _COMMON_POOL = (0, 0)
@@ -37,6 +38,8 @@ _COMMON_POOL = (0, 0)
 
 _LEAST_POSITIONS = 2048
 _LEAST_ADAPTERS = 16 * 2**20
+_LEAST_TRAININGS = 2 * 2**30
+"""One training of rank 256 for SmolLM2-135M takes 1.25 GB, six of rank 8 for an 8B model 2 GiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,8 @@ class DeviceSizes:
     """Most positions in the cache of one batch, padding included."""
     adapter_bytes: int
     """Memory for resident adapters."""
+    training_bytes: int = _LEAST_TRAININGS
+    """Memory for weights, gradients and moments of the trainings in hand."""
     device: str = "cpu"
     """Kind of device, as torch names it."""
     item_bytes: int = 4
@@ -67,6 +72,7 @@ def device_sizes(kind: str, *, free: float, position: int, item: int = 4) -> Dev
     is_gpu = kind == "cuda" and math.isfinite(free)
     positions = free * _POSITIONS_SHARE / max(1, position)
     adapters = free * _ADAPTERS_SHARE
+    trainings = free * _TRAININGS_SHARE if is_gpu else 0
     if not is_gpu:
         positions = min(positions, _CPU_POSITIONS)
         adapters = min(adapters, _CPU_ADAPTERS)
@@ -74,6 +80,7 @@ def device_sizes(kind: str, *, free: float, position: int, item: int = 4) -> Dev
         rows=_ROWS.get(kind, _CPU_ROWS),
         positions=int(max(positions, _LEAST_POSITIONS)),
         adapter_bytes=int(max(adapters, _LEAST_ADAPTERS)),
+        training_bytes=int(max(trainings, _LEAST_TRAININGS)),
         device=kind,
         item_bytes=item,
     )

@@ -216,11 +216,12 @@ class InstallationConfig(BaseSettings, RttcSettings):  # pyright: ignore[reportI
         description="Most rows that the local model generates together; by default 64 on a GPU, "
         "else 16, and only as many as a quarter of the free memory holds.",
     )
-    max_training_bytes: int = Field(
-        default=2 * 1024**3,
+    max_training_bytes: int | None = Field(
+        default=None,
         gt=0,
         description="Most bytes of weights, gradients and optimiser of the trainings in progress; "
-        "a training that needs more is refused.",
+        "a training that needs more is refused. By default 2 GiB, and on a GPU an eighth of what "
+        "is free if that is more.",
     )
     trainings_together: int | None = Field(
         default=None,

@@ -132,8 +132,12 @@ def open_engine(
 
 def _tell_sizes(config: InstallationConfig, sizes: DeviceSizes) -> None:
     """Keep what fits the device for `rttc status`, which is not to wait for torch."""
-    adapters = config.max_resident_bytes or sizes.adapter_bytes
-    found = {**asdict(sizes), "adapter_bytes": adapters, "model": config.model}
+    found = {
+        **asdict(sizes),
+        "adapter_bytes": config.max_resident_bytes or sizes.adapter_bytes,
+        "training_bytes": config.max_training_bytes or sizes.training_bytes,
+        "model": config.model,
+    }
     keep_told(config.engine_sizes_file, found)
 
 

@@ -164,13 +164,14 @@ def _device(config: InstallationConfig) -> Iterator[Check]:
     sizes = device_sizes(device.type, free=free, position=0)
     rows = config.max_batch or sizes.rows
     adapters = config.max_resident_bytes or sizes.adapter_bytes
+    trainings = config.max_training_bytes or sizes.training_bytes
     together = config.trainings_together or most_together(device)
     there = f"{free / _GIB:.1f} GiB free" if math.isfinite(free) else "free memory not known"
     yield Check(
         name="device",
         outcome="ok",
         said=f"{device.type}, {there}: up to {rows} rows at once, {adapters / _GIB:.2g} GiB of "
-        f"adapters, trainings of {together} in one pass",
+        f"adapters, {trainings / _GIB:.2g} GiB of trainings, {together} in one pass",
     )
 
 

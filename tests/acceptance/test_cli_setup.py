@@ -74,7 +74,7 @@ def test_doctor_finds_an_installation_that_works(
     assert found["database"]["outcome"] == "ok"
     assert re.fullmatch(
         r"cpu, [\d.]+ GiB free: up to 16 rows at once, [\d.]+ GiB of adapters, "
-        r"trainings of 1 in one pass",
+        r"2 GiB of trainings, 1 in one pass",
         found["device"]["said"],
     )
     assert found["samples"]["way_out"] == "rttc kb ingest FILE --domain NAME"

@@ -424,6 +424,19 @@ async def test_sizes_that_are_not_given_fit_the_device(
         await train(trainer, settings=replace(SETTINGS, epochs=1, rank=8192))  # of 34 MB
 
 
+async def test_trainings_that_are_not_bounded_fit_the_device(
+    tiny_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = DeviceSizes(
+        rows=16, positions=2048, adapter_bytes=20 * 2**20, training_bytes=100_000, device="cuda"
+    )
+    monkeypatch.setattr(local_engine, "device_sizes", lambda *_, **__: small)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    trainer = LoraTrainer(tiny_engine)
+    with pytest.raises(AdaptationError, match=r"max_training_bytes is 100000: lower ttt_rank"):
+        await train(trainer, settings=replace(SETTINGS, rank=64))
+    assert (await train(trainer, settings=replace(SETTINGS, rank=1))).steps
+
+
 async def test_an_engine_has_one_trainer(tiny_engine: LocalEngine, trainer: LoraTrainer) -> None:
     with pytest.raises(ConfigurationError, match="share them"):
         LoraTrainer(tiny_engine)

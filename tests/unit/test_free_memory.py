@@ -104,20 +104,36 @@ POSITION_8B = 2 * 32 * 8 * 128 * 2
 
 
 @pytest.mark.parametrize(
-    ("kind", "free", "position", "rows", "positions", "adapters"),
+    ("kind", "free", "position", "rows", "positions", "adapters", "trainings"),
     [
-        pytest.param("cpu", math.inf, 46_080, 16, 32_768, 512 * 2**20, id="cpu-roomy"),
-        pytest.param("cpu", GIB, 46_080, 16, 5825, 128 * 2**20, id="cpu-tight"),
-        pytest.param("cpu", 0.0, 46_080, 16, 2048, 16 * 2**20, id="cpu-full"),
-        pytest.param("cuda", 60 * GIB, POSITION_8B, 64, 122_880, 7.5 * GIB, id="8b-on-80-gb"),
-        pytest.param("cuda", 8 * GIB, POSITION_8B, 64, 16_384, GIB, id="8b-on-24-gb"),
-        pytest.param("mps", math.inf, 46_080, 16, 32_768, 512 * 2**20, id="unknown-memory"),
+        pytest.param("cpu", math.inf, 46_080, 16, 32_768, 512 * 2**20, 2 * GIB, id="cpu-roomy"),
+        pytest.param("cpu", GIB, 46_080, 16, 5825, 128 * 2**20, 2 * GIB, id="cpu-tight"),
+        pytest.param("cpu", 0.0, 46_080, 16, 2048, 16 * 2**20, 2 * GIB, id="cpu-full"),
+        pytest.param(
+            "cuda", 60 * GIB, POSITION_8B, 64, 122_880, 7.5 * GIB, 7.5 * GIB, id="8b-on-80-gb"
+        ),
+        pytest.param("cuda", 8 * GIB, POSITION_8B, 64, 16_384, GIB, 2 * GIB, id="8b-on-24-gb"),
+        pytest.param(
+            "mps", math.inf, 46_080, 16, 32_768, 512 * 2**20, 2 * GIB, id="unknown-memory"
+        ),
     ],
 )
 def test_sizes_fit_the_device(
-    kind: str, free: float, position: int, rows: int, positions: int, adapters: float
+    kind: str,
+    free: float,
+    position: int,
+    rows: int,
+    positions: int,
+    adapters: float,
+    trainings: float,
 ) -> None:
-    expected = DeviceSizes(rows=rows, positions=positions, adapter_bytes=int(adapters), device=kind)
+    expected = DeviceSizes(
+        rows=rows,
+        positions=positions,
+        adapter_bytes=int(adapters),
+        training_bytes=int(trainings),
+        device=kind,
+    )
     assert device_sizes(kind, free=free, position=position) == expected
 
 

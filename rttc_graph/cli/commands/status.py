@@ -112,10 +112,12 @@ def _engine_line(engine: Mapping[str, Any]) -> str:
     adapters = size(engine.get("adapter_bytes", 0))
     if (most := engine.get("resident_adapters")) is not None:
         adapters += f", {most} like those stored"
-    return (
+    line = (
         f"when last loaded, on {engine.get('device')}: up to {engine.get('rows')} rows at once, "
         f"{engine.get('positions')} positions, resident adapters of {adapters}"
     )
+    trainings = engine.get("training_bytes")  # an earlier release did not keep it
+    return line if trainings is None else f"{line}, trainings of {size(trainings)}"
 
 
 def _calibration(found: Mapping[str, Any] | None) -> str:
