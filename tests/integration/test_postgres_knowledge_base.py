@@ -15,6 +15,7 @@ from knowledge_children import ingest_batches
 from pgvector import HalfVector
 from postgres_children import Child
 from postgres_fixtures import NumberEmbedder
+from psycopg import sql
 from psycopg.rows import DictRow
 from psycopg_pool import ConnectionPool
 
@@ -24,6 +25,7 @@ from rttc_graph.integrations.postgres.cache.postgres_query_state_cache import (
 )
 from rttc_graph.integrations.postgres.database import Database
 from rttc_graph.integrations.postgres.database_session import DatabaseSession
+from rttc_graph.integrations.postgres.samples import sample_index
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
 from rttc_graph.integrations.postgres.samples.sample_index import IndexProgress
@@ -266,6 +268,32 @@ class TestSearch:
             await build
         await knowledge_base.build_indexes()
         assert (await knowledge_base.stats(tenant="tenant"))[0].index == "hnsw"
+
+    @pytest.mark.parametrize(("role", "build"), [("64MB", "1GB"), ("1200MB", "1200MB")])
+    async def test_a_build_has_the_memory_of_its_role_if_that_is_more(
+        self,
+        knowledge_base: PostgresKnowledgeBase,
+        postgres_dsn: str,
+        monkeypatch: pytest.MonkeyPatch,
+        role: str,
+        build: str,
+    ) -> None:
+        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+            name = sql.Identifier(connection.info.dbname)
+            connection.execute(
+                sql.SQL("alter database {} set maintenance_work_mem = {}").format(name, role)
+            )
+        seen: list[Any] = []
+
+        def noted(connection: psycopg.Connection[Any], *args: Any) -> None:
+            seen.append(connection.execute("show maintenance_work_mem").fetchone())
+            built(connection, *args)
+
+        built: Any = sample_index._build  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(sample_index, "_build", noted)
+        await fill(knowledge_base, LARGE)
+        assert await knowledge_base.build_indexes() == ["math"]
+        assert seen == [(build,)]
 
     async def test_an_index_is_built_on_a_callers_pool(
         self, postgres_dsn: str, embedder: Embedder

@@ -44,8 +44,9 @@ _STOP_SECONDS = 5.0
 _BUILD_SETTINGS = {
     "statement_timeout": "0",
     "client_min_messages": "warning",
-    "maintenance_work_mem": "1GB",  # 500,000 rows of 384 dimensions make an index of 585 MB
 }
+_BUILD_BYTES = 2**30
+"""Least memory of a build: 500,000 rows of 384 dimensions make an index of 585 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +146,7 @@ def _create_index(connection: Connection[Any], domain_id: int, stop: threading.E
     if not _lock(connection, domain_id, stop):
         return False
     try:
-        with _settings(connection, _BUILD_SETTINGS):
+        with _settings(connection, {**_BUILD_SETTINGS, **_build_memory(connection)}):
             if not has_own_partition(connection, domain_id):
                 _move_out(connection, domain_id)
             if not _is_valid(connection, domain_id):
@@ -187,6 +188,12 @@ def _move_out(connection: Connection[Any], domain_id: int) -> None:
             "alter table rttc_sample attach partition {partition} for values in ({domain_id})",
         ):
             connection.execute(sql.SQL(text).format(**names))
+
+
+def _build_memory(connection: Connection[Any]) -> dict[str, str]:
+    """Return the memory setting of a build; more than ours where the role has more."""
+    own = _value(connection, "select pg_size_bytes(current_setting('maintenance_work_mem'))")
+    return {"maintenance_work_mem": f"{max(own, _BUILD_BYTES) // 1024}kB"}
 
 
 @contextmanager
