@@ -83,6 +83,8 @@ where domain_id = any(%(domain_ids)s)
 -- name: outdated_ids
 -- Stored samples with the external id of a wanted sample of their domain and other content; of each
 -- the wanted sample's id too. Index: rttc_sample_external_id.
+-- Each wanted one is looked up by itself: without statistics, as while a knowledge base is filled for
+-- the first time, a join reads all samples of the domain for each batch.
 select
     stored.domain_id,
     stored.id,
@@ -91,16 +93,22 @@ select
 from unnest(%(wanted_domains)s::text[], %(external_ids)s::text[], %(ids)b::bytea[])
     as wanted (domain, external_id, id)
 join rttc_domain on rttc_domain.name = wanted.domain
-join rttc_sample stored
-    on stored.domain_id = rttc_domain.id
-    and stored.external_id = wanted.external_id
-    and stored.id <> wanted.id
-where stored.domain_id = any(%(domain_ids)s)
-    and stored.tenant = %(tenant)s;
+cross join lateral (
+    select sample.domain_id, sample.id
+    from rttc_sample sample
+    where sample.domain_id = any(%(domain_ids)s)
+        and sample.domain_id = rttc_domain.id
+        and sample.tenant = %(tenant)s
+        and sample.external_id = wanted.external_id
+        and sample.id <> wanted.id
+    offset 0
+) stored;
 
 -- name: changed_metadata
 -- Stored samples that came again under their own id, with other metadata. Index: the partitions'
 -- primary keys.
+-- The ids stand in the condition too, as without statistics a join alone reads the whole domain; so
+-- in take_over_external_ids.
 select
     stored.domain_id,
     stored.id,
@@ -112,7 +120,8 @@ join rttc_sample stored
     and stored.external_id is not distinct from wanted.external_id
     and stored.metadata <> wanted.metadata
 where stored.domain_id = any(%(domain_ids)s)
-    and stored.tenant = %(tenant)s;
+    and stored.tenant = %(tenant)s
+    and stored.id = any(%(ids)b);
 
 -- name: delete_outdated
 -- A row for each that was deleted. Index: the partitions' primary keys.
@@ -129,7 +138,8 @@ set external_id = wanted.external_id
 from unnest(%(external_ids)s::text[], %(ids)b::bytea[]) as wanted (external_id, id)
 where rttc_sample.domain_id = any(%(domain_ids)s)
     and rttc_sample.tenant = %(tenant)s
-    and rttc_sample.id = wanted.id;
+    and rttc_sample.id = wanted.id
+    and rttc_sample.id = any(%(ids)b);
 
 -- name: search_scope
 -- A row for each domain that a search goes through. Index: primary keys.

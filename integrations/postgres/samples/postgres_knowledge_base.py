@@ -152,10 +152,11 @@ class PostgresKnowledgeBase:
         def work(session: DatabaseSession) -> tuple[set[bytes], set[tuple[bytes, str | None]]]:
             domain_ids = [row["id"] for row in session.rows("domain_ids", names=names)]
             place = {"domain_ids": domain_ids, "tenant": tenant}
-            stored = session.rows("stored_ids", ids=ids, **place)
-            outdated = session.rows("outdated_ids", **with_ids, **place)
+            with session.together():
+                stored = session.execute("stored_ids", ids=ids, **place)
+                outdated = session.execute("outdated_ids", **with_ids, **place)
+                changed = session.execute("changed_metadata", **with_metadata, **place)
             replacing = {(row["wanted_id"], row["external_id"]) for row in outdated}
-            changed = session.rows("changed_metadata", **with_metadata, **place)
             replacing |= {(row["id"], row["external_id"]) for row in changed}
             return {row["id"] for row in stored}, replacing
 
