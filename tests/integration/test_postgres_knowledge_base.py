@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, get_args
 
@@ -29,10 +29,12 @@ from rttc_graph.integrations.postgres.samples import sample_index
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
 from rttc_graph.integrations.postgres.samples.sample_index import IndexProgress
+from rttc_graph.integrations.postgres.samples.sample_rows import described, named
 from rttc_graph.integrations.postgres.samples.sample_search import SampleQuery, SearchScope, search
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.protocols import Embedder, Ingested, NewSample, QueryState, SearchResult
 from rttc_graph.settings import SamplesChoice
+from rttc_graph.support.identity import sample_id
 from rttc_graph.support.passages import embedded_text
 from rttc_graph.testing import at_angle, new_sample
 
@@ -298,7 +300,8 @@ class TestSearch:
     async def test_an_index_is_built_on_a_callers_pool(
         self, postgres_dsn: str, embedder: Embedder
     ) -> None:
-        with ConnectionPool(postgres_dsn, min_size=1, max_size=4, open=True) as pool:
+        little = {"options": "-c maintenance_work_mem=64MB"}
+        with ConnectionPool(postgres_dsn, kwargs=little, min_size=1, max_size=4, open=True) as pool:
             database = Database(pool)
             knowledge_base = PostgresKnowledgeBase(
                 database, embedder, auto_index=False, index_rows=INDEX_ROWS
@@ -528,6 +531,32 @@ class TestSearch:
         found = await database.execute_work("search", work, error=KnowledgeBaseError)
         assert found.samples[1]["question"] == "question 5"
 
+    @pytest.mark.parametrize(
+        ("rows", "width"),
+        [(5_000, 100), (100_000, 100), (1_000_000, 200), (10_000_000, 300)],
+    )
+    async def test_more_samples_are_searched_more_widely(
+        self, knowledge_base: PostgresKnowledgeBase, database: Database, rows: int, width: int
+    ) -> None:
+        await knowledge_base.ingest([new_sample(0)], [at_angle(0)], tenant="tenant")
+        scope = SearchScope(
+            domain_ids=[1],
+            revision=1,
+            samples=rows,
+            partition_samples=rows,
+            wants_index=False,
+            index_rows=1,
+        )
+        question = SampleQuery(vector=HalfVector(at_angle(0)), k=8, domain=None, tenant="tenant")
+
+        def work(session: DatabaseSession) -> Any:
+            with session.connection.transaction():
+                question.send(session, scope)
+                return session.connection.execute("show hnsw.ef_search").fetchone()
+
+        found = await database.execute_work("search", work, error=KnowledgeBaseError)
+        assert found == (str(width),)
+
     async def ids(
         self,
         knowledge_base: PostgresKnowledgeBase,
@@ -548,7 +577,46 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.01)
 
 
+def samples_read(plan: dict[str, Any]) -> Iterator[float]:
+    """Yield how many samples each scan of a plan read, filtered ones included."""
+    if plan.get("Relation Name", "").startswith("rttc_sample") and "Scan" in plan["Node Type"]:
+        filtered = plan.get("Rows Removed by Filter", 0)
+        yield (plan["Actual Rows"] + filtered) * plan["Actual Loops"]
+    for child in plan.get("Plans", ()):
+        yield from samples_read(child)
+
+
 class TestIngest:
+    @pytest.mark.parametrize("name", ["outdated_ids", "changed_metadata", "take_over_external_ids"])
+    async def test_a_batch_reads_its_own_samples_alone_where_there_are_no_statistics(
+        self, knowledge_base: PostgresKnowledgeBase, postgres_dsn: str, name: str
+    ) -> None:
+        samples = [
+            NewSample(
+                question=f"question {n}",
+                answer="a",
+                domain="math",
+                external_id=f"e{n}",
+                metadata={"n": n},
+            )
+            for n in range(2000)
+        ]
+        vectors = [at_angle(n / 10) for n in range(len(samples))]
+        await knowledge_base.ingest(samples, vectors, tenant="tenant")
+        batch = samples[:20]
+        ids = [bytes.fromhex(sample_id(s.question, s.answer, s.domain)) for s in batch]
+        wanted = {
+            **named(batch, ids),
+            **described(batch, ids),
+            "domain_ids": [1],
+            "tenant": "tenant",
+        }
+        with psycopg.connect(postgres_dsn) as connection:
+            query = b"explain (analyze, timing off, format json) " + statement(name)
+            row = connection.execute(query, wanted).fetchone()
+        assert row is not None
+        assert sum(samples_read(row[0][0]["Plan"])) <= len(batch)
+
     async def test_a_killed_one_leaves_whole_batches_and_is_resumed(
         self, postgres_dsn: str, database: Database
     ) -> None:

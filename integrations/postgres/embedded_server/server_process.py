@@ -6,6 +6,7 @@ waits longer than `timeout_seconds`.
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import sys
@@ -25,15 +26,16 @@ from rttc_graph.integrations.postgres.embedded_server.lock_files import (
     server_pid,
 )
 from rttc_graph.integrations.postgres.embedded_server.programs import Programs
+from rttc_graph.support.machine_memory import total_machine_bytes
 
-__all__ = ("ServerProcess",)
+__all__ = ("ServerProcess", "server_memory_mb")
 
 _CONF = {
     "listen_addresses": "",
     "port": "5432",  # names the socket; nothing listens on TCP
     "unix_socket_permissions": "0700",
-    "shared_buffers": "256MB",
     "max_connections": "50",
+    "autovacuum_work_mem": "64MB",  # by default as much as a build of an index
     "jit": "off",  # compiling costs more than our short statements take
     "dynamic_shared_memory_type": "mmap",  # parallel HNSW builds fail in Docker's 64 MiB of shm
     "client_connection_check_interval": "2s",
@@ -42,6 +44,14 @@ _CONF = {
 }
 if sys.platform == "linux":
     _CONF["recovery_init_sync_method"] = "syncfs"  # recovery of 41 MB: 2 s, not 4-6 s
+
+_SERVER_SHARE = 1 / 8
+_LEAST_SERVER_MB, _MOST_SERVER_MB = 256, 4096
+"""Share of the memory for the server's buffers, and as much for a build of an index; its bounds.
+
+A search of a million samples takes half the time where the buffers hold the index of 1.1 GB
+(docs/experiments.md, "Indexes of vectors"). What is not used costs nothing.
+"""
 
 _PASSING = ("lock file", "shared memory block")
 """Parts of the log lines of a start that failed for what ends by itself soon after a crash."""
@@ -67,7 +77,14 @@ class ServerProcess:
     ) -> None:
         self._folder = folder
         self._programs = programs
-        self._conf = {**_CONF, **conf, "unix_socket_directories": str(folder.sockets)}
+        memory = f"{server_memory_mb(total_machine_bytes())}MB"
+        self._conf = {
+            **_CONF,
+            "shared_buffers": memory,
+            "maintenance_work_mem": memory,
+            **conf,
+            "unix_socket_directories": str(folder.sockets),
+        }
         self._timeout_seconds = timeout_seconds
 
     @property
@@ -181,3 +198,15 @@ class ServerProcess:
         with self._folder.log.open("rb") as log:
             log.seek(mark)
             return log.read().decode(errors="replace")
+
+
+def server_memory_mb(total_bytes: float) -> int:
+    """Return the memory for the server's buffers in MB, an eighth of a machine's within bounds.
+
+    Args:
+        total_bytes: Memory of the machine or container; infinite where nobody says.
+    """
+    if math.isinf(total_bytes):
+        return _LEAST_SERVER_MB
+    fitting = int(total_bytes * _SERVER_SHARE) >> 20
+    return min(max(fitting, _LEAST_SERVER_MB), _MOST_SERVER_MB)

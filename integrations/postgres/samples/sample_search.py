@@ -7,6 +7,7 @@ few rows are searched exactly (1.5 ms for 1,000), and so is everything where HNS
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,15 @@ _MAX_SEEN = 10_000
 """Tenants' domains whose last scope is remembered."""
 
 _EF_SEARCH = 100
-"""Recall 0.991 of 8 at 100,000 rows, against 0.985 at 40, for 0.8 ms more."""
+"""Recall@8 of 0.965 to 0.99 at `_EF_ROWS` rows, for 3 ms.
+
+A million rows need 150 to 200 for as much, so each tenfold adds as much again (docs/experiments.md,
+"Indexes of vectors").
+"""
+
+_EF_ROWS = 100_000
+_MOST_EF = 1000
+"""pgvector takes no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +106,7 @@ class SampleQuery:
         """Run the search that fits the scope; the settings hold until the transaction ends."""
         if scope.is_exact:
             return self.send_exact(session, scope)
-        width = min(1000, max(_EF_SEARCH, 2 * self.candidates))
+        width = min(_MOST_EF, max(_search_width(scope.partition_samples), 2 * self.candidates))
         session.execute("search_settings", ef_search=str(width))
         return session.execute("search_hnsw", **self._parameters(scope))
 
@@ -212,3 +221,8 @@ def _sample(row: DictRow) -> Sample:
     if row["metadata"]:
         sample["metadata"] = row["metadata"]
     return sample
+
+
+def _search_width(rows: int) -> int:
+    """Return `hnsw.ef_search` for so many rows of the searched partitions."""
+    return round(_EF_SEARCH * (1 + max(0.0, math.log10(max(rows, 1) / _EF_ROWS))))
