@@ -91,20 +91,40 @@ def _measured(setup: Setup, options: argparse.Namespace) -> Iterator[dict[str, A
         asked = queries(options.queries)
         tell("exact search")
         right = nearest(blocks(0, options.rows), asked, options.k)
-        tell("building halfvec")
-        yield asdict(_built(connection, "half", _HALF))
-        for effort in (40, 100, 200, 400):
-            connection.execute(f"set hnsw.ef_search = {effort}")
-            search = _search(connection, _BY_HALF, k=options.k)
-            yield asdict(_asked("halfvec", f"ef_search {effort}", search, asked, right))
-        connection.execute("drop index half")
-        tell("building bits")
-        yield asdict(_built(connection, "bits", _BITS))
-        for candidates in (40, 100, 200, 400, 800):
-            connection.execute(f"set hnsw.ef_search = {candidates}")
-            search = _search(connection, _BY_BITS, k=options.k, candidates=candidates)
-            told = f"{candidates} candidates"
-            yield asdict(_asked("bits", told, search, asked, right))
+        for index in options.indexes:
+            tell(f"building {index}")
+            yield from _INDEXES[index](connection, options.k, asked, right)
+
+
+def _halfvec(
+    connection: psycopg.Connection[Any],
+    k: int,
+    asked: np.ndarray[Any, Any],
+    right: Sequence[set[int]],
+) -> Iterator[dict[str, Any]]:
+    yield asdict(_built(connection, "half", _HALF))
+    for effort in (40, 100, 200, 400):
+        connection.execute(f"set hnsw.ef_search = {effort}")
+        search = _search(connection, _BY_HALF, k=k)
+        yield asdict(_asked("halfvec", f"ef_search {effort}", search, asked, right))
+    connection.execute("drop index half")
+
+
+def _bits(
+    connection: psycopg.Connection[Any],
+    k: int,
+    asked: np.ndarray[Any, Any],
+    right: Sequence[set[int]],
+) -> Iterator[dict[str, Any]]:
+    yield asdict(_built(connection, "bits", _BITS))
+    for candidates in (40, 100, 200, 400, 800):
+        connection.execute(f"set hnsw.ef_search = {candidates}")
+        search = _search(connection, _BY_BITS, k=k, candidates=candidates)
+        yield asdict(_asked("bits", f"{candidates} candidates", search, asked, right))
+    connection.execute("drop index bits")
+
+
+_INDEXES = {"halfvec": _halfvec, "bits": _bits}
 
 
 def _filled(connection: psycopg.Connection[Any], rows: int) -> dict[str, Any]:
@@ -187,6 +207,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=20_000, help="vectors in the table")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--k", type=int, default=8)
+    parser.add_argument(
+        "--indexes", nargs="+", choices=_INDEXES, default=list(_INDEXES), help="what to build"
+    )
     parser.add_argument("--workers", type=int, default=2, help="parallel workers of a build")
     parser.add_argument("--memory-mb", type=int, default=2048, help="memory of a build")
     parser.add_argument("--home", type=Path, default=home, help="folder of the embedded server")
