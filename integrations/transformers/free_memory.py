@@ -10,8 +10,6 @@ from typing import Any, cast
 
 import torch
 
-from rttc_graph.support.machine_memory import free_machine_bytes
-
 __all__ = (
     "DeviceSizes",
     "device_sizes",
@@ -123,7 +121,11 @@ def free_bytes(device: torch.device, *, root: Path = Path("/")) -> float:
         return float(torch.cuda.mem_get_info(device)[0] + unused - recorded_bytes(device))
     if device.type != "cpu":
         return math.inf
-    return free_machine_bytes(root)
+    machine = _numbers(root / "proc/meminfo").get("MemAvailable", math.inf) * 1024
+    group = root / "sys/fs/cgroup"
+    limit, used = _number(group / "memory.max"), _number(group / "memory.current")
+    cached = _numbers(group / "memory.stat").get("inactive_file", 0.0)
+    return min(machine, math.inf if limit is None or used is None else limit - used + cached)
 
 
 def recorded_bytes(device: torch.device) -> int:
@@ -146,3 +148,21 @@ def free_on_all(devices: Sequence[torch.device]) -> float:
     That is what the fullest of them has left, times their number.
     """
     return len(devices) * min(free_bytes(device) for device in devices)
+
+
+def _numbers(path: Path) -> dict[str, float]:
+    """Read lines of a name and a number; nothing where there is no such file."""
+    lines = (line.replace(":", "").split() for line in _text(path).splitlines())
+    return {words[0]: float(words[1]) for words in lines if len(words) > 1}
+
+
+def _number(path: Path) -> float | None:
+    text = _text(path).strip()
+    return float(text) if text.isdigit() else None  # the word "max" is no limit
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return ""

@@ -6,7 +6,6 @@ waits longer than `timeout_seconds`.
 
 from __future__ import annotations
 
-import math
 import shlex
 import shutil
 import sys
@@ -26,9 +25,12 @@ from rttc_graph.integrations.postgres.embedded_server.lock_files import (
     server_pid,
 )
 from rttc_graph.integrations.postgres.embedded_server.programs import Programs
-from rttc_graph.support.machine_memory import total_machine_bytes
+from rttc_graph.integrations.postgres.embedded_server.server_memory import (
+    machine_bytes,
+    server_memory_mb,
+)
 
-__all__ = ("ServerProcess", "server_memory_mb")
+__all__ = ("ServerProcess",)
 
 _CONF = {
     "listen_addresses": "",
@@ -44,14 +46,6 @@ _CONF = {
 }
 if sys.platform == "linux":
     _CONF["recovery_init_sync_method"] = "syncfs"  # recovery of 41 MB: 2 s, not 4-6 s
-
-_SERVER_SHARE = 1 / 8
-_LEAST_SERVER_MB, _MOST_SERVER_MB = 256, 4096
-"""Share of the memory for the server's buffers, and as much for a build of an index; its bounds.
-
-A search of a million samples takes half the time where the buffers hold the index of 1.1 GB
-(docs/experiments.md, "Indexes of vectors"). What is not used costs nothing.
-"""
 
 _PASSING = ("lock file", "shared memory block")
 """Parts of the log lines of a start that failed for what ends by itself soon after a crash."""
@@ -77,7 +71,7 @@ class ServerProcess:
     ) -> None:
         self._folder = folder
         self._programs = programs
-        memory = f"{server_memory_mb(total_machine_bytes())}MB"
+        memory = f"{server_memory_mb(machine_bytes())}MB"
         self._conf = {
             **_CONF,
             "shared_buffers": memory,
@@ -198,15 +192,3 @@ class ServerProcess:
         with self._folder.log.open("rb") as log:
             log.seek(mark)
             return log.read().decode(errors="replace")
-
-
-def server_memory_mb(total_bytes: float) -> int:
-    """Return the memory for the server's buffers in MB, an eighth of a machine's within bounds.
-
-    Args:
-        total_bytes: Memory of the machine or container; infinite where nobody says.
-    """
-    if math.isinf(total_bytes):
-        return _LEAST_SERVER_MB
-    fitting = int(total_bytes * _SERVER_SHARE) >> 20
-    return min(max(fitting, _LEAST_SERVER_MB), _MOST_SERVER_MB)
