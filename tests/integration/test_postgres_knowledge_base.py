@@ -271,15 +271,24 @@ class TestSearch:
         await knowledge_base.build_indexes()
         assert (await knowledge_base.stats(tenant="tenant"))[0].index == "hnsw"
 
-    @pytest.mark.parametrize(("role", "build"), [("64MB", "1GB"), ("1200MB", "1200MB")])
-    async def test_a_build_has_the_memory_of_its_role_if_that_is_more(
+    @pytest.mark.parametrize(
+        ("role", "row_bytes", "build"),
+        [
+            pytest.param("1200MB", 1024, "64MB", id="what-its-rows-take"),
+            pytest.param("64MB", 10_000_000, "1GB", id="no-more-than-ours"),
+            pytest.param("1200MB", 10_000_000, "1200MB", id="no-more-than-the-roles"),
+        ],
+    )
+    async def test_a_build_has_the_memory_that_its_rows_take_and_its_role_may_have(
         self,
         knowledge_base: PostgresKnowledgeBase,
         postgres_dsn: str,
         monkeypatch: pytest.MonkeyPatch,
         role: str,
+        row_bytes: int,
         build: str,
     ) -> None:
+        monkeypatch.setattr(sample_index, "_ROW_BYTES", row_bytes)
         with psycopg.connect(postgres_dsn, autocommit=True) as connection:
             name = sql.Identifier(connection.info.dbname)
             connection.execute(
@@ -300,7 +309,7 @@ class TestSearch:
     async def test_an_index_is_built_on_a_callers_pool(
         self, postgres_dsn: str, embedder: Embedder
     ) -> None:
-        little = {"options": "-c maintenance_work_mem=64MB"}
+        little = {"options": "-c maintenance_work_mem=32MB"}
         with ConnectionPool(postgres_dsn, kwargs=little, min_size=1, max_size=4, open=True) as pool:
             database = Database(pool)
             knowledge_base = PostgresKnowledgeBase(
@@ -311,7 +320,7 @@ class TestSearch:
             with pool.connection() as connection:
                 memory = connection.execute("show maintenance_work_mem").fetchone()
             await asyncio.to_thread(database.close)
-        assert (built, memory) == (["math"], ("64MB",))
+        assert (built, memory) == (["math"], ("32MB",))
 
     @pytest.mark.parametrize("domain", ["math", None], ids=["in-a-domain", "in-all-domains"])
     async def test_a_tenant_far_from_the_query_gets_its_k_samples(

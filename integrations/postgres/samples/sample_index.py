@@ -45,8 +45,15 @@ _BUILD_SETTINGS = {
     "statement_timeout": "0",
     "client_min_messages": "warning",
 }
-_BUILD_BYTES = 2**30
-"""Least memory of a build: 500,000 rows of 384 dimensions make an index of 585 MB."""
+_LEAST_BUILD_BYTES = 64 * 2**20
+_MOST_BUILD_BYTES = 2**30
+"""Memory of a build where its role has no more: 500,000 rows of 384 dimensions take 585 MB.
+
+A parallel build fills all of it with zeros before it begins, so it is no more than the rows take.
+"""
+
+_ROW_BYTES = 1024
+"""Memory of a row in a build beside its vector: its neighbours, and a fifth to spare."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +120,7 @@ class IndexBuilder:
     ) -> bool:
         """Build a partition's index unless another process does; return whether it is there."""
         with self._database.connect() as connection, self._watching(on_progress) as watcher:
-            build = on_daemon(lambda: _create_index(connection, domain["id"], stop))
+            build = on_daemon(lambda: _create_index(connection, domain, stop))
             while not build.done():
                 wait([build], timeout=_POLL_SECONDS)
                 if stop.is_set() or self._database.is_closed:
@@ -138,7 +145,8 @@ class IndexBuilder:
             yield watcher
 
 
-def _create_index(connection: Connection[Any], domain_id: int, stop: threading.Event) -> bool:
+def _create_index(connection: Connection[Any], domain: DictRow, stop: threading.Event) -> bool:
+    domain_id: int = domain["id"]
     names = {
         "index": sql.Identifier(f"rttc_sample_{domain_id}_hnsw"),
         "partition": sql.Identifier(f"rttc_sample_{domain_id}"),
@@ -146,11 +154,13 @@ def _create_index(connection: Connection[Any], domain_id: int, stop: threading.E
     if not _lock(connection, domain_id, stop):
         return False
     try:
-        with _settings(connection, {**_BUILD_SETTINGS, **_build_memory(connection)}):
+        with _settings(connection, _BUILD_SETTINGS):
             if not has_own_partition(connection, domain_id):
                 _move_out(connection, domain_id)
             if not _is_valid(connection, domain_id):
-                _build(connection, names)
+                memory = _build_memory(connection, names, int(domain["samples"]))
+                with _settings(connection, {"maintenance_work_mem": f"{memory // 1024}kB"}):
+                    _build(connection, names)
                 connection.execute(sql.SQL("analyze {partition}").format(**names))
             return True
     finally:
@@ -190,10 +200,16 @@ def _move_out(connection: Connection[Any], domain_id: int) -> None:
             connection.execute(sql.SQL(text).format(**names))
 
 
-def _build_memory(connection: Connection[Any]) -> dict[str, str]:
-    """Return the memory setting of a build; more than ours where the role has more."""
-    own = _value(connection, "select pg_size_bytes(current_setting('maintenance_work_mem'))")
-    return {"maintenance_work_mem": f"{max(own, _BUILD_BYTES) // 1024}kB"}
+def _build_memory(
+    connection: Connection[Any], names: Mapping[str, sql.Identifier], rows: int
+) -> int:
+    """Return the bytes that a build of so many rows takes, within what its role may have."""
+    own: int = _value(connection, "select pg_size_bytes(current_setting('maintenance_work_mem'))")
+    query = sql.SQL("select vector_dims(embedding) from {partition} limit 1").format(**names)
+    found = connection.execute(query).fetchone()
+    numbers = int(found[0]) if found else 0
+    taken = rows * (2 * numbers + _ROW_BYTES)  # a number of a halfvec has two bytes
+    return min(max(taken, _LEAST_BUILD_BYTES), max(own, _MOST_BUILD_BYTES))
 
 
 @contextmanager
