@@ -31,7 +31,7 @@ from benchmarks.tools.synthetic import DIMENSION, blocks, nearest, queries, reca
 
 MB = 2**20
 
-_HALF = """create index half on vectors using hnsw (embedding halfvec_cosine_ops)
+_HALF = """create index halfvec on vectors using hnsw (embedding halfvec_cosine_ops)
 with (m = 16, ef_construction = 64)"""
 _BITS = """create index bits on vectors
 using hnsw ((binary_quantize(embedding)::bit(384)) bit_hamming_ops)
@@ -45,6 +45,31 @@ _BY_BITS = """select id from (
 ) as near
 order by embedding <=> %(asked)s
 limit %(k)s"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of index: how it is built and searched."""
+
+    built_by: str
+    searched_by: str
+    widths: tuple[int, ...]
+    """Values of `hnsw.ef_search`, and as many candidates where some are put in order."""
+    effort: str
+    """What a width is called."""
+
+
+_INDEXES = {
+    "halfvec": Kind(
+        built_by=_HALF, searched_by=_BY_HALF, widths=(40, 100, 200, 400), effort="ef_search {}"
+    ),
+    "bits": Kind(
+        built_by=_BITS,
+        searched_by=_BY_BITS,
+        widths=(40, 100, 200, 400, 800),
+        effort="{} candidates",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,38 +118,23 @@ def _measured(setup: Setup, options: argparse.Namespace) -> Iterator[dict[str, A
         right = nearest(blocks(0, options.rows), asked, options.k)
         for index in options.indexes:
             tell(f"building {index}")
-            yield from _INDEXES[index](connection, options.k, asked, right)
+            yield from _of_index(connection, index, options.k, asked, right)
 
 
-def _halfvec(
+def _of_index(
     connection: psycopg.Connection[Any],
+    index: str,
     k: int,
     asked: np.ndarray[Any, Any],
     right: Sequence[set[int]],
 ) -> Iterator[dict[str, Any]]:
-    yield asdict(_built(connection, "half", _HALF))
-    for effort in (40, 100, 200, 400):
-        connection.execute(f"set hnsw.ef_search = {effort}")
-        search = _search(connection, _BY_HALF, k=k)
-        yield asdict(_asked("halfvec", f"ef_search {effort}", search, asked, right))
-    connection.execute("drop index half")
-
-
-def _bits(
-    connection: psycopg.Connection[Any],
-    k: int,
-    asked: np.ndarray[Any, Any],
-    right: Sequence[set[int]],
-) -> Iterator[dict[str, Any]]:
-    yield asdict(_built(connection, "bits", _BITS))
-    for candidates in (40, 100, 200, 400, 800):
-        connection.execute(f"set hnsw.ef_search = {candidates}")
-        search = _search(connection, _BY_BITS, k=k, candidates=candidates)
-        yield asdict(_asked("bits", f"{candidates} candidates", search, asked, right))
-    connection.execute("drop index bits")
-
-
-_INDEXES = {"halfvec": _halfvec, "bits": _bits}
+    kind = _INDEXES[index]
+    yield asdict(_built(connection, index, kind.built_by))
+    for width in kind.widths:
+        connection.execute(f"set hnsw.ef_search = {width}")
+        search = _search(connection, kind.searched_by, k=k, candidates=width)
+        yield asdict(_asked(index, kind.effort.format(width), search, asked, right))
+    connection.execute(f"drop index {index}")
 
 
 def _filled(connection: psycopg.Connection[Any], rows: int) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from rttc_graph.integrations.lora.training_loop import (
 )
 from rttc_graph.integrations.lora.training_planner import TrainingPlanner
 from rttc_graph.integrations.lora.training_watch import Pace, TrainingWatch
+from rttc_graph.integrations.transformers.free_memory import DeviceSizes
 from rttc_graph.integrations.transformers.local_engine import LoadedModel, LocalEngine
 from rttc_graph.integrations.transformers.recorded.capture import capture_for
 from rttc_graph.integrations.transformers.scoring import ScoringRequest, log_probabilities
@@ -59,12 +60,6 @@ FIRST_USE_SECONDS = 2.0
 
 ROOM_SECONDS = 30.0
 """Longest time that a training or a load waits while all resident adapters are in use."""
-
-_RESIDENT_BYTES = 512 * 2**20
-"""Memory for resident adapters where the engine does not say what fits."""
-
-_TRAINING_BYTES = 2 * 2**30
-"""Memory for trainings where the engine does not say what fits."""
 
 _PROBE_TOKENS = 128
 """Length of a first pass that measures the pace, where the full pass may take too long.
@@ -304,22 +299,22 @@ class LoraTrainer:
     def _make_resident(self, loaded: LoadedModel) -> ResidentAdapters:
         self._resident = ResidentAdapters(
             loaded.model,
-            max_bytes=self._max_resident_bytes or self._fitting_bytes(),
+            max_bytes=self._max_resident_bytes or self._fitting().adapter_bytes,
             first_use_seconds=FIRST_USE_SECONDS,
             clock=self._clock,
         )
         return self._resident
 
-    def _fitting_bytes(self) -> int:
-        """Return the memory for resident adapters that fits the device; in the lane."""
-        sizes = self._engine.sizes
-        return sizes.adapter_bytes if sizes is not None else _RESIDENT_BYTES
-
     def _training_bytes(self) -> int:
         """Return the memory for the trainings in hand; in the lane."""
+        return self._max_training_bytes or self._fitting().training_bytes
+
+    def _fitting(self) -> DeviceSizes:
+        """Return what fits the device; in the lane, where the model is loaded."""
         sizes = self._engine.sizes
-        fitting = sizes.training_bytes if sizes is not None else _TRAINING_BYTES
-        return self._max_training_bytes or fitting
+        if sizes is None:
+            raise AdaptationError("the engine has not loaded its model")
+        return sizes
 
     def _runner(self, loaded: LoadedModel) -> PassRunner:
         model = self._adapters().adapted

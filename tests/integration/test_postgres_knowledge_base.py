@@ -29,12 +29,11 @@ from rttc_graph.integrations.postgres.samples import sample_index
 from rttc_graph.integrations.postgres.samples.postgres_knowledge_base import PostgresKnowledgeBase
 from rttc_graph.integrations.postgres.samples.reembedding import ReembedProgress
 from rttc_graph.integrations.postgres.samples.sample_index import IndexProgress
-from rttc_graph.integrations.postgres.samples.sample_rows import described, named
+from rttc_graph.integrations.postgres.samples.sample_rows import described, named, sample_ids
 from rttc_graph.integrations.postgres.samples.sample_search import SampleQuery, SearchScope, search
 from rttc_graph.integrations.postgres.statements import statement
 from rttc_graph.protocols import Embedder, Ingested, NewSample, QueryState, SearchResult
 from rttc_graph.settings import SamplesChoice
-from rttc_graph.support.identity import sample_id
 from rttc_graph.support.passages import embedded_text
 from rttc_graph.testing import at_angle, new_sample
 
@@ -62,6 +61,18 @@ async def fill(
     samples = [new_sample(number) for number in range(first, first + count)]
     vectors = [at_angle(around + 90 * number / count) for number in range(count)]
     assert (await knowledge_base.ingest(samples, vectors, tenant=tenant)).new == count
+
+
+def one_domain(samples: int, *, partition: int | None = None, index_rows: int) -> SearchScope:
+    """Return the scope of a search of the first domain, whose partition may hold others' rows."""
+    return SearchScope(
+        domain_ids=[1],
+        revision=1,
+        samples=samples,
+        partition_samples=samples if partition is None else partition,
+        wants_index=False,
+        index_rows=index_rows,
+    )
 
 
 def counted(dsn: str, query: str) -> Any:
@@ -342,14 +353,7 @@ class TestSearch:
 
         def work(session: DatabaseSession) -> SearchResult:
             # A scope that makes 12 rows look like enough for the index.
-            scope = SearchScope(
-                domain_ids=[1],
-                revision=1,
-                samples=LARGE,
-                partition_samples=LARGE,
-                wants_index=False,
-                index_rows=INDEX_ROWS,
-            )
+            scope = one_domain(LARGE, index_rows=INDEX_ROWS)
             session.connection.execute("set hnsw.max_scan_tuples = 100")
             session.connection.execute("set enable_seqscan = off")  # too few rows for the planner
             session.connection.execute("set enable_bitmapscan = off")
@@ -386,14 +390,7 @@ class TestSearch:
         ],
     )
     def test_few_rows_are_compared_all(self, samples: int, partition: int, exact: bool) -> None:
-        scope = SearchScope(
-            domain_ids=[1],
-            revision=1,
-            samples=samples,
-            partition_samples=partition,
-            wants_index=False,
-            index_rows=5000,
-        )
+        scope = one_domain(samples, partition=partition, index_rows=5000)
         assert scope.is_exact is exact
 
     @pytest.mark.parametrize("with_embeddings", [False, True])
@@ -521,14 +518,7 @@ class TestSearch:
         vectors = [*[at_angle(20)] * 5, at_angle(-25)]
         samples = [new_sample(number) for number in range(6)]
         await knowledge_base.ingest(samples, vectors, tenant="tenant")
-        scope = SearchScope(
-            domain_ids=[1],
-            revision=1,
-            samples=6,
-            partition_samples=6,
-            wants_index=False,
-            index_rows=1,
-        )
+        scope = one_domain(6, index_rows=1)
         question = SampleQuery(
             vector=HalfVector(at_angle(0)), k=2, domain=None, tenant="tenant", choice="sift"
         )
@@ -548,14 +538,7 @@ class TestSearch:
         self, knowledge_base: PostgresKnowledgeBase, database: Database, rows: int, width: int
     ) -> None:
         await knowledge_base.ingest([new_sample(0)], [at_angle(0)], tenant="tenant")
-        scope = SearchScope(
-            domain_ids=[1],
-            revision=1,
-            samples=rows,
-            partition_samples=rows,
-            wants_index=False,
-            index_rows=1,
-        )
+        scope = one_domain(rows, index_rows=1)
         question = SampleQuery(vector=HalfVector(at_angle(0)), k=8, domain=None, tenant="tenant")
 
         def work(session: DatabaseSession) -> Any:
@@ -613,7 +596,7 @@ class TestIngest:
         vectors = [at_angle(n / 10) for n in range(len(samples))]
         await knowledge_base.ingest(samples, vectors, tenant="tenant")
         batch = samples[:20]
-        ids = [bytes.fromhex(sample_id(s.question, s.answer, s.domain)) for s in batch]
+        ids = sample_ids(batch)
         wanted = {
             **named(batch, ids),
             **described(batch, ids),
